@@ -1,0 +1,50 @@
+"""Packaging of beit_jax. Extras keep TensorFlow, matplotlib and torch out of an installation that does not need them."""
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+LINUX_X86 = 'sys_platform == "linux" and platform_machine == "x86_64"'
+ELSEWHERE = 'sys_platform != "linux" or platform_machine != "x86_64"'
+
+VIZ = ["matplotlib>=3.9"]
+DATA = [
+    f"tensorflow-cpu>=2.21; {LINUX_X86}",  # the CPU build leaves the accelerator's memory to JAX
+    f"tensorflow>=2.21; {ELSEWHERE}",
+    "tensorflow-datasets>=4.9.10",
+    "scikit-learn>=1.5",  # ships the scanned digits of the quick start, so that nothing is downloaded
+    *VIZ,  # a run on images ends in pictures
+]
+TEST = [*DATA, "pytest>=8"]
+
+setup(
+    name="beit_jax",
+    version="0.1.0",
+    description="BEiT in JAX: tokenizer, masked image modelling, fine-tuning; from a laptop to a TPU pod",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["beit_jax", "beit_jax.*"]),
+    python_requires=">=3.11",
+    # Lower bounds are the oldest versions that the tests run on, upper bounds the next release that may break an API.
+    install_requires=[
+        "absl-py>=2.1",
+        "einops>=0.8",
+        "flax>=0.12.8,<0.13",
+        "jax>=0.10.2,<0.13",
+        "ml_collections>=1.1",
+        "numpy>=2.0",
+        "optax>=0.2.8,<0.3",
+        "orbax-checkpoint>=0.12.8,<0.13",
+        "pillow>=10",
+        "tensorboardX>=2.6.5",  # event files without TensorFlow
+    ],
+    extras_require={
+        "data": DATA,
+        "test": TEST,
+        "viz": VIZ,
+        "convert": ["safetensors>=0.5", "huggingface_hub>=0.30"],
+        "parity": [*TEST, "torch>=2.5", "transformers>=4.57"],
+        "cuda13": ["jax[cuda13]"],
+        "tpu": ["jax[tpu]"],
+    },
+)
