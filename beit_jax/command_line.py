@@ -1,0 +1,62 @@
+"""What every door shares: flags, `--help`, and one line for a user's mistake in place of a stack trace."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from beit_jax.errors import UserError
+
+
+def print_help(argv: Sequence[str], usage: str, values: flags.FlagValues) -> None:
+    """Prints the door's help and exits with status 0 where `argv` asks for it."""
+    if {"-h", "--help", "--helpfull", "--helpshort"} & set(argv):
+        print(f"{usage.strip()}\n\nFlags:{values.get_help()}")
+        raise SystemExit(0)
+
+
+def take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
+    """The value of `--name=value` or `--name value` (empty where it is not given), and the other arguments."""
+    rest, value, arguments = [], "", iter(argv)
+    for argument in arguments:
+        flag, given, text = argument.partition("=")
+        if flag in (f"--{name}", f"-{name}"):
+            value = text if given else next(arguments, "")
+        else:
+            rest.append(argument)
+    return value, rest
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues, config: ConfigDict | None = None) -> None:
+    """Parses `argv` (without the program's name) into `values`, and `--config.key=value` into `config`, in place.
+
+    Raises:
+      UserError: an unknown flag, a wrong value, a positional argument, an unknown config key.
+    """
+    try:
+        if config is not None:
+            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["beit_jax", *argv])
+        rest = values(["beit_jax", *argv])[1:]
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"unknown config key {_one_line(error)}") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(_one_line(error)) from error
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value, see --help")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Calls `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit status 2."""
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None

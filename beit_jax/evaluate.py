@@ -1,0 +1,88 @@
+"""Evaluates a checkpoint of any task.
+
+  python -m beit_jax.evaluate --checkpoint runs/quickstart/finetune_seed0
+  python -m beit_jax.evaluate --checkpoint runs/pretrain/checkpoints/5000 --config.data.eval_split=test --pictures out
+
+The config is the one that the run was made with; --config FILE puts another in its place, --config.key=value changes a
+key. Prints one JSON object.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from beit_jax import command_line
+from beit_jax import config as configs
+from beit_jax.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """The door; see the module's docstring."""
+
+    def define() -> flags.FlagValues:
+        values = flags.FlagValues()
+        flags.DEFINE_string("checkpoint", "", "Folder of a run, or of one of its checkpoints.", flag_values=values)
+        flags.DEFINE_string("pictures", "", "Folder to write pictures to.", flag_values=values)
+        return values
+
+    values = define()
+    flags.DEFINE_string("config", "", "Config file in place of the run's own.", flag_values=values)
+    command_line.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
+    checkpoint, _ = command_line.take(argv, "checkpoint")
+    path, rest = command_line.take(argv, "config")
+    if not checkpoint:
+        raise UserError("--checkpoint is missing; expected the folder of a run or of one of its checkpoints")
+
+    from beit_jax.training import checkpoint as checkpoints
+
+    found = checkpoints.locate(checkpoint)
+    config = configs.load(path) if path else configs.from_json(checkpoints.load_config(found))
+    values = define()
+    command_line.parse(rest, values, config)
+    print(json.dumps(evaluate(config, found, values.pictures), indent=1))
+
+
+def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[str, float]:
+    """The numbers of a checkpoint over `data.eval_split`.
+
+    Args:
+      config: of the run.
+      checkpoint: from `training.checkpoint.locate`.
+      pictures: folder to write pictures to; empty: none.
+
+    Raises:
+      UserError: the config is wrong, or the checkpoint does not fit it.
+    """
+    import jax
+
+    from beit_jax import tasks
+    from beit_jax.data import pipeline
+    from beit_jax.training import origin, sharding
+    from beit_jax.training.checkpoint import load_params
+    from beit_jax.training.evaluation import Evaluator
+    from beit_jax.training.metrics import save_pictures
+    from beit_jax.training.params import merge
+    from beit_jax.validate import validate
+
+    validate(config)
+    if config.task == "classify" and not config.model.num_classes:
+        config.model.num_classes = pipeline.info(config.data, config.data.split).num_classes
+    processes = dict(process_index=jax.process_index(), process_count=jax.process_count())
+    batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **processes)
+    task, mesh = tasks.create(config), sharding.make_mesh(config.mesh)
+    sharding.check_batch(mesh, config.batch_size)
+    with jax.set_mesh(mesh):
+        abstract = origin.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+        placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.whole(mesh))), placement)
+        frozen, evaluator = origin.load_frozen(task, mesh), Evaluator(task, mesh)
+        if pictures:
+            save_pictures(Path(pictures), evaluator.pictures(params, frozen, batches))
+        return evaluator.run(params, frozen, batches)
+
+
+if __name__ == "__main__":
+    command_line.run(main)

@@ -1,0 +1,63 @@
+"""Image classification: fine-tuning of an encoder, or training from scratch (official `run_class_finetuning.py`)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from beit_jax.models import heads, vit
+from beit_jax.tasks.encoder import encoder_fields
+from beit_jax.tasks.task import Batch, Metrics, Params, Task, means
+
+
+def create(config: ConfigDict) -> Task:
+    """The classification task; batches hold `image` `[b, h, w, 3]` normalised and `label` int32 `[b]`."""
+    size, classes = config.model.image_size, config.model.num_classes
+    mean_pooled = config.model.pooling == "mean"
+    encoder = vit.Encoder(**encoder_fields(config.model), init="finetune", final_norm=not mean_pooled)
+    net = heads.ImageClassifier(
+        encoder=encoder, num_classes=classes, pooling=config.model.pooling, init_scale=config.model.init_scale
+    )
+
+    def init(key: jax.Array) -> Params:
+        return net.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]
+
+    def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+        """(1 - e) * nll + e * mean over classes of -log p, `[b]`."""
+        log_p = jax.nn.log_softmax(logits)
+        nll = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+        return (1.0 - smoothing) * nll - smoothing * jnp.mean(log_p, axis=-1)
+
+    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
+        logits = net.apply({"params": params}, batch["image"], train=True, rngs={"drop_path": key})
+        right = jnp.argmax(logits, axis=-1) == batch["label"]
+        count = jnp.float32(logits.shape[0])
+        losses = cross_entropy(logits, batch["label"], config.label_smoothing)
+        return {"loss": (jnp.sum(losses), count), "top1": (jnp.sum(right.astype(jnp.float32)), count)}
+
+    def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        logits = net.apply({"params": params}, batch["image"])
+        valid = batch["valid"].astype(jnp.float32)
+        # The rank of the true class. Ties and NaN count against the model, so that broken logits score nothing.
+        true = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)
+        rank = jnp.sum(~(logits < true), axis=-1) - 1
+        count = jnp.sum(valid)
+        return {
+            "loss": (jnp.sum(cross_entropy(logits, batch["label"], 0.0) * valid), count),
+            "top1": (jnp.sum((rank < 1) * valid), count),
+            "top5": (jnp.sum((rank < 5) * valid), count),
+        }
+
+    def batch_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            "image": jax.ShapeDtypeStruct((b, size, size, 3), jnp.float32),
+            "label": jax.ShapeDtypeStruct((b,), jnp.int32),
+        }
+
+    return Task("classify", batch_spec, init, loss, measure, summarize)
+
+
+def summarize(sums: dict[str, Any]) -> dict[str, float]:
+    """Means over the evaluation set, and its exact number of images."""
+    return means(sums) | {"images": float(sums["loss"][1])}

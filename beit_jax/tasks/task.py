@@ -1,0 +1,55 @@
+"""What the training loop knows of a task: pure functions over a tree of parameters."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+Params = Mapping[str, Any]
+Batch = Mapping[str, jax.Array]
+# (sum, count) pairs: they add up over micro-batches, devices and evaluation batches, and are divided once at the end.
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenPart:
+    """Parameters that a task reads and does not learn, such as the tokenizer of the pre-training.
+
+    Attributes:
+      init: makes parameters from a PRNG key; its shapes are those expected of the checkpoint.
+      source: the run or checkpoint to read them from; "random" keeps what `init` made.
+    """
+
+    init: Callable[[jax.Array], Params]
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One thing to learn.
+
+    Attributes:
+      name: the task's name in configs.
+      batch_spec: from a batch size to the shapes and dtypes of a training batch (without `valid`).
+      init: from a PRNG key to parameters.
+      frozen: parts passed to every function as `frozen[name]`.
+      loss: `(params, frozen, batch, key, step) -> metrics`; the step minimises `metrics["loss"]`, sum over count.
+      measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows with `valid` False count nothing.
+      summarize: from the added sums, on the host, to named numbers.
+      pictures: `(params, frozen, batch) -> {name: [b, h, w, 3] in [0, 1]}`, things to look at, aligned by row.
+    """
+
+    name: str
+    batch_spec: Callable[[int], dict[str, jax.ShapeDtypeStruct]]
+    init: Callable[[jax.Array], Params]
+    loss: Callable[[Params, Params, Batch, jax.Array, jax.Array], Metrics]
+    measure: Callable[[Params, Params, Batch], dict[str, Any]]
+    summarize: Callable[[dict[str, Any]], dict[str, float]]
+    pictures: Callable[[Params, Params, Batch], dict[str, jax.Array]] | None = None
+    frozen: Mapping[str, FrozenPart] = dataclasses.field(default_factory=dict)
+
+
+def means(sums: dict[str, Any]) -> dict[str, float]:
+    """Sum over count of every pair."""
+    return {name: float(total) / float(count) for name, (total, count) in sums.items()}

@@ -1,0 +1,53 @@
+"""Time of a run: speed and time left, without the pauses for evaluation, pictures and checkpoints."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+
+class Clock:
+    """Counts training time, pauses, and waiting for input between two reports."""
+
+    def __init__(self):
+        self._start = self._mark = time.perf_counter()
+        self._paused = self._waited = 0.0
+        self._steps = 0
+        self._trained = 0.0  # seconds of training before the mark
+        self._trained_steps = 0
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time spent in here is no training time."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._paused += time.perf_counter() - start
+
+    @contextlib.contextmanager
+    def wait(self) -> Iterator[None]:
+        """Time spent in here is spent waiting for input."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waited += time.perf_counter() - start
+
+    def step(self) -> None:
+        """One more step is done."""
+        self._steps += 1
+
+    def report(self, steps_left: int) -> dict[str, float]:
+        """Since the last report: steps per second, share of waiting; and the seconds that the rest will take."""
+        now = time.perf_counter()
+        seconds = max(now - self._mark - self._paused, 1e-9)
+        rate = self._steps / seconds
+        self._trained, self._trained_steps = self._trained + seconds, self._trained_steps + self._steps
+        left = steps_left * self._trained / max(self._trained_steps, 1)
+        result = {"steps_per_second": rate, "input_wait": self._waited / seconds, "seconds_left": left}
+        self._mark, self._paused, self._waited, self._steps = now, 0.0, 0.0, 0
+        return result
+
+    def elapsed(self) -> float:
+        """Seconds since the start, pauses included."""
+        return time.perf_counter() - self._start

@@ -1,0 +1,57 @@
+"""Runs a task's measures over an evaluation set: the same in the loop and from the command line."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from beit_jax.errors import UserError
+from beit_jax.tasks.task import Params, Task
+from beit_jax.training.sharding import to_devices, whole
+
+
+class Evaluator:
+    """Compiles a task's `measure` and `pictures` once."""
+
+    def __init__(self, task: Task, mesh: Mesh):
+        everywhere = whole(mesh)  # every process reads the sums
+        self._task, self._mesh = task, mesh
+        self._measure = jax.jit(task.measure, out_shardings=everywhere)
+        self._pictures = jax.jit(task.pictures, out_shardings=everywhere) if task.pictures else None
+
+    def run(self, params: Params, frozen: Params, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
+        """Named numbers over all valid rows of the batches; sums are added in float64 on the host.
+
+        Raises:
+          UserError: the set is empty.
+        """
+        total, running = None, None
+
+        def add(device_sums: Any) -> Any:
+            sums = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(device_sums))
+            return sums if total is None else jax.tree.map(np.add, total, sums)
+
+        for batch in batches:
+            # One batch is computed while the sums of the one before it are fetched.
+            ahead = self._measure(params, frozen, to_devices(self._mesh, batch))
+            if running is not None:
+                total = add(running)
+            running = ahead
+        if running is None:
+            raise UserError("the evaluation set is empty; expected at least one example in data.eval_split")
+        return self._task.summarize(add(running))
+
+    def pictures(
+        self, params: Params, frozen: Params, batches: Iterable[Mapping[str, np.ndarray]], count: int = 12
+    ) -> dict[str, np.ndarray]:
+        """The task's pictures of the first rows, `{name: [count, h, w, 3]}`; empty where the task has none."""
+        if self._pictures is None:
+            return {}
+        ways = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        processes = jax.process_count()
+        rows = -(-count // ways) * ways // processes
+        batch = {name: values[:rows] for name, values in next(iter(batches)).items()}
+        pictures = self._pictures(params, frozen, to_devices(self._mesh, batch))
+        return {name: np.asarray(images)[:count] for name, images in pictures.items()}

@@ -1,0 +1,207 @@
+"""The training loop: one for every task."""
+
+import collections
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from beit_jax.config import to_json
+from beit_jax.errors import UserError
+from beit_jax.tasks.task import Batch, Metrics, Task
+from beit_jax.training import optimizer as optimizers
+from beit_jax.training import origin, sharding, state
+from beit_jax.training.checkpoint import Checkpoints
+from beit_jax.training.clock import Clock
+from beit_jax.training.evaluation import Evaluator
+from beit_jax.training.metrics import MetricWriter
+
+Rows = Mapping[str, np.ndarray]  # this process's rows of a batch
+
+IN_FLIGHT = 2  # steps that may wait on the device: it never idles, and batches in memory stay bounded
+
+
+def train(
+    config: ConfigDict,
+    task: Task,
+    run: Path,
+    make_stream: Callable[[int], Iterable[Rows]],
+    eval_set: Iterable[Rows],
+    total_steps: int,
+    warmup_steps: int,
+) -> dict[str, float]:
+    """Trains to `total_steps`, from wherever the run's folder stands.
+
+    Args:
+      config: of the run, validated.
+      task: what is learned.
+      run: the run's folder.
+      make_stream: from the step to start at to this process's batches, without end.
+      eval_set: this process's evaluation batches, with `valid`; can be iterated again and again.
+      total_steps: length of the run.
+      warmup_steps: steps of warm-up.
+
+    Returns:
+      The numbers of the last evaluation.
+
+    Raises:
+      UserError: what the user can mend: shapes that do not fit, a mesh that does not, a loss that is not finite.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
+    optimizer, learning_rate = optimizers.make(config.optimizer, total_steps, warmup_steps)
+    with jax.set_mesh(mesh):
+        checkpoints = Checkpoints(run, config.keep)
+        current, where_from = origin.initial_state(config, task, optimizer, checkpoints, mesh)
+        frozen = origin.load_frozen(task, mesh)
+        step, evaluator = int(current.step), Evaluator(task, mesh)
+        if step == 0:
+            _say(sharding.describe(current.params, mesh))
+        _say(f"{run.name}: {where_from}; {total_steps} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
+
+        if step < total_steps:
+            start = time.perf_counter()
+            update = lower_step(config, task, optimizer, mesh, current, frozen).compile()
+            _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
+        clock, writer = Clock(), MetricWriter(run, step)
+        batches = _to_devices(make_stream(step), task, mesh, clock) if step < total_steps else ()
+        key = jax.random.key(config.seed + 1)  # of dropped paths and relaxed codes; the parameters took `seed`
+        pending, in_flight = [], collections.deque()
+        results = {}
+
+        def evaluate() -> dict[str, float]:
+            weights = current.params if current.ema is None else current.ema
+            values = evaluator.run(weights, frozen, eval_set)
+            if _due(step, config.picture_every, total_steps):
+                writer.pictures(step, evaluator.pictures(weights, frozen, eval_set))
+            writer.write(step, {f"eval/{name}": value for name, value in values.items()})
+            _say(f"{run.name} {step}/{total_steps}  eval  {_format(values)}")
+            return values
+
+        for batch in batches:
+            current, metrics = update(current, frozen, batch, key)
+            step += 1
+            clock.step()
+            pending.append(metrics)
+            in_flight.append(metrics["loss"])
+            if len(in_flight) > IN_FLIGHT:
+                jax.block_until_ready(in_flight.popleft())
+            save = _due(step, config.save_every, total_steps)
+            if save or _due(step, config.log_every, total_steps):
+                # Always before a save, so that no state is saved whose loss was not finite.
+                means = _means(pending, step)
+                speed = clock.report(total_steps - step)
+                speed["examples_per_second"] = speed.pop("steps_per_second") * config.batch_size
+                rate = {"learning_rate": float(learning_rate(step - 1))}
+                left = speed.pop("seconds_left")
+                writer.write(step, means | rate | speed)
+                _say(_progress(run.name, step, total_steps, means | rate, speed, left, mesh.size))
+                pending = []
+            with clock.pause():
+                if _due(step, config.eval_every, total_steps):
+                    results = evaluate()
+                if save:
+                    checkpoints.save(current, step, {"config": to_json(config)})
+            if step == total_steps:
+                break
+        results = results or evaluate()
+        checkpoints.close()
+        writer.close()
+    return results
+
+
+def _due(step: int, every: int, last: int) -> bool:
+    return step == last or (every > 0 and step % every == 0)
+
+
+def lower_step(
+    config: ConfigDict, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, current: Any, frozen: Any
+) -> jax.stages.Lowered:
+    """The training step, lowered for a mesh from arrays or shapes; needs no data and, given shapes, no memory."""
+    step = state.make_step(task, optimizer, config.optimizer.accumulate, config.optimizer.ema)
+    jitted = jax.jit(step, out_shardings=(sharding.shardings(mesh, current), None), donate_argnums=0)
+    rows = sharding.batch_sharding(mesh)
+    batch = {
+        name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
+        for name, spec in task.batch_spec(config.batch_size).items()
+    }
+    return jitted.lower(current, frozen, batch, jax.random.key(0))
+
+
+def _to_devices(stream: Iterable[Rows], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:
+    """Global batches on the devices, only what the task needs; the first one is checked against the task."""
+    local, expected = iter(stream), None
+    while True:
+        with clock.wait():
+            rows = next(local)
+        if expected is None:
+            expected = task.batch_spec(len(next(iter(rows.values()))))
+            _check_rows(rows, expected, task.name)
+        yield sharding.to_devices(mesh, {name: rows[name] for name in expected})
+
+
+def _check_rows(rows: Rows, expected: Mapping[str, jax.ShapeDtypeStruct], task: str) -> None:
+    for name, spec in expected.items():
+        if name not in rows:
+            raise UserError(f"the data has no {name!r}, which the {task} task needs; found {', '.join(rows)}; see data.ops")
+        if rows[name].shape != spec.shape or rows[name].dtype != spec.dtype:
+            raise UserError(
+                f"the data's {name!r} is {rows[name].dtype}{list(rows[name].shape[1:])} for each example; the {task} "
+                f"task expects {spec.dtype}{list(spec.shape[1:])}: make data.ops and the model's sizes agree"
+            )
+
+
+def _means(pending: list[Metrics], step: int) -> dict[str, float]:
+    """Mean of each metric over the steps since the last line.
+
+    Raises:
+      UserError: a loss that is not finite.
+    """
+    fetched = jax.device_get(pending)
+    means = {
+        name: float(sum(np.float64(metrics[name][0]) for metrics in fetched))
+        / float(sum(np.float64(metrics[name][1]) for metrics in fetched))
+        for name in fetched[0]
+    }
+    if not math.isfinite(means["loss"]):
+        first = step - len(fetched) + 1
+        raise UserError(
+            f"the loss is {means['loss']} between steps {first} and {step}; the last checkpoint, of an earlier step, is "
+            "good: lower optimizer.lr or set optimizer.clip_norm, and start in a new workdir with resume_from"
+        )
+    return means
+
+
+def _progress(
+    name: str, step: int, total: int, values: dict[str, float], speed: dict[str, float], left: float, devices: int
+) -> str:
+    minutes, seconds = divmod(round(left), 60)
+    hours, minutes = divmod(minutes, 60)
+    eta = f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+    per_device = speed["examples_per_second"] / devices
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    parts = [
+        f"{name} {step}/{total}",
+        _format(values),
+        f"{per_device:,.0f} examples/s/device",
+        f"input wait {speed['input_wait']:.0%}",
+        *([f"memory {memory / 2**30:.1f} GiB"] if memory else []),
+        f"{eta} left",
+    ]
+    return "  ".join(parts)
+
+
+def _format(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _say(text: str) -> None:
+    if jax.process_index() == 0:
+        print(text, flush=True)

@@ -1,0 +1,79 @@
+"""What a run writes down: `metrics.jsonl` always, TensorBoard event files, and pictures as PNG."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tensorboardX import SummaryWriter
+
+FILE = "metrics.jsonl"
+
+
+class MetricWriter:
+    """Writes the numbers and pictures of one run, from one process."""
+
+    def __init__(self, run: Path, start_step: int = 0):
+        """
+        Args:
+          run: the run's folder.
+          start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its last
+            checkpoint, are removed: these steps are made again.
+        """
+        run.mkdir(parents=True, exist_ok=True)
+        self._pictures = run / "pictures"
+        path = run / FILE
+        kept = [line for line in read(path) if line["step"] <= start_step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of `metrics.jsonl`: `{"step": 10, "loss": 0.5, ...}`."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+
+    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes `pictures/NAME.png`, the images of `[b, h, w, 3]` in [0, 1] side by side, and the same to TensorBoard."""
+        for name, strip in save_pictures(self._pictures, pictures).items():
+            self._board.add_image(name, strip, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        self._file.close()
+        self._board.close()
+
+
+def save_pictures(folder: Path, pictures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Writes one PNG a name into `folder`; returns what was written, uint8 `[h, w, 3]`."""
+    strips = {name: to_strip(images) for name, images in pictures.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, strip in strips.items():
+        file = "".join(c if c.isalnum() else "_" for c in name)
+        Image.fromarray(strip).save(folder / f"{file}.png")
+    return strips
+
+
+def to_strip(images: np.ndarray, gap: int = 2, least_side: int = 64) -> np.ndarray:
+    """Images `[b, h, w, 3]` in [0, 1] side by side with white gaps, as uint8 `[h', w', 3]`; small ones are enlarged."""
+    scale = max(1, least_side // images.shape[1])
+    images = np.repeat(np.repeat(np.asarray(images, np.float32), scale, axis=1), scale, axis=2)
+    padded = np.pad(images, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1.0)
+    return (np.concatenate(list(padded), axis=1).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def read(path: Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+    lines = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                break
+    return lines

@@ -1,0 +1,96 @@
+"""The train state and the step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from einops import rearrange
+from flax import struct
+
+from beit_jax.tasks.task import Batch, Metrics, Params, Task
+
+
+@struct.dataclass
+class TrainState:
+    """Everything that a step changes.
+
+    Attributes:
+      step: updates made so far, int32.
+      params: the parameters, float32.
+      opt_state: the optimizer's state.
+      ema: exponential moving average of the parameters, or None.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: optax.OptState
+    ema: Params | None
+
+
+def create(task: Task, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool) -> TrainState:
+    """The state at step 0."""
+    params = task.init(key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.copy, params) if ema else None,
+    )
+
+
+def make_step(
+    task: Task, optimizer: optax.GradientTransformation, accumulate: int = 1, ema_decay: float = 0.0
+) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """The training step, a pure function to be jitted.
+
+    The gradient is that of the batch's summed loss over its count, so that `accumulate` micro-batches give the gradient
+    of the whole batch also where they hold different numbers of masked patches.
+
+    Args:
+      task: what is learned.
+      optimizer: an optax transformation.
+      accumulate: micro-batches per update; they divide the batch.
+      ema_decay: of the averaged parameters; 0: none.
+
+    Returns:
+      `step(state, frozen, batch, key) -> (state, metrics)`; the key is that of the run, folded with the step here.
+    """
+
+    def gradient(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
+        def summed_loss(params: Params) -> tuple[jax.Array, Metrics]:
+            metrics = task.loss(params, frozen, batch, key, step)
+            return metrics["loss"][0], metrics
+
+        (_, metrics), gradients = jax.value_and_grad(summed_loss, has_aux=True)(params)
+        return gradients, metrics
+
+    def accumulated(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
+        def add(total: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            micro_batch, index = micro
+            update = gradient(params, frozen, micro_batch, jax.random.fold_in(key, index), step)
+            return jax.tree.map(jnp.add, total, update), None
+
+        # Rows of a micro-batch lie `accumulate` apart: each device then splits its own rows, and nothing moves.
+        batch = {name: rearrange(rows, "(b n) ... -> n b ...", n=accumulate) for name, rows in batch.items()}
+        micro_batch = jax.tree.map(lambda rows: rows[0], batch)
+        shapes = jax.eval_shape(gradient, params, frozen, micro_batch, key, step)
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total, _ = jax.lax.scan(add, zeros, (batch, jnp.arange(accumulate)))
+        return total
+
+    def step(state: TrainState, frozen: Params, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(key, state.step)
+        compute = gradient if accumulate == 1 else accumulated
+        gradients, metrics = compute(state.params, frozen, batch, key, state.step)
+        gradients = jax.tree.map(lambda g: g / metrics["loss"][1], gradients)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = state.ema
+        if ema is not None:
+            ema = jax.tree.map(lambda old, new: ema_decay * old + (1.0 - ema_decay) * new, ema, params)
+        metrics["grad_norm"] = (optax.tree.norm(gradients), jnp.float32(1.0))
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    return step

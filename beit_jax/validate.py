@@ -1,0 +1,150 @@
+"""Checks of a config that need no device and no data: made before anything costs time."""
+
+import difflib
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import TASKS, defaults, flatten
+from beit_jax.errors import UserError
+from beit_jax.models import variants
+
+AT_LEAST_ONE = ("batch_size", "keep", "log_every", "save_every", "optimizer.accumulate", "model.image_size")
+NOT_NEGATIVE = (
+    *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.shuffle_buffer"),
+    *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
+    *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.eps", "model.drop_path", "model.layer_scale"),
+)
+FRACTIONS = ("data.max_bad_fraction", "optimizer.b1", "optimizer.b2", "optimizer.ema", "model.drop_path")
+CHOICES = {
+    "model.relative_position": ("none", "shared", "per_block"),
+    "model.pooling": ("mean", "cls"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config, or every stage of a recipe.
+
+    Raises:
+      UserError: the first thing that is wrong, with the key, what was found and what is expected.
+    """
+    if "stages" not in config:
+        _validate_stage(config)
+        return
+    seen = []
+    for name in config.stages:
+        if name not in config:
+            raise UserError(f"stage {name!r} has no config; expected a key {name!r} beside `stages`")
+        try:
+            _validate_stage(config[name])
+            for reference in (config[name].init_from, config[name].get("tokenizer", {}).get("init_from", "")):
+                _check_stage_reference(reference, seen)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
+        seen.append(name)
+
+
+def _check_stage_reference(reference: str, earlier: list[str]) -> None:
+    scheme, _, stage = reference.partition(":")
+    if scheme == "stage" and stage not in earlier:
+        raise UserError(f"init_from={reference!r} names no earlier stage; there are: {', '.join(earlier) or 'none'}")
+
+
+def _validate_stage(config: ConfigDict) -> None:
+    _check_keys(config)
+    flat = flatten(config)
+    _check_ranges(flat)
+    if bool(config.epochs) == bool(config.steps):
+        raise UserError(f"epochs={config.epochs:g} and steps={config.steps}: give one of them, and not both")
+    if config.batch_size % config.optimizer.accumulate:
+        raise UserError(
+            f"batch_size={config.batch_size} is not divisible by optimizer.accumulate={config.optimizer.accumulate}"
+        )
+    for key in ("ops", "eval_ops"):
+        if not config.data[key]:
+            raise UserError(f"data.{key} is empty; expected operations such as 'decode|resize(224)'")
+    if config.task == "tokenizer":
+        _check_dvae("model", config.model)
+    else:
+        _check_vit(config)
+
+
+def _check_keys(config: ConfigDict) -> None:
+    """Every key of the task, no other, and each of its default's type."""
+    task = config.get("task", None)
+    if task not in TASKS:
+        raise UserError(f"task={task!r} is unknown; expected one of {', '.join(TASKS)}")
+    found, expected = flatten(config), flatten(defaults(task))
+    for key in found:
+        if key not in expected:
+            near = difflib.get_close_matches(key, expected, 1)
+            raise UserError(f"unknown config key {key!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    for key, default in expected.items():
+        if key not in found:
+            raise UserError(f"config key {key!r} is missing; its default is {default!r}")
+        if not _same_type(found[key], default):
+            raise UserError(f"{key}={found[key]!r} is {type(found[key]).__name__}; expected {type(default).__name__}")
+
+
+def _same_type(value: Any, default: Any) -> bool:
+    if isinstance(default, float):
+        return type(value) in (int, float) and math.isfinite(value)
+    return type(value) is type(default)
+
+
+def _check_ranges(flat: dict[str, Any]) -> None:
+    for key in AT_LEAST_ONE:
+        if flat[key] < 1:
+            raise UserError(f"{key}={flat[key]!r}; expected at least 1")
+    for key in NOT_NEGATIVE:
+        if key in flat and flat[key] < 0:
+            raise UserError(f"{key}={flat[key]!r}; expected at least 0")
+    for key in FRACTIONS:
+        if key in flat and not 0 <= flat[key] < 1:
+            raise UserError(f"{key}={flat[key]!r}; expected at least 0 and below 1")
+    for key, choices in CHOICES.items():
+        if key in flat and flat[key] not in choices:
+            raise UserError(f"{key}={flat[key]!r}; expected one of {', '.join(choices)}")
+    if not 0 < flat["optimizer.layer_decay"] <= 1:
+        raise UserError(f"optimizer.layer_decay={flat['optimizer.layer_decay']!r}; expected above 0 and at most 1")
+
+
+def _check_dvae(name: str, dvae: ConfigDict) -> int:
+    """Returns the side of the token grid."""
+    for key in ("vocab", "hidden", "groups", "blocks_per_group", "decoder_init"):
+        if dvae[key] < 1:
+            raise UserError(f"{name}.{key}={dvae[key]}; expected at least 1")
+    stride = 2 ** (dvae.groups - 1)
+    if dvae.image_size % stride:
+        raise UserError(
+            f"{name}.image_size={dvae.image_size} is not divisible by the tokenizer's stride {stride} "
+            f"(2^(groups - 1), groups={dvae.groups}); choose a multiple of {stride}"
+        )
+    return dvae.image_size // stride
+
+
+def _check_vit(config: ConfigDict) -> None:
+    _, patch = variants.parse(config.model.variant)
+    if config.model.image_size % patch:
+        raise UserError(
+            f"model.image_size={config.model.image_size} is not divisible by the patch size {patch} of "
+            f"{config.model.variant}; choose a multiple of {patch}"
+        )
+    if config.task != "pretrain":
+        return
+    grid, tokens = config.model.image_size // patch, _check_dvae("tokenizer", config.tokenizer)
+    if grid != tokens:
+        raise UserError(
+            f"the tokenizer's grid is {tokens}x{tokens} (tokenizer.image_size={config.tokenizer.image_size}) but the "
+            f"patch grid is {grid}x{grid} (model.image_size={config.model.image_size}, patch {patch}); set "
+            f"tokenizer.image_size={grid * 2 ** (config.tokenizer.groups - 1)}"
+        )
+    if not 1 <= config.num_masked <= grid * grid:
+        raise UserError(f"num_masked={config.num_masked}; expected between 1 and the {grid * grid} patches")
+    if not config.tokenizer.init_from:
+        raise UserError(
+            "tokenizer.init_from is empty; pre-training needs a trained tokenizer: give the folder of a tokenizer run "
+            "(python -m beit_jax.train --config configs/tokenizer.py --workdir ...)"
+        )
