@@ -1,0 +1,117 @@
+"""Ops that crop and resize. Pixels are uint8 before and after, as in Pillow."""
+
+import tensorflow as tf
+
+from beit_jax.data import crop_box
+from beit_jax.data.registry import Features, Op, register
+from beit_jax.data.resample import check_method
+from beit_jax.data.resample import resize as resample
+from beit_jax.errors import UserError
+
+
+def _check_size(op: str, *sizes: int) -> None:
+    for size in sizes:
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"{op}: found the size {size!r}; expected a whole number of pixels, at least 1")
+
+
+@register()
+def resize(size: int, method: str = "bicubic") -> Op:
+    """Resizes `image` to `[size, size, 3]`; the aspect ratio is not kept."""
+    _check_size("resize", size)
+    check_method(method)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        return {**features, "image": resample(features["image"], size, size, method)}
+
+    return op
+
+
+@register()
+def resize_small(size: int, method: str = "bicubic") -> Op:
+    """Resizes `image` so that its shorter side is `size` pixels; the longer one is rounded down (torchvision)."""
+    _check_size("resize_small", size)
+    check_method(method)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        shape = tf.shape(features["image"])[:2]
+        height, width = tf.unstack(size * shape // tf.reduce_min(shape), num=2)
+        return {**features, "image": resample(features["image"], height, width, method)}
+
+    return op
+
+
+@register()
+def central_crop(size: int) -> Op:
+    """Cuts the central `[size, size, 3]` out of `image`, which must be at least that large: resize_small sees to it."""
+    _check_size("central_crop", size)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        image = features["image"]
+        room = tf.shape(image)[:2] - size
+        # Half to even as in torchvision, by integers.
+        corner = room // 2 + tf.where((room % 2 == 1) & ((room // 2) % 2 == 1), 1, 0)
+        return {**features, "image": tf.slice(image, [corner[0], corner[1], 0], [size, size, 3])}
+
+    return op
+
+
+@register()
+def random_resized_crop(
+    size: int,
+    scale_min: float = 0.08,
+    scale_max: float = 1.0,
+    ratio: tuple[float, float] = crop_box.RATIO,
+    method: str = "bicubic",
+) -> Op:
+    """A random box of `image` (see `crop_box.box_from_draws`), resized to `[size, size, 3]`."""
+    _check_size("random_resized_crop", size)
+    crop_box.check_scale("random_resized_crop", scale_min, scale_max, ratio)
+    check_method(method)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        box = crop_box.random_box(seed, features["image"], (scale_min, scale_max), ratio)
+        return {**features, "image": resample(crop_box.crop(features["image"], box), size, size, method)}
+
+    return op
+
+
+@register()
+def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+    """Two resizings of one random box, for masked image modelling (unilm `beit/transforms.py`).
+
+    `image` becomes `[size, size, 3]` by bicubic and `tokenizer_image` `[tokenizer_size, tokenizer_size, 3]` by Lanczos.
+    """
+    _check_size("two_views", size, tokenizer_size)
+    crop_box.check_scale("two_views", scale_min, scale_max)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        box = crop_box.random_box(seed, features["image"], (scale_min, scale_max))
+        return _both_views(features, box, size, tokenizer_size)
+
+    return op
+
+
+@register()
+def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op:
+    """`two_views` of the central square, for evaluation; its side is `share` of the image's shorter side.
+
+    The default is the part that the official evaluation of classifiers at 224 keeps (224 / 256).
+    """
+    _check_size("two_views_center", size, tokenizer_size)
+    if not 0 < share <= 1:
+        raise UserError(f"two_views_center: found the share {share}; expected a number above 0 and at most 1")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        return _both_views(features, crop_box.central_square(features["image"], share), size, tokenizer_size)
+
+    return op
+
+
+def _both_views(features: Features, box: tf.Tensor, size: int, tokenizer_size: int) -> Features:
+    cropped = crop_box.crop(features["image"], box)
+    return {
+        **features,
+        "image": resample(cropped, size, size, "bicubic"),
+        "tokenizer_image": resample(cropped, tokenizer_size, tokenizer_size, "lanczos"),
+    }

@@ -1,0 +1,109 @@
+"""Ops that decode, flip and scale pixels, which are uint8 from `decode` on and float32 once normalized."""
+
+import tensorflow as tf
+
+from beit_jax.data.registry import Features, Op, register
+from beit_jax.errors import UserError
+
+READABLE = "_readable"  # bool: whether the image could be decoded; keys with a leading _ are for the pipeline
+STATISTICS = {
+    "inception": (0.5, 0.5),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+MARGIN = 0.1
+
+
+def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
+    """uint8 `[h, w, 3]` from the bytes of a JPEG, PNG, BMP or GIF file (its first frame), or TensorFlow's errors."""
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels.
+        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+@register()
+def decode() -> Op:
+    """Decodes `image` from file bytes to uint8 `[h, w, 3]`; what cannot be read is one black pixel, and marked."""
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if features["image"].dtype != tf.string:
+            raise UserError("decode found an image that is decoded already; expected it once, as the first op")
+        read = tf.data.Dataset.from_tensors(features["image"]).map(lambda encoded: (decode_rgb(encoded), True))
+        unread = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), False))
+        # The only way to catch an error inside a graph: a data set of one that ignores errors.
+        image, readable = read.ignore_errors(log_warning=False).concatenate(unread).take(1).get_single_element()
+        return {**features, "image": image, READABLE: readable}
+
+    return op
+
+
+@register()
+def flip_lr(p: float = 0.5) -> Op:
+    """Mirrors `image` left to right with probability `p`."""
+    if not 0 <= p <= 1:
+        raise UserError(f"flip_lr: found the probability {p}; expected a number between 0 and 1")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        image = features["image"]
+        mirrored = tf.random.stateless_uniform([], seed) < p
+        return {**features, "image": tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)}
+
+    return op
+
+
+def unit_range(image: tf.Tensor) -> tf.Tensor:
+    """float32 pixels in [0, 1] from uint8; float32 pixels as they are."""
+    return tf.cast(image, tf.float32) / 255 if image.dtype == tf.uint8 else image
+
+
+@register("any")
+def normalize(mean: str | float | tuple = "inception", std: float | tuple | None = None) -> Op:
+    """(pixels in [0, 1] - mean) / std on `image`, one number or one per channel; a name stands for both.
+
+    "inception" is 0.5 and 0.5, the official default; "imagenet" the statistics of ImageNet-1k
+    (`--imagenet_default_mean_and_std`).
+    """
+    if isinstance(mean, str):
+        if mean not in STATISTICS or std is not None:
+            raise UserError(f"normalize: found {mean!r}; expected {' or '.join(STATISTICS)}, or a mean and a std")
+        mean, std = STATISTICS[mean]
+    if std is None:
+        raise UserError("normalize: found a mean without a std; give both, or the name of a pair")
+    mean, std = tf.constant(mean, tf.float32), tf.constant(std, tf.float32)
+    if any(value.shape not in ((), (3,)) for value in (mean, std)) or tf.reduce_any(std <= 0):
+        raise UserError("normalize: expected one number or three for mean and std, and a std above 0")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        return {**features, "image": (unit_range(features["image"]) - mean) / std}
+
+    return op
+
+
+@register("any")
+def map_pixels(key: str = "tokenizer_image") -> Op:
+    """Squeezes pixels from [0, 1] to [0.1, 0.9], the input of OpenAI's dVAE (`dall_e/utils.py`)."""
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if key not in features:
+            raise UserError(f"map_pixels: there is no '{key}'; the images are {', '.join(sorted(features))}")
+        return {**features, key: (1 - 2 * MARGIN) * unit_range(features[key]) + MARGIN}
+
+    return op
+
+
+@register("any")
+def keep(*names: str) -> Op:
+    """Drops every feature that is not named."""
+    if not names:
+        raise UserError("keep: found no names; expected those of the features to keep, such as keep('image', 'label')")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        missing = [name for name in names if name not in features]
+        if missing:
+            raise UserError(f"keep: there is no '{missing[0]}'; the features are {', '.join(sorted(features))}")
+        return {key: value for key, value in features.items() if key in names or key.startswith("_")}
+
+    return op
