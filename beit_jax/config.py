@@ -219,3 +219,8 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}
     return flat
+
+
+def split_of(source: str) -> str:
+    """The usual name of the evaluation split of a data source."""
+    return "test" if source in ("digits", "cifar10", "cifar100") else "validation"

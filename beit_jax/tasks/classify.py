@@ -15,7 +15,7 @@ def create(config: ConfigDict) -> Task:
     """The classification task; batches hold `image` `[b, h, w, 3]` normalised and `label` int32 `[b]`."""
     size, classes = config.model.image_size, config.model.num_classes
     mean_pooled = config.model.pooling == "mean"
-    encoder = vit.Encoder(**encoder_fields(config.model), init="finetune", final_norm=not mean_pooled)
+    encoder = vit.Encoder(**encoder_fields(config.model), init_scheme="finetune", final_norm=not mean_pooled)
     net = heads.ImageClassifier(
         encoder=encoder, num_classes=classes, pooling=config.model.pooling, init_scale=config.model.init_scale
     )

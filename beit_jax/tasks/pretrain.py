@@ -1,8 +1,8 @@
 """Masked image modelling (BEiT paper, section 2.3; official `engine_for_pretraining.py`).
 
 The tokenizer turns its own view of the crop into one token per patch; the encoder sees the patches with some of them
-replaced by the mask token, and predicts the tokens of these. The head runs on a fixed number K of gathered positions, so
-that shapes are static although masks hold different numbers of patches: positions beyond a mask's own weigh nothing,
+replaced by the mask token, and predicts the tokens of these. The head runs on a fixed number K of gathered positions,
+so that shapes are static although masks hold different numbers of patches: positions beyond a mask's own weigh nothing,
 which makes the loss equal to the mean over all masked patches at K/n of the head's cost.
 """
 
@@ -42,7 +42,7 @@ def create(config: ConfigDict) -> Task:
     `[b, g, g]`.
     """
     size, grid = config.model.image_size, config.model.image_size // variants.parse(config.model.variant)[1]
-    encoder = vit.Encoder(**encoder_fields(config.model), mask_token=True, init="pretrain")
+    encoder = vit.Encoder(**encoder_fields(config.model), mask_token=True, init_scheme="pretrain")
     net = heads.MaskedImageModel(encoder=encoder, vocab=config.tokenizer.vocab)
     visual_tokenizer = tokenizer.model(config.tokenizer)
 
@@ -117,7 +117,7 @@ def create(config: ConfigDict) -> Task:
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, float]:
-    """Loss and accuracy over masked patches; `mlm_acc_commonest` is what always guessing the commonest token would get."""
+    """Means over masked patches; `mlm_acc_commonest` is what always guessing the commonest token would get."""
     frequencies = np.asarray(sums.pop("tokens"), np.float64)
     overflow = float(sums.pop("overflow"))
     return means(sums) | {"mlm_acc_commonest": float(frequencies.max() / frequencies.sum()), "overflow": overflow}

@@ -35,7 +35,7 @@ class Task:
       init: from a PRNG key to parameters.
       frozen: parts passed to every function as `frozen[name]`.
       loss: `(params, frozen, batch, key, step) -> metrics`; the step minimises `metrics["loss"]`, sum over count.
-      measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows with `valid` False count nothing.
+      measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows not `valid` count nothing.
       summarize: from the added sums, on the host, to named numbers.
       pictures: `(params, frozen, batch) -> {name: [b, h, w, 3] in [0, 1]}`, things to look at, aligned by row.
     """

@@ -5,8 +5,8 @@ The loss is the negative evidence lower bound per value of the image,
     ( -log p(x | z) + beta * KL(q(z | x) || uniform) ) / (H W 3),
 
 with z relaxed by Gumbel-softmax at a temperature that is annealed, beta raised from 0, and a logit-Laplace likelihood.
-Dividing the KL, a sum over the token grid, by the number of pixel values makes its weight per position beta / 192 at the
-paper's 256x256 images and stride 8.
+Dividing the KL, a sum over the token grid, by the number of pixel values makes its weight per position beta / 192 at
+the paper's 256x256 images and stride 8.
 """
 
 from typing import Any

@@ -95,7 +95,7 @@ class Checkpoints:
         self._manager.reload()
         first_line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         warnings.warn(
-            f"checkpoint {broken} cannot be read ({first_line}); it is set aside as {aside.name}, and the one before it is used",
+            f"checkpoint {broken} cannot be read ({first_line}); set aside as {aside.name}, using the one before it",
             stacklevel=3,
         )
 
@@ -111,12 +111,16 @@ def locate(path: str) -> Path:
         return folder
     for parent in (folder / FOLDER, folder):
         if parent.is_dir():
-            steps = sorted(int(child.name) for child in parent.iterdir() if child.name.isdigit() and any(child.iterdir()))
+            steps = sorted(
+                int(child.name) for child in parent.iterdir() if child.name.isdigit() and any(child.iterdir())
+            )
             if steps:
                 return parent / str(steps[-1])
     stages = sorted(child.parent.name for child in folder.glob(f"*/{FOLDER}"))
     if stages:
-        raise UserError(f"{path} holds several runs; name one of them: {', '.join(f'{path}/{stage}' for stage in stages)}")
+        raise UserError(
+            f"{path} holds several runs; name one of them: {', '.join(f'{path}/{stage}' for stage in stages)}"
+        )
     raise UserError(f"{path} holds no checkpoint; expected the folder of a run (with {FOLDER}/ in it) or a checkpoint")
 
 
@@ -139,7 +143,9 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
             abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
             return checkpointer.restore(item, abstract)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"checkpoint {item} cannot be read ({str(error).splitlines()[0][:200]}); choose another") from error
+        raise UserError(
+            f"checkpoint {item} cannot be read ({str(error).splitlines()[0][:200]}); choose another"
+        ) from error
 
 
 def load_config(checkpoint: Path) -> str:

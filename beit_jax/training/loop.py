@@ -150,7 +150,9 @@ def _to_devices(stream: Iterable[Rows], task: Task, mesh: Mesh, clock: Clock) ->
 def _check_rows(rows: Rows, expected: Mapping[str, jax.ShapeDtypeStruct], task: str) -> None:
     for name, spec in expected.items():
         if name not in rows:
-            raise UserError(f"the data has no {name!r}, which the {task} task needs; found {', '.join(rows)}; see data.ops")
+            raise UserError(
+                f"the data has no {name!r}, which the {task} task needs; found {', '.join(rows)}; see data.ops"
+            )
         if rows[name].shape != spec.shape or rows[name].dtype != spec.dtype:
             raise UserError(
                 f"the data's {name!r} is {rows[name].dtype}{list(rows[name].shape[1:])} for each example; the {task} "
@@ -173,8 +175,8 @@ def _means(pending: list[Metrics], step: int) -> dict[str, float]:
     if not math.isfinite(means["loss"]):
         first = step - len(fetched) + 1
         raise UserError(
-            f"the loss is {means['loss']} between steps {first} and {step}; the last checkpoint, of an earlier step, is "
-            "good: lower optimizer.lr or set optimizer.clip_norm, and start in a new workdir with resume_from"
+            f"the loss is {means['loss']} between steps {first} and {step}; the last checkpoint, of an earlier "
+            "step, is good: lower optimizer.lr or set optimizer.clip_norm, and start in a new workdir with resume_from"
         )
     return means
 

@@ -19,8 +19,8 @@ class MetricWriter:
         """
         Args:
           run: the run's folder.
-          start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its last
-            checkpoint, are removed: these steps are made again.
+          start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its
+            last checkpoint, are removed: these steps are made again.
         """
         run.mkdir(parents=True, exist_ok=True)
         self._pictures = run / "pictures"
@@ -39,7 +39,7 @@ class MetricWriter:
             self._board.add_scalar(name, value, step)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Writes `pictures/NAME.png`, the images of `[b, h, w, 3]` in [0, 1] side by side, and the same to TensorBoard."""
+        """Writes `pictures/NAME.png`, images `[b, h, w, 3]` in [0, 1] side by side, and the same to TensorBoard."""
         for name, strip in save_pictures(self._pictures, pictures).items():
             self._board.add_image(name, strip, step, dataformats="HWC")
 

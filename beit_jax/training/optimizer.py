@@ -1,4 +1,4 @@
-"""AdamW as BEiT uses it: decay by name, warm-up and cosine, layer-wise learning rates, clipping (`optim_factory.py`)."""
+"""AdamW as BEiT uses it: decay by name, warm-up and cosine, layer-wise rates, clipping (`optim_factory.py`)."""
 
 from typing import Any
 
@@ -27,7 +27,9 @@ LAYER = (
 )
 
 
-def make(config: ConfigDict, total_steps: int, warmup_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+def make(
+    config: ConfigDict, total_steps: int, warmup_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer of a config's `optimizer` section, and its learning-rate schedule.
 
     Args:
@@ -60,7 +62,9 @@ def make(config: ConfigDict, total_steps: int, warmup_steps: int) -> tuple[optax
 
 
 def layer_scales(params: Any, layer_decay: float) -> Any:
-    """Factors of the learning rate, `layer_decay ** (L + 1 - layer)`: embeddings are layer 0, blocks 1..L, the rest L + 1.
+    """Factors of the learning rate, `layer_decay ** (L + 1 - layer)`.
+
+    Embeddings are layer 0, blocks 1..L, the rest L + 1.
 
     Args:
       params: tree of arrays or shapes; `encoder/blocks/` parameters have the layer as first axis.

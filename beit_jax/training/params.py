@@ -36,7 +36,7 @@ def choose(rules: Rules, name: str) -> Any:
 
 
 def map_names(function: Callable[[str, Any], Any], tree: Any) -> Any:
-    """Maps `function(name, leaf)` over any pytree; the names of leaves inside an optimizer state end in the parameter's."""
+    """Maps `function(name, leaf)` over any pytree; names inside an optimizer state end in the parameter's name."""
 
     def name(path: Iterable[Any]) -> str:
         return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
@@ -78,7 +78,7 @@ def merge(
     ]
     if problems:
         raise UserError(
-            f"the checkpoint does not fit the model; {'; '.join(problems)}. Choose the same model, or name parameters to "
-            "leave fresh in init_fresh and those to ignore in init_drop"
+            f"the checkpoint does not fit the model; {'; '.join(problems)}. Choose the same model, or name the "
+            "parameters to leave fresh in init_fresh and those to ignore in init_drop"
         )
     return unflatten(target | {name: source[name] for name in wanted})

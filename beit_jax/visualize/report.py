@@ -1,0 +1,175 @@
+"""Turns a workdir into a table for the terminal and one self-contained `report.html`, with its pictures beside it."""
+
+import base64
+import dataclasses
+import html
+import json
+import re
+import statistics
+from pathlib import Path
+
+from beit_jax import config as configs
+from beit_jax.training import metrics
+from beit_jax.visualize import curves
+
+# What each task is looked at by: (metric in the log, metric of the evaluation, unit).
+CURVES = {
+    "tokenizer": (("loss", "eval/loss", "nats per pixel value"), ("", "eval/perplexity", "codebook perplexity")),
+    "pretrain": (("loss", "eval/loss", "nats per masked token"), ("mlm_acc", "eval/mlm_acc", "masked-token accuracy")),
+    "classify": (("loss", "eval/loss", "nats per image"), ("top1", "eval/top1", "top-1 accuracy")),
+}
+
+EXPLAINED = {
+    "perplexity": "exp of the entropy of the token frequencies: how many codes are really in use",
+    "perplexity_share": "perplexity over the size of the vocabulary",
+    "mlm_acc": "accuracy of the tokens predicted at masked positions",
+    "mlm_acc_commonest": "the same for always guessing the commonest token",
+    "absolute_error": "of the reconstruction, in units of the pixel range",
+    "nll": "reconstruction term of the bound, nats per image",
+    "kl": "divergence of the codes from uniform, nats per image",
+    "overflow": "masked patches that the head left out; 0 is right",
+    "top1": "share of evaluation images whose likeliest class is right",
+    "top5": "share whose right class is among the five likeliest",
+    "images": "evaluation images counted",
+    "loss": "cross-entropy or negative bound on the evaluation set",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed only; most groups have one run.
+
+    Attributes:
+      name: of the stage, without `_seedN`.
+      task: of its config.
+      runs: their folders.
+      results: the last evaluation of each run.
+    """
+
+    name: str
+    task: str
+    runs: list[Path]
+    results: list[dict[str, float]]
+
+
+def write(workdir: Path) -> str:
+    """Writes `report.html` and its pictures; returns the table for the terminal.
+
+    Args:
+      workdir: of a run, or of a recipe; stages that have not finished are left out.
+    """
+    groups = collect(workdir)
+    (workdir / "report.html").write_text(_page(workdir, groups), encoding="utf-8")
+    return f"{table(groups)}\n\nreport: {workdir / 'report.html'}"
+
+
+def collect(workdir: Path) -> list[Group]:
+    """The finished runs of a workdir, grouped by name without seed, in the order they ran."""
+    config = configs.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    runs = {name: (workdir / name, config[name].task) for name in config.get("stages", ())}
+    groups: dict[str, Group] = {}
+    for name, (run, task) in (runs or {config.task: (workdir, config.task)}).items():
+        if not (run / "result.json").exists():
+            continue
+        group = groups.setdefault(re.sub(r"_seed\d+$", "", name), Group(re.sub(r"_seed\d+$", "", name), task, [], []))
+        group.runs.append(run)
+        group.results.append(json.loads((run / "result.json").read_text(encoding="utf-8")))
+    return list(groups.values())
+
+
+def table(groups: list[Group]) -> str:
+    """Stage, metric, mean, deviation over seeds, and every seed's value."""
+    rows = [("stage", "metric", "mean", "sd", "each seed"), *_rows(groups)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def _rows(groups: list[Group]) -> list[tuple[str, str, str, str, str]]:
+    rows = []
+    for group in groups:
+        for metric in group.results[0]:
+            values = [result[metric] for result in group.results]
+            several = len(values) > 1
+            spread = f"{statistics.stdev(values):.4g}" if several else ""
+            each = " ".join(f"{value:.4g}" for value in values) if several else ""
+            rows.append((group.name, metric, f"{statistics.mean(values):.4g}", spread, each))
+    return rows
+
+
+def _page(workdir: Path, groups: list[Group]) -> str:
+    cells = "\n".join(
+        f"<tr><td>{html.escape(stage)}</td><td title='{html.escape(EXPLAINED.get(metric, ''))}'>{metric}</td>"
+        f"<td>{mean}</td><td>{spread}</td><td>{each}</td><td class='note'>{EXPLAINED.get(metric, '')}</td></tr>"
+        for stage, metric, mean, spread, each in _rows(groups)
+    )
+    sections = "\n".join(_pictures(group) for group in groups)
+    panels = "\n".join(_panels(workdir, groups))
+    config = html.escape((workdir / "config.json").read_text(encoding="utf-8"))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>beit_jax: {html.escape(workdir.name)}</title>
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }}
+table {{ border-collapse: collapse; }} td, th {{ padding: 2px 12px 2px 0; text-align: left; }}
+tr:nth-child(even) {{ background: #f5f5f5; }} .note {{ color: #777; }}
+img {{ max-width: 100%; image-rendering: pixelated; }} figure {{ margin: 0 0 .6em; }} figcaption {{ color: #555; }}
+.panels img {{ width: 520px; image-rendering: auto; }} pre {{ background: #f5f5f5; padding: 1em; overflow: auto; }}
+</style></head><body>
+<h1>{html.escape(workdir.name)}</h1>
+<h2>Results</h2>
+<table><tr><th>stage</th><th>metric</th><th>mean</th><th>sd</th><th>each seed</th><th></th></tr>
+{cells}
+</table>
+{sections}
+<h2>Curves</h2>
+<div class="panels">
+{panels}
+</div>
+<h2>Config</h2>
+<details><summary>all keys</summary><pre>{config}</pre></details>
+</body></html>
+"""
+
+
+def _pictures(group: Group) -> str:
+    folder = group.runs[0] / "pictures"
+    names = ("original", "masked", "tokenizer_alone", "BEiT_s_prediction", "reconstruction")
+    files = [folder / f"{name}.png" for name in names if (folder / f"{name}.png").exists()]
+    if not files:
+        return ""
+    figures = "\n".join(
+        f"<figure><figcaption>{html.escape(file.stem.replace('_s_', chr(39) + 's ').replace('_', ' '))}</figcaption>"
+        f"{_image(file.read_bytes())}</figure>"
+        for file in files
+    )
+    return f"<h2>{html.escape(group.name)}: what it sees</h2>\n{figures}"
+
+
+def _panels(workdir: Path, groups: list[Group]) -> list[str]:
+    """One panel for each metric of each task, a colour for each stage that has the task."""
+    panels = []
+    for task, specs in CURVES.items():
+        same = [group for group in groups if group.task == task]
+        for logged, evaluated, unit in specs if same else ():
+            found = {}
+            for group in same:
+                for metric, suffix in ((logged, "training"), (evaluated, "evaluation")):
+                    if metric == logged and len(same) > 1:
+                        continue  # several stages in one panel are compared by their evaluation
+                    seeds = [_curve(run, metric) for run in group.runs]
+                    if metric and all(seeds):
+                        found[f"{group.name}, {suffix}"] = seeds
+            if found:
+                png = curves.draw(f"{task}: {unit}", found, unit)
+                name = f"curve_{task}_{evaluated.removeprefix('eval/')}.png"
+                (workdir / name).write_bytes(png)
+                panels.append(_image(png))
+    return panels
+
+
+def _curve(run: Path, metric: str) -> list[tuple[int, float]]:
+    return [(line["step"], line[metric]) for line in metrics.read(run / metrics.FILE) if metric in line]
+
+
+def _image(png: bytes) -> str:
+    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'

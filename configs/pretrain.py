@@ -1,0 +1,60 @@
+"""BEiT pre-training: masked image modelling with discrete tokens (arXiv 2106.08254, section 2; official README).
+
+  python -m beit_jax.train --config configs/pretrain.py --workdir runs/pretrain --config.tokenizer.init_from=runs/tokenizer
+  python -m beit_jax.train --config configs/pretrain.py:variant=L/16,data=imagenet21k,epochs=150 --workdir ...
+  python -m beit_jax.train --config configs/pretrain.py:runlocal --workdir runs/try       a minute on a laptop
+
+Arguments: variant (Ti/16 S/16 B/16 L/16), data (a tfds name, folder:PATH or digits), epochs, paper (the plain ViT of the
+paper's main tables: absolute positions, no relative ones, no LayerScale), runlocal.
+
+Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of this
+code at this size: not measured.
+Expected: B/16 on ImageNet-1k after 300 epochs: training loss 6.30, accuracy at masked positions 4.96% (the authors' log,
+microsoft/unilm#383). Five percent is what a healthy run shows: always guessing uniformly has a loss of ln 8192 = 9.01.
+"""
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import defaults, parse_arg, split_of
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The settings of the official README; those of its ImageNet-22k command for any data set but ImageNet-1k."""
+    arg = parse_arg(arg, variant="B/16", data="imagenet2012", epochs=800.0, paper=False, runlocal=False)
+    config = defaults("pretrain")
+    config.epochs = arg.epochs
+    config.data.source = arg.data
+    config.data.eval_split = split_of(arg.data)
+    large, imagenet_1k = arg.variant.startswith("L"), arg.data == "imagenet2012"
+
+    config.model.variant = arg.variant
+    config.model.layer_scale = 1e-5 if large else 0.1
+    if arg.paper:
+        config.model.update(dict(absolute_positions=True, relative_position="none", layer_scale=0.0))
+
+    config.optimizer.clip_norm = 1.0 if large else 3.0
+    if imagenet_1k:
+        config.optimizer.warmup_epochs = 10.0
+    else:
+        config.optimizer.warmup_steps = 10_000
+
+    masks = "blockwise_mask(75, 16, (14, 14))"
+    jitter = "color_jitter(0.4)|"
+    if arg.runlocal:
+        config.data.source, config.data.eval_split = "digits", "test"
+        config.batch_size, config.epochs, config.steps = 32, 0.0, 20
+        config.log_every = config.save_every = 10
+        config.optimizer.warmup_epochs, config.optimizer.warmup_steps = 0.0, 5
+        config.model.update(dict(variant="Micro/4", image_size=16))
+        config.tokenizer.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
+        config.tokenizer.init_from = "random"
+        config.num_masked = 6
+        masks = "blockwise_mask(6, 2, (4, 4))"
+    views = f"{config.model.image_size}, {config.tokenizer.image_size}"
+    statistics = "imagenet" if imagenet_1k else "inception"
+    ending = (
+        f"|normalize('{statistics}')|map_pixels('tokenizer_image')|{masks}|keep('image', 'tokenizer_image', 'mask')"
+    )
+    config.data.ops = f"decode|{jitter}flip_lr|two_views({views})" + ending
+    config.data.eval_ops = f"decode|two_views_center({views})" + ending
+    return config

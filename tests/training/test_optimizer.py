@@ -1,0 +1,110 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from beit_jax import config as configs
+from beit_jax import tasks
+from beit_jax.errors import UserError
+from beit_jax.training import optimizer
+from beit_jax.training.params import choose, flatten
+
+# Layers 0..13 of the base model, printed by the official code.
+SCALES = {
+    0.65: "0.003697 0.005688 0.008751 0.013463 0.020712 0.031864 0.049022 0.075419 0.116029 0.178506 0.274625 0.4225 0.65 1",
+    0.85: "0.120905 0.142242 0.167343 0.196874 0.231617 0.272491 0.320577 0.377150 0.443705 0.522006 0.614125 0.7225 0.85 1",
+}
+
+
+def abstract_params(name, **model):
+    config = configs.defaults(name)
+    config.model.update(model)
+    return jax.eval_shape(tasks.create(config).init, jax.random.key(0))
+
+
+def section(**changes):
+    section = configs.defaults("classify").optimizer
+    section.update(dict(lr=1.0, min_lr=1.0) | changes)
+    return section
+
+
+@pytest.mark.parametrize("decay", SCALES)
+def test_layer_scales_of_the_base_model(decay):
+    expected = np.array(SCALES[decay].split(), float)
+    scales = flatten(optimizer.layer_scales(abstract_params("classify", num_classes=1000), decay))
+    for name in ("encoder/cls_token", "encoder/patch_embed/kernel", "encoder/patch_embed/bias"):
+        np.testing.assert_allclose(scales[name], expected[0], atol=1e-6)
+    for name in ("attn/qkv/kernel", "attn/relative_position/table", "gamma_1", "mlp/fc2/bias", "norm1/scale"):
+        np.testing.assert_allclose(scales[f"encoder/blocks/{name}"].ravel(), expected[1:13], atol=1e-6)
+    for name in ("fc_norm/scale", "head/kernel", "head/bias"):
+        assert float(scales[name]) == 1.0
+
+
+def test_shared_table_counts_with_the_head_as_officially():
+    scales = flatten(optimizer.layer_scales(abstract_params("pretrain"), 0.65))
+    assert float(scales["encoder/relative_position/table"]) == 1.0
+    np.testing.assert_allclose(scales["encoder/mask_token"], 0.003697, atol=1e-6)
+
+
+def test_each_tensor_receives_its_rate():
+    """The update itself, at a constant gradient: Adam's first step is the learning rate of each element."""
+    params = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params("classify", variant="Micro/16", num_classes=3)
+    )
+    tx, _ = optimizer.make(section(layer_decay=0.65, weight_decay=0.0), total_steps=10, warmup_steps=0)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    updates = flatten(updates)
+    for layer, name in ((0, "encoder/cls_token"), (3, "head/kernel")):
+        np.testing.assert_allclose(updates[name], -(0.65 ** (3 - layer)), rtol=1e-5)
+    for layer in (1, 2):
+        np.testing.assert_allclose(
+            updates["encoder/blocks/mlp/fc1/kernel"][layer - 1], -(0.65 ** (3 - layer)), rtol=1e-5
+        )
+
+
+def test_what_is_decayed():
+    names = [*flatten(abstract_params("pretrain", absolute_positions=True)), *flatten(abstract_params("classify"))]
+    decayed = {name for name in names if choose(optimizer.DECAY, name)}
+    assert decayed == {
+        "encoder/mask_token",
+        "encoder/relative_position/table",
+        "encoder/patch_embed/kernel",
+        *(f"encoder/blocks/{name}/kernel" for name in ("attn/qkv", "attn/proj", "mlp/fc1", "mlp/fc2")),
+        "encoder/blocks/attn/relative_position/table",
+        "lm_head/kernel",
+        "head/kernel",
+    }
+
+
+def test_decoupled_decay_equals_the_formula():
+    params, gradient = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}, 0.5
+    tx, _ = optimizer.make(section(lr=0.1, min_lr=0.1, weight_decay=0.05, eps=1e-8), total_steps=10, warmup_steps=0)
+    updates, _ = tx.update(jax.tree.map(lambda p: jnp.full_like(p, gradient), params), tx.init(params), params)
+    new = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(new["kernel"], 3.0 * (1 - 0.1 * 0.05) - 0.1, rtol=1e-6)
+    np.testing.assert_allclose(new["bias"], 3.0 - 0.1, rtol=1e-6)
+
+
+def test_weight_decay_follows_its_cosine():
+    params = {"kernel": jnp.ones((2, 2))}
+    tx, _ = optimizer.make(section(weight_decay=0.2, weight_decay_end=0.0), total_steps=2, warmup_steps=0)
+    state, zero = tx.init(params), jax.tree.map(jnp.zeros_like, params)
+    first, state = tx.update(zero, state, params)
+    second, _ = tx.update(zero, state, params)
+    np.testing.assert_allclose(first["kernel"], -0.2, rtol=1e-6)
+    np.testing.assert_allclose(second["kernel"], -0.1, rtol=1e-6)
+
+
+def test_clipping_is_by_the_global_norm():
+    params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
+    tx, _ = optimizer.make(section(clip_norm=1.0, b1=0.0, weight_decay=0.0, eps=1e9), total_steps=2, warmup_steps=0)
+    gradients = {"a": jnp.full(3, 10.0), "b": jnp.full(4, 10.0)}
+    updates, _ = tx.update(gradients, tx.init(params), params)  # with a huge epsilon Adam is linear in the gradient
+    np.testing.assert_allclose(optax.tree.norm(updates) * 1e9, 1.0, rtol=1e-4)
+
+
+def test_warm_up_longer_than_the_run():
+    with pytest.raises(UserError, match="warm-up takes 10 steps of a run of 10"):
+        optimizer.make(ConfigDict(section()), total_steps=10, warmup_steps=10)

@@ -1,0 +1,35 @@
+import numpy as np
+import pytest
+
+from beit_jax.errors import UserError
+from beit_jax.training import params
+
+
+def tree(**shapes):
+    return params.unflatten({name.replace("__", "/"): np.zeros(shape) for name, shape in shapes.items()})
+
+
+def test_first_rule_wins_and_every_name_needs_one():
+    rules = ((r"bias$", "bias"), (r"^a/", "a"))
+    assert params.choose(rules, "a/bias") == "bias"
+    assert params.choose(rules, "a/kernel") == "a"
+    with pytest.raises(LookupError, match="b/kernel"):
+        params.choose(rules, "b/kernel")
+
+
+def test_merge_takes_all_but_the_fresh_ones():
+    initial, loaded = (
+        tree(a__x=(2,), head__kernel=(3,)),
+        params.unflatten({"a/x": np.ones(2), "lm_head/kernel": np.ones(9)}),
+    )
+    merged = params.flatten(params.merge(initial, loaded, fresh=(r"^head/",), drop=(r"^lm_head/",)))
+    assert merged["a/x"].tolist() == [1, 1] and merged["head/kernel"].tolist() == [0, 0, 0]
+    assert set(merged) == {"a/x", "head/kernel"}
+
+
+def test_merge_lists_everything_that_is_wrong():
+    with pytest.raises(UserError) as error:
+        params.merge(tree(a=(2,), b=(3,), c=(4,)), tree(a=(2,), b=(5,), d=(1,)))
+    assert "missing: c" in str(error.value)
+    assert "unexpected: d" in str(error.value)
+    assert "b (5,) (expected (3,))" in str(error.value)
