@@ -1,0 +1,59 @@
+"""The quick start's data: 1,797 scans of handwritten digits that come with scikit-learn, without a download."""
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+TEST_SHARE = 0.2
+
+
+class Digits(tfds.core.GeneratorBasedBuilder):
+    """8 x 8 grey scans of ten digits (UCI "Optical Recognition of Handwritten Digits", sklearn's load_digits)."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None  # nothing is downloaded, and tfds' search for checksums needs a package that it does not require
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Image(shape=(8, 8, 1), encoding_format="png")  # levels 0..16 scaled to 0..255
+        label = tfds.features.ClassLabel(num_classes=10)
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
+        return tfds.core.DatasetInfo(builder=self, description=self.__doc__, features=features)
+
+    def _split_generators(self, dl_manager):
+        from sklearn.datasets import load_digits
+
+        scans = load_digits()
+        test = held_out(scans.target)
+        return {
+            "train": self._generate_examples(scans, np.flatnonzero(~test)),
+            "test": self._generate_examples(scans, np.flatnonzero(test)),
+        }
+
+    def _generate_examples(self, scans, chosen):
+        for index in chosen:
+            levels = np.round(scans.images[index] * (255 / 16)).astype(np.uint8)
+            yield int(index), {"image": levels[..., None], "label": int(scans.target[index])}
+
+
+def held_out(labels: np.ndarray) -> np.ndarray:
+    """bool `[n]`: the test split, a fifth of each class of `labels` `[n]`, always the same."""
+    random = np.random.RandomState(0)  # its numbers are frozen for good, those of default_rng are not
+    test = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        test[members[: round(TEST_SHARE * len(members))]] = True
+    return test
+
+
+def prepared(data_dir: str | None) -> Digits:
+    """The builder, its files written under `data_dir` (tfds' default folder if None) on first use."""
+    builder = Digits(data_dir=data_dir)
+    if not builder.is_prepared():
+        tfds.disable_progress_bar()
+        try:
+            builder.download_and_prepare()
+        except Exception:
+            # Another process of the same run may have finished first, and moved its folder to where ours was to go.
+            builder = Digits(data_dir=data_dir)
+            if not builder.is_prepared():
+                raise
+    return builder

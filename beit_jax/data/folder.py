@@ -1,0 +1,113 @@
+"""Folders of images: which files belong to a split, and which class each one is."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from beit_jax.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+SPLIT = re.compile(r"(?P<name>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+
+
+class Listing(NamedTuple):
+    """Paths of the images, the class number of each, and how many classes there are (1 without class folders)."""
+
+    paths: list[str]
+    labels: list[int]
+    num_classes: int
+
+
+def list_folder(root: str, split: str) -> Listing:
+    """The images of `root` that belong to `split`.
+
+    `root` holds split folders (train, val or validation, test), class folders, or images; split folders hold class
+    folders or images. Without split folders everything is "train", of which slices such as "train[:90%]", "train[90%:]"
+    and "train[-500:]" make splits, cut from an order fixed by the files' names, in which the classes are mixed.
+    Raises UserError for a missing or empty folder, an unknown split, and images beside class folders.
+    """
+    match = SPLIT.fullmatch(split)
+    if not match:
+        raise UserError(f"found the split '{split}'; expected a name with or without a slice, such as train[:90%]")
+    top = Path(root)
+    if not top.is_dir():
+        raise UserError(f"there is no folder {root}; check the path behind 'folder:'")
+    folder, reference = _split_folder(top, match["name"])
+    classes = _class_folders(reference)
+    unknown = sorted(set(_class_folders(folder)) - set(classes))
+    if unknown:
+        raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
+    found = [(path, 0) for path in _images_in(folder)]
+    for label, name in enumerate(classes):
+        found += [(path, label) for path in _images_below(folder / name)]
+    if not found:
+        raise UserError(f"{folder} holds no images; expected {', '.join(EXTENSIONS)} files, in class folders or not")
+    found = _slice(_mixed(found, folder), match["start"], match["stop"], split)
+    return Listing([path for path, _ in found], [label for _, label in found], max(1, len(classes)))
+
+
+def _split_folder(top: Path, name: str) -> tuple[Path, Path]:
+    """The folder of a split, and the one whose class folders give the classes their numbers."""
+    present = _subfolders(top)
+    known = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
+    if not present or set(present) - set(known):
+        if name != "train":
+            raise UserError(
+                f"{top} has no split folders, so that there is only 'train' and its slices, not '{name}'; "
+                "set the split to one such as train[90%:]"
+            )
+        return top, top
+    splits = {known[folder]: top / folder for folder in present}
+    if name not in splits:
+        raise UserError(f"{top} has the splits {', '.join(splits)}, not '{name}'; choose one or add the folder")
+    return splits[name], splits.get("train", splits[name])
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _class_folders(folder: Path) -> list[str]:
+    names = [name for name in _subfolders(folder) if any(True for _ in _images_below(folder / name))]
+    if names and any(True for _ in _images_in(folder)):
+        raise UserError(f"{folder} holds images beside the class folder {names[0]}; move them into class folders")
+    return names
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _images_in(folder: Path):
+    return (str(folder / name) for name in os.listdir(folder) if _is_image(name))
+
+
+def _images_below(folder: Path):
+    for parent, _, names in os.walk(folder, followlinks=True):
+        yield from (os.path.join(parent, name) for name in names if _is_image(name))
+
+
+def _mixed(found: list[tuple[str, int]], folder: Path) -> list[tuple[str, int]]:
+    def position(item: tuple[str, int]) -> bytes:
+        relative = Path(item[0]).relative_to(folder).as_posix()
+        return hashlib.blake2b(relative.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+
+    return sorted(found, key=position)
+
+
+def _slice(found: list, start: str | None, stop: str | None, split: str) -> list:
+    bounds = [_bound(start, 0, len(found)), _bound(stop, len(found), len(found))]
+    if not 0 <= bounds[0] < bounds[1] <= len(found):
+        asked = f"images {bounds[0]} to {bounds[1]} of {len(found)}"
+        raise UserError(f"the split '{split}' asks for {asked}, expected at least one; change its bounds")
+    return found[bounds[0] : bounds[1]]
+
+
+def _bound(text: str | None, default: int, size: int) -> int:
+    if text is None:
+        return default
+    value = round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)
+    return value + size if text.startswith("-") else value

@@ -1,0 +1,223 @@
+"""The door of the input: training batches addressed by the step, evaluation sets that count each example once.
+
+A config has `source` (see `sources.open_source`), `data_dir`, `split`, `eval_split`, `ops`, `eval_ops` (see
+`registry`), `labels_per_class` (0: all), `subset_seed`, `shuffle_buffer` (records) and `max_bad_fraction`. Batches are
+dicts of NumPy arrays; batch sizes are over all processes, of which each one gets its share of rows.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from beit_jax.data import registry
+from beit_jax.data.ops_image import READABLE, unit_range
+from beit_jax.data.registry import Features, Program
+from beit_jax.data.sources import ID, Share, Source, open_source
+from beit_jax.data.unreadable import Unreadable
+from beit_jax.errors import UserError
+
+SEED = "_seed"
+COUNTS = "_counts"  # false for rows that fill up the last batches of an evaluation
+VALID = "valid"
+IMAGES = {"image", "tokenizer_image"}
+EPOCHS = 2**31
+BATCHES_AHEAD = 2
+
+with contextlib.suppress(RuntimeError):  # raised if TensorFlow is in use already, and then it is too late
+    tf.config.set_visible_devices([], "GPU")
+
+
+class SourceInfo(NamedTuple):
+    """Size of a split over all processes, and its number of classes (1 without labels)."""
+
+    num_examples: int
+    num_classes: int
+
+
+def info(config: Any, split: str) -> SourceInfo:
+    """What is in a split of `config.source`; raises UserError when it cannot be read."""
+    source = open_source(config.source, config.data_dir, split, config.shuffle_buffer)
+    return SourceInfo(source.num_examples, source.num_classes)
+
+
+class TrainStream:
+    """Iterator without end over the batches of one process, from a given step on.
+
+    The batch of a step depends on the seed and the step alone. An epoch is the split in a new order, cut to whole
+    batches.
+    """
+
+    def __init__(self, source: Source, dataset: tf.data.Dataset, steps_per_epoch: int, max_bad_fraction: float):
+        self.num_examples, self.num_classes = source.num_examples, source.num_classes
+        self.steps_per_epoch = steps_per_epoch
+        self._unreadable = Unreadable(max_bad_fraction)
+        self._batches = dataset.as_numpy_iterator()
+
+    @property
+    def bad_examples(self) -> int:
+        """How many unreadable images were replaced by others so far, in this process."""
+        return self._unreadable.count
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        with _readable_errors():
+            batch = next(self._batches)
+        self._unreadable.add(len(batch.pop(VALID)), batch.pop(ID).tolist())
+        self._unreadable.check()
+        return batch
+
+
+class EvalSet:
+    """Iterable, again and again, over the padded batches of one process; `valid` bool `[b]` marks rows that count."""
+
+    def __init__(self, source: Source, dataset: tf.data.Dataset, num_batches: int, max_bad_fraction: float):
+        self.num_examples, self.num_classes = source.num_examples, source.num_classes
+        self._dataset, self._num_batches, self._max_bad_fraction = dataset, num_batches, max_bad_fraction
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        unreadable = Unreadable(self._max_bad_fraction)
+        batches = self._dataset.as_numpy_iterator()
+        for _ in range(self._num_batches):
+            with _readable_errors():
+                batch = next(batches)
+            names = batch.pop(ID).tolist()
+            unreadable.add(int(batch[VALID].sum()) + len(names), names)
+            yield batch
+        unreadable.check(at_least=1)
+
+
+def make_train(
+    config: Any, *, seed: int, batch_size: int, start_step: int = 0, process_index: int = 0, process_count: int = 1
+) -> TrainStream:
+    """Batches of `config.split` through `config.ops` from `start_step` on: dicts of arrays `[batch / processes, ...]`.
+
+    A stream started at step k yields what one started at 0 yields from its k-th batch on, bit for bit; records before
+    that are skipped undecoded. Raises UserError when the split is smaller than one batch.
+    """
+    if not 0 <= seed < 2**31:
+        raise UserError(f"found the seed {seed}; expected a whole number from 0 to 2147483647")
+    source = open_source(config.source, config.data_dir, config.split, config.shuffle_buffer)
+    if config.labels_per_class:
+        source = source.few(config.labels_per_class, config.subset_seed)
+    rows = _rows_per_process(batch_size, process_count)
+    share = Share(process_index, process_count)
+    steps_per_epoch = source.num_examples // batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"found {source.num_examples} examples in '{config.split}' of {config.source}, expected at least one batch "
+            f"of {batch_size}; lower the batch size"
+        )
+    per_epoch = steps_per_epoch * rows
+    first_epoch, first_step = divmod(start_step, steps_per_epoch)
+
+    def epoch_of_raw(epoch: tf.Tensor) -> tf.data.Dataset:
+        start = tf.where(epoch == first_epoch, tf.constant(first_step * rows, tf.int64), 0)
+        return source.raw(seed, epoch, start, share).take(per_epoch - start)
+
+    def address(place: tf.Tensor) -> tf.Tensor:
+        epoch, position = place // per_epoch, place % per_epoch
+        return tf.stack([seed * 2**32 + epoch, position * process_count + process_index])
+
+    raw = tf.data.Dataset.range(first_epoch, EPOCHS).flat_map(epoch_of_raw)
+    places = tf.data.Dataset.counter(tf.constant(start_step * rows, tf.int64))
+    dataset = tf.data.Dataset.zip((places, raw)).map(lambda place, raw: (address(place), True, raw))
+    batches = _batches(dataset, source, registry.build(config.ops), rows)
+    return TrainStream(source, batches, steps_per_epoch, config.max_bad_fraction)
+
+
+def make_eval(config: Any, *, batch_size: int, process_index: int = 0, process_count: int = 1) -> EvalSet:
+    """`config.eval_split` through `config.eval_ops`: full batches `[batch / processes, ...]` with `valid` bool `[b]`.
+
+    Over all processes each example is valid exactly once, unreadable ones never; every process has the same number of
+    batches, filled up with repeated examples. Random ops draw the same numbers in every pass. Raises UserError at the
+    end of a pass if too many images were unreadable.
+    """
+    source = open_source(config.source, config.data_dir, config.eval_split, config.shuffle_buffer)
+    if source.num_examples < process_count:
+        raise UserError(
+            f"found {source.num_examples} examples in '{config.eval_split}' of {config.source} for {process_count} "
+            "processes, expected at least one each; evaluate on fewer"
+        )
+    rows = _rows_per_process(batch_size, process_count)
+    steps = -(-source.num_examples // batch_size)
+    own = len(range(process_index, source.num_examples, process_count))
+    zero = tf.constant(0, tf.int64)
+
+    def numbered(place: tf.Tensor, raw: Any) -> tuple:
+        return tf.stack([0, place * process_count + process_index]), place < own, raw
+
+    raw = source.raw(None, zero, zero, Share(process_index, process_count)).repeat().take(steps * rows)
+    dataset = raw.enumerate().map(numbered)
+    batches = _batches(dataset, source, registry.build(config.eval_ops), rows)
+    return EvalSet(source, batches, steps, config.max_bad_fraction)
+
+
+def _rows_per_process(batch_size: int, process_count: int) -> int:
+    if batch_size < 1 or batch_size % process_count:
+        raise UserError(
+            f"found the batch size {batch_size} for {process_count} processes, expected a multiple of their number"
+        )
+    return batch_size // process_count
+
+
+def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: int) -> tf.data.Dataset:
+    """Batches of (seed [2], whether the row counts, raw element) examples."""
+
+    def example(seed: tf.Tensor, counts: tf.Tensor, raw: Any) -> Features:
+        features = program.example(source.record(raw), seed)
+        if READABLE not in features:
+            raise UserError("the ops do not decode the images; expected 'decode|...'")
+        return {**features, SEED: seed, COUNTS: counts}
+
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    unknown = [key for key, spec in dataset.element_spec.items() if not spec.shape.is_fully_defined()]
+    if unknown:
+        raise UserError(f"the ops leave '{unknown[0]}' with sides that may differ between examples; add resize(...)")
+    dataset = dataset.batch(rows, drop_remainder=True)
+    dataset = dataset.map(lambda batch: _finish(batch, program), num_parallel_calls=BATCHES_AHEAD)
+    return dataset.prefetch(BATCHES_AHEAD).with_options(_options())
+
+
+def _finish(batch: Features, program: Program) -> Features:
+    seeds, counts, names, readable = (batch.pop(key) for key in (SEED, COUNTS, ID, READABLE))
+    batch = tf.cond(tf.reduce_all(readable), lambda: batch, lambda: _without_unreadable(batch, readable))
+    batch = program.batch(batch, seeds)
+    for key in IMAGES & batch.keys():
+        batch[key] = unit_range(batch[key])
+    if "label" in batch:
+        batch["label"] = tf.cast(batch["label"], tf.int32)
+    return {**batch, VALID: counts & readable, ID: tf.boolean_mask(names, counts & ~readable)}
+
+
+def _without_unreadable(batch: Features, readable: tf.Tensor) -> Features:
+    """Each unreadable row replaced by the readable one before it, or else by the first; black if there is none."""
+    good = tf.cond(tf.reduce_any(readable), lambda: tf.where(readable)[:, 0], lambda: tf.zeros([1], tf.int64))
+    place = tf.range(tf.size(readable, tf.int64))
+    rows = tf.gather(good, tf.maximum(tf.searchsorted(good, place, side="right") - 1, 0))
+    return {key: tf.gather(value, rows) for key, value in batch.items()}
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Threads of its own, and one image per thread: JAX's host threads are left alone.
+    options.threading.private_threadpool_size = os.cpu_count() or 1
+    options.threading.max_intra_op_parallelism = 1
+    return options
+
+
+@contextlib.contextmanager
+def _readable_errors() -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise UserError(f"the input stopped: {error.message.splitlines()[0]}; check the files and the ops") from error

@@ -1,0 +1,183 @@
+"""Where examples come from: undecoded records in an order that depends on (seed, epoch) alone.
+
+A source hands out small raw elements (a position, or a serialized record) and reads one into features later, so that
+shuffling and skipping never touch pixels. Both methods are called inside a tf.data graph.
+"""
+
+import heapq
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from beit_jax.data.folder import list_folder
+from beit_jax.data.registry import Features
+from beit_jax.errors import UserError
+
+ID = "_id"  # names a record in messages
+FILES_AT_ONCE = 16
+
+
+class Share(NamedTuple):
+    """The part of the examples that one of several processes reads."""
+
+    index: int = 0
+    count: int = 1
+
+
+class Source(Protocol):
+    """Labelled images of one split: their number over all processes, and the two steps of reading them."""
+
+    num_examples: int
+    num_classes: int
+
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
+        """The raw elements of a process's share of an epoch from the `start`-th on; in file order if `seed` is None."""
+
+    def record(self, raw: Any) -> Features:
+        """`image`, the bytes of a file, `label`, int64, and `_id`, a name."""
+
+
+class Listed:
+    """Records with random access: files of a folder, or bytes in memory. Every epoch is a full permutation of them."""
+
+    def __init__(self, images: list, labels: list[int], ids: list, num_classes: int, in_files: bool):
+        self.num_examples, self.num_classes = len(images), num_classes
+        self._items = list(zip(labels, zip(images, labels, ids, strict=True), strict=True))
+        self._images, self._labels, self._ids = tf.constant(images), tf.constant(labels, tf.int64), tf.constant(ids)
+        self._in_files = in_files
+
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
+        """Positions in the split, int64; see `Source`. Process i of n takes every n-th one of the epoch's order."""
+        places = tf.data.Dataset.range(share.index + start * share.count, self.num_examples, share.count)
+        if seed is None:
+            return places
+        key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch, 0]), tf.int32)
+        return places.map(lambda place: tf.random.experimental.index_shuffle(place, key, self.num_examples - 1))
+
+    def record(self, raw: tf.Tensor) -> Features:
+        """See `Source`."""
+        image = self._images[raw]
+        image = tf.io.read_file(image) if self._in_files else image
+        return {"image": image, "label": self._labels[raw], ID: self._ids[raw]}
+
+    def few(self, per_class: int, seed: int) -> "Listed":
+        """The source with exactly `per_class` records of each class."""
+        chosen = _pick(self._items, self.num_examples, self.num_classes, per_class, seed)
+        images, labels, ids = map(list, zip(*chosen, strict=True))
+        return Listed(images, labels, ids, self.num_classes, self._in_files)
+
+
+class Sharded:
+    """Records of a prepared tfds dataset: files in random order, several at once, through a buffer of records."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
+        self._builder, self._split, self._buffer = builder, split, shuffle_buffer
+        self.num_examples = builder.info.splits[split].num_examples
+        features = builder.info.features
+        self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+        self.num_classes = features["label"].num_classes if self._has_label else 1
+        wanted = {"image": True, "label": True} if self._has_label else {"image": True}
+        decoding = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
+        self._features, self._decoders = decoding.extract_features(features), decoding.decoders
+
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
+        """(file name, position in the file, serialized record); see `Source`. Processes read contiguous parts."""
+        split = tfds.even_splits(self._split, share.count)[share.index]
+        files = self._builder.info.splits[split].file_instructions
+        names = tf.constant([os.fspath(file.filename) for file in files])
+        skips, takes = (tf.constant([getattr(file, key) for file in files], tf.int64) for key in ("skip", "take"))
+        order = tf.range(len(files))
+        if seed is not None:
+            key = tf.stack([tf.constant(seed, tf.int64), epoch])
+            order = tf.argsort(tf.random.stateless_uniform([len(files)], key))
+        columns = tuple(tf.gather(column, order) for column in (names, skips, takes))
+        records = tf.data.Dataset.from_tensor_slices(columns).interleave(
+            _read_file, cycle_length=FILES_AT_ONCE, block_length=FILES_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE
+        )
+        if seed is not None:
+            shuffle_seed = tf.random.stateless_uniform([], key + 1, minval=None, maxval=None, dtype=tf.int64)
+            records = records.shuffle(self._buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+        return records.skip(start)
+
+    def record(self, raw: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> Features:
+        """See `Source`."""
+        name, position, serialized = raw
+        features = self._features.deserialize_example(serialized, decoders=self._decoders)
+        label = features["label"] if self._has_label else tf.constant(0, tf.int64)
+        place = tf.strings.join([name, tf.strings.as_string(position)], "#")
+        return {"image": features["image"], "label": label, ID: place}
+
+    def few(self, per_class: int, seed: int) -> Listed:
+        """The source with exactly `per_class` records of each class, held in memory; reads the split once."""
+        records = self.raw(None, tf.constant(0), tf.constant(0, tf.int64), Share()).map(lambda *raw: self.record(raw))
+        items = ((record["label"], record) for record in records.as_numpy_iterator())
+        chosen = _pick(items, self.num_examples, self.num_classes, per_class, seed)
+        columns = [[record[key] for record in chosen] for key in ("image", "label", ID)]
+        return Listed(*columns, self.num_classes, in_files=False)
+
+
+def _read_file(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    records = tf.data.TFRecordDataset(name).enumerate().skip(skip).take(take)
+    return records.map(lambda position, serialized: (name, position, serialized))
+
+
+def _pick(items: Iterable[tuple[int, Any]], total: int, num_classes: int, per_class: int, seed: int) -> list:
+    """`per_class` items of each class, chosen by a random rank of every item, holding no more than the result."""
+    best: dict[int, list] = {label: [] for label in range(num_classes)}
+    for rank, (label, item) in zip(np.random.RandomState(seed).permutation(total).tolist(), items, strict=True):
+        heapq.heappush(best[int(label)], (-rank, item))
+        if len(best[int(label)]) > per_class:
+            heapq.heappop(best[int(label)])
+    poorest = min(best, key=lambda label: len(best[label]))
+    if len(best[poorest]) < per_class:
+        raise UserError(
+            f"found {len(best[poorest])} examples of class {poorest}, expected labels_per_class={per_class} or more; "
+            "lower it or take a larger split"
+        )
+    return [item for label in best for _, item in sorted(best[label], key=lambda entry: entry[0])]
+
+
+def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Listed | Sharded:
+    """The source that `name` stands for: "digits", "folder:PATH", or the name of a prepared tfds dataset.
+
+    `data_dir` is where tfds datasets lie ("" for tfds' default). Raises UserError when there is nothing to read.
+    """
+    if name.startswith("folder:"):
+        listing = list_folder(name.removeprefix("folder:"), split)
+        return Listed(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
+    builder = _tfds_builder(name, data_dir or None)
+    try:
+        return Sharded(builder, split, shuffle_buffer)
+    except (ValueError, KeyError) as error:
+        known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
+        raise UserError(f"cannot read split '{split}' of {name}, which has {known}: {_first_line(error)}") from None
+
+
+def _tfds_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    if name == "digits":
+        from beit_jax.data import digits
+
+        return digits.prepared(data_dir)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except Exception as error:
+        hint = f"'folder:{name}'" if Path(name).is_dir() else "digits, folder:PATH or a tfds name"
+        raise UserError(f"there is no dataset '{name}' ({_first_line(error)}); expected {hint}") from None
+    if not builder.info.splits:
+        folder = data_dir or Path(builder.data_dir).parents[len(Path(builder.name).parts)]
+        raise UserError(f"{name} is not prepared in {folder}; run: tfds build {name} --data_dir={folder}")
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise UserError(f"{name} is stored as {builder.info.file_format.value}, expected tfrecord; prepare it again so")
+    features = builder.info.features
+    if "image" not in features or not isinstance(features["image"], tfds.features.Image):
+        raise UserError(f"{name} has the features {', '.join(features.keys())}; expected an image named 'image'")
+    return builder
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip("'\"").split("\n")[0]
