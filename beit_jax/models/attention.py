@@ -1,53 +1,82 @@
-"""Self-attention as BEiT has it: biases on queries and values but not on keys, and a bias by relative position."""
-
-from typing import Any
+"""Multi-head self-attention as in BEiT (`Attention` in the official `modeling_finetune.py`)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
+from jax.nn.initializers import Initializer
 
 from beit_jax.models.relative_position import RelativePositionBias
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (official `modeling_finetune.Attention`).
+    """Self-attention with one fused projection, biases for queries and values only, and a position bias.
+
+    Heads are an axis of their own in every parameter (`qkv/kernel` `[d, 3, h, d/h]`, `q_bias` and `v_bias` `[h, d/h]`,
+    `proj/kernel` `[h, d/h, d]`), so that tensor parallelism splits that axis and nothing else. The key has no bias: it
+    would add the same to all logits of a query, which the softmax cancels.
 
     Attributes:
-      heads: h; the width of a head is d / h.
-      kernel_init: of the fused product for queries, keys and values.
-      proj_init: of the output product.
-      grid: patch grid of a table of relative positions of its own; None: no such table.
-      dtype: of the products; the softmax is float32.
+      heads: number of heads h, which divides the width d.
+      grid: rows and columns of patches if this block owns a table of relative positions, else None.
+      kernel_init: initializer of `qkv/kernel`.
+      proj_init: initializer of `proj/kernel`.
+      dtype: of the matrix products; logits and softmax are float32.
     """
 
     heads: int
-    kernel_init: nn.initializers.Initializer
-    proj_init: nn.initializers.Initializer
     grid: tuple[int, int] | None
-    dtype: Any
+    kernel_init: Initializer
+    proj_init: Initializer
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """
+    def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+        """Mixes tokens.
+
+        With the collection `intermediates` mutable, the attention weights float32 `[b, h, n, n]` are sown there as
+        `weights`.
+
         Args:
           x: `[b, n, d]`.
-          bias: `[1, h, n, n]` to add to the logits, such as one that all blocks share; or None.
+          bias: float32 `[1, h, n, n]`, added to the logits beside the block's own.
 
         Returns:
-          `[b, n, d]`.
+          `[b, n, d]` in `dtype`.
         """
-        width, head_width = x.shape[-1], x.shape[-1] // self.heads
-        # One product for all three. Heads have an axis of their own, so that they can be split over devices.
+        width = x.shape[-1]
+        shape = (self.heads, width // self.heads)
         fused = nn.DenseGeneral(
-            (3, self.heads, head_width), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv"
+            (3, *shape), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv"
         )
-        q, k, v = rearrange(fused(x), "b n s h c -> s b n h c")
-        zeros, shape = nn.initializers.zeros, (self.heads, head_width)
-        q_bias = self.param("q_bias", zeros, shape, jnp.float32).astype(self.dtype)[None, None]
-        v_bias = self.param("v_bias", zeros, shape, jnp.float32).astype(self.dtype)[None, None]
+        query, key, value = jnp.unstack(fused(x), axis=2)
+        query = query + self._bias("q_bias", shape)
+        value = value + self._bias("v_bias", shape)
+
         if self.grid is not None:
             own = RelativePositionBias(self.heads, self.grid, name="relative_position")()
-            bias = own if bias is None else own + bias
-        out = jax.nn.dot_product_attention(q + q_bias, k, v + v_bias, bias=bias)
-        return nn.DenseGeneral(width, axis=(-2, -1), kernel_init=self.proj_init, dtype=self.dtype, name="proj")(out)
+            bias = own if bias is None else bias + own
+        weights = attention_weights(query, key, bias)
+        self.sow("intermediates", "weights", weights)
+        mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), value)
+        return nn.DenseGeneral(width, axis=(-2, -1), kernel_init=self.proj_init, dtype=self.dtype, name="proj")(mixed)
+
+    def _bias(self, name: str, shape: tuple[int, int]) -> jax.Array:
+        return self.param(name, nn.initializers.zeros, shape, jnp.float32).astype(self.dtype)[None, None]
+
+
+def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """softmax(q k^T / sqrt(d/h) + bias).
+
+    Written out because `jax.nn.dot_product_attention` computes the same on its XLA path but cannot be differentiated in
+    bfloat16 under strict dtype promotion, and its cuDNN path takes no bias for an odd number of tokens.
+
+    Args:
+      query: `[b, n, h, d/h]`.
+      key: `[b, n, h, d/h]`.
+      bias: `[1, h, n, n]` or None.
+
+    Returns:
+      float32 `[b, h, n, n]`; rows, which belong to queries, sum to one.
+    """
+    logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
+    return jax.nn.softmax(logits if bias is None else logits + bias)

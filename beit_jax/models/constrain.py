@@ -1,17 +1,23 @@
-"""The seam between models and sharding."""
+"""The one seam at which activations are told how they are sharded."""
+
+import math
 
 import jax
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, PartitionSpec
+
+BATCH_AXES = ("data", "fsdp")
 
 
 def batch_sharded(x: jax.Array) -> jax.Array:
-    """Keeps the rows of activations `[b, ...]` split over the mesh axes `data` and `fsdp`, where there is such a mesh.
+    """Asks for `x` `[b, ...]` to be split over the mesh's batch axes and whole in every other dimension.
 
-    Without this, XLA may prefer to split activations as it finds the parameters split, and move them at every block.
+    Parameters are split over `fsdp` too; without this request XLA may let their sharding spread to activations and then
+    report an involuntary full rematerialization. Without a mesh (`jax.set_mesh`), and for batches that it does not
+    divide, such as the single image of an initialisation, this returns `x`.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or not {"data", "fsdp"} <= set(mesh.axis_names):
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    axes = tuple(axis for axis in BATCH_AXES if kinds.get(axis) == AxisType.Auto)
+    if not axes or x.shape[0] % math.prod(mesh.shape[axis] for axis in axes):
         return x
-    if x.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
-        return x  # the one-row batch of an initialisation
-    return jax.lax.with_sharding_constraint(x, P(("data", "fsdp")))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(axes))

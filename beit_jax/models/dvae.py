@@ -1,198 +1,198 @@
-"""The visual tokenizer: the discrete variational autoencoder of DALL-E (arXiv 2102.12092, appendix A.2).
+"""DALL-E's discrete variational autoencoder, BEiT's visual tokenizer (arXiv 2102.12092, section 2.1 and appendix A).
 
-Shapes: b images, g side of the token grid, v vocabulary. The stride is 2^(groups - 1). Images are given in [0.1, 0.9]
-(`map_pixels`), where the logit-Laplace likelihood is finite. There are no norms: every convolution but the first
-follows a ReLU, and residual paths are scaled down by the square of their number.
+Layers, sizes and names of parameters follow the package `dall_e` (github.com/openai/DALL-E), so that its published
+weights fit.
 """
-
-import math
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import repeat
+from einops import reduce, repeat
 
 from beit_jax.errors import UserError
 
-EPSILON = 0.1
+EPSILON = 0.1  # keeps pixels away from 0 and 1, where the logit diverges
 
 
-def map_pixels(x: jax.Array) -> jax.Array:
-    """[0, 1] to [0.1, 0.9]."""
-    return (1.0 - 2.0 * EPSILON) * x + EPSILON
+class Conv(nn.Module):
+    """A convolution of stride 1 that keeps the size, computed as a matrix product where the kernel is 1x1.
 
-
-def unmap_pixels(x: jax.Array) -> jax.Array:
-    """The inverse of `map_pixels`, clipped to [0, 1]."""
-    return jnp.clip((x - EPSILON) / (1.0 - 2.0 * EPSILON), 0.0, 1.0)
-
-
-def reconstruction(outputs: jax.Array) -> jax.Array:
-    """The likeliest image in [0, 1], `[b, H, W, 3]`, of the decoder's outputs `[b, H, W, 6]`."""
-    return unmap_pixels(jax.nn.sigmoid(outputs[..., :3]))
-
-
-def logit_laplace_log_likelihood(x: jax.Array, outputs: jax.Array) -> jax.Array:
-    """log p(x) of p(x | m, s) = exp(-|logit(x) - m| / s) / (2 s x (1 - x)), for each value.
-
-    Args:
-      x: `[b, H, W, 3]` in (0, 1), from `map_pixels`.
-      outputs: `[b, H, W, 6]`, m for the three colours, then ln s.
-
-    Returns:
-      `[b, H, W, 3]` in nats.
+    Attributes:
+      features: output channels.
+      size: side of the kernel, odd.
+      dtype: of the computation.
     """
-    mean, log_scale = jnp.split(outputs, 2, axis=-1)
-    distance = jnp.abs(jnp.log(x) - jnp.log1p(-x) - mean)
-    return -distance * jnp.exp(-log_scale) - math.log(2.0) - log_scale - jnp.log(x) - jnp.log1p(-x)
-
-
-def gumbel_softmax(
-    key: jax.Array, logits: jax.Array, temperature: jax.Array | float, straight_through: bool = False
-) -> jax.Array:
-    """A relaxed sample of the categorical distribution, `[..., v]`, sums to 1.
-
-    Args:
-      key: PRNG key.
-      logits: `[..., v]`.
-      temperature: above 0; towards 0 the samples become one-hot.
-      straight_through: one-hot samples with the gradient of the relaxed ones.
-    """
-    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
-    soft = jax.nn.softmax((logits + noise) / temperature)
-    if not straight_through:
-        return soft
-    hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), soft.shape[-1], dtype=soft.dtype)
-    return soft + jax.lax.stop_gradient(hard - soft)
-
-
-def _conv(features: int, kernel: int, dtype: Any, name: str) -> nn.Conv:
-    """Weights normal with variance 1 / fan-in, bias 0."""
-    init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-    return nn.Conv(features, (kernel, kernel), kernel_init=init, dtype=dtype, name=name)
-
-
-class ResPath(nn.Module):
-    """Four convolutions, each after a ReLU, through a quarter of the channels."""
 
     features: int
-    kernels: tuple[int, int, int, int]
-    dtype: Any
+    size: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b, h, w, c]` to `[b, h, w, features]`."""
-        hidden = max(self.features // 4, 1)
-        for index, kernel in enumerate(self.kernels):
-            features = self.features if index == 3 else hidden
-            x = _conv(features, kernel, self.dtype, f"conv_{index + 1}")(nn.relu(x))
+        """`[b, H, W, c]` -> `[b, H, W, features]` in `dtype`."""
+        kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        kernel = self.param("kernel", kernel_init, (self.size, self.size, x.shape[-1], self.features), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.size == 1:
+            y = x @ kernel[0, 0]
+        else:
+            y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return y + bias.astype(self.dtype)[None, None, None]
+
+
+class ResidualPath(nn.Module):
+    """Four convolutions, each after a ReLU, through a bottleneck of a quarter of the output channels.
+
+    Attributes:
+      features: output channels.
+      sizes: sides of the four kernels.
+      dtype: of the computation.
+    """
+
+    features: int
+    sizes: tuple[int, int, int, int]
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[b, H, W, c]` -> `[b, H, W, features]`."""
+        widths = (*[self.features // 4] * 3, self.features)
+        for i, (width, size) in enumerate(zip(widths, self.sizes, strict=True), start=1):
+            x = Conv(width, size, self.dtype, name=f"conv_{i}")(nn.relu(x))
         return x
 
 
-class Block(nn.Module):
-    """Residual block; the skip is a 1x1 convolution where the number of channels changes."""
+class ResidualBlock(nn.Module):
+    """x + gain * residual path(x), with a 1x1 convolution on x if the number of channels changes.
+
+    Attributes:
+      features: output channels.
+      sizes: sides of the residual path's kernels.
+      gain: small constant that keeps deep stacks stable without normalisation.
+      dtype: of the computation.
+    """
 
     features: int
-    kernels: tuple[int, int, int, int]
+    sizes: tuple[int, int, int, int]
     gain: float
-    dtype: Any
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b, h, w, c]` to `[b, h, w, features]`."""
-        path = ResPath(self.features, self.kernels, self.dtype, name="res_path")(x)
+        """`[b, H, W, c]` -> `[b, H, W, features]`."""
+        residual = ResidualPath(self.features, self.sizes, self.dtype, name="res_path")(x)
         if x.shape[-1] != self.features:
-            x = _conv(self.features, 1, self.dtype, "id_path")(x)
-        return x + self.gain * path
+            x = Conv(self.features, 1, self.dtype, name="id_path")(x)
+        return x + self.gain * residual
 
 
 class Group(nn.Module):
-    """Blocks of one resolution."""
+    """Residual blocks of one width.
 
-    features: int
+    Attributes: `blocks` of them; the others are those of `ResidualBlock`.
+    """
+
     blocks: int
-    kernels: tuple[int, int, int, int]
+    features: int
+    sizes: tuple[int, int, int, int]
     gain: float
-    dtype: Any
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b, h, w, c]` to `[b, h, w, features]`."""
-        for index in range(self.blocks):
-            x = Block(self.features, self.kernels, self.gain, self.dtype, name=f"block_{index + 1}")(x)
+        """`[b, H, W, c]` -> `[b, H, W, features]`."""
+        for i in range(1, self.blocks + 1):
+            x = ResidualBlock(self.features, self.sizes, self.gain, self.dtype, name=f"block_{i}")(x)
         return x
 
 
-class Encoder(nn.Module):
-    """Images to logits over the vocabulary; the resolution halves after every group but the last."""
+class DvaeEncoder(nn.Module):
+    """Pixels to logits over the codebook; attributes as in `DiscreteVAE`.
+
+    Widths double from group to group, and every group but the last ends in 2x2 max-pooling.
+    """
 
     vocab: int
     hidden: int
     groups: int
-    blocks: int
-    dtype: Any
+    blocks_per_group: int
+    dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b, H, W, 3]` to `[b, g, g, v]` float32."""
-        gain = 1.0 / (self.groups * self.blocks) ** 2
-        x = _conv(self.hidden, 7, self.dtype, "input")(x.astype(self.dtype))
-        for index in range(self.groups):
-            features = self.hidden * 2**index
-            x = Group(features, self.blocks, (3, 3, 3, 1), gain, self.dtype, name=f"group_{index + 1}")(x)
-            if index + 1 < self.groups:
-                x = nn.max_pool(x, (2, 2), (2, 2))
-        return _conv(self.vocab, 1, jnp.float32, "output")(nn.relu(x).astype(jnp.float32))
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """`[b, H, W, 3]` in [0.1, 0.9] -> float32 `[b, g, g, v]`."""
+        gain = 1.0 / (self.groups * self.blocks_per_group) ** 2
+        x = Conv(self.hidden, 7, self.dtype, name="input")(images)
+        for i in range(self.groups):
+            group = Group(
+                self.blocks_per_group, self.hidden * 2**i, (3, 3, 3, 1), gain, self.dtype, name=f"group_{i + 1}"
+            )
+            x = group(x)
+            if i < self.groups - 1:
+                x = reduce(x, "b (h 2) (w 2) c -> b h w c", "max")
+        return Conv(self.vocab, 1, name="output")(nn.relu(x))
 
 
-class Decoder(nn.Module):
-    """Codes to the parameters of the likelihood; the resolution doubles after every group but the last."""
+class CodebookVectors(nn.Module):
+    """The decoder's first 1x1 convolution; for tokens it looks up what the product with their one-hot would be.
+
+    Attributes:
+      features: output channels.
+      vocab: size of the codebook v.
+    """
+
+    features: int
+    vocab: int
+
+    @nn.compact
+    def __call__(self, codes: jax.Array) -> jax.Array:
+        """Weights `[b, g, g, v]` or tokens int32 `[b, g, g]` -> float32 `[b, g, g, features]`."""
+        kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+        kernel = self.param("kernel", kernel_init, (1, 1, self.vocab, self.features), jnp.float32)[0, 0]
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        vectors = kernel[codes] if jnp.issubdtype(codes.dtype, jnp.integer) else codes @ kernel
+        return vectors + bias[None, None, None]
+
+
+class DvaeDecoder(nn.Module):
+    """Codes to the distribution of pixels; attributes as in `DiscreteVAE`.
+
+    Widths halve from group to group, and every group but the last ends in 2x nearest-neighbour upsampling.
+    """
 
     vocab: int
     hidden: int
     groups: int
-    blocks: int
-    first: int
-    dtype: Any
+    blocks_per_group: int
+    decoder_init: int
+    dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
-        gain = 1.0 / (self.groups * self.blocks) ** 2
-        self.input = _conv(self.first, 1, jnp.float32, None)
-        for index in range(self.groups):
-            features = self.hidden * 2 ** (self.groups - 1 - index)
-            group = Group(features, self.blocks, (1, 3, 3, 3), gain, self.dtype)
-            setattr(self, f"group_{index + 1}", group)
-        self.output = _conv(6, 1, self.dtype, None)
-
-    def __call__(self, z: jax.Array) -> jax.Array:
-        """Distributions over codes `[b, g, g, v]` to `[b, H, W, 6]` float32."""
-        return self._decode(self.input(z))
-
-    def from_tokens(self, tokens: jax.Array) -> jax.Array:
-        """Tokens int32 `[b, g, g]` to `[b, H, W, 6]`: the first product of a one-hot code is a look-up."""
-        first = self.input.variables["params"]
-        return self._decode(first["kernel"][0, 0][tokens] + first["bias"].reshape(1, 1, 1, -1))
-
-    def _decode(self, x: jax.Array) -> jax.Array:
-        x = x.astype(self.dtype)
-        for index in range(self.groups):
-            x = getattr(self, f"group_{index + 1}")(x)
-            if index + 1 < self.groups:
-                x = repeat(x, "b h w c -> b (h i) (w j) c", i=2, j=2)
-        return self.output(nn.relu(x)).astype(jnp.float32)
+    @nn.compact
+    def __call__(self, codes: jax.Array) -> jax.Array:
+        """Weights `[b, g, g, v]` or tokens int32 `[b, g, g]` -> float32 `[b, H, W, 6]`."""
+        gain = 1.0 / (self.groups * self.blocks_per_group) ** 2
+        x = CodebookVectors(self.decoder_init, self.vocab, name="input")(codes).astype(self.dtype)
+        for i in range(self.groups):
+            width = self.hidden * 2 ** (self.groups - 1 - i)
+            x = Group(self.blocks_per_group, width, (1, 3, 3, 3), gain, self.dtype, name=f"group_{i + 1}")(x)
+            if i < self.groups - 1:
+                x = repeat(x, "b h w c -> b (h 2) (w 2) c")
+        return Conv(6, 1, self.dtype, name="output")(nn.relu(x)).astype(jnp.float32)
 
 
 class DiscreteVAE(nn.Module):
-    """Encoder and decoder.
+    """Encoder, relaxed or discrete codes, decoder.
+
+    The defaults are the published sizes: 53,786,240 and 43,829,766 parameters.
 
     Attributes:
-      vocab: v.
-      hidden: channels at full resolution; they double with every group.
-      groups: resolutions; the stride is 2^(groups - 1).
-      blocks_per_group: residual blocks of each.
-      decoder_init: channels that the decoder starts from.
-      dtype: of the body's convolutions; those at the codes are float32.
+      vocab: size of the codebook v.
+      hidden: width of the encoder's first group and of the decoder's last.
+      groups: groups of blocks in each; a token covers a square of 2 ** (groups - 1) pixels a side.
+      blocks_per_group: residual blocks in a group.
+      decoder_init: width of the vectors of the codebook.
+      dtype: of the convolutions, except those next to the codes, which are always float32.
     """
 
     vocab: int = 8192
@@ -200,39 +200,103 @@ class DiscreteVAE(nn.Module):
     groups: int = 4
     blocks_per_group: int = 2
     decoder_init: int = 128
-    dtype: Any = jnp.float32
+    dtype: jnp.dtype = jnp.float32
 
-    def setup(self):
-        sizes = self.vocab, self.hidden, self.groups, self.blocks_per_group
-        self.encoder = Encoder(*sizes, self.dtype)
-        self.decoder = Decoder(*sizes, self.decoder_init, self.dtype)
-
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[b, H, W, 3]` in [0.1, 0.9] to logits `[b, g, g, v]` float32.
-
-        Raises:
-          UserError: the image's sides are no multiples of the stride.
-        """
-        stride = 2 ** (self.groups - 1)
-        if images.shape[1] % stride or images.shape[2] % stride:
-            raise UserError(f"images of {images.shape[1]}x{images.shape[2]} are no multiples of the stride {stride}")
-        return self.encoder(images)
-
-    def tokens(self, images: jax.Array) -> jax.Array:
-        """Images `[b, H, W, 3]` in [0.1, 0.9] to their likeliest tokens, int32 `[b, g, g]`."""
-        return jnp.argmax(self.encode(images), axis=-1).astype(jnp.int32)
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        """Distributions over codes `[b, g, g, v]` to `[b, H, W, 6]`."""
-        return self.decoder(z)
-
-    def decode_tokens(self, tokens: jax.Array) -> jax.Array:
-        """Tokens int32 `[b, g, g]` to `[b, H, W, 6]`."""
-        return self.decoder.from_tokens(tokens)
+    def setup(self) -> None:
+        sizes = (self.vocab, self.hidden, self.groups, self.blocks_per_group)
+        self.encoder = DvaeEncoder(*sizes, dtype=self.dtype)
+        self.decoder = DvaeDecoder(*sizes, decoder_init=self.decoder_init, dtype=self.dtype)
 
     def __call__(
         self, images: jax.Array, key: jax.Array, temperature: jax.Array | float, straight_through: bool = False
     ) -> tuple[jax.Array, jax.Array]:
-        """The relaxed autoencoder: outputs `[b, H, W, 6]` and logits `[b, g, g, v]`."""
+        """Encodes, draws relaxed codes and decodes, as in training.
+
+        Args:
+          images: `[b, H, W, 3]` in [0.1, 0.9].
+          key: random key of the draw.
+          temperature: of the relaxation, see `gumbel_softmax`.
+          straight_through: see `gumbel_softmax`.
+
+        Returns:
+          outputs float32 `[b, H, W, 6]`, see `decode`, and logits float32 `[b, g, g, v]`.
+        """
         logits = self.encode(images)
         return self.decode(gumbel_softmax(key, logits, temperature, straight_through)), logits
+
+    def encode(self, images: jax.Array) -> jax.Array:
+        """Images `[b, H, W, 3]` in [0.1, 0.9] (`map_pixels`) -> logits over the codebook, float32 `[b, g, g, v]`."""
+        height, width = images.shape[1:3]
+        stride = 2 ** (self.groups - 1)
+        if height % stride or width % stride:
+            raise UserError(
+                f"found images of {height}x{width} pixels, expected multiples of {stride}, the pixels per token of a "
+                f"tokenizer with {self.groups} groups: resize them or change `groups`"
+            )
+        return self.encoder(images)
+
+    def tokens(self, images: jax.Array) -> jax.Array:
+        """Images `[b, H, W, 3]` in [0.1, 0.9] -> the likeliest token of each position, int32 `[b, g, g]`."""
+        return jnp.argmax(self.encode(images), axis=-1).astype(jnp.int32)
+
+    def decode(self, z: jax.Array) -> jax.Array:
+        """Weights over the codebook `[b, g, g, v]` -> `[b, H, W, 6]`: mu of the three channels, then ln b."""
+        return self.decoder(z)
+
+    def decode_tokens(self, tokens: jax.Array) -> jax.Array:
+        """Tokens int32 `[b, g, g]` -> `[b, H, W, 6]`, what `decode` makes of their one-hot vectors."""
+        return self.decoder(tokens)
+
+
+def map_pixels(pixels: jax.Array) -> jax.Array:
+    """[0, 1] -> [0.1, 0.9], linearly."""
+    return (1.0 - 2.0 * EPSILON) * pixels + EPSILON
+
+
+def unmap_pixels(x: jax.Array) -> jax.Array:
+    """[0.1, 0.9] -> [0, 1], the inverse of `map_pixels`; values outside are clipped."""
+    return jnp.clip((x - EPSILON) / (1.0 - 2.0 * EPSILON), 0.0, 1.0)
+
+
+def gumbel_softmax(
+    key: jax.Array, logits: jax.Array, temperature: jax.Array | float, straight_through: bool = False
+) -> jax.Array:
+    """A relaxed draw from a categorical distribution, softmax((logits + Gumbel noise) / temperature).
+
+    Args:
+      key: random key.
+      logits: float32 `[..., v]`.
+      temperature: positive; towards 0 draws become one-hot.
+      straight_through: return the one-hot vector of the maximum, with the gradient of the relaxed draw.
+
+    Returns:
+      `[..., v]`, summing to one.
+    """
+    noise = jax.random.gumbel(key, logits.shape, logits.dtype)
+    soft = jax.nn.softmax((logits + noise) / temperature)
+    if not straight_through:
+        return soft
+    hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), logits.shape[-1], dtype=soft.dtype)
+    return hard + (soft - jax.lax.stop_gradient(soft))
+
+
+def logit_laplace_log_likelihood(x: jax.Array, outputs: jax.Array) -> jax.Array:
+    """Log density of pixels whose logit has a Laplace distribution (arXiv 2102.12092, appendix A.3):
+
+        ln f(x) = -|logit(x) - mu| / b - ln(2 b x (1 - x)).
+
+    Args:
+      x: `[b, H, W, 3]` in (0, 1), from `map_pixels`.
+      outputs: `[b, H, W, 6]`, mu and ln b from the decoder.
+
+    Returns:
+      `[b, H, W, 3]` in nats.
+    """
+    mu, log_b = jnp.split(outputs, 2, axis=-1)
+    log_x, log_rest = jnp.log(x), jnp.log1p(-x)
+    return -jnp.abs(log_x - log_rest - mu) * jnp.exp(-log_b) - jnp.log(2.0) - log_b - log_x - log_rest
+
+
+def reconstruction(outputs: jax.Array) -> jax.Array:
+    """The median image of the decoder's distribution, `[b, H, W, 6]` -> `[b, H, W, 3]` in [0, 1]."""
+    return unmap_pixels(jax.nn.sigmoid(outputs[..., :3]))

@@ -1,19 +1,45 @@
-"""What stands on the encoder: the predictor of masked tokens, and the classifier."""
+"""What stands on the encoder: prediction of visual tokens, and of an image's class."""
+
+from typing import Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
-from beit_jax.models import initializers
-from beit_jax.models.vit import Encoder, layer_norm
+from beit_jax.models.block import layer_norm
+from beit_jax.models.initializers import STDDEV, initializers
+from beit_jax.models.vit import Encoder
+
+
+class Logits(nn.Module):
+    """A linear layer that multiplies in `dtype` and returns float32, since bfloat16 logits would round near ties.
+
+    Attributes:
+      classes: size of the last axis of the result.
+      kernel_init: initializer of `kernel` `[d, classes]`; `bias` starts at zero.
+      dtype: of the factors of the matrix product.
+    """
+
+    classes: int
+    kernel_init: Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[..., d]` -> float32 `[..., classes]`."""
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.classes), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.classes,), jnp.float32)
+        product = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        return product + jnp.expand_dims(bias, range(x.ndim - 1))
 
 
 class MaskedImageModel(nn.Module):
-    """The model of the pre-training (official `VisionTransformerForMaskedImageModeling`).
+    """Predicts the visual tokens of patches (BEiT paper, section 2.3; official `modeling_pretrain.py`).
 
     Attributes:
       encoder: with a mask token and a final norm.
-      vocab: size v of the tokenizer's vocabulary.
+      vocab: number of visual tokens v.
     """
 
     encoder: Encoder
@@ -21,46 +47,47 @@ class MaskedImageModel(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: jax.Array, mask: jax.Array | None, positions: jax.Array | None, *, train: bool = False
+        self, images: jax.Array, mask: jax.Array | None, positions: jax.Array | None = None, *, train: bool = False
     ) -> jax.Array:
-        """
+        """Logits over visual tokens.
+
         Args:
           images: `[b, H, W, 3]`, normalised.
-          mask: bool `[b, g, g]`, or None: nothing is masked.
-          positions: int32 `[b, k]`, patches to predict, counted row by row; None: all.
-          train: stochastic depth is on.
+          mask: bool `[b, gh, gw]`, true where a patch is hidden.
+          positions: int32 `[b, k]`, row-major indices of the patches to predict; None for all n.
+          train: whether stochastic depth is on (rng `drop_path`).
 
         Returns:
-          Logits, float32 `[b, k, v]`.
+          float32 `[b, k, v]`.
         """
         x = self.encoder(images, mask, train=train)[:, 1:]
         if positions is not None:
             x = jnp.take_along_axis(x, positions[..., None], axis=1)
-        dtype = self.encoder.dtype
-        init = initializers.weights(self.encoder.init_scheme)
-        logits = nn.Dense(self.vocab, kernel_init=init, dtype=dtype, name="lm_head")(x.astype(dtype))
-        return logits.astype(jnp.float32)
+        kernel_init = initializers(self.encoder.init_scheme, self.encoder.patch_size).weight
+        return Logits(self.vocab, kernel_init, self.encoder.dtype, name="lm_head")(x)
 
 
 class ImageClassifier(nn.Module):
-    """The model of the fine-tuning (official `modeling_finetune.VisionTransformer`).
+    """Predicts an image's class (BEiT paper, section 2.6; `VisionTransformer` in the official `modeling_finetune.py`).
 
     Attributes:
-      encoder: without a final norm for mean pooling, with one for the class token.
-      num_classes: c.
-      pooling: "mean" of the patches, then a layer norm; or "cls".
-      init_scale: factor of the head's initial weights; the logits start near 0.
+      encoder: without a final norm for `pooling="mean"`, with it for `pooling="cls"`.
+      num_classes: number of classes c.
+      pooling: what stands for the image, the mean of its patches, normalised after averaging, or the class token.
+      init_scale: factor on the initial head, so that training starts near uniform predictions (`--init_scale`).
     """
 
     encoder: Encoder
     num_classes: int
-    pooling: str = "mean"
+    pooling: Literal["mean", "cls"] = "mean"
     init_scale: float = 0.001
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
-        """Images `[b, H, W, 3]`, normalised, to logits, float32 `[b, c]`."""
+        """Images `[b, H, W, 3]`, normalised -> logits float32 `[b, c]`; `train` turns on stochastic depth."""
+        if self.encoder.final_norm != (self.pooling == "cls"):
+            raise ValueError(f"found pooling={self.pooling!r} with final_norm={self.encoder.final_norm} in the encoder")
         x = self.encoder(images, train=train)
-        x = layer_norm("fc_norm")(jnp.mean(x[:, 1:], axis=1)) if self.pooling == "mean" else x[:, 0]
-        init = nn.initializers.normal(initializers.STDDEV * self.init_scale)
-        return nn.Dense(self.num_classes, kernel_init=init, dtype=jnp.float32, name="head")(x)
+        x = x[:, 0] if self.pooling == "cls" else layer_norm("fc_norm")(jnp.mean(x[:, 1:], axis=1))
+        kernel_init = nn.initializers.normal(STDDEV * self.init_scale)
+        return Logits(self.num_classes, kernel_init, self.encoder.dtype, name="head")(x)

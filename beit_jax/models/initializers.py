@@ -1,47 +1,56 @@
-"""The two initialisations of the official code: one for pre-training, one for fine-tuning and training from scratch."""
+"""The two ways in which BEiT draws its initial weights.
 
+"pretrain": everything from a normal distribution of deviation 0.02 cut at one deviation, which realises 0.0108
+(`modeling_pretrain.py`; the paper's "small range, such as [-0.02, 0.02]").
+"finetune": the same normal uncut, except for the patch projection, which keeps PyTorch's default for convolutions
+(`modeling_finetune.py`). It matters only to models trained from scratch.
+"""
+
+import dataclasses
 import math
 from typing import Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.nn.initializers import Initializer
 
 STDDEV = 0.02
 Scheme = Literal["pretrain", "finetune"]
 
 
-def weights(scheme: Scheme) -> nn.initializers.Initializer:
-    """Of linear layers, tokens and absolute positions.
+@dataclasses.dataclass(frozen=True)
+class Initializers:
+    """Initializers of linear kernels, tokens and position embeddings (`weight`) and of the patch projection."""
 
-    `pretrain`: a normal of 0.02 cut off at one standard deviation, the paper's "small range" [-0.02, 0.02], whose
-    realised deviation is 0.0108. `finetune`: a plain normal of 0.02 (the official cut-off at +-2 is 100 deviations).
-    """
-    if scheme == "finetune":
-        return nn.initializers.normal(STDDEV)
-
-    def truncated(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        return STDDEV * jax.random.truncated_normal(key, -1.0, 1.0, shape, dtype)
-
-    return truncated
+    weight: Initializer
+    patch_kernel: Initializer
+    patch_bias: Initializer
 
 
-def patches(scheme: Scheme, fan_in: int) -> dict[str, nn.initializers.Initializer]:
-    """Kernel and bias of the patch embedding; fine-tuning leaves PyTorch's default, uniform in +-1 / sqrt(fan_in)."""
+def initializers(scheme: Scheme, patch_size: int) -> Initializers:
+    """The initializers of a scheme; `patch_size` is the side of a patch in pixels."""
     if scheme == "pretrain":
-        return {"kernel_init": weights(scheme), "bias_init": nn.initializers.zeros}
+        cut_normal = jax.nn.initializers.truncated_normal(STDDEV, lower=-1.0, upper=1.0)
+        return Initializers(cut_normal, cut_normal, jax.nn.initializers.zeros)
+    if scheme == "finetune":
+        uniform = symmetric_uniform(1.0 / math.sqrt(3 * patch_size**2))
+        return Initializers(jax.nn.initializers.normal(STDDEV), uniform, uniform)
+    raise ValueError(f"init_scheme is {scheme!r}, expected 'pretrain' or 'finetune'")
 
-    def uniform(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        bound = 1.0 / math.sqrt(fan_in)
+
+def symmetric_uniform(bound: float) -> Initializer:
+    """Uniform on [-bound, bound)."""
+
+    def init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
-    return {"kernel_init": uniform, "bias_init": uniform}
+    return init
 
 
-def depth_rescaled(init: nn.initializers.Initializer, layer: jax.Array) -> nn.initializers.Initializer:
-    """Divides by sqrt(2 (layer + 1)): of the products that write into the residual stream, `layer` counted from 0."""
+def divided(init: Initializer, divisor: jax.Array) -> Initializer:
+    """`init`, with what it draws divided by `divisor`, which may be traced."""
 
-    def rescaled(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-        return init(key, shape, dtype) / jnp.sqrt(2.0 * (layer.astype(jnp.float32) + 1.0))
+    def divided_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+        return init(key, shape, dtype) / divisor.astype(dtype)
 
-    return rescaled
+    return divided_init

@@ -1,48 +1,50 @@
-"""Bias of the attention by relative position, with rows of its own for the class token."""
+"""Relative position bias (BEiT paper, section 2.2; `RelativePositionBias` in the official `modeling_finetune.py`)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Pairs that involve the class token, which has no place on the grid, own the last three rows of the table.
+CLS_TO_PATCH, PATCH_TO_CLS, CLS_TO_CLS = -3, -2, -1
+
 
 def table_rows(grid: tuple[int, int]) -> int:
-    """Rows of the table: one for each offset between two patches, and three for the class token."""
-    return (2 * grid[0] - 1) * (2 * grid[1] - 1) + 3
+    """R, the rows of the table of a grid: one for each offset between two patches and three for the class token."""
+    height, width = grid
+    return (2 * height - 1) * (2 * width - 1) + 3
 
 
 def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
-    """Which row of the table each pair of tokens uses, int32 `[n + 1, n + 1]`: query by row, key by column.
+    """The row of the table that each pair of query (first axis) and key (second axis) uses.
 
-    Sequence position 0 is the class token. Patches a and b, at (ya, xa) and (yb, xb), use the row of their offset
-    (ya - yb, xa - xb), counted from the most negative one. The last three rows are class to patch, patch to class, and
-    class to itself.
+    Two patches share a row with all pairs at the same offset, query minus key, numbered row-major from the most
+    negative offset. Token 0 is the class token; patches follow row-major.
 
     Args:
-      grid: height and width of the patch grid.
+      grid: rows and columns of patches, whose product is n.
 
-    >>> relative_position_index((14, 14))[[0, 0, 1, 1, 2], [0, 1, 0, 2, 1]].tolist()
-    [731, 729, 730, 363, 365]
+    Returns:
+      int32 `[n+1, n+1]`.
     """
     height, width = grid
-    y, x = np.divmod(np.arange(height * width), width)
-    offset_y = y[:, None] - y[None, :] + height - 1
-    offset_x = x[:, None] - x[None, :] + width - 1
+    ys, xs = np.divmod(np.arange(height * width), width)
+    dy = ys[:, None] - ys[None, :] + height - 1
+    dx = xs[:, None] - xs[None, :] + width - 1
     rows = table_rows(grid)
-    index = np.empty((1 + height * width,) * 2, np.int32)
-    index[1:, 1:] = offset_y * (2 * width - 1) + offset_x
-    index[0, 1:] = rows - 3
-    index[1:, 0] = rows - 2
-    index[0, 0] = rows - 1
-    return index
+    index = np.pad(dy * (2 * width - 1) + dx, (1, 0))
+    index[0, 1:] = rows + CLS_TO_PATCH
+    index[1:, 0] = rows + PATCH_TO_CLS
+    index[0, 0] = rows + CLS_TO_CLS
+    return index.astype(np.int32)
 
 
 class RelativePositionBias(nn.Module):
-    """A learned table `[r, h]`, zero at first, looked up for every pair of tokens.
+    """A learned term for each head and offset, added to the attention logits.
 
     Attributes:
-      heads: h.
-      grid: height and width of the patch grid.
+      heads: number of attention heads h.
+      grid: rows and columns of patches, whose product is n.
     """
 
     heads: int
@@ -50,6 +52,6 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(self) -> jax.Array:
-        """The bias, float32 `[1, h, n + 1, n + 1]`."""
+        """Returns float32 `[1, h, n+1, n+1]`, looked up in the parameter `table` `[R, h]`, initially zero."""
         table = self.param("table", nn.initializers.zeros, (table_rows(self.grid), self.heads), jnp.float32)
-        return jnp.moveaxis(table[relative_position_index(self.grid)], -1, 0)[None]
+        return table[relative_position_index(self.grid)].transpose(2, 0, 1)[None]

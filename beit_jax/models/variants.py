@@ -1,4 +1,4 @@
-"""Sizes of the encoder."""
+"""The sizes an encoder comes in."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ from beit_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Width d, depth L and number of heads h; the hidden layer of the MLP has 4 d units."""
+    """Width d, number of blocks and number of attention heads of an encoder."""
 
     width: int
     depth: int
     heads: int
 
 
-# B and L are those of the paper. Ti and S have the widths of DeiT's, as the authors recommend (microsoft/unilm#1356).
-# Nano and Micro are ours: for laptops, and for tests.
-VARIANTS = {
+# B and L are the paper's (section 2.5); Ti and S take DeiT's widths, as the authors advise in microsoft/unilm#1356;
+# Nano and Micro are ours, for laptops and tests.
+VARIANTS: dict[str, Variant] = {
     "Micro": Variant(width=32, depth=2, heads=2),
     "Nano": Variant(width=64, depth=4, heads=4),
     "Ti": Variant(width=192, depth=12, heads=3),
@@ -27,12 +27,11 @@ VARIANTS = {
 
 
 def parse(name: str) -> tuple[Variant, int]:
-    """The variant and the patch size in pixels of a name such as "B/16".
-
-    Raises:
-      UserError: the name is not of that form, or the variant is unknown.
-    """
+    """Splits a name such as `B/16` into the variant and the side of a patch in pixels."""
     size, _, patch = name.partition("/")
-    if size not in VARIANTS or not patch.isdigit() or int(patch) < 1:
-        raise UserError(f"model.variant={name!r}; expected SIZE/PATCH, such as B/16, SIZE one of {', '.join(VARIANTS)}")
+    if size not in VARIANTS or not patch.isdecimal() or int(patch) == 0:
+        raise UserError(
+            f"found the model variant {name!r}, expected SIZE/PATCH such as 'B/16': choose SIZE from "
+            f"{', '.join(VARIANTS)} and give PATCH as the side of a patch in pixels"
+        )
     return VARIANTS[size], int(patch)

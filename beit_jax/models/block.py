@@ -1,0 +1,123 @@
+"""A pre-norm block with LayerScale and stochastic depth (`Block` in the official `modeling_finetune.py`)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.nn.initializers import Initializer
+
+from beit_jax.models.attention import Attention
+from beit_jax.models.constrain import batch_sharded
+from beit_jax.models.initializers import divided
+
+LAYER_NORM_EPS = 1e-6
+
+
+class Layer(NamedTuple):
+    """What differs between the blocks of a stack: scalars in a block, `[L]` in the stack's scan."""
+
+    index: jax.Array  # int32, counted from 0
+    drop_path: jax.Array  # float32, the probability of leaving out a branch
+
+
+class Block(nn.Module):
+    """x + drop(gamma_1 * attention(norm(x))), then the same with an MLP.
+
+    Tokens pass through the stack in float32 whatever `dtype` is: at a LayerScale of 1e-5, as in large models, a branch
+    adds less than half a unit in the last place of bfloat16 and would be rounded away.
+
+    Attributes:
+      heads: number of attention heads.
+      mlp_ratio: hidden width of the MLP in units of d.
+      grid: rows and columns of patches if the block owns a table of relative positions, else None.
+      layer_scale: initial value of gamma_1 and gamma_2 `[d]`; at 0 they do not exist.
+      stochastic_depth: whether branches are left out at the layer's rate, which needs the rng `drop_path`.
+      collect: whether the output is also returned as the scan's second result.
+      kernel_init: initializer of all kernels. Those that end a branch are divided by sqrt(2 l), l = 1 in the first
+        block, to keep the variance of the sum of branches bounded.
+      dtype: of the matrix products.
+    """
+
+    heads: int
+    mlp_ratio: int
+    grid: tuple[int, int] | None
+    layer_scale: float
+    stochastic_depth: bool
+    collect: bool
+    kernel_init: Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, layer: Layer, bias: jax.Array | None) -> tuple[jax.Array, jax.Array | None]:
+        """One step of the scan over blocks.
+
+        Args:
+          x: float32 `[b, n, d]`.
+          layer: this block's place in the stack.
+          bias: attention bias float32 `[1, h, n, n]` shared by all blocks, or None.
+
+        Returns:
+          float32 `[b, n, d]`, and the same once more if `collect`, else None.
+        """
+        x = batch_sharded(x)
+        end_init = divided(self.kernel_init, jnp.sqrt(2.0 * (layer.index + 1).astype(jnp.float32)))
+        attention = Attention(self.heads, self.grid, self.kernel_init, end_init, self.dtype, name="attn")
+        mlp = Mlp(self.mlp_ratio * x.shape[-1], self.kernel_init, end_init, self.dtype, name="mlp")
+        x = x + self._branch(attention(self._norm("norm1", x), bias), "gamma_1", layer)
+        x = x + self._branch(mlp(self._norm("norm2", x)), "gamma_2", layer)
+        x = batch_sharded(x)
+        return x, x if self.collect else None
+
+    def _norm(self, name: str, x: jax.Array) -> jax.Array:
+        return layer_norm(name)(x).astype(self.dtype)
+
+    def _branch(self, y: jax.Array, gamma: str, layer: Layer) -> jax.Array:
+        y = y.astype(jnp.float32)
+        if self.layer_scale:
+            scale = self.param(gamma, nn.initializers.constant(self.layer_scale), y.shape[-1:], jnp.float32)
+            y = y * scale[None, None]
+        return drop_path(self.make_rng("drop_path"), y, layer.drop_path) if self.stochastic_depth else y
+
+
+class Mlp(nn.Module):
+    """fc1, exact GELU, fc2.
+
+    Attributes:
+      hidden: width between the two.
+      kernel_init: initializer of `fc1/kernel`.
+      end_init: initializer of `fc2/kernel`.
+      dtype: of the matrix products.
+    """
+
+    hidden: int
+    kernel_init: Initializer
+    end_init: Initializer
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """`[b, n, d]` -> `[b, n, d]` in `dtype`."""
+        y = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
+        y = nn.gelu(y, approximate=False)
+        return nn.Dense(x.shape[-1], kernel_init=self.end_init, dtype=self.dtype, name="fc2")(y)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """A layer norm over d, in float32."""
+    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name=name)
+
+
+def drop_path(key: jax.Array, y: jax.Array, rate: jax.Array) -> jax.Array:
+    """Stochastic depth (arXiv 1603.09382): zeroes whole samples with probability `rate`, keeping the expectation.
+
+    Args:
+      key: random key.
+      y: `[b, n, d]`.
+      rate: scalar in [0, 1).
+
+    Returns:
+      `[b, n, d]`, each sample either 0 or y / (1 - rate).
+    """
+    kept = jax.random.bernoulli(key, 1.0 - rate, (y.shape[0], 1, 1))
+    return jnp.where(kept, y / (1.0 - rate).astype(y.dtype), jnp.zeros((), y.dtype))
