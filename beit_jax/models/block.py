@@ -5,6 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.nn.initializers import Initializer
 
 from beit_jax.models.attention import Attention
@@ -19,6 +20,12 @@ class Layer(NamedTuple):
 
     index: jax.Array  # int32, counted from 0
     drop_path: jax.Array  # float32, the probability of leaving out a branch
+
+
+def layers(depth: int, drop_path: float) -> Layer:
+    """The stack of `depth` blocks L: indices, and rates `[L]` that rise linearly from 0 to `drop_path`."""
+    rates = np.linspace(0.0, drop_path, depth, dtype=np.float32)
+    return Layer(index=jnp.arange(depth, dtype=jnp.int32), drop_path=jnp.asarray(rates))
 
 
 class Block(nn.Module):

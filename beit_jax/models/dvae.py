@@ -151,7 +151,7 @@ class CodebookVectors(nn.Module):
         kernel_init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
         kernel = self.param("kernel", kernel_init, (1, 1, self.vocab, self.features), jnp.float32)[0, 0]
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        vectors = kernel[codes] if jnp.issubdtype(codes.dtype, jnp.integer) else codes @ kernel
+        vectors = jnp.take(kernel, codes, axis=0) if jnp.issubdtype(codes.dtype, jnp.integer) else codes @ kernel
         return vectors + bias[None, None, None]
 
 

@@ -5,11 +5,10 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange
 
 from beit_jax.errors import UserError
-from beit_jax.models.block import Block, Layer, layer_norm
+from beit_jax.models.block import Block, layer_norm, layers
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.initializers import Scheme, initializers
 from beit_jax.models.patch_embed import PatchEmbed, patch_grid
@@ -91,9 +90,9 @@ class Encoder(nn.Module):
         bias = None
         if self.relative_position == "shared":
             bias = RelativePositionBias(self.heads, grid, name="relative_position")()
-        x, layers = self._blocks(grid, train=train, collect=all_layers)(x, self._layers(), bias)
+        x, outputs = self._blocks(grid, train=train, collect=all_layers)(x, layers(self.depth, self.drop_path), bias)
         if all_layers:
-            return layers
+            return outputs
         return layer_norm("norm")(x) if self.final_norm else x
 
     def _tokens(self, images: jax.Array, mask: jax.Array | None, grid: tuple[int, int]) -> jax.Array:
@@ -120,10 +119,6 @@ class Encoder(nn.Module):
         if self.absolute_positions:
             x = x + self.param("pos_embed", init.weight, (1, patches + 1, width), jnp.float32)
         return x
-
-    def _layers(self) -> Layer:
-        rates = np.linspace(0.0, self.drop_path, self.depth, dtype=np.float32)
-        return Layer(index=jnp.arange(self.depth, dtype=jnp.int32), drop_path=jnp.asarray(rates))
 
     def _blocks(self, grid: tuple[int, int], *, train: bool, collect: bool) -> nn.Module:
         """The stack, a scan over `Block`."""
