@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 
-from absl import flags
+from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from beit_jax.errors import UserError
@@ -52,6 +52,7 @@ def _one_line(error: Exception) -> str:
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Calls `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit status 2."""
+    logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot mend
     try:
         main(sys.argv[1:])
     except UserError as error:

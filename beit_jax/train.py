@@ -76,7 +76,8 @@ def _run_stage(config: ConfigDict, run: Path) -> dict[str, float]:
     if config.task == "classify" and not config.model.num_classes:
         config.model.num_classes = info.num_classes
     processes = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    steps_per_epoch = info.num_examples // config.batch_size
+    examples = config.data.labels_per_class * info.num_classes or info.num_examples
+    steps_per_epoch = examples // config.batch_size
     eval_set = pipeline.make_eval(config.data, batch_size=config.batch_size, **processes)
 
     def make_stream(step: int) -> pipeline.TrainStream:

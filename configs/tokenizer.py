@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
         size = 16
     # The short side is cut to between 2/3 and 8/9 of its length, as resizing it to 9/8..12/8 of the size before a crop.
     config.data.ops = (
-        f"decode|random_resized_crop({size}, 0.44, 0.79, 1.0, 1.0)|flip_lr|map_pixels('image')|keep('image')"
+        f"decode|random_resized_crop({size}, 0.44, 0.79, (1.0, 1.0))|flip_lr|map_pixels('image')|keep('image')"
     )
     config.data.eval_ops = f"decode|resize_small({size})|central_crop({size})|map_pixels('image')|keep('image')"
     return config

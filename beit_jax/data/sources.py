@@ -56,7 +56,7 @@ class Listed:
         places = tf.data.Dataset.range(share.index + start * share.count, self.num_examples, share.count)
         if seed is None:
             return places
-        key = tf.cast(tf.stack([tf.constant(seed, tf.int64), epoch, 0]), tf.int32)
+        key = tf.stack([tf.constant(seed, tf.int64), epoch])
         return places.map(lambda place: tf.random.experimental.index_shuffle(place, key, self.num_examples - 1))
 
     def record(self, raw: tf.Tensor) -> Features:

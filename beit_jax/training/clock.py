@@ -9,7 +9,11 @@ class Clock:
     """Counts training time, pauses, and waiting for input between two reports."""
 
     def __init__(self):
-        self._start = self._mark = time.perf_counter()
+        self.restart()
+
+    def restart(self) -> None:
+        """Forgets everything."""
+        self._mark = time.perf_counter()
         self._paused = self._waited = 0.0
         self._steps = 0
         self._trained = 0.0  # seconds of training before the mark
@@ -47,7 +51,3 @@ class Clock:
         result = {"steps_per_second": rate, "input_wait": self._waited / seconds, "seconds_left": left}
         self._mark, self._paused, self._waited, self._steps = now, 0.0, 0.0, 0
         return result
-
-    def elapsed(self) -> float:
-        """Seconds since the start, pauses included."""
-        return time.perf_counter() - self._start

@@ -66,12 +66,14 @@ def train(
             _say(sharding.describe(current.params, mesh))
         _say(f"{run.name}: {where_from}; {total_steps} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
 
+        clock, batches = Clock(), ()
         if step < total_steps:
+            batches = _to_devices(make_stream(step), task, mesh, clock)
             start = time.perf_counter()
             update = lower_step(config, task, optimizer, mesh, current, frozen).compile()
             _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
-        clock, writer = Clock(), MetricWriter(run, step)
-        batches = _to_devices(make_stream(step), task, mesh, clock) if step < total_steps else ()
+        writer = MetricWriter(run, step)
+        clock.restart()
         key = jax.random.key(config.seed + 1)  # of dropped paths and relaxed codes; the parameters took `seed`
         pending, in_flight = [], collections.deque()
         results = {}

@@ -1,0 +1,92 @@
+"""The whole of BEiT on a laptop: tokenizer, pre-training, and fine-tuning with few labels against training from scratch.
+
+  python -m beit_jax.train --config configs/quickstart.py --workdir runs/quickstart
+
+Data: the 1,797 scanned digits that ship with scikit-learn (8x8 pixels, enlarged to 16x16); nothing is downloaded. The
+tokenizer and the pre-training see the 1,437 training images without their labels. Fine-tuning then gets `labels` labels a
+class, and so does the same network from scratch: same data, same settings, same number of steps; the only difference is
+where the parameters come from. Each seed draws its own labelled images, for both.
+
+Arguments: labels (per class), seeds (of each arm), runlocal (a few steps of everything, to try the path).
+"""
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import defaults, parse_arg, recipe
+
+SIZE, PATCH, GRID, VOCAB = 16, 4, 4, 64
+ENDING = "|normalize('inception')|keep('image', 'label')"
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Tokenizer, pre-training, then pairs of fine-tuning from BEiT and from scratch."""
+    arg = parse_arg(arg, labels=5, seeds=5, runlocal=False)
+    stages = {"tokenizer": tokenizer(), "pretrain": pretrain()}
+    for seed in range(arg.seeds):
+        stages[f"from_beit_seed{seed}"] = classify(arg.labels, seed, "stage:pretrain")
+    for seed in range(arg.seeds):
+        stages[f"from_scratch_seed{seed}"] = classify(arg.labels, seed, "")
+    if arg.runlocal:
+        for config in stages.values():
+            config.steps, config.optimizer.warmup_steps = 20, 5
+            config.log_every = config.save_every = config.eval_every = 10
+    return recipe(**stages)
+
+
+def digits(config: ConfigDict) -> ConfigDict:
+    """What all stages share."""
+    config.data.source, config.data.eval_split = "digits", "test"
+    config.data.shuffle_buffer = 2000
+    config.log_every, config.save_every, config.eval_every = 100, 500, 500
+    return config
+
+
+def dvae(section: ConfigDict) -> None:
+    """A small dVAE: 16 tokens an image, each for 2x2 pixels of the scan."""
+    section.update(dict(image_size=SIZE, vocab=VOCAB, hidden=16, groups=3, blocks_per_group=1, decoder_init=32))
+
+
+def tokenizer() -> ConfigDict:
+    """The KL term is at work from the first step: without it, the codebook collapses to a handful of codes here."""
+    config = digits(defaults("tokenizer"))
+    dvae(config.model)
+    config.batch_size, config.steps = 64, 3000
+    config.elbo.update(dict(kl_weight=2.0, kl_steps=1, temperature_steps=3000))
+    opt = config.optimizer
+    opt.lr, opt.min_lr, opt.warmup_steps, opt.weight_decay, opt.clip_norm = 1e-2, 1e-4, 50, 1e-4, 1.0
+    config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))|map_pixels('image')|keep('image')"
+    config.data.eval_ops = f"decode|resize({SIZE})|map_pixels('image')|keep('image')"
+    return config
+
+
+def pretrain() -> ConfigDict:
+    """Masks 6 of the 16 patches, as many in proportion as the 75 of 196."""
+    config = digits(defaults("pretrain"))
+    config.model.update(dict(variant=f"Nano/{PATCH}", image_size=SIZE, drop_path=0.0))
+    dvae(config.tokenizer)
+    config.tokenizer.init_from = "stage:tokenizer"
+    config.num_masked = 6
+    config.batch_size, config.steps = 64, 4000
+    opt = config.optimizer
+    opt.lr, opt.warmup_steps, opt.clip_norm, opt.b2 = 2e-3, 200, 3.0, 0.98
+    ending = (
+        "|normalize('inception')|map_pixels('tokenizer_image')"
+        f"|blockwise_mask({config.num_masked}, 2, {GRID})|keep('image', 'tokenizer_image', 'mask')"
+    )
+    config.data.ops = f"decode|two_views({SIZE}, {SIZE}, 0.7, 1.0)" + ending
+    config.data.eval_ops = f"decode|two_views_center({SIZE}, {SIZE}, 1.0)" + ending
+    return config
+
+
+def classify(labels: int, seed: int, init_from: str) -> ConfigDict:
+    """One run of either arm."""
+    config = digits(defaults("classify"))
+    config.model.update(dict(variant=f"Nano/{PATCH}", image_size=SIZE, drop_path=0.1))
+    config.seed, config.data.subset_seed, config.data.labels_per_class = seed, seed, labels
+    config.init_from = init_from
+    config.batch_size, config.steps = 32, 500
+    opt = config.optimizer
+    opt.lr, opt.min_lr, opt.warmup_steps, opt.layer_decay = 2e-3, 1e-5, 50, 0.8
+    config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))" + ENDING
+    config.data.eval_ops = f"decode|resize({SIZE})" + ENDING
+    return config
