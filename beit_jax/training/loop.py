@@ -62,8 +62,10 @@ def train(
         current, where_from = origin.initial_state(config, task, optimizer, checkpoints, mesh)
         frozen = origin.load_frozen(task, mesh)
         step, evaluator = int(current.step), Evaluator(task, mesh)
-        if step == 0:
-            _say(sharding.describe(current.params, mesh))
+        if jax.process_index() == 0:
+            table = sharding.describe(current.params, mesh)
+            (run / "parameters.txt").write_text(table + "\n", encoding="utf-8")
+            _say(f"{run.name}: {table.splitlines()[-1]}; each one in {run / 'parameters.txt'}")
         _say(f"{run.name}: {where_from}; {total_steps} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
 
         clock, batches = Clock(), ()

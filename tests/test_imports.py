@@ -1,0 +1,43 @@
+"""Rooms that must open without heavy libraries, each in a fresh interpreter."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"blocked: {{name}}")
+sys.meta_path.insert(0, Blocked())
+"""
+HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "transformers", "matplotlib"}
+
+
+def run(code, *arguments):
+    return subprocess.run([sys.executable, *arguments, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_models_tasks_and_training_without_tensorflow():
+    code = BLOCK.format(blocked=HEAVY) + (
+        "import beit_jax, beit_jax.models, beit_jax.tasks, beit_jax.training, beit_jax.data\n"
+        "from beit_jax.models import vit, heads, dvae\n"
+        "from beit_jax.tasks import create\n"
+        "from beit_jax.training import loop, checkpoint, evaluation, origin\n"
+        "print('open')"
+    )
+    done = run(code)
+    assert done.stdout.strip().endswith("open"), done.stderr
+
+
+@pytest.mark.parametrize("door", ["train", "evaluate", "benchmark"])
+def test_help_is_quick(door):
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-m", f"beit_jax.{door}", "--help"], capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    assert done.returncode == 0, done.stderr
+    assert f"python -m beit_jax.{door}" in done.stdout
+    assert seconds < 3, f"{seconds:.1f} s"

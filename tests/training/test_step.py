@@ -1,0 +1,121 @@
+"""The step: the same on any mesh, with micro-batches, and without TensorFlow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from batches import random_batch
+from tiny import config as tiny
+
+from beit_jax import tasks
+from beit_jax.config import TASKS
+from beit_jax.training import loop, optimizer, origin, sharding, state
+from beit_jax.training.params import flatten
+
+STEPS = 3
+
+
+def run_steps(config, mesh, steps=STEPS):
+    """Losses and the final state, as NumPy, of a few steps on random batches."""
+    task = tasks.create(config)
+    tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=2)
+    with jax.set_mesh(mesh):
+        abstract = origin.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
+        current = jax.jit(
+            lambda key: state.create(task, tx, key, config.optimizer.ema > 0),
+            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        )(jax.random.key(0))
+        frozen = origin.load_frozen(task, mesh)
+        step = loop.lower_step(config, task, tx, mesh, current, frozen).compile()
+        losses = []
+        for index in range(steps):
+            batch = sharding.to_devices(mesh, random_batch(task, config.batch_size, seed=index))
+            current, metrics = step(current, frozen, batch, jax.random.key(1))
+            losses.append(float(metrics["loss"][0]) / float(metrics["loss"][1]))
+        return losses, jax.device_get(current)
+
+
+def one_device():
+    return sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+    ("task", "sizes"),
+    [
+        *((task, dict(data=2, fsdp=4, tensor=1)) for task in TASKS),
+        ("pretrain", dict(data=2, fsdp=2, tensor=2)),
+    ],
+)
+def test_one_device_equals_eight(task, sizes):
+    config = tiny(task)
+    alone, alone_state = run_steps(config, one_device(), steps=2)
+    together, state_of_eight = run_steps(config, sharding.make_mesh(sizes), steps=2)
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+    expected, found = flatten(alone_state.params), flatten(state_of_eight.params)
+    for name in expected:
+        # Adam divides by the root of tiny second moments, which makes rounding visible: compare to the update's size.
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-4, err_msg=name)
+
+
+def test_state_is_split_over_fsdp():
+    config, mesh = tiny("pretrain"), sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+    task = tasks.create(config)
+    tx, _ = optimizer.make(config.optimizer, 10, 2)
+    abstract = origin.abstract_state(task, tx, True, mesh)
+    name = "encoder/blocks/mlp/fc1/kernel"
+    trees = [abstract.params, abstract.ema]
+    adam = next(
+        part for part in jax.tree.leaves(abstract.opt_state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(part, "mu")
+    )
+    for tree in [*trees, adam.mu, adam.nu]:
+        leaf = flatten(tree)[name]
+        assert leaf.sharding.shard_shape(leaf.shape) == (2, 8, 128)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_micro_batches_give_the_whole_batch_s_gradient(task):
+    """Also where micro-batches hold different numbers of masked patches; without random draws in the loss."""
+    config = tiny(task)
+    if task == "tokenizer":
+        pytest.skip("the relaxation draws noise of its own for each micro-batch")
+    config.model.drop_path = 0.0
+    whole, whole_state = run_steps(config, one_device(), steps=1)
+    config.optimizer.accumulate = 4
+    split, split_state = run_steps(config, one_device(), steps=1)
+    np.testing.assert_allclose(split, whole, rtol=1e-6)
+    for name, value in flatten(whole_state.params).items():
+        np.testing.assert_allclose(flatten(split_state.params)[name], value, atol=1e-5, err_msg=name)
+
+
+def test_averaged_parameters_follow_the_formula():
+    config = tiny("classify")
+    config.optimizer.ema = 0.75
+    _, first = run_steps(config, one_device(), steps=2)
+    _, second = run_steps(config, one_device(), steps=3)
+    for name, value in flatten(second.ema).items():
+        expected = 0.75 * flatten(first.ema)[name] + 0.25 * flatten(second.params)[name]
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_learning_rate_is_zero_at_the_first_step():
+    config = tiny("classify")
+    _, after = run_steps(config, one_device(), steps=1)
+    before = jax.jit(tasks.create(config).init)(jax.random.key(0))
+    for name, value in flatten(before).items():
+        np.testing.assert_array_equal(flatten(after.params)[name], value)
+
+
+def test_whole_masks_and_padding_weigh_nothing():
+    """The gathered loss equals the plain mean over masked patches of all logits."""
+    config = tiny("pretrain")
+    task = tasks.create(config)
+    params = task.init(jax.random.key(3))
+    frozen = {"tokenizer": task.frozen["tokenizer"].init(jax.random.key(4))}
+    batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 8).items()}
+    assert int(batch["mask"].sum(axis=(1, 2)).max()) <= config.num_masked
+    sums = task.measure(params, frozen, batch | {"valid": jnp.ones(8, bool)})
+    config.num_masked = 16
+    everything = tasks.create(config).measure(params, frozen, batch | {"valid": jnp.ones(8, bool)})
+    assert float(sums["loss"][1]) == float(batch["mask"].sum())
+    np.testing.assert_allclose(sums["loss"][0], everything["loss"][0], rtol=1e-5)
+    np.testing.assert_allclose(sums["mlm_acc"][0], everything["mlm_acc"][0])
