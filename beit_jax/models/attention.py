@@ -45,9 +45,7 @@ class Attention(nn.Module):
         """
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
-        fused = nn.DenseGeneral(
-            (3, *shape), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv"
-        )
+        fused = nn.DenseGeneral((3, *shape), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
         query, key, value = jnp.unstack(fused(x), axis=2)
         query = query + self._bias("q_bias", shape)
         value = value + self._bias("v_bias", shape)

@@ -88,10 +88,7 @@ class ResidualBlock(nn.Module):
 
 
 class Group(nn.Module):
-    """Residual blocks of one width.
-
-    Attributes: `blocks` of them; the others are those of `ResidualBlock`.
-    """
+    """As many residual blocks as `blocks`; the other attributes are theirs."""
 
     blocks: int
     features: int
@@ -125,10 +122,8 @@ class DvaeEncoder(nn.Module):
         gain = 1.0 / (self.groups * self.blocks_per_group) ** 2
         x = Conv(self.hidden, 7, self.dtype, name="input")(images)
         for i in range(self.groups):
-            group = Group(
-                self.blocks_per_group, self.hidden * 2**i, (3, 3, 3, 1), gain, self.dtype, name=f"group_{i + 1}"
-            )
-            x = group(x)
+            width = self.hidden * 2**i
+            x = Group(self.blocks_per_group, width, (3, 3, 3, 1), gain, self.dtype, name=f"group_{i + 1}")(x)
             if i < self.groups - 1:
                 x = reduce(x, "b (h 2) (w 2) c -> b h w c", "max")
         return Conv(self.vocab, 1, name="output")(nn.relu(x))

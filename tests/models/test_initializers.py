@@ -79,10 +79,11 @@ def test_heads():
     encoder = vit.Encoder(192, 1, 3, 4, mask_token=True)
     images = jnp.zeros((1, 8, 8, 3))
     model = heads.MaskedImageModel(encoder, vocab=1000)
-    kernel = np.asarray(model.init(jax.random.key(0), images, None)["params"]["lm_head"]["kernel"])
+    kernel = np.asarray(jax.jit(model.init)(jax.random.key(0), images, None)["params"]["lm_head"]["kernel"])
     np.testing.assert_allclose(kernel.std(), CUT, rtol=0.01)
     encoder = vit.Encoder(192, 1, 3, 4, init_scheme="finetune", final_norm=False)
-    params = heads.ImageClassifier(encoder, num_classes=1000).init(jax.random.key(0), images)["params"]
+    model = heads.ImageClassifier(encoder, num_classes=1000)
+    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
     np.testing.assert_allclose(np.asarray(params["head"]["kernel"]).std(), 2e-5, rtol=0.01)
     assert not np.any(params["head"]["bias"])
 

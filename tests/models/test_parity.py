@@ -87,9 +87,7 @@ def test_masked_image_model(relative_position, absolute_positions, capsys):
 def test_classifier(relative_position, absolute_positions, pooling, capsys):
     transformers = pytest.importorskip("transformers")
     ours, theirs = position_fields(relative_position, absolute_positions)
-    encoder = vit.Encoder(
-        WIDTH, DEPTH, HEADS, PATCH, final_norm=pooling == "cls", init_scheme="finetune", **ours
-    )
+    encoder = vit.Encoder(WIDTH, DEPTH, HEADS, PATCH, final_norm=pooling == "cls", init_scheme="finetune", **ours)
     model = heads.ImageClassifier(encoder, num_classes=CLASSES, pooling=pooling)
     images = draw((3, SIDE, SIDE, 3))
     params = parameters_of(model, images)
