@@ -57,21 +57,22 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
             results[name] = json.loads(finished.read_text(encoding="utf-8"))
             print(f"{name}: finished before, skipped", flush=True)
             continue
-        results[name] = _run_stage(_resolve(stage, workdir), run)
+        results[name] = _run_stage(_resolve(stage, workdir), run, workdir / "compiled")
         _write(finished, json.dumps(results[name], indent=1))
     _report(workdir)
     return results
 
 
-def _run_stage(config: ConfigDict, run: Path) -> dict[str, float]:
+def _run_stage(config: ConfigDict, run: Path, compiled: Path) -> dict[str, float]:
     import jax
 
     from beit_jax import tasks
     from beit_jax.data import pipeline
     from beit_jax.training import loop
 
-    # Compiled programs are kept with the run: a continued run starts at once.
-    jax.config.update("jax_compilation_cache_dir", str((run.parent / "compiled").absolute()))
+    if not jax.config.jax_compilation_cache_dir:
+        # Compiled programs are kept with the run: a continued run starts at once.
+        jax.config.update("jax_compilation_cache_dir", str(compiled.absolute()))
     info = pipeline.info(config.data, config.data.split)
     if config.task == "classify" and not config.model.num_classes:
         config.model.num_classes = info.num_classes

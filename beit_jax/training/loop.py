@@ -72,7 +72,7 @@ def train(
         if step < total_steps:
             batches = _to_devices(make_stream(step), task, mesh, clock)
             start = time.perf_counter()
-            update = lower_step(config, task, optimizer, mesh, current, frozen).compile()
+            update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
             _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
         writer = MetricWriter(run, step)
         clock.restart()
@@ -125,10 +125,10 @@ def _due(step: int, every: int, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
-def lower_step(
+def trace_step(
     config: ConfigDict, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, current: Any, frozen: Any
-) -> jax.stages.Lowered:
-    """The training step, lowered for a mesh from arrays or shapes; needs no data and, given shapes, no memory."""
+) -> jax.stages.Traced:
+    """The training step, traced for a mesh from arrays or shapes; needs no data and, given shapes, no memory."""
     step = state.make_step(task, optimizer, config.optimizer.accumulate, config.optimizer.ema)
     jitted = jax.jit(step, out_shardings=(sharding.shardings(mesh, current), None), donate_argnums=0)
     rows = sharding.batch_sharding(mesh)
@@ -136,7 +136,7 @@ def lower_step(
         name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
         for name, spec in task.batch_spec(config.batch_size).items()
     }
-    return jitted.lower(current, frozen, batch, jax.random.key(0))
+    return jitted.trace(current, frozen, batch, jax.random.key(0))
 
 
 def _to_devices(stream: Iterable[Rows], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:

@@ -1,6 +1,5 @@
 """Where a run starts; the order of precedence stands in `checkpoint.py`."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -85,6 +84,13 @@ def expand_shared_table(loaded: Params, target: Params) -> Params:
     return unflatten(flat)
 
 
+def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
+    """Shapes, dtypes and shardings of the parts that the task does not learn."""
+    return {
+        name: with_shardings(jax.eval_shape(part.init, jax.random.key(0)), mesh) for name, part in task.frozen.items()
+    }
+
+
 def load_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
     """The parameters that the task reads and does not learn, sharded.
 
@@ -92,16 +98,14 @@ def load_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
       UserError: a source holds no checkpoint, or one that does not fit.
     """
     frozen = {}
-    for name, part in task.frozen.items():
-        abstract = with_shardings(jax.eval_shape(part.init, jax.random.key(0)), mesh)
-        placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    for name, abstract in abstract_frozen(task, mesh).items():
+        part, placement = task.frozen[name], jax.tree.map(lambda leaf: leaf.sharding, abstract)
         if part.source == "random":
             frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(0))
             continue
-        source: Path = checkpoint.locate(part.source)
         try:
-            merged = merge(abstract, checkpoint.load_params(source, whole(mesh)))
+            loaded = merge(abstract, checkpoint.load_params(checkpoint.locate(part.source), whole(mesh)))
         except UserError as error:
             raise UserError(f"{name} from {part.source}: {error}") from error
-        frozen[name] = jax.device_put(merged, placement)
+        frozen[name] = jax.device_put(loaded, placement)
     return frozen

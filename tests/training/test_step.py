@@ -26,7 +26,7 @@ def run_steps(config, mesh, steps=STEPS):
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
         )(jax.random.key(0))
         frozen = origin.load_frozen(task, mesh)
-        step = loop.lower_step(config, task, tx, mesh, current, frozen).compile()
+        step = loop.trace_step(config, task, tx, mesh, current, frozen).lower().compile()
         losses = []
         for index in range(steps):
             batch = sharding.to_devices(mesh, random_batch(task, config.batch_size, seed=index))

@@ -1,0 +1,109 @@
+"""Every config with every documented argument: builds, is valid, and its step lowers for TPU and CUDA; and it runs."""
+
+import jax
+import pytest
+
+from beit_jax import config as configs
+from beit_jax import tasks, train
+from beit_jax.training import loop, optimizer, origin, sharding
+from beit_jax.training.metrics import read
+from beit_jax.validate import validate
+
+ARGUMENTS = {
+    "tokenizer": ["", "data=folder:somewhere", "runlocal"],
+    "pretrain": [
+        "",
+        "variant=Ti/16",
+        "variant=S/16",
+        "variant=L/16",
+        "data=imagenet21k,epochs=150",
+        "paper",
+        "runlocal",
+    ],
+    "finetune": ["", "variant=L/16", "paper", "intermediate", "variant=L/16,intermediate", "data=cifar100", "runlocal"],
+    "quickstart": ["", "labels=20,seeds=3", "runlocal"],
+}
+
+
+def stages(repository, name, arg):
+    config = configs.load(str(repository / "configs" / f"{name}.py") + f":{arg}")
+    found = {stage: config[stage] for stage in config.get("stages", ())} or {name: config}
+    for stage in found.values():
+        if stage.task == "pretrain" and not stage.tokenizer.init_from:
+            stage.tokenizer.init_from = "random"
+    validate(config)
+    return found
+
+
+def test_every_config_file_is_tested(repository):
+    assert {path.stem for path in (repository / "configs").glob("*.py")} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("name", "arg"), [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments], ids=":".join
+)
+def test_lowers_sharded_over_eight_devices(repository, name, arg):
+    mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+    seen = set()
+    for config in stages(repository, name, arg).values():
+        if config.task == "classify":
+            config.model.num_classes = 1000
+        shape = str(config.model), config.batch_size
+        if shape in seen:
+            continue
+        seen.add(shape)
+        task = tasks.create(config)
+        tx, _ = optimizer.make(config.optimizer, total_steps=100_000, warmup_steps=config.optimizer.warmup_steps)
+        with jax.set_mesh(mesh), jax.numpy_dtype_promotion("standard"):
+            state = origin.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
+            frozen = origin.abstract_frozen(task, mesh)
+            traced = loop.trace_step(config, task, tx, mesh, state, frozen)
+            for platform in ("tpu", "cuda"):
+                assert "stablehlo" in traced.lower(lowering_platforms=(platform,)).as_text()[:100_000]
+
+
+def test_official_values_are_the_defaults(repository):
+    (base,) = stages(repository, "pretrain", "").values()
+    assert (base.optimizer.lr, base.optimizer.min_lr, base.optimizer.clip_norm) == (1.5e-3, 1e-5, 3.0)
+    assert (base.batch_size, base.epochs, base.optimizer.warmup_epochs, base.optimizer.weight_decay) == (
+        2048,
+        800,
+        10,
+        0.05,
+    )
+    (large,) = stages(repository, "pretrain", "variant=L/16,data=imagenet21k,epochs=150").values()
+    assert (large.optimizer.clip_norm, large.model.layer_scale, large.optimizer.warmup_steps) == (1.0, 1e-5, 10_000)
+    assert "inception" in large.data.ops and "imagenet" in base.data.ops
+    (tokenizer,) = stages(repository, "tokenizer", "").values()
+    assert (tokenizer.elbo.kl_weight, tokenizer.elbo.temperature_steps, tokenizer.optimizer.ema) == (
+        6.6,
+        150_000,
+        0.999,
+    )
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "pretrain", "finetune"])
+def test_runlocal_runs(repository, tmp_path, name):
+    with jax.numpy_dtype_promotion("standard"):
+        train.main([f"--config={repository}/configs/{name}.py:runlocal", f"--workdir={tmp_path}"])
+    lines = read(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines if "loss" in line] == [10, 20]
+    assert (tmp_path / "report.html").exists()
+
+
+def test_quick_start_path_skips_what_is_finished(repository, tmp_path, capsys):
+    command = [f"--config={repository}/configs/quickstart.py:runlocal,seeds=1", f"--workdir={tmp_path}"]
+    with jax.numpy_dtype_promotion("standard"):
+        train.main(command)
+    first = capsys.readouterr().out
+    train.main(command)
+    second = capsys.readouterr().out
+    stage_names = ("tokenizer", "pretrain", "from_beit_seed0", "from_scratch_seed0")
+    assert all(f"{name}: finished before, skipped" in second for name in stage_names)
+    table = first[first.index("stage  ") :]
+    assert table == second[second.index("stage  ") :]
+    assert "starting from the parameters of" in first
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 10 and 'src="http' not in page
+    for picture in ("tokenizer/pictures/reconstruction.png", "pretrain/pictures/masked.png"):
+        assert (tmp_path / picture).stat().st_size > 500

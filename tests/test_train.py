@@ -1,0 +1,205 @@
+"""The door as users meet it: killed and started again, and given wrong things."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from beit_jax import evaluate, train
+from beit_jax.errors import UserError
+from beit_jax.training import checkpoint
+from beit_jax.training.metrics import read
+
+CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune")}
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def command(task, workdir, *overrides):
+    return [f"--config={CONFIGS[task]}", f"--workdir={workdir}", *overrides]
+
+
+def test_killed_run_continues_to_the_last_bit(tmp_path):
+    overrides = ["--config.steps=10", "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5"]
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
+
+    def start(workdir):
+        arguments = [sys.executable, "-m", "beit_jax.train", *command("pretrain", workdir, *overrides)]
+        return subprocess.Popen(
+            arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    process = start(straight)
+    assert process.wait(120) == 0, process.stderr.read()
+
+    # The folder as a run leaves it that is killed after step 7 with its checkpoint of step 5 complete.
+    process = start(killed)
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "5" / "_CHECKPOINT_METADATA").exists():
+        assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(killed / "checkpoints" / "10", ignore_errors=True)
+    (killed / "result.json").unlink(missing_ok=True)
+    process = start(killed)
+    assert process.wait(120) == 0, process.stderr.read()
+
+    def numbers(workdir):
+        skip = ("examples_per_second", "input_wait")
+        return [
+            {name: value for name, value in line.items() if name not in skip}
+            for line in read(workdir / "metrics.jsonl")
+        ]
+
+    assert numbers(killed) == numbers(straight)
+    assert [line["step"] for line in numbers(straight) if "loss" in line] == list(range(1, 11))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, repository):
+    """A finished fine-tuning of 20 steps."""
+    workdir = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        train.main(command("finetune", workdir))
+    return workdir
+
+
+def test_evaluate_gives_the_numbers_of_the_run(finished, capsys):
+    evaluate.main([f"--checkpoint={finished}"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((finished / "result.json").read_text())
+    assert printed["images"] == 359 or printed["images"] == 360
+    evaluate.main([f"--checkpoint={finished}/checkpoints/10", "--config.data.eval_split=train"])
+    assert json.loads(capsys.readouterr().out)["images"] > 1400
+
+
+def test_damaged_newest_checkpoint_falls_back(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
+    for file in (tmp_path / "checkpoints" / "20" / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.warns(UserWarning, match=r"checkpoints/20 cannot be read .* set aside as 20.broken"):
+        train.main(command("finetune", tmp_path))
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
+    assert (tmp_path / "checkpoints" / "20.broken").is_dir()
+    assert checkpoint.locate(str(tmp_path)).name == "20"
+
+
+def test_resume_from_another_run(finished, tmp_path):
+    train.main(command("finetune", tmp_path, f"--config.resume_from={finished}/checkpoints/10"))
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
+
+
+def refused(arguments, door=train):
+    with warnings.catch_warnings(), pytest.raises(UserError) as error:
+        warnings.simplefilter("ignore")
+        door.main(arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "parts"),
+    [
+        ("pretrain", ["--config.optimizer.lrr=1"], ["lrr", 'Did you mean "lr"']),
+        ("pretrain", ["--config.steps=many"], ["steps", "many"]),
+        ("pretrain", ["--config.model.image_size=18"], ["18", "patch size 4", "multiple of 4"]),
+        ("pretrain", ["--config.tokenizer.image_size=32"], ["8x8", "4x4", "tokenizer.image_size=16"]),
+        ("pretrain", ["--config.batch_size=12"], ["12", "8 devices", "multiple of 8"]),
+        ("pretrain", ["--config.mesh.fsdp=3"], ["fsdp=3", "8 device"]),
+        ("pretrain", ["--config.tokenizer.init_from=nowhere"], ["tokenizer", "nowhere", "no checkpoint"]),
+        ("finetune", ["--config.init_from=nowhere"], ["nowhere holds no checkpoint"]),
+        ("finetune", ["--config.data.source=imagenet2012"], ["imagenet2012"]),
+        ("finetune", ["--config.data.source=no_such_set"], ["no_such_set"]),
+        ("finetune", ["--config.data.source=folder:/no/such/folder"], ["/no/such/folder"]),
+        ("finetune", ["--config.data.ops=decode|blur(3)"], ["blur"]),
+        ("finetune", ["--config.model.image_size=20"], ["image", "16, 16, 3", "20, 20, 3"]),
+        ("tokenizer", ["--config.optimizer.warmup_steps=20"], ["warm-up", "20"]),
+        ("tokenizer", ["--flag=1"], ["flag"]),
+    ],
+)
+def test_wrong_input_is_one_clear_line(tmp_path, task, overrides, parts):
+    message = refused(command(task, tmp_path / "run", *overrides))
+    for part in parts:
+        assert part in message, message
+
+
+def test_checkpoint_of_another_shape(finished, tmp_path):
+    message = refused(command("finetune", tmp_path, f"--config.init_from={finished}", "--config.model.variant=Nano/4"))
+    assert "of another shape" in message and "encoder/cls_token (1, 1, 32) (expected (1, 1, 64))" in message
+
+
+def test_workdir_of_another_config(finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    message = refused(command("finetune", finished, "--config.seed=5"))
+    assert "another config: seed is 0 there and 5 now" in message
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_loss_that_is_not_finite(tmp_path):
+    message = refused(command("finetune", tmp_path, "--config.optimizer.lr=1e30", "--config.optimizer.warmup_steps=0"))
+    assert "between steps" in message and "checkpoint" in message
+
+
+def test_no_stack_trace_on_the_command_line(tmp_path):
+    arguments = [sys.executable, "-m", "beit_jax.train", "--config=configs/none.py", f"--workdir={tmp_path}"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "error: config 'configs/none.py' does not exist; expected a file such as configs/quickstart.py"
+    ]
+
+
+def make_folder(root, images=40, bad=()):
+    rng = np.random.default_rng(0)
+    for index in range(images):
+        folder = root / ("cats", "dogs")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{index:03d}.png"
+        Image.fromarray(rng.integers(0, 255, (12, 17, 3), np.uint8)).save(path)
+        if index in bad:
+            path.write_bytes(path.read_bytes()[:40])
+
+
+def folder_command(workdir, root, *overrides):
+    splits = ["--config.data.split=train", "--config.data.eval_split=train", "--config.batch_size=16"]
+    return command("finetune", workdir, f"--config.data.source=folder:{root}", *splits, *overrides)
+
+
+def test_folder_with_one_unreadable_image(tmp_path, capfd):
+    make_folder(tmp_path / "images", bad=(7,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train.main(folder_command(tmp_path / "run", tmp_path / "images", "--config.data.max_bad_fraction=0.1"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["images"] == 39
+
+
+def test_folder_with_too_many_unreadable_images(tmp_path):
+    make_folder(tmp_path / "images", bad=range(0, 40, 4))
+    message = refused(folder_command(tmp_path / "run", tmp_path / "images"))
+    assert "png" in message
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    assert "images" in refused(folder_command(tmp_path / "run", tmp_path / "images"))
