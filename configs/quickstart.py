@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import defaults, parse_arg, recipe
 
-SIZE, PATCH, GRID, VOCAB = 16, 4, 4, 64
+SIZE, PATCH, GRID, VOCAB = 16, 4, 4, 32
 ENDING = "|normalize('inception')|keep('image', 'label')"
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """Tokenizer, pre-training, then pairs of fine-tuning from BEiT and from scratch."""
-    arg = parse_arg(arg, labels=5, seeds=5, runlocal=False)
+    arg = parse_arg(arg, labels=5, seeds=3, runlocal=False)
     stages = {"tokenizer": tokenizer(), "pretrain": pretrain()}
     for seed in range(arg.seeds):
         stages[f"from_beit_seed{seed}"] = classify(arg.labels, seed, "stage:pretrain")
@@ -28,8 +28,8 @@ def get_config(arg: str = "") -> ConfigDict:
         stages[f"from_scratch_seed{seed}"] = classify(arg.labels, seed, "")
     if arg.runlocal:
         for config in stages.values():
-            config.steps, config.optimizer.warmup_steps = 20, 5
-            config.log_every = config.save_every = config.eval_every = 10
+            config.steps, config.optimizer.warmup_steps = 10, 2
+            config.log_every = config.save_every = config.eval_every = 5
     return recipe(**stages)
 
 
@@ -51,7 +51,7 @@ def tokenizer() -> ConfigDict:
     config = digits(defaults("tokenizer"))
     dvae(config.model)
     config.batch_size, config.steps = 64, 2000
-    config.elbo.update(dict(kl_weight=4.0, kl_steps=1, temperature_steps=2000))
+    config.elbo.update(dict(kl_weight=2.0, kl_steps=1, temperature_steps=2000))
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup_steps, opt.weight_decay, opt.clip_norm = 1e-2, 1e-4, 50, 1e-4, 1.0
     config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))|map_pixels('image')|keep('image')"

@@ -39,9 +39,10 @@ def test_every_config_file_is_tested(repository):
     assert {path.stem for path in (repository / "configs").glob("*.py")} == set(ARGUMENTS)
 
 
-@pytest.mark.parametrize(
-    ("name", "arg"), [(name, arg) for name, arguments in ARGUMENTS.items() for arg in arguments], ids=":".join
-)
+CASES = [pytest.param(name, arg, id=f"{name}:{arg}") for name, arguments in ARGUMENTS.items() for arg in arguments]
+
+
+@pytest.mark.parametrize(("name", "arg"), CASES)
 def test_lowers_sharded_over_eight_devices(repository, name, arg):
     mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     seen = set()

@@ -100,8 +100,8 @@ def create(config: ConfigDict) -> Task:
         return {
             "original": original,
             "masked": jnp.where(pixel_mask, 0.5, original),
-            "tokenizer alone": decoded(tokens),
-            "BEiT's prediction": decoded(jnp.where(mask, guesses, tokens)),
+            "tokenizer": decoded(tokens),
+            "prediction": decoded(jnp.where(mask, guesses, tokens)),
         }
 
     def batch_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:

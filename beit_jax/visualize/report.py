@@ -35,6 +35,16 @@ EXPLAINED = {
 }
 
 
+# The pictures that tasks make, in the order of telling.
+CAPTIONS = {
+    "original.png": "held-out images",
+    "reconstruction.png": "what is left of them after the tokenizer: decoded from their tokens",
+    "masked.png": "what BEiT sees",
+    "prediction.png": "the tokens that BEiT puts in the masked places, decoded together with the visible ones",
+    "tokenizer.png": "the true tokens, decoded: the best that the row above could be",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Group:
     """Runs that differ in their seed only; most groups have one run.
@@ -133,15 +143,13 @@ img {{ max-width: 100%; image-rendering: pixelated; }} figure {{ margin: 0 0 .6e
 
 def _pictures(group: Group) -> str:
     folder = group.runs[0] / "pictures"
-    names = ("original", "masked", "tokenizer_alone", "BEiT_s_prediction", "reconstruction")
-    files = [folder / f"{name}.png" for name in names if (folder / f"{name}.png").exists()]
-    if not files:
-        return ""
     figures = "\n".join(
-        f"<figure><figcaption>{html.escape(file.stem.replace('_s_', chr(39) + 's ').replace('_', ' '))}</figcaption>"
-        f"{_image(file.read_bytes())}</figure>"
-        for file in files
+        f"<figure><figcaption>{html.escape(caption)}</figcaption>{_image((folder / file).read_bytes())}</figure>"
+        for file, caption in CAPTIONS.items()
+        if (folder / file).exists()
     )
+    if not figures:
+        return ""
     return f"<h2>{html.escape(group.name)}: what it sees</h2>\n{figures}"
 
 

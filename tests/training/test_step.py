@@ -109,13 +109,13 @@ def test_whole_masks_and_padding_weigh_nothing():
     """The gathered loss equals the plain mean over masked patches of all logits."""
     config = tiny("pretrain")
     task = tasks.create(config)
-    params = task.init(jax.random.key(3))
-    frozen = {"tokenizer": task.frozen["tokenizer"].init(jax.random.key(4))}
+    params = jax.jit(task.init)(jax.random.key(3))
+    frozen = {"tokenizer": jax.jit(task.frozen["tokenizer"].init)(jax.random.key(4))}
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 8).items()}
     assert int(batch["mask"].sum(axis=(1, 2)).max()) <= config.num_masked
-    sums = task.measure(params, frozen, batch | {"valid": jnp.ones(8, bool)})
+    sums = jax.jit(task.measure)(params, frozen, batch | {"valid": jnp.ones(8, bool)})
     config.num_masked = 16
-    everything = tasks.create(config).measure(params, frozen, batch | {"valid": jnp.ones(8, bool)})
+    everything = jax.jit(tasks.create(config).measure)(params, frozen, batch | {"valid": jnp.ones(8, bool)})
     assert float(sums["loss"][1]) == float(batch["mask"].sum())
     np.testing.assert_allclose(sums["loss"][0], everything["loss"][0], rtol=1e-5)
     np.testing.assert_allclose(sums["mlm_acc"][0], everything["mlm_acc"][0])
