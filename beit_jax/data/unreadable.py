@@ -1,6 +1,6 @@
 """The account of images that could not be read: counted, named once, and too many of them end the run."""
 
-from absl import logging
+import logging
 
 from beit_jax.errors import UserError
 
@@ -24,7 +24,7 @@ class Unreadable:
         for name in (raw.decode("utf-8", "replace") for raw in names):
             if name not in self.names:
                 self.names.append(name)
-                logging.warning("cannot read the image %s; another one takes its place", name)
+                logging.getLogger("beit_jax").warning("cannot read the image %s; another one takes its place", name)
 
     def check(self, at_least: int = ENOUGH) -> None:
         """Raises UserError when more than the share put up with was unreadable and `at_least` images were seen."""
