@@ -1,4 +1,4 @@
-"""Fine-tuning for image classification (arXiv 2106.08254, section 3.1; official get_started_for_image_classification.md).
+"""Fine-tuning for image classification (arXiv 2106.08254, section 3.1; official get-started page).
 
   python -m beit_jax.train --config configs/finetune.py --workdir runs/finetune --config.init_from=runs/pretrain
   python -m beit_jax.train --config configs/finetune.py:variant=L/16 --workdir ... --config.init_from=...

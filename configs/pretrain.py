@@ -1,16 +1,17 @@
 """BEiT pre-training: masked image modelling with discrete tokens (arXiv 2106.08254, section 2; official README).
 
-  python -m beit_jax.train --config configs/pretrain.py --workdir runs/pretrain --config.tokenizer.init_from=runs/tokenizer
+  python -m beit_jax.train --config configs/pretrain.py --workdir runs/pretrain \\
+      --config.tokenizer.init_from=runs/tokenizer
   python -m beit_jax.train --config configs/pretrain.py:variant=L/16,data=imagenet21k,epochs=150 --workdir ...
   python -m beit_jax.train --config configs/pretrain.py:runlocal --workdir runs/try       a minute on a laptop
 
-Arguments: variant (Ti/16 S/16 B/16 L/16), data (a tfds name, folder:PATH or digits), epochs, paper (the plain ViT of the
-paper's main tables: absolute positions, no relative ones, no LayerScale), runlocal.
+Arguments: variant (Ti/16 S/16 B/16 L/16), data (a tfds name, folder:PATH or digits), epochs, paper (the plain ViT of
+the paper's main tables: absolute positions, no relative ones, no LayerScale), runlocal.
 
-Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of this
-code at this size: not measured.
-Expected: B/16 on ImageNet-1k after 300 epochs: training loss 6.30, accuracy at masked positions 4.96% (the authors' log,
-microsoft/unilm#383). Five percent is what a healthy run shows: always guessing uniformly has a loss of ln 8192 = 9.01.
+Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
+this code at this size: not measured.
+Expected: B/16 on ImageNet-1k after 300 epochs: training loss 6.30, accuracy at masked positions 4.96% (the authors'
+log, microsoft/unilm#383). Five percent is what a healthy run shows: uniform guesses have a loss of ln 8192 = 9.01.
 """
 
 from ml_collections import ConfigDict

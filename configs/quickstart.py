@@ -1,4 +1,4 @@
-"""The whole of BEiT on a laptop: tokenizer, pre-training, and fine-tuning with few labels against training from scratch.
+"""The whole of BEiT on a laptop: tokenizer, pre-training, and fine-tuning with few labels against from scratch.
 
   python -m beit_jax.train --config configs/quickstart.py --workdir runs/quickstart
 

@@ -7,8 +7,8 @@
 Arguments: data (a tfds name, folder:PATH or digits), runlocal.
 
 Hardware: OpenAI used 64 V100 (16 GB), 8 images each. Time and memory of this code at this size: not measured.
-Expected: the paper's dVAE reconstructs ImageNet with a mean absolute error of 0.0856, one re-trained on ImageNet-1k with
-0.0880 (BEiT paper, table 8). Watch `perplexity`: a tokenizer that uses a handful of its codes teaches nothing.
+Expected: the paper's dVAE reconstructs ImageNet with a mean absolute error of 0.0856, one re-trained on ImageNet-1k
+with 0.0880 (BEiT paper, table 8). Watch `perplexity`: a tokenizer that uses a handful of its codes teaches nothing.
 """
 
 from ml_collections import ConfigDict
