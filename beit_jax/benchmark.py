@@ -93,7 +93,7 @@ def _masks(settings: argparse.Namespace) -> None:
         return
     print(f"block masks on a {grid[0]}x{grid[1]} grid, batches of {batch}, one core, median of {ROUNDS} rounds")
     print(f"  in the graph, a batch at once   {figures['graph']:7.1f} us per mask")
-    print(f"  plain NumPy loop                {figures['plain']:7.1f} us per mask, {figures['ratio']:.1f} times the time")
+    print(f"  plain NumPy loop                {figures['plain']:7.1f} us per mask, {figures['ratio']:.1f} times ours")
 
 
 def _alternate(one: Callable[[int], None], other: Callable[[int], None], calls: int = 10) -> tuple[float, float]:

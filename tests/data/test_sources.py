@@ -1,0 +1,118 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from beit_jax.data import digits
+from beit_jax.data.sources import ID, Listed, Share, open_source
+from beit_jax.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def sharded_dir(tmp_path_factory):
+    """Digits in five files, so that file order, skips and interleaving are at work."""
+    folder = str(tmp_path_factory.mktemp("sharded"))
+    digits.Digits(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=5))
+    return folder
+
+
+@pytest.fixture(params=["folder", "sharded", "few"])
+def source(request, class_folder, sharded_dir):
+    if request.param == "folder":
+        return open_source(f"folder:{class_folder}", "", "train", 0)
+    if request.param == "sharded":
+        return open_source("digits", sharded_dir, "train[10%:50%]", 100)
+    return open_source("digits", sharded_dir, "train", 100).few(7, seed=1)
+
+
+def names(source, seed, epoch=0, start=0, share=Share()):
+    raw = source.raw(seed, tf.constant(epoch, tf.int64), tf.constant(start, tf.int64), share)
+    records = raw.map(lambda *element: source.record(element[0] if len(element) == 1 else element))
+    return [record[ID] for record in records.as_numpy_iterator()]
+
+
+def test_an_epoch_is_a_permutation(source):
+    epochs = [names(source, 5, 0), names(source, 5, 1), names(source, 6, 0), names(source, None)]
+    assert len(epochs[0]) == source.num_examples
+    assert all(set(order) == set(epochs[0]) and len(set(order)) == len(order) for order in epochs)
+    assert len({tuple(order) for order in epochs}) == 4
+    assert names(source, 5, 0) == epochs[0]
+
+
+def test_start_skips(source):
+    assert names(source, 5, 1, start=11) == names(source, 5, 1)[11:]
+
+
+def test_shares_cover_the_split_once(source):
+    for seed in (None, 5):
+        parts = [names(source, seed, 0, share=Share(index, 3)) for index in range(3)]
+        assert sorted(sum(parts, [])) == sorted(names(source, None))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_records_hold_encoded_bytes(source):
+    raw = next(iter(source.raw(None, tf.constant(0, tf.int64), tf.constant(0, tf.int64), Share())))
+    record = source.record(raw)
+    assert tf.io.decode_image(record["image"]).shape[-1] in (1, 3)
+    assert record["label"].dtype == tf.int64
+
+
+def test_shuffled_positions_are_even():
+    # Over many epochs every record comes about equally often in every place.
+    source = Listed([b""] * 10, [0] * 10, ["name"] * 10, 1, in_files=False)
+    zero = tf.constant(0, tf.int64)
+    epochs = tf.data.Dataset.range(2000).flat_map(lambda epoch: source.raw(3, epoch, zero, Share()))
+    orders = np.array(list(epochs.as_numpy_iterator())).reshape(2000, 10)
+    counts = np.stack([np.bincount(column, minlength=10) for column in orders.T])
+    assert np.abs(counts - 200).max() < 70  # five standard deviations of an even choice
+
+
+def test_few_labels(class_folder, sharded_dir):
+    for name in (f"folder:{class_folder}", "digits"):
+        whole = open_source(name, sharded_dir, "train", 100)
+        few = whole.few(4, seed=0)
+        assert few.num_examples == 4 * whole.num_classes
+        raw = few.raw(None, tf.constant(0, tf.int64), tf.constant(0, tf.int64), Share())
+        labels = [int(record["label"]) for record in raw.map(few.record)]
+        assert np.bincount(labels).tolist() == [4] * whole.num_classes
+        chosen = names(few, None)
+        assert set(chosen) <= set(names(whole, None))
+        assert chosen == names(whole.few(4, seed=0), None)
+        assert set(chosen) != set(names(whole.few(4, seed=1), None))
+        with pytest.raises(UserError, match="expected labels_per_class=500 or more"):
+            whole.few(500, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        ("nosuchset", "train", "there is no dataset 'nosuchset'"),
+        ("cifar10", "train", r"cifar10 is not prepared in .*; run: tfds build cifar10 --data_dir="),
+        ("digits", "validation", r"cannot read split 'validation' of digits, which has train \(1438\), test \(359\)"),
+        ("digits", "train[5%", "cannot read split"),
+        ("folder:/nowhere/at/all", "train", "there is no folder"),
+    ],
+)
+def test_mistakes(sharded_dir, name, split, message):
+    with pytest.raises(UserError, match=message) as error:
+        open_source(name, sharded_dir, split, 100)
+    assert "\n" not in str(error.value)
+
+
+def test_datasets_without_images_or_in_other_files(tmp_path):
+    class Numbers(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+        url_infos = None
+
+        def _info(self):
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"x": np.int64}))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            yield 0, {"x": 1}
+
+    Numbers(data_dir=tmp_path).download_and_prepare()
+    with pytest.raises(UserError, match="numbers has the features x; expected an image named 'image'"):
+        open_source("numbers", str(tmp_path), "train", 100)
