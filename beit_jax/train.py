@@ -79,6 +79,11 @@ def _run_stage(config: ConfigDict, run: Path, compiled: Path) -> dict[str, float
     processes = dict(process_index=jax.process_index(), process_count=jax.process_count())
     examples = config.data.labels_per_class * info.num_classes or info.num_examples
     steps_per_epoch = examples // config.batch_size
+    if not steps_per_epoch:
+        raise UserError(
+            f"{examples} training examples do not fill one batch of {config.batch_size}; lower batch_size, or raise "
+            "data.labels_per_class"
+        )
     eval_set = pipeline.make_eval(config.data, batch_size=config.batch_size, **processes)
 
     def make_stream(step: int) -> pipeline.TrainStream:

@@ -37,7 +37,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
         config.elbo.update(dict(kl_steps=10, temperature_steps=10))
         size = 16
-    # The short side is cut to between 2/3 and 8/9 of its length, as resizing it to 9/8..12/8 of the size before a crop.
+    # Squares of (8/12)^2 to (8/9)^2 of the area. On square images that is the paper's resize to 9/8..12/8 of the size
+    # followed by a crop; on others the paper takes a square of the short side first.
     config.data.ops = (
         f"decode|random_resized_crop({size}, 0.44, 0.79, (1.0, 1.0))|flip_lr|map_pixels('image')|keep('image')"
     )
