@@ -87,7 +87,7 @@ def classify(arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
     config.model.update(dict(variant=f"Nano/{PATCH}", image_size=SIZE, drop_path=0.1))
     config.seed, config.data.subset_seed, config.data.labels_per_class = seed, seed, arg.labels
     config.init_from = init_from
-    config.batch_size, config.steps = 32, arg.steps
+    config.batch_size, config.steps, config.eval_every = 32, arg.steps, 100
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup_steps, opt.layer_decay = arg.lr, 1e-5, 50, arg.layer_decay
     config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))" + ENDING

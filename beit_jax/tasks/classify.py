@@ -45,8 +45,8 @@ def create(config: ConfigDict) -> Task:
         count = jnp.sum(valid)
         return {
             "loss": (jnp.sum(cross_entropy(logits, batch["label"], 0.0) * valid), count),
-            "top1": (jnp.sum((rank < 1) * valid), count),
-            "top5": (jnp.sum((rank < 5) * valid), count),
+            "top1": (jnp.sum((rank < 1).astype(jnp.float32) * valid), count),
+            "top5": (jnp.sum((rank < 5).astype(jnp.float32) * valid), count),
         }
 
     def batch_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:

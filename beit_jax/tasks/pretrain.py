@@ -77,10 +77,11 @@ def create(config: ConfigDict) -> Task:
 
     def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         logits, tokens, weights = predict(params, frozen, batch)
-        weights = weights * batch["valid"].astype(jnp.float32)[:, None]
+        valid = batch["valid"].astype(jnp.float32)
+        weights = weights * valid[:, None]
         frequencies = jnp.einsum("bk,bkv->v", weights, jax.nn.one_hot(tokens, logits.shape[-1]))
-        masked = jnp.sum(batch["mask"], axis=(1, 2))
-        overflow = jnp.sum(jnp.maximum(masked - config.num_masked, 0)).astype(jnp.float32)
+        masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
+        overflow = jnp.sum(jnp.maximum(masked - config.num_masked, 0.0) * valid)
         return token_metrics(logits, tokens, weights) | {"tokens": frequencies, "overflow": overflow}
 
     def pictures(params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
