@@ -7,6 +7,7 @@ dicts of NumPy arrays; batch sizes are over all processes, of which each one get
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -26,6 +27,9 @@ VALID = "valid"
 IMAGES = {"image", "tokenizer_image"}
 EPOCHS = 2**31
 BATCHES_AHEAD = 2
+
+# Without TensorFlow's rewriting of Python, which nothing here needs and which makes ten lines of an error's one.
+plain_graph = tf.autograph.experimental.do_not_convert
 
 with contextlib.suppress(RuntimeError):  # raised if TensorFlow is in use already, and then it is too late
     tf.config.set_visible_devices([], "GPU")
@@ -127,10 +131,10 @@ def make_train(
         epoch, position = place // per_epoch, place % per_epoch
         return tf.stack([seed * 2**32 + epoch, position * process_count + process_index])
 
-    raw = tf.data.Dataset.range(first_epoch, EPOCHS).flat_map(epoch_of_raw)
+    raw = tf.data.Dataset.range(first_epoch, EPOCHS).flat_map(plain_graph(epoch_of_raw))
     places = tf.data.Dataset.counter(tf.constant(start_step * rows, tf.int64))
-    dataset = tf.data.Dataset.zip((places, raw)).map(lambda place, raw: (address(place), True, raw))
-    batches = _batches(dataset, source, registry.build(config.ops), rows)
+    dataset = tf.data.Dataset.zip((places, raw)).map(plain_graph(lambda place, raw: (address(place), True, raw)))
+    batches = _batches(dataset, source, _program(config.ops), rows)
     return TrainStream(source, batches, steps_per_epoch, config.max_bad_fraction)
 
 
@@ -156,8 +160,8 @@ def make_eval(config: Any, *, batch_size: int, process_index: int = 0, process_c
         return tf.stack([0, place * process_count + process_index]), place < own, raw
 
     raw = source.raw(None, zero, zero, Share(process_index, process_count)).repeat().take(steps * rows)
-    dataset = raw.enumerate().map(numbered)
-    batches = _batches(dataset, source, registry.build(config.eval_ops), rows)
+    dataset = raw.enumerate().map(plain_graph(numbered))
+    batches = _batches(dataset, source, _program(config.eval_ops), rows)
     return EvalSet(source, batches, steps, config.max_bad_fraction)
 
 
@@ -169,21 +173,24 @@ def _rows_per_process(batch_size: int, process_count: int) -> int:
     return batch_size // process_count
 
 
+def _program(ops: str) -> Program:
+    if not re.match(r"\s*decode\b", ops):
+        raise UserError(f"the ops '{ops}' do not begin with decode, which every image needs; put 'decode|' before them")
+    return registry.build(ops)
+
+
 def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: int) -> tf.data.Dataset:
     """Batches of (seed [2], whether the row counts, raw element) examples."""
 
     def example(seed: tf.Tensor, counts: tf.Tensor, raw: Any) -> Features:
-        features = program.example(source.record(raw), seed)
-        if READABLE not in features:
-            raise UserError("the ops do not decode the images; expected 'decode|...'")
-        return {**features, SEED: seed, COUNTS: counts}
+        return {**program.example(source.record(raw), seed), SEED: seed, COUNTS: counts}
 
-    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.map(plain_graph(example), num_parallel_calls=tf.data.AUTOTUNE)
     unknown = [key for key, spec in dataset.element_spec.items() if not spec.shape.is_fully_defined()]
     if unknown:
         raise UserError(f"the ops leave '{unknown[0]}' with sides that may differ between examples; add resize(...)")
     dataset = dataset.batch(rows, drop_remainder=True)
-    dataset = dataset.map(lambda batch: _finish(batch, program), num_parallel_calls=BATCHES_AHEAD)
+    dataset = dataset.map(plain_graph(lambda batch: _finish(batch, program)), num_parallel_calls=BATCHES_AHEAD)
     return dataset.prefetch(BATCHES_AHEAD).with_options(_options())
 
 

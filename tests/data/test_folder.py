@@ -17,7 +17,7 @@ def names(listing, root):
 
 
 def test_class_folders(tmp_path):
-    touch(tmp_path, "b/1.JPG", "b/deep/2.png", "a/3.jpeg", "a/notes.txt", "a/._3.jpg", ".hidden/4.png", "empty/readme.md")
+    touch(tmp_path, "b/1.JPG", "b/deep/2.png", "a/3.jpeg", "a/notes.txt", "a/._3.jpg", ".hidden/4.png", "c/readme.md")
     listing = list_folder(str(tmp_path), "train")
     assert listing.num_classes == 2
     assert names(listing, tmp_path) == ["a/3.jpeg", "b/1.JPG", "b/deep/2.png"]
@@ -31,7 +31,7 @@ def test_split_folders_share_the_classes_of_train(tmp_path):
     assert (validation.labels, validation.num_classes) == ([1], 2)
     assert names(list_folder(str(tmp_path), "train"), tmp_path) == ["train/a/1.png", "train/b/2.png"]
     touch(tmp_path, "val/c/5.png")
-    with pytest.raises(UserError, match="class folder .*c is not in"):
+    with pytest.raises(UserError, match=r"class folder .*c is not in"):
         list_folder(str(tmp_path), "validation")
     with pytest.raises(UserError, match="has the splits test, train, validation, not 'holdout'"):
         list_folder(str(tmp_path), "holdout")

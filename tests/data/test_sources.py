@@ -7,6 +7,8 @@ from beit_jax.data import digits
 from beit_jax.data.sources import ID, Listed, Share, open_source
 from beit_jax.errors import UserError
 
+ALONE = Share()
+
 
 @pytest.fixture(scope="module")
 def sharded_dir(tmp_path_factory):
@@ -25,7 +27,7 @@ def source(request, class_folder, sharded_dir):
     return open_source("digits", sharded_dir, "train", 100).few(7, seed=1)
 
 
-def names(source, seed, epoch=0, start=0, share=Share()):
+def names(source, seed, epoch=0, start=0, share=ALONE):
     raw = source.raw(seed, tf.constant(epoch, tf.int64), tf.constant(start, tf.int64), share)
     records = raw.map(lambda *element: source.record(element[0] if len(element) == 1 else element))
     return [record[ID] for record in records.as_numpy_iterator()]
@@ -46,12 +48,12 @@ def test_start_skips(source):
 def test_shares_cover_the_split_once(source):
     for seed in (None, 5):
         parts = [names(source, seed, 0, share=Share(index, 3)) for index in range(3)]
-        assert sorted(sum(parts, [])) == sorted(names(source, None))
+        assert sorted(name for part in parts for name in part) == sorted(names(source, None))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_records_hold_encoded_bytes(source):
-    raw = next(iter(source.raw(None, tf.constant(0, tf.int64), tf.constant(0, tf.int64), Share())))
+    raw = next(iter(source.raw(None, tf.constant(0, tf.int64), tf.constant(0, tf.int64), ALONE)))
     record = source.record(raw)
     assert tf.io.decode_image(record["image"]).shape[-1] in (1, 3)
     assert record["label"].dtype == tf.int64
@@ -61,7 +63,7 @@ def test_shuffled_positions_are_even():
     # Over many epochs every record comes about equally often in every place.
     source = Listed([b""] * 10, [0] * 10, ["name"] * 10, 1, in_files=False)
     zero = tf.constant(0, tf.int64)
-    epochs = tf.data.Dataset.range(2000).flat_map(lambda epoch: source.raw(3, epoch, zero, Share()))
+    epochs = tf.data.Dataset.range(2000).flat_map(lambda epoch: source.raw(3, epoch, zero, ALONE))
     orders = np.array(list(epochs.as_numpy_iterator())).reshape(2000, 10)
     counts = np.stack([np.bincount(column, minlength=10) for column in orders.T])
     assert np.abs(counts - 200).max() < 70  # five standard deviations of an even choice
@@ -72,7 +74,7 @@ def test_few_labels(class_folder, sharded_dir):
         whole = open_source(name, sharded_dir, "train", 100)
         few = whole.few(4, seed=0)
         assert few.num_examples == 4 * whole.num_classes
-        raw = few.raw(None, tf.constant(0, tf.int64), tf.constant(0, tf.int64), Share())
+        raw = few.raw(None, tf.constant(0, tf.int64), tf.constant(0, tf.int64), ALONE)
         labels = [int(record["label"]) for record in raw.map(few.record)]
         assert np.bincount(labels).tolist() == [4] * whole.num_classes
         chosen = names(few, None)

@@ -1,0 +1,223 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from beit_jax.data import pipeline
+from beit_jax.errors import UserError
+
+OPS = "decode|color_jitter(0.4)|flip_lr|two_views(12, 6)|normalize|map_pixels|blockwise_mask(5, 2, 4)"
+
+
+def take(stream, count):
+    return [next(stream) for _ in range(count)]
+
+
+def assert_same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            np.testing.assert_array_equal(value, other[key])
+
+
+@pytest.fixture(params=["folder", "digits", "few"])
+def config(request, data_config, class_folder):
+    """Each kind of source, in a small size: 60, 71 and 70 examples."""
+    if request.param == "folder":
+        return data_config(source=f"folder:{class_folder}", ops=OPS)
+    if request.param == "digits":
+        return data_config(split="train[:71]", ops=OPS, shuffle_buffer=40)
+    return data_config(labels_per_class=7, ops=OPS)
+
+
+def test_batches_have_known_shapes_and_types(config):
+    batch = next(pipeline.make_train(config, seed=0, batch_size=8))
+    assert {key: (value.shape, value.dtype) for key, value in batch.items()} == {
+        "image": ((8, 12, 12, 3), np.float32),
+        "tokenizer_image": ((8, 6, 6, 3), np.float32),
+        "mask": ((8, 4, 4), np.bool_),
+        "label": ((8,), np.int32),
+    }
+    assert -1 <= batch["image"].min() < 0 < batch["image"].max() <= 1
+    assert np.abs(batch["tokenizer_image"] - 0.5).max() <= 0.4 + 1e-6
+
+
+def test_a_batch_depends_on_seed_and_step_alone(config):
+    stream = pipeline.make_train(config, seed=3, batch_size=16)
+    expected = take(stream, 14)
+    per_epoch = stream.steps_per_epoch
+    assert per_epoch == stream.num_examples // 16
+    for step in (0, 1, per_epoch - 1, per_epoch, per_epoch + 2, 2 * per_epoch + 1):
+        resumed = pipeline.make_train(config, seed=3, batch_size=16, start_step=step)
+        assert_same(take(resumed, 3), expected[step : step + 3])
+    other = next(pipeline.make_train(config, seed=4, batch_size=16))
+    assert not np.array_equal(other["image"], expected[0]["image"])
+    assert len({batch["image"].tobytes() for batch in expected}) == 14
+
+
+def test_an_epoch_holds_each_example_once(data_config, class_folder):
+    config = data_config(source=f"folder:{class_folder}", ops="decode|resize(8)")
+    stream = pipeline.make_train(config, seed=0, batch_size=6)
+    epochs = [np.concatenate([batch["image"] for batch in take(stream, 10)]) for _ in range(2)]
+    images = [{image.tobytes() for image in epoch} for epoch in epochs]
+    assert len(images[0]) == 60 and images[0] == images[1]
+    assert not np.array_equal(*epochs)
+
+
+def test_augmentation_differs_between_epochs(data_config, class_folder):
+    config = data_config(source=f"folder:{class_folder}", ops="decode|random_resized_crop(8)")
+    stream = pipeline.make_train(config, seed=0, batch_size=60)
+    first, second = ({image.tobytes() for image in next(stream)["image"]} for _ in range(2))
+    assert not first & second
+
+
+def test_processes_share_each_global_batch(data_config, class_folder):
+    config = data_config(source=f"folder:{class_folder}", ops=OPS)
+    whole = take(pipeline.make_train(config, seed=0, batch_size=12, start_step=3), 4)
+    parts = [
+        take(pipeline.make_train(config, seed=0, batch_size=12, start_step=3, process_index=index, process_count=2), 4)
+        for index in range(2)
+    ]
+    for batch, *pieces in zip(whole, *parts, strict=True):
+        for key, value in batch.items():
+            joined = np.stack([piece[key] for piece in pieces], axis=1).reshape(value.shape)
+            np.testing.assert_array_equal(joined, value)
+
+
+def test_processes_read_disjoint_records(data_config):
+    config = data_config(split="train[:100]", ops="decode|resize(8)")
+    streams = [
+        pipeline.make_train(config, seed=0, batch_size=10, process_index=index, process_count=2) for index in range(2)
+    ]
+    assert [stream.steps_per_epoch for stream in streams] == [10, 10]
+    images = [{image.tobytes() for batch in take(stream, 10) for image in batch["image"]} for stream in streams]
+    assert len(images[0] | images[1]) == 100
+
+
+@pytest.mark.parametrize("process_count", [1, 3])
+@pytest.mark.parametrize("kind", ["folder", "digits"])
+def test_evaluation_counts_each_example_once(data_config, class_folder, kind, process_count):
+    source = {"folder": f"folder:{class_folder}", "digits": "digits"}[kind]
+    split = {"folder": "train[:50]", "digits": "test[:50]"}[kind]
+    config = data_config(source=source, eval_split=split, eval_ops="decode|resize(8)|blockwise_mask(5, 2, 4)")
+    sets = [
+        pipeline.make_eval(config, batch_size=12, process_index=index, process_count=process_count)
+        for index in range(process_count)
+    ]
+    assert [len(data) for data in sets] == [5] * process_count
+    assert sets[0].num_examples == 50
+    seen = []
+    for data in sets:
+        batches = list(data)
+        assert len(batches) == 5
+        assert all(batch["image"].shape == (12 // process_count, 8, 8, 3) for batch in batches)
+        assert all(batch["mask"].any((1, 2)).all() for batch in batches)  # rows that fill up are real examples too
+        seen += [image.tobytes() for batch in batches for image in batch["image"][batch["valid"]]]
+        assert_same(list(data), batches)
+    assert len(seen) == len(set(seen)) == 50
+
+
+def test_few_labels(data_config):
+    stream = pipeline.make_train(data_config(labels_per_class=3, ops="decode|resize(8)"), seed=0, batch_size=30)
+    first, second = next(stream), next(stream)
+    assert (stream.num_examples, stream.num_classes, stream.steps_per_epoch) == (30, 10, 1)
+    assert np.bincount(first["label"]).tolist() == [3] * 10
+    assert {image.tobytes() for image in first["image"]} == {image.tobytes() for image in second["image"]}
+
+
+def test_info(data_config, class_folder):
+    assert pipeline.info(data_config(), "test") == (359, 10)
+    assert pipeline.info(data_config(source=f"folder:{class_folder}"), "train[50%:]") == (30, 3)
+
+
+@pytest.fixture
+def damaged_folder(class_folder, tmp_path):
+    """The class folder with a truncated JPEG, an empty file and a text in place of three images."""
+    root = tmp_path / "damaged"
+    shutil.copytree(class_folder, root)
+    whole = (root / "ant" / "01.jpg").read_bytes()
+    (root / "ant" / "01.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "bee" / "02.PNG").write_bytes(b"")
+    (root / "cat" / "03.jpg").write_text("not an image")
+    return root
+
+
+def test_unreadable_images_are_replaced_counted_and_named(data_config, damaged_folder, caplog):
+    config = data_config(source=f"folder:{damaged_folder}", ops="decode|resize(8)")
+    stream = pipeline.make_train(config, seed=0, batch_size=10)
+    batches = take(stream, 12)
+    assert stream.bad_examples == 6  # two epochs
+    named = [record.getMessage() for record in caplog.records if record.name == "beit_jax"]
+    assert len(named) == 3
+    assert all(any(path in message for message in named) for path in ("ant/01.jpg", "bee/02.PNG", "cat/03.jpg"))
+    for batch in batches:
+        assert set(batch) == {"image", "label"}
+        assert batch["image"].any((1, 2, 3)).all()
+    images = [image.tobytes() for batch in batches[:6] for image in batch["image"]]
+    assert len(images) == 60 and len(set(images)) == 57
+    pairs = {
+        (image.tobytes(), int(label))
+        for batch in batches
+        for image, label in zip(batch["image"], batch["label"], strict=True)
+    }
+    assert len(pairs) == 57  # an image that stands in for another brings its own label
+    again = pipeline.make_train(config, seed=0, batch_size=10, start_step=4)
+    assert_same(take(again, 5), batches[4:9])
+
+
+def test_unreadable_images_do_not_count_in_evaluation(data_config, damaged_folder):
+    config = data_config(source=f"folder:{damaged_folder}", eval_split="train", eval_ops="decode|resize(8)")
+    batches = list(pipeline.make_eval(config, batch_size=8))
+    assert len(batches) == 8
+    assert sum(batch["valid"].sum() for batch in batches) == 57
+
+
+def test_too_many_unreadable_images_end_the_run(data_config, damaged_folder, tmp_path):
+    config = data_config(
+        source=f"folder:{damaged_folder}", ops="decode|resize(8)", max_bad_fraction=0.02,
+        eval_split="train", eval_ops="decode|resize(8)",
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"3 of the 60 images seen cannot be read .*raise max_bad_fraction"):
+        take(pipeline.make_train(config, seed=0, batch_size=60), 1)
+    with pytest.raises(UserError, match=r"3 of the 60 images"):
+        list(pipeline.make_eval(config, batch_size=8))
+    for index in range(30):
+        (tmp_path / "texts").mkdir(exist_ok=True)
+        (tmp_path / "texts" / f"{index}.jpg").write_text("not an image")
+    config.source = f"folder:{tmp_path / 'texts'}"
+    with pytest.raises(UserError, match=r"cannot be read"):
+        take(pipeline.make_train(config, seed=0, batch_size=5), 10)
+
+
+def test_a_file_that_vanishes_is_named(data_config, class_folder, tmp_path):
+    root = tmp_path / "vanishing"
+    shutil.copytree(class_folder, root)
+    stream = pipeline.make_train(data_config(source=f"folder:{root}"), seed=0, batch_size=60)
+    shutil.rmtree(root)
+    with pytest.raises(UserError, match=r"the input stopped: .*vanishing.*; check the files and the ops"):
+        take(stream, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({}, {"batch_size": 2000}, r"found 1438 examples in 'train' of digits, expected at least one batch of 2000"),
+        ({}, {"batch_size": 9, "process_count": 2}, r"found the batch size 9 for 2 processes"),
+        ({}, {"batch_size": 8, "seed": -1}, r"found the seed -1"),
+        ({"ops": "resize(8)"}, {"batch_size": 8}, r"'resize\(8\)' do not begin with decode"),
+        ({"ops": "decode|decode|resize(8)"}, {"batch_size": 8}, r"decoded already"),
+        ({"ops": "decode|normalize|resize(8)"}, {"batch_size": 8}, r"found float32 pixels to resize"),
+        ({"ops": "decode|resize_small(8)"}, {"batch_size": 8}, r"the ops leave 'image' with sides that may differ"),
+        ({"eval_ops": "resize(8)"}, {"batch_size": 8, "seed": 2**31}, r"found the seed 2147483648"),
+        ({"labels_per_class": 1000}, {"batch_size": 8}, r"labels_per_class=1000"),
+    ],
+)
+def test_mistakes(data_config, changes, arguments, message):
+    with pytest.raises(UserError, match=message) as error:
+        pipeline.make_train(data_config(**changes), **({"seed": 0} | arguments))
+    assert "\n" not in str(error.value)
+
+
+def test_fewer_examples_than_processes(data_config):
+    with pytest.raises(UserError, match=r"found 2 examples .* for 4 processes"):
+        pipeline.make_eval(data_config(eval_split="test[:2]"), batch_size=8, process_count=4)
