@@ -15,7 +15,7 @@ class Unreadable:
         self.max_fraction = max_fraction
         self.seen = 0
         self.count = 0
-        self.names: list[str] = []
+        self.names: dict[str, None] = {}  # in the order they were met
 
     def add(self, seen: int, names: list[bytes]) -> None:
         """Takes in a batch of `seen` images and the names of those that were unreadable; warns once for each name."""
@@ -23,13 +23,13 @@ class Unreadable:
         self.count += len(names)
         for name in (raw.decode("utf-8", "replace") for raw in names):
             if name not in self.names:
-                self.names.append(name)
+                self.names[name] = None
                 logging.getLogger("beit_jax").warning("cannot read the image %s; another one takes its place", name)
 
     def check(self, at_least: int = ENOUGH) -> None:
         """Raises UserError when more than the share put up with was unreadable and `at_least` images were seen."""
         if self.seen >= at_least and self.count > self.max_fraction * self.seen:
-            names = ", ".join(self.names[:NAMED]) + (", ..." if len(self.names) > NAMED else "")
+            names = ", ".join(list(self.names)[:NAMED]) + (", ..." if len(self.names) > NAMED else "")
             raise UserError(
                 f"{self.count} of the {self.seen} images seen cannot be read ({names}), expected at most a share of "
                 f"{self.max_fraction:g}; repair or remove them, or raise max_bad_fraction"
