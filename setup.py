@@ -1,4 +1,4 @@
-"""Packaging of beit_jax. Extras keep TensorFlow, matplotlib and torch out of an installation that does not need them."""
+"""Packaging of beit_jax. Extras keep TensorFlow, matplotlib and torch out of installations that do not need them."""
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -11,6 +11,7 @@ DATA = [
     f"tensorflow-cpu>=2.21; {LINUX_X86}",  # the CPU build leaves the accelerator's memory to JAX
     f"tensorflow>=2.21; {ELSEWHERE}",
     "tensorflow-datasets>=4.9.10",
+    "importlib_resources>=6",  # imported by tensorflow-datasets, which does not ask for it
     "scikit-learn>=1.5",  # ships the scanned digits of the quick start, so that nothing is downloaded
     *VIZ,  # a run on images ends in pictures
 ]

@@ -103,8 +103,18 @@ def test_damaged_newest_checkpoint_falls_back(finished, tmp_path):
     assert checkpoint.locate(str(tmp_path)).name == "20"
 
 
+def test_only_checkpoint_damaged_is_an_error_and_stays(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "10")
+    shutil.rmtree(tmp_path / "checkpoints" / "20" / "state")
+    assert "there is no other" in refused(command("finetune", tmp_path))
+    assert (tmp_path / "checkpoints" / "20").is_dir()
+
+
 def test_resume_from_another_run(finished, tmp_path):
     train.main(command("finetune", tmp_path, f"--config.resume_from={finished}/checkpoints/10"))
+    assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "loss" in line] == [20]
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
 
 

@@ -58,26 +58,29 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest state that can be read, or None where there is none.
+        """The newest state that can be read, or None where none was ever saved.
 
         Args:
           abstract: shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct`).
+
+        Raises:
+          UserError: the only checkpoint left cannot be read; it stays where it is.
         """
-        while (step := self._manager.latest_step()) is not None:
+        while steps := self._manager.all_steps():
+            step = max(steps)
             try:
-                return self._restore_step(step, abstract)
-            except UserError:
-                raise
+                return self.restore_step(step, abstract)
             except Exception as error:  # damaged files raise many types: ValueError, KeyError, FileNotFoundError, ...
+                if len(steps) == 1:
+                    raise UserError(
+                        f"checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)}) and there is no "
+                        f"other; delete {self._folder} to start from scratch"
+                    ) from error
                 self._set_aside(step, error)
         return None
 
-    def close(self) -> None:
-        """Waits for saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-    def _restore_step(self, step: int, abstract: TrainState) -> TrainState:
+    def restore_step(self, step: int, abstract: TrainState) -> TrainState:
+        """The state of one step; whatever Orbax raises where it cannot be read."""
         items = {
             "params": ocp.args.StandardRestore(abstract.params),
             "state": ocp.args.StandardRestore({"step": abstract.step, "opt_state": abstract.opt_state}),
@@ -87,15 +90,20 @@ class Checkpoints:
         read = self._manager.restore(step, args=ocp.args.Composite(**items))
         return TrainState(params=read["params"], ema=read.get("ema"), **read["state"])
 
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
     def _set_aside(self, step: int, error: Exception) -> None:
         """A step that stays in place would make Orbax refuse to save that step again, without a word."""
         broken = self._folder / str(step)
         aside = self._folder / f"{step}.broken"
         broken.rename(aside)
         self._manager.reload()
-        first_line = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         warnings.warn(
-            f"checkpoint {broken} cannot be read ({first_line}); set aside as {aside.name}, using the one before it",
+            f"checkpoint {broken} cannot be read ({_first_line(error)}); set aside as {aside.name}, using the one "
+            "before it",
             stacklevel=3,
         )
 
@@ -143,15 +151,17 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
             abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
             return checkpointer.restore(item, abstract)
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"checkpoint {item} cannot be read ({str(error).splitlines()[0][:200]}); choose another"
-        ) from error
+        raise UserError(f"checkpoint {item} cannot be read ({_first_line(error)}); choose another") from error
 
 
 def load_config(checkpoint: Path) -> str:
     """The config, as text of `config.to_json`, of the run that wrote a checkpoint."""
     with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
         return checkpointer.restore(checkpoint / "meta")["config"]
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
 def _versions() -> dict[str, str]:

@@ -48,11 +48,14 @@ def initial_state(
     if restored is not None:
         return restored, f"continuing from step {int(restored.step)}"
     if config.resume_from:
-        other = checkpoint.Checkpoints(checkpoint.locate(config.resume_from).parents[1])
-        restored = other.restore(abstract)
-        if restored is None:
-            raise UserError(f"resume_from={config.resume_from!r} holds no checkpoint that can be read")
-        return restored, f"continuing {config.resume_from} from step {int(restored.step)}"
+        source = checkpoint.locate(config.resume_from)
+        try:
+            restored = checkpoint.Checkpoints(source.parents[1]).restore_step(int(source.name), abstract)
+        except (ValueError, KeyError, OSError) as error:
+            raise UserError(
+                f"resume_from={config.resume_from!r} cannot be continued by this config: {error}"
+            ) from error
+        return restored, f"continuing {source} from step {int(restored.step)}"
 
     initialise = jax.jit(
         lambda key: state.create(task, optimizer, key, config.optimizer.ema > 0),
