@@ -1,6 +1,8 @@
 """Figures of this machine, each beside a plain way of doing the same.
 
   python -m beit_jax.benchmark masks                  block masks on one core: microseconds a mask
+
+Both are timed in turns; --json prints the figures for a program to read.
 """
 
 import argparse
@@ -11,23 +13,29 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import numpy as np
 
 from beit_jax import command_line
+from beit_jax.errors import UserError
 
-ROUNDS = 7
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the benchmark that the first argument names."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m beit_jax.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = parser.add_subparsers(dest="benchmark", required=True)
     masks = names.add_parser("masks", help="block masks for masked image modelling, on one core")
     masks.add_argument("--batch", type=_positive, default=256, help="masks made at once (default 256)")
     masks.add_argument("--grid", type=_positive, nargs=2, default=(14, 14), metavar=("ROWS", "COLUMNS"), help="patches")
+    masks.add_argument("--rounds", type=_positive, default=7, help="ten batches each, of which the median is told")
     masks.add_argument("--json", action="store_true", help="print one JSON object")
     masks.set_defaults(run=_masks)
     settings = parser.parse_args(argv)
@@ -35,10 +43,9 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"found {value}, expected at least 1")
-    return value
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return int(text)
 
 
 def plain_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: int, min_block: int) -> np.ndarray:
@@ -75,7 +82,8 @@ def _masks(settings: argparse.Namespace) -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     grid, batch = tuple(settings.grid), settings.batch
     rule = dict(num_masked=max(1, 75 * grid[0] * grid[1] // 196), min_block=max(1, 16 * grid[0] * grid[1] // 196))
-    graph = tf.function(lambda seeds: blockwise_masks(seeds, grid, **rule))
+    # Nothing here needs TensorFlow's rewriting of Python, which makes ten lines of an error's one.
+    graph = tf.function(lambda seeds: blockwise_masks(seeds, grid, **rule), autograph=False)
     numbers = random.Random(0).random
 
     def in_graph(turn: int) -> None:
@@ -86,22 +94,25 @@ def _masks(settings: argparse.Namespace) -> None:
     def plainly(turn: int) -> None:
         np.stack([plain_mask(numbers, grid, **rule) for _ in range(batch)])
 
-    ours, plain = _alternate(in_graph, plainly)
+    ours, plain = _alternate(in_graph, plainly, settings.rounds)
     figures = {"graph": ours / batch * 1e6, "plain": plain / batch * 1e6, "ratio": plain / ours}
     if settings.json:
         print(json.dumps({"batch": batch, "grid": list(grid), "unit": "microseconds per mask", **figures}))
         return
-    print(f"block masks on a {grid[0]}x{grid[1]} grid, batches of {batch}, one core, median of {ROUNDS} rounds")
+    setting = f"{grid[0]}x{grid[1]} grid, batches of {batch}, one core, median of {settings.rounds} rounds"
+    print(f"block masks on a {setting}")
     print(f"  in the graph, a batch at once   {figures['graph']:7.1f} us per mask")
     print(f"  plain NumPy loop                {figures['plain']:7.1f} us per mask, {figures['ratio']:.1f} times ours")
 
 
-def _alternate(one: Callable[[int], None], other: Callable[[int], None], calls: int = 10) -> tuple[float, float]:
+def _alternate(
+    one: Callable[[int], None], other: Callable[[int], None], rounds: int, calls: int = 10
+) -> tuple[float, float]:
     """Median seconds of a call of each, measured in turns so that a busy moment does not favour either."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for function in (one, other):
         function(0)  # traces the graph and fills caches
-    for turn in range(ROUNDS):
+    for turn in range(rounds):
         for function, taken in zip((one, other), seconds, strict=True):
             start = time.perf_counter()
             for call in range(calls):

@@ -5,7 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from PIL import Image
+
+from beit_jax.data import digits
 
 
 def _picture(seed: int, height: int, width: int) -> np.ndarray:
@@ -48,6 +51,14 @@ def class_folder(tmp_path_factory):
             image = Image.fromarray(_picture(100 * label + index, 20 + index, 30 - index))
             image.save(root / name / f"{index:02d}.{'jpg' if index % 2 else 'PNG'}")
     return root
+
+
+@pytest.fixture(scope="session")
+def sharded_dir(tmp_path_factory):
+    """Digits in five files, so that file order, skips and interleaving are at work."""
+    folder = str(tmp_path_factory.mktemp("sharded"))
+    digits.Digits(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=5))
+    return folder
 
 
 @pytest.fixture

@@ -70,9 +70,7 @@ GOLDEN = [  # unilm beit/masking_generator.py after random.seed(seed); first mas
 @pytest.mark.parametrize(("seed", "grid", "num_masked", "min_block", "rows", "second"), GOLDEN)
 def test_golden_masks_of_the_reference(seed, grid, num_masked, min_block, rows, second):
     source = random.Random(seed)
-    made = [
-        official_mask(source.random, lambda n: source.randint(0, n), grid, num_masked, min_block) for _ in range(2)
-    ]
+    made = [official_mask(source.random, lambda n: source.randint(0, n), grid, num_masked, min_block) for _ in range(2)]
     assert rows_in_hex(made[0][0]) == rows
     assert second is None or made[1][0].sum() == second
     found = replay([table for _, table in made], grid, num_masked, min_block)

@@ -20,13 +20,15 @@ def assert_same(found, expected):
             np.testing.assert_array_equal(value, other[key])
 
 
-@pytest.fixture(params=["folder", "digits", "few"])
-def config(request, data_config, class_folder):
-    """Each kind of source, in a small size: 60, 71 and 70 examples."""
+@pytest.fixture(params=["folder", "digits", "sharded", "few"])
+def config(request, data_config, class_folder, sharded_dir):
+    """Each kind of source, in a small size: 60, 71, 72 and 70 examples."""
     if request.param == "folder":
         return data_config(source=f"folder:{class_folder}", ops=OPS)
     if request.param == "digits":
         return data_config(split="train[:71]", ops=OPS, shuffle_buffer=40)
+    if request.param == "sharded":  # across the border of two files, neither of them whole
+        return data_config(data_dir=sharded_dir, split="train[18%:23%]", ops=OPS, shuffle_buffer=40)
     return data_config(labels_per_class=7, ops=OPS)
 
 
@@ -84,22 +86,28 @@ def test_processes_share_each_global_batch(data_config, class_folder):
             np.testing.assert_array_equal(joined, value)
 
 
-def test_processes_read_disjoint_records(data_config):
-    config = data_config(split="train[:100]", ops="decode|resize(8)")
+def test_processes_read_disjoint_records(data_config, sharded_dir):
+    config = data_config(data_dir=sharded_dir, split="train[250:350]", ops="decode|resize(8)")
     streams = [
         pipeline.make_train(config, seed=0, batch_size=10, process_index=index, process_count=2) for index in range(2)
     ]
     assert [stream.steps_per_epoch for stream in streams] == [10, 10]
     images = [{image.tobytes() for batch in take(stream, 10) for image in batch["image"]} for stream in streams]
     assert len(images[0] | images[1]) == 100
+    resumed = pipeline.make_train(config, seed=0, batch_size=10, start_step=7, process_index=1, process_count=2)
+    uninterrupted = pipeline.make_train(config, seed=0, batch_size=10, process_index=1, process_count=2)
+    assert_same(take(resumed, 6), take(uninterrupted, 13)[7:])
 
 
-@pytest.mark.parametrize("process_count", [1, 3])
-@pytest.mark.parametrize("kind", ["folder", "digits"])
-def test_evaluation_counts_each_example_once(data_config, class_folder, kind, process_count):
-    source = {"folder": f"folder:{class_folder}", "digits": "digits"}[kind]
-    split = {"folder": "train[:50]", "digits": "test[:50]"}[kind]
-    config = data_config(source=source, eval_split=split, eval_ops="decode|resize(8)|blockwise_mask(5, 2, 4)")
+@pytest.mark.parametrize("process_count", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["folder", "digits", "sharded"])
+def test_evaluation_counts_each_example_once(data_config, class_folder, sharded_dir, kind, process_count):
+    changes = {
+        "folder": dict(source=f"folder:{class_folder}", eval_split="train[:50]"),
+        "digits": dict(eval_split="test[:50]"),
+        "sharded": dict(data_dir=sharded_dir, eval_split="train[260:310]"),
+    }
+    config = data_config(**changes[kind], eval_ops="decode|resize(8)|blockwise_mask(5, 2, 4)")
     sets = [
         pipeline.make_eval(config, batch_size=12, process_index=index, process_count=process_count)
         for index in range(process_count)

@@ -3,19 +3,10 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from beit_jax.data import digits
 from beit_jax.data.sources import ID, Listed, Share, open_source
 from beit_jax.errors import UserError
 
 ALONE = Share()
-
-
-@pytest.fixture(scope="module")
-def sharded_dir(tmp_path_factory):
-    """Digits in five files, so that file order, skips and interleaving are at work."""
-    folder = str(tmp_path_factory.mktemp("sharded"))
-    digits.Digits(data_dir=folder).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=5))
-    return folder
 
 
 @pytest.fixture(params=["folder", "sharded", "few"])
@@ -101,20 +92,69 @@ def test_mistakes(sharded_dir, name, split, message):
     assert "\n" not in str(error.value)
 
 
+class Shapes(tfds.core.GeneratorBasedBuilder):
+    """Thirty pictures whose level tells which they are; with `labels` also their class."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    url_infos = None
+    labels = True
+
+    def _info(self):
+        features = {"image": tfds.features.Image(shape=(None, None, 3), encoding_format="png"), "extra": np.int64}
+        if self.labels:
+            features["label"] = tfds.features.ClassLabel(names=["round", "square", "flat"])
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for index in range(30):
+            example = {"image": np.full((4 + index % 3, 5, 3), index, np.uint8), "extra": index}
+            yield index, example | ({"label": index % 3} if self.labels else {})
+
+
+class Unlabelled(Shapes):
+    labels = False
+
+
+class Numbers(Shapes):
+    def _info(self):
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"x": np.int64}))
+
+    def _generate_examples(self):
+        yield from ((index, {"x": index}) for index in range(4))
+
+
+def prepare(builder, folder, **settings):
+    builder(data_dir=folder, **settings).download_and_prepare(
+        download_config=tfds.download.DownloadConfig(num_shards=4)
+    )
+
+
+def level_and_label(source):
+    zero = tf.constant(0, tf.int64)
+    records = source.raw(None, zero, zero, ALONE).map(lambda *raw: source.record(raw)).as_numpy_iterator()
+    return [(int(tf.io.decode_png(record["image"])[0, 0, 0]), int(record["label"])) for record in records]
+
+
+def test_tfds_names(tmp_path):
+    for builder, classes in ((Shapes, 3), (Unlabelled, 1)):
+        prepare(builder, tmp_path)
+        halves = []
+        for split, count in (("train", 30), ("train[:50%]", 15), ("train[50%:]", 15)):
+            source = open_source(builder.name, str(tmp_path), split, 100)
+            assert (source.num_examples, source.num_classes) == (count, classes)
+            halves.append(level_and_label(source))
+            assert all(label == level % classes for level, label in halves[-1])
+        assert sorted(halves[0]) == sorted(halves[1] + halves[2])
+        assert sorted(level for level, _ in halves[0]) == list(range(30))
+
+
 def test_datasets_without_images_or_in_other_files(tmp_path):
-    class Numbers(tfds.core.GeneratorBasedBuilder):
-        VERSION = tfds.core.Version("1.0.0")
-        url_infos = None
-
-        def _info(self):
-            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict({"x": np.int64}))
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            yield 0, {"x": 1}
-
-    Numbers(data_dir=tmp_path).download_and_prepare()
+    prepare(Numbers, tmp_path)
     with pytest.raises(UserError, match="numbers has the features x; expected an image named 'image'"):
         open_source("numbers", str(tmp_path), "train", 100)
+    prepare(Shapes, tmp_path, file_format="array_record")
+    with pytest.raises(UserError, match="shapes is stored as array_record, expected tfrecord; prepare it again so"):
+        open_source("shapes", str(tmp_path), "train", 100)
