@@ -115,7 +115,10 @@ def _paint(rule: _Rule, draw: Draw, batch: tf.Tensor) -> tf.Tensor:
 def official_blocks(draw: Draw, batch: tf.Tensor, grid: tuple[int, int], num_masked: int, min_block: int) -> tf.Tensor:
     """The rule of `blockwise_masks` for given uniform numbers: `draw(block)` is float64 `[4, b, ATTEMPTS]`."""
     rule = _Rule(
-        grid, min_block, num_masked, num_masked - 1,
+        grid,
+        min_block,
+        num_masked,
+        num_masked - 1,
         root_aspect=lambda u: tf.exp((u - 0.5) * -math.log(MIN_ASPECT)),
         accept=lambda sides, new, cap: acceptable(sides, new, cap, grid),
     )
@@ -154,7 +157,10 @@ def algorithm1_masks(
         raise UserError(f"algorithm1_mask: ratio {ratio} is not a share of the patches; give a number between 0 and 1")
     budget = ratio * grid[0] * grid[1]
     rule = _Rule(
-        grid, min_block, budget, int(budget),
+        grid,
+        min_block,
+        budget,
+        int(budget),
         root_aspect=lambda u: tf.sqrt(MIN_ASPECT + (1 / MIN_ASPECT - MIN_ASPECT) * u),
         accept=lambda sides, new, cap: tf.ones_like(new, tf.bool),
     )
