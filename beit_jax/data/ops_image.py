@@ -19,9 +19,28 @@ def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
         tf.io.is_jpeg(encoded),
         # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels.
         lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.io.decode_image(encoded, channels=3, expand_animations=False),
+        lambda: tf.cond(
+            tf.strings.substr(encoded, 0, 2) == "BM", lambda: _bmp(encoded), lambda: _decode_image(encoded)
+        ),
     )
     return tf.ensure_shape(image, [None, None, 3])
+
+
+def _bmp(encoded: tf.Tensor) -> tf.Tensor:
+    """A BMP file; its bytes may be places in a palette, which TensorFlow takes for grey levels."""
+    fields = tf.io.decode_raw(tf.strings.substr(encoded, 2, 28), tf.int32)
+    pixels, palette, bits = fields[2], fields[3] + 14, tf.bitwise.right_shift(fields[6], 16)
+
+    def look_up() -> tf.Tensor:
+        colours = tf.io.decode_raw(tf.strings.substr(encoded, palette, pixels - palette), tf.uint8)
+        places = tf.io.decode_bmp(encoded)[..., 0]
+        return tf.gather(tf.reshape(colours, [-1, 4])[:, 2::-1], tf.cast(places, tf.int32))  # blue, green, red, unused
+
+    return tf.cond(bits == 8, look_up, lambda: _decode_image(encoded))
+
+
+def _decode_image(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
 
 
 @register()

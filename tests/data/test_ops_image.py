@@ -10,9 +10,9 @@ from beit_jax.errors import UserError
 SEED = [7, 11]
 
 
-def encode(image, file_format, **settings):
+def encode(image, file_format, mode=None, **settings):
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, file_format, **settings)
+    Image.fromarray(image).convert(mode).save(buffer, file_format, **settings)
     return buffer.getvalue()
 
 
@@ -23,6 +23,35 @@ def test_decode_equals_pillow(both_ways, picture, file_format, settings):
     expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), int)
     assert found["_readable"]
     assert np.abs(found["image"].astype(int) - expected).max() <= (1 if file_format == "JPEG" else 0)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [
+        *(("PNG", mode) for mode in ("1", "L", "LA", "P", "RGBA")),
+        *(("BMP", mode) for mode in ("L", "P", "RGBA")),
+        *(("JPEG", mode) for mode in ("L", "CMYK")),
+    ],
+)
+def test_decode_other_kinds_of_pixels(both_ways, picture, mode, file_format):
+    encoded = encode(picture(0, 33, 41), file_format, mode)
+    found = both_ways(ops_image.decode(), {"image": encoded}, SEED)
+    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), int)
+    assert found["_readable"]
+    assert np.abs(found["image"].astype(int) - expected).max() <= (1 if file_format == "JPEG" else 0)
+
+
+def test_a_small_palette_and_a_place_outside_of_it(both_ways):
+    image = Image.new("P", (4, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
+    image.putdata([0, 1, 2, 1])
+    buffer = io.BytesIO()
+    image.save(buffer, "BMP")
+    whole = buffer.getvalue()
+    found = both_ways(ops_image.decode(), {"image": whole}, SEED)["image"]
+    np.testing.assert_array_equal(found, [[[10, 20, 30], [40, 50, 60], [70, 80, 90], [40, 50, 60]]])
+    broken = whole[:-1] + b"\xff"
+    assert not both_ways(ops_image.decode(), {"image": broken}, SEED)["_readable"]
 
 
 def test_decode_first_frame_of_a_gif_and_grey(both_ways):
