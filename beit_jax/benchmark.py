@@ -72,11 +72,11 @@ def plain_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: 
 
 
 def _masks(settings: argparse.Namespace) -> None:
+    from beit_jax.data.ops_mask import blockwise_masks  # before TensorFlow, which it keeps quiet
+
     if hasattr(os, "sched_setaffinity"):  # one core, whatever else TensorFlow and NumPy would take
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import tensorflow as tf
-
-    from beit_jax.data.ops_mask import blockwise_masks
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
