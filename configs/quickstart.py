@@ -53,8 +53,8 @@ def tokenizer() -> ConfigDict:
     """The KL term is at work from the first step: without it, the codebook collapses to a handful of codes here."""
     config = digits(defaults("tokenizer"))
     dvae(config.model)
-    config.batch_size, config.steps = 64, 1600
-    config.elbo.update(dict(kl_weight=2.0, kl_steps=1, temperature_steps=1600))
+    config.batch_size, config.steps = 64, 2000
+    config.elbo.update(dict(kl_weight=3.0, kl_steps=1, temperature_steps=2000))
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup_steps, opt.weight_decay, opt.clip_norm = 1e-2, 1e-4, 50, 1e-4, 1.0
     config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))|map_pixels('image')|keep('image')"
