@@ -1,7 +1,7 @@
 """Trains one config, or the stages of a recipe one after the other.
 
   python -m beit_jax.train --config configs/quickstart.py --workdir runs/quickstart
-  python -m beit_jax.train --config configs/pretrain.py:variant=L/16 --workdir gs://... --config.batch_size=1024
+  python -m beit_jax.train --config configs/pretrain.py:variant=L/16 --workdir runs/large --config.batch_size=1024
 
 Run the same command again to continue after a stop of any kind; finished stages are skipped. Each run writes
 checkpoints/, metrics.jsonl, tensorboard/, pictures/, config.json and, at its end, result.json into its folder.
