@@ -1,6 +1,7 @@
 """The training loop: one for every task."""
 
 import collections
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,8 +58,9 @@ def train(
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
     optimizer, learning_rate = optimizers.make(config.optimizer, total_steps, warmup_steps)
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
         checkpoints = Checkpoints(run, config.keep)
+        at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
         current, where_from = origin.initial_state(config, task, optimizer, checkpoints, mesh)
         frozen = origin.load_frozen(task, mesh)
         step, evaluator = int(current.step), Evaluator(task, mesh)
@@ -75,6 +77,7 @@ def train(
             update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
             _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
         writer = MetricWriter(run, step)
+        at_end.callback(writer.close)
         clock.restart()
         key = jax.random.key(config.seed + 1)  # of dropped paths and relaxed codes; the parameters took `seed`
         pending, in_flight = [], collections.deque()
@@ -115,10 +118,7 @@ def train(
                     checkpoints.save(current, step, {"config": to_json(config)})
             if step == total_steps:
                 break
-        results = results or evaluate()
-        checkpoints.close()
-        writer.close()
-    return results
+        return results or evaluate()
 
 
 def _due(step: int, every: int, last: int) -> bool:
