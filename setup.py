@@ -1,4 +1,5 @@
 """Packaging of beit_jax. Extras keep TensorFlow, matplotlib and torch out of installations that do not need them."""
+
 from pathlib import Path
 
 from setuptools import find_packages, setup

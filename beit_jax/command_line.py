@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
@@ -28,6 +29,17 @@ def take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
     return value, rest
 
 
+def local_folder(flag: str, path: str) -> Path:
+    """The folder that a flag names.
+
+    Raises:
+      UserError: it is a URL; `gs://bucket` would be taken for a folder called `gs:`.
+    """
+    if "://" in path:
+        raise UserError(f"--{flag}={path} is a URL; expected a folder: mount the bucket, and give the path it has here")
+    return Path(path)
+
+
 def parse(argv: Sequence[str], values: flags.FlagValues, config: ConfigDict | None = None) -> None:
     """Parses `argv` (without the program's name) into `values`, and `--config.key=value` into `config`, in place.
 
@@ -39,7 +51,7 @@ def parse(argv: Sequence[str], values: flags.FlagValues, config: ConfigDict | No
             config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["beit_jax", *argv])
         rest = values(["beit_jax", *argv])[1:]
     except (AttributeError, KeyError) as error:
-        raise UserError(f"unknown config key {_one_line(error)}") from error
+        raise UserError(f"unknown config key: {_one_line(error).strip(chr(39))}") from error
     except (flags.Error, TypeError, ValueError) as error:
         raise UserError(_one_line(error)) from error
     if rest:

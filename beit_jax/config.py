@@ -8,6 +8,8 @@ tokenizer, of appendix A.2 of the DALL-E paper. A recipe (`recipe(...)`) is an o
 import ast
 import importlib.util
 import json
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,7 +35,34 @@ def defaults(task: str) -> ConfigDict:
     """
     if task not in TASKS:
         raise UserError(f"task {task!r} is unknown; expected one of {', '.join(TASKS)}")
-    config = ConfigDict(
+    config = _shared(task)
+    config.model = _dvae(image_size=256) if task == "tokenizer" else _vit(task)
+    if task == "tokenizer":
+        config.elbo = dict(
+            kl_weight=6.6,
+            kl_steps=5_000,
+            temperature_start=1.0,
+            temperature_end=1 / 16,
+            temperature_steps=150_000,
+            straight_through=False,
+        )
+    elif task == "pretrain":
+        config.num_masked = 75  # masked positions that the head sees; at least as many as the masks hold
+        config.tokenizer = _dvae(image_size=112)
+        config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
+    else:
+        config.model.num_classes = 0  # 0: taken from the data set
+        config.model.pooling = "mean"
+        config.model.init_scale = 0.001
+        config.label_smoothing = 0.1
+        config.init_fresh = (r"^(fc_norm|head)/",)
+        config.init_drop = (r"^lm_head/", r"^encoder/(mask_token|norm/.*)$")
+    return config.lock()
+
+
+def _shared(task: str) -> ConfigDict:
+    """The keys of every task."""
+    return ConfigDict(
         dict(
             task=task,
             seed=0,
@@ -80,28 +109,6 @@ def defaults(task: str) -> ConfigDict:
             ),
         )
     )
-    config.model = _dvae(image_size=256) if task == "tokenizer" else _vit(task)
-    if task == "tokenizer":
-        config.elbo = dict(
-            kl_weight=6.6,
-            kl_steps=5_000,
-            temperature_start=1.0,
-            temperature_end=1 / 16,
-            temperature_steps=150_000,
-            straight_through=False,
-        )
-    elif task == "pretrain":
-        config.num_masked = 75  # masked positions that the head sees; at least as many as the masks hold
-        config.tokenizer = _dvae(image_size=112)
-        config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
-    else:
-        config.model.num_classes = 0  # 0: taken from the data set
-        config.model.pooling = "mean"
-        config.model.init_scale = 0.001
-        config.label_smoothing = 0.1
-        config.init_fresh = (r"^(fc_norm|head)/",)
-        config.init_drop = (r"^lm_head/", r"^encoder/(mask_token|norm/.*)$")
-    return config.lock()
 
 
 def _dvae(image_size: int) -> ConfigDict:
@@ -140,10 +147,14 @@ def load(path: str) -> ConfigDict:
     """The config of `FILE[:args]`.
 
     Raises:
-      UserError: the file is missing, defines no `get_config`, or refuses its arguments.
+      UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails.
     """
     file, _, arg = path.partition(":")
-    config = config_module(file).get_config(arg)
+    get_config = config_module(file).get_config
+    try:
+        config = get_config(arg)
+    except Exception as error:
+        raise _error_in(file, error) from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{file}: get_config returned {type(config).__name__}; expected an ml_collections.ConfigDict")
     return config
@@ -158,11 +169,21 @@ def config_module(file: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise UserError(f"config {file!r} is not valid Python: {error}") from error
+    except Exception as error:
+        raise _error_in(file, error) from error
     if not hasattr(module, "get_config"):
         raise UserError(f'config {file!r} defines no get_config; expected `def get_config(arg="")`')
     return module
+
+
+def _error_in(file: str, error: Exception) -> UserError:
+    """An error that running a config file raised, in one line that says where."""
+    if isinstance(error, UserError):
+        return error
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == Path(file)]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
+    reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return UserError(f"config {file}:{line}: {type(error).__name__}: {reason}")
 
 
 def parse_arg(arg: str, **known: Any) -> ConfigDict:
@@ -219,6 +240,12 @@ def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}
     return flat
+
+
+def is_free(key: str, stages: Sequence[str]) -> bool:
+    """Whether a flattened key, with or without the name of a stage before it, may differ in a continuation."""
+    first, _, rest = key.partition(".")
+    return (rest if first in stages else key).partition(".")[0] in FREE_KEYS
 
 
 def split_of(source: str) -> str:

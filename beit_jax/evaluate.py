@@ -38,6 +38,7 @@ def main(argv: Sequence[str]) -> None:
 
     from beit_jax.training import checkpoint as checkpoints
 
+    command_line.local_folder("checkpoint", checkpoint)
     found = checkpoints.locate(checkpoint)
     config = configs.load(path) if path else configs.from_json(checkpoints.load_config(found))
     values = define()
@@ -58,7 +59,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[s
     """
     import jax
 
-    from beit_jax import tasks
+    from beit_jax import prepare, tasks
     from beit_jax.data import pipeline
     from beit_jax.training import origin, sharding
     from beit_jax.training.checkpoint import load_params
@@ -68,17 +69,16 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[s
     from beit_jax.validate import validate
 
     validate(config)
-    if config.task == "classify" and not config.model.num_classes:
-        config.model.num_classes = pipeline.info(config.data, config.data.split).num_classes
-    processes = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **processes)
+    config = prepare.complete(config)
     task, mesh = tasks.create(config), sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)
+    prepare.check_rows(config, task, "eval_")
+    batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **prepare.processes())
     with jax.set_mesh(mesh):
         abstract = origin.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
         placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.whole(mesh))), placement)
-        frozen, evaluator = origin.load_frozen(task, mesh), Evaluator(task, mesh)
+        frozen, evaluator = origin.load_frozen(task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
         if pictures:
             save_pictures(Path(pictures), evaluator.pictures(params, frozen, batches))
         return evaluator.run(params, frozen, batches)

@@ -9,8 +9,9 @@ checkpoints/, metrics.jsonl, tensorboard/, pictures/, config.json and, at its en
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -18,6 +19,8 @@ from ml_collections import ConfigDict
 from beit_jax import command_line
 from beit_jax import config as configs
 from beit_jax.errors import UserError
+
+RESULT = "result.json"  # of a finished run: its last evaluation
 
 
 def main(argv: Sequence[str]) -> None:
@@ -35,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     command_line.parse(rest, values, config)
     if not values.workdir:
         raise UserError("--workdir is missing; expected the folder of the run, such as --workdir=runs/quickstart")
-    train(config, Path(values.workdir))
+    train(config, command_line.local_folder("workdir", values.workdir))
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
@@ -43,105 +46,100 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
     Returns:
       The last evaluation of each stage; a config without stages is one stage called after its task.
+
+    Raises:
+      UserError: before anything is written where the mistake can be seen before.
     """
     from beit_jax.validate import validate
 
     validate(config)
-    stages = config.get("stages", ())
-    runs = {name: (config[name], workdir / name) for name in stages} or {config.task: (config, workdir)}
-    _claim(workdir, config)
-    results = {}
-    for name, (stage, run) in runs.items():
-        finished = run / "result.json"
-        if finished.exists():
-            results[name] = json.loads(finished.read_text(encoding="utf-8"))
+    _check_owner(workdir, config)
+    names = config.get("stages", ())
+    stages = {name: (config[name], workdir / name) for name in names} or {config.task: (config, workdir)}
+    results = {name: _finished(folder) for name, (_, folder) in stages.items()}
+    runs = _prepare({name: stage for name, stage in stages.items() if results[name] is None}, workdir)
+    _write(workdir / "config.json", configs.to_json(config))
+    for name, (_, folder) in stages.items():
+        if results[name] is not None:
             print(f"{name}: finished before, skipped", flush=True)
             continue
-        results[name] = _run_stage(_resolve(stage, workdir), run, workdir / "compiled")
-        _write(finished, json.dumps(results[name], indent=1))
+        results[name] = _run(runs[name])
+        _write(folder / RESULT, json.dumps(results[name], indent=1))
     _report(workdir)
     return results
 
 
-def _run_stage(config: ConfigDict, run: Path, compiled: Path) -> dict[str, float]:
+def _finished(folder: Path) -> dict[str, float] | None:
+    """The last evaluation of a run that has ended."""
+    try:
+        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def _prepare(stages: Mapping[str, tuple[ConfigDict, Path]], workdir: Path) -> dict[str, Any]:
+    """Every stage made ready before the first one starts."""
     import jax
 
-    from beit_jax import tasks
-    from beit_jax.data import pipeline
-    from beit_jax.training import loop
+    if not stages:
+        return {}
+    from beit_jax.prepare import prepare
 
     if not jax.config.jax_compilation_cache_dir:
         # Compiled programs are kept with the run: a continued run starts at once.
-        jax.config.update("jax_compilation_cache_dir", str(compiled.absolute()))
-    info = pipeline.info(config.data, config.data.split)
-    if config.task == "classify" and not config.model.num_classes:
-        config.model.num_classes = info.num_classes
-    processes = dict(process_index=jax.process_index(), process_count=jax.process_count())
-    examples = config.data.labels_per_class * info.num_classes or info.num_examples
-    steps_per_epoch = examples // config.batch_size
-    if not steps_per_epoch:
-        raise UserError(
-            f"{examples} training examples do not fill one batch of {config.batch_size}; lower batch_size, or raise "
-            "data.labels_per_class"
-        )
-    eval_set = pipeline.make_eval(config.data, batch_size=config.batch_size, **processes)
-
-    def make_stream(step: int) -> pipeline.TrainStream:
-        return pipeline.make_train(
-            config.data, seed=config.seed, batch_size=config.batch_size, start_step=step, **processes
-        )
-
-    return loop.train(
-        config,
-        tasks.create(config),
-        run,
-        make_stream,
-        eval_set,
-        total_steps=config.steps or round(config.epochs * steps_per_epoch),
-        warmup_steps=config.optimizer.warmup_steps or round(config.optimizer.warmup_epochs * steps_per_epoch),
-    )
+        jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
+    runs, coming = {}, {}
+    for name, (stage, folder) in stages.items():
+        try:
+            runs[name] = prepare(stage, folder, coming)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}" if folder != workdir else str(error)) from error
+        coming[f"stage:{name}"] = runs[name].params
+    return runs
 
 
-def _resolve(config: ConfigDict, workdir: Path) -> ConfigDict:
-    """Puts the folders of the stages in the place of their names."""
-    config = config.copy_and_resolve_references()
-    for section in (config, config.get("tokenizer", {})):
-        scheme, _, stage = section.get("init_from", "").partition(":")
-        if scheme == "stage":
-            section.init_from = str(workdir / stage)
-    return config
+def _run(run: Any) -> dict[str, float]:
+    from beit_jax.training import loop
+
+    return loop.train(run.config, run.task, run.folder, run.stream, run.eval_set(), run.total_steps, run.warmup_steps)
 
 
-def _claim(workdir: Path, config: ConfigDict) -> None:
-    """Writes the config into the workdir, or checks it against the one that is there.
-
+def _check_owner(workdir: Path, config: ConfigDict) -> None:
+    """
     Raises:
       UserError: the workdir holds a run of another config.
     """
     file = workdir / "config.json"
-    if file.exists():
-        there, now = configs.flatten(configs.from_json(file.read_text(encoding="utf-8"))), configs.flatten(config)
-        differing = sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
-        differing = [key for key in differing if not set(key.split(".")) & set(configs.FREE_KEYS)]
-        if differing:
-            key = differing[0]
-            raise UserError(
-                f"{workdir} holds a run of another config: {key} is {there.get(key)!r} there and {now.get(key)!r} now"
-                f"{f' (and {len(differing) - 1} more keys differ)' if len(differing) > 1 else ''}; choose another "
-                "--workdir, or the config of that run"
-            )
+    if not file.exists():
+        return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        _write(file, configs.to_json(config))
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} cannot be written: {error}; choose another folder") from error
+        owner = configs.from_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read ({error}); delete it to go on with the config given") from error
+    there, now = configs.flatten(owner), configs.flatten(config)
+    differing = sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
+    differing = [key for key in differing if not configs.is_free(key, config.get("stages", ()))]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{workdir} holds a run of another config: {key} is {there.get(key)!r} there and {now.get(key)!r} now"
+            f"{f' (and {len(differing) - 1} more keys differ)' if len(differing) > 1 else ''}; choose another "
+            "--workdir, or the config of that run"
+        )
 
 
 def _write(file: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Whole or not at all, also when the power fails."""
     temporary = file.with_suffix(".tmp")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, file)
+    except OSError as error:
+        raise UserError(f"--workdir={file.parent} cannot be written: {error}; choose another folder") from error
 
 
 def _report(workdir: Path) -> None:

@@ -2,25 +2,41 @@
 
 import difflib
 import math
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from beit_jax.config import TASKS, defaults, flatten
 from beit_jax.errors import UserError
-from beit_jax.models import variants
+from beit_jax.models import variants, vit
 
-AT_LEAST_ONE = ("batch_size", "keep", "log_every", "save_every", "optimizer.accumulate", "model.image_size")
-NOT_NEGATIVE = (
-    *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.shuffle_buffer"),
-    *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
-    *("optimizer.weight_decay", "optimizer.clip_norm", "optimizer.eps", "model.drop_path", "model.layer_scale"),
+AT_LEAST_ONE = (
+    *("batch_size", "keep", "log_every", "save_every", "data.shuffle_buffer"),
+    *("optimizer.accumulate", "model.image_size", "model.unroll"),
 )
-FRACTIONS = ("data.max_bad_fraction", "optimizer.b1", "optimizer.b2", "optimizer.ema", "model.drop_path")
+POSITIVE = ("optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
+NOT_NEGATIVE = (
+    *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.subset_seed"),
+    *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
+    *("optimizer.weight_decay", "optimizer.clip_norm", "model.layer_scale", "model.num_classes"),
+    *("model.init_scale", "elbo.kl_weight", "elbo.kl_steps", "elbo.temperature_steps"),
+)
+FRACTIONS = (
+    "data.max_bad_fraction",
+    "optimizer.b1",
+    "optimizer.b2",
+    "optimizer.ema",
+    "model.drop_path",
+    "label_smoothing",
+)
+REGULAR_EXPRESSIONS = ("init_fresh", "init_drop")
+SOURCES = ("init_from", "resume_from", "tokenizer.init_from")
 CHOICES = {
     "model.relative_position": ("none", "shared", "per_block"),
     "model.pooling": ("mean", "cls"),
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.remat": ("none", "full", *vit.REMAT_POLICIES),
 }
 
 
@@ -56,6 +72,7 @@ def _validate_stage(config: ConfigDict) -> None:
     _check_keys(config)
     flat = flatten(config)
     _check_ranges(flat)
+    _check_texts(flat)
     if bool(config.epochs) == bool(config.steps):
         raise UserError(f"epochs={config.epochs:g} and steps={config.steps}: give one of them, and not both")
     if config.batch_size % config.optimizer.accumulate:
@@ -96,8 +113,11 @@ def _same_type(value: Any, default: Any) -> bool:
 
 def _check_ranges(flat: dict[str, Any]) -> None:
     for key in AT_LEAST_ONE:
-        if flat[key] < 1:
+        if key in flat and flat[key] < 1:
             raise UserError(f"{key}={flat[key]!r}; expected at least 1")
+    for key in POSITIVE:
+        if key in flat and flat[key] <= 0:
+            raise UserError(f"{key}={flat[key]!r}; expected above 0")
     for key in NOT_NEGATIVE:
         if key in flat and flat[key] < 0:
             raise UserError(f"{key}={flat[key]!r}; expected at least 0")
@@ -109,6 +129,23 @@ def _check_ranges(flat: dict[str, Any]) -> None:
             raise UserError(f"{key}={flat[key]!r}; expected one of {', '.join(choices)}")
     if not 0 < flat["optimizer.layer_decay"] <= 1:
         raise UserError(f"optimizer.layer_decay={flat['optimizer.layer_decay']!r}; expected above 0 and at most 1")
+    for key in (f"mesh.{axis}" for axis in ("data", "fsdp", "tensor")):
+        if flat[key] < 1 and flat[key] != -1:
+            raise UserError(f"{key}={flat[key]!r}; expected at least 1, or -1 for the devices that are left")
+
+
+def _check_texts(flat: dict[str, Any]) -> None:
+    for key in REGULAR_EXPRESSIONS:
+        for pattern in flat[key]:
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise UserError(f"{key} holds {pattern!r}, which is no regular expression: {error}") from error
+    for key in SOURCES:
+        if "://" in flat.get(key, ""):
+            raise UserError(
+                f"{key}={flat[key]!r} is a URL; expected a folder: mount the bucket, and give its path here"
+            )
 
 
 def _check_dvae(name: str, dvae: ConfigDict) -> int:

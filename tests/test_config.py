@@ -41,6 +41,16 @@ def test_defaults_are_valid_and_survive_json(task):
         ({"model.relative_position": "both"}, "expected one of none, shared, per_block"),
         ({"model.variant": "Q/16"}, "Q/16"),
         ({"data.ops": ""}, "data.ops is empty"),
+        ({"model.remat": "foo"}, "model.remat='foo'; expected one of none, full, dots_saveable"),
+        ({"model.unroll": 0}, "model.unroll=0; expected at least 1"),
+        ({"optimizer.eps": 0.0}, "optimizer.eps=0.0; expected above 0"),
+        ({"mesh.data": 0}, "mesh.data=0; expected at least 1, or -1"),
+        ({"mesh.fsdp": -2}, "mesh.fsdp=-2; expected at least 1, or -1"),
+        ({"init_fresh": ("(",)}, "init_fresh holds '\\(', which is no regular expression"),
+        ({"init_drop": (3,)}, "init_drop holds 3, which is no regular expression"),
+        ({"init_from": "gs://bucket/run"}, "init_from='gs://bucket/run' is a URL; expected a folder"),
+        ({"tokenizer.init_from": "gs://bucket/run"}, "tokenizer.init_from='gs://bucket/run' is a URL"),
+        ({"data.shuffle_buffer": 0}, "data.shuffle_buffer=0; expected at least 1"),
     ],
 )
 def test_impossible_values_are_one_line(changes, message):
@@ -49,6 +59,29 @@ def test_impossible_values_are_one_line(changes, message):
     with pytest.raises(UserError, match=message) as error:
         validate(config)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("classify", {"label_smoothing": 1.0}, "label_smoothing=1.0; expected at least 0 and below 1"),
+        ("classify", {"model.num_classes": -1}, "model.num_classes=-1; expected at least 0"),
+        ("classify", {"model.init_scale": -1.0}, "model.init_scale=-1.0; expected at least 0"),
+        ("tokenizer", {"elbo.temperature_end": 0.0}, "elbo.temperature_end=0.0; expected above 0"),
+        ("tokenizer", {"elbo.kl_steps": -1}, "elbo.kl_steps=-1; expected at least 0"),
+        ("tokenizer", {"model.groups": 0}, "model.groups=0; expected at least 1"),
+    ],
+)
+def test_impossible_values_of_a_task(task, changes, message):
+    config = valid(task)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        validate(config)
+
+
+def test_a_stage_s_free_keys_are_those_of_its_own():
+    assert configs.is_free("mesh.data", ()) and configs.is_free("pretrain.mesh.data", ("pretrain",))
+    assert not configs.is_free("keep.optimizer.lr", ("keep",)) and not configs.is_free("model.keep", ())
 
 
 def test_unknown_key_missing_key_wrong_type():
@@ -102,5 +135,15 @@ def test_files_that_are_no_configs(tmp_path):
     with pytest.raises(UserError, match="defines no get_config"):
         configs.load(str(tmp_path / "empty.py"))
     (tmp_path / "broken.py").write_text("def get_config(:")
-    with pytest.raises(UserError, match="not valid Python"):
-        configs.load(str(tmp_path / "broken.py"))
+    for text, message in {
+        "def get_config(:": "broken.py:1: SyntaxError: invalid syntax",
+        "\nimport no_such_module": "broken.py:2: ModuleNotFoundError: No module named 'no_such_module'",
+        "def get_config(arg):\n    return 1 / 0": "broken.py:2: ZeroDivisionError: division by zero",
+        "from beit_jax.config import *\ndef get_config(arg):\n    c = defaults('tokenizer')\n    c.lrr = 1": (
+            "broken.py:4: AttributeError: .*lrr"
+        ),
+    }.items():
+        (tmp_path / "broken.py").write_text(text)
+        with pytest.raises(UserError, match=message) as error:
+            configs.load(str(tmp_path / "broken.py"))
+        assert "\n" not in str(error.value)

@@ -108,7 +108,7 @@ def test_only_checkpoint_damaged_is_an_error_and_stays(finished, tmp_path):
     (tmp_path / "result.json").unlink()
     shutil.rmtree(tmp_path / "checkpoints" / "10")
     shutil.rmtree(tmp_path / "checkpoints" / "20" / "state")
-    assert "there is no other" in refused(command("finetune", tmp_path))
+    assert "none of the checkpoints" in refused(command("finetune", tmp_path))
     assert (tmp_path / "checkpoints" / "20").is_dir()
 
 
@@ -145,12 +145,80 @@ def refused(arguments, door=train):
         ("finetune", ["--config.model.image_size=20"], ["image", "16, 16, 3", "20, 20, 3"]),
         ("tokenizer", ["--config.optimizer.warmup_steps=20"], ["warm-up", "20"]),
         ("tokenizer", ["--flag=1"], ["flag"]),
+        ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "none, full"]),
+        ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
+        ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
+        ("finetune", ["--config.model.num_classes=7"], ["num_classes=7", "digits has 10 classes"]),
+        ("finetune", ["--config.data.labels_per_class=900"], ["labels_per_class=900", "1438"]),
+        ("finetune", ["--config.resume_from=nowhere"], ["nowhere holds no checkpoint"]),
     ],
 )
-def test_wrong_input_is_one_clear_line(tmp_path, task, overrides, parts):
+def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overrides, parts):
     message = refused(command(task, tmp_path / "run", *overrides))
     for part in parts:
         assert part in message, message
+    assert not (tmp_path / "run" / "config.json").exists() or "masks of" in message
+    assert not (tmp_path / "run" / "checkpoints" / "0").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "override", "parts"),
+    [
+        ("steps=40", [], ["stage from_beit_seed0", "warm-up takes 50 steps of a run of 40"]),
+        ("", ["--config.from_scratch_seed2.data.eval_ops=decode"], ["stage from_scratch_seed2", "add resize"]),
+        ("", ["--config.from_beit_seed1.model.variant=Micro/4"], ["stage from_beit_seed1", "of another shape"]),
+        ("", ["--config.pretrain.tokenizer.hidden=8"], ["stage pretrain: tokenizer from stage:tokenizer", "shape"]),
+        ("", ["--config.from_beit_seed0.batch_size=12"], ["stage from_beit_seed0", "multiple of 8"]),
+    ],
+)
+def test_a_late_stage_is_refused_before_the_first_starts(tmp_path, argument, override, parts):
+    message = refused([f"--config=configs/quickstart.py:{argument}", f"--workdir={tmp_path}/run", *override])
+    for part in parts:
+        assert part in message, message
+    assert not (tmp_path / "run").exists()
+
+
+def test_workdirs_are_folders(finished):
+    assert "is a URL" in refused(command("finetune", "gs://bucket/run"))
+    assert "is a URL" in refused(["--checkpoint=gs://bucket/run"], evaluate)
+
+
+def test_result_cut_off_by_a_kill_is_made_again(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").write_text('{"loss":')
+    train.main(command("finetune", tmp_path))
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
+
+
+def test_unreadable_config_of_a_workdir(finished, tmp_path):
+    (tmp_path / "config.json").write_text("")
+    assert "config.json cannot be read" in refused(command("finetune", tmp_path))
+
+
+def test_checkpoint_without_its_config(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "20" / "meta")
+    assert "does not say which config made it" in refused([f"--checkpoint={tmp_path}"], evaluate)
+
+
+def test_resume_from_another_model_is_one_line(finished, tmp_path):
+    message = refused(
+        command("finetune", tmp_path, f"--config.resume_from={finished}", "--config.model.variant=Nano/4")
+    )
+    assert "is of another model or optimizer" in message and "is (2, 32) there and (4, 64) here" in message
+
+
+def test_a_moved_recipe_is_evaluated_from_anywhere(tmp_path, monkeypatch, repository, capsys):
+    monkeypatch.chdir(tmp_path)
+    config = f"{repository}/configs/quickstart.py:runlocal,seeds=0"
+    train.main([f"--config={config}", "--workdir=here", "--config.pretrain.steps=5", "--config.tokenizer.steps=5"])
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    capsys.readouterr()
+    evaluate.main(["--checkpoint=../there/pretrain"])
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "there" / "pretrain" / "result.json").read_text())
 
 
 def test_checkpoint_of_another_shape(finished, tmp_path):
@@ -167,7 +235,7 @@ def test_workdir_of_another_config(finished):
 
 def test_loss_that_is_not_finite(tmp_path):
     message = refused(command("finetune", tmp_path, "--config.optimizer.lr=1e30", "--config.optimizer.warmup_steps=0"))
-    assert "between steps" in message and "checkpoint" in message
+    assert "between steps 1 and 10; there is no checkpoint yet" in message
 
 
 def test_no_stack_trace_on_the_command_line(tmp_path):
@@ -180,12 +248,12 @@ def test_no_stack_trace_on_the_command_line(tmp_path):
 
 
 def test_error_during_a_save_is_one_line_and_loses_no_checkpoint(tmp_path):
-    overrides = ["--config.optimizer.lr=1e30", "--config.optimizer.warmup_steps=0", "--config.save_every=1"]
+    overrides = ["--config.optimizer.lr=1e15", "--config.optimizer.warmup_steps=0", "--config.save_every=1"]
     arguments = [sys.executable, "-m", "beit_jax.train", *command("finetune", tmp_path, *overrides)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"})
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:") or "Traceback" in line]
-    assert len(errors) == 1 and "the loss is" in errors[0], done.stderr
+    assert len(errors) == 1 and "is nan between" in errors[0] and "checkpoint of step" in errors[0], done.stderr
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert names and all(name.isdigit() for name in names)
 

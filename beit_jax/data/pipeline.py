@@ -48,6 +48,23 @@ def info(config: Any, split: str) -> SourceInfo:
     return SourceInfo(source.num_examples, source.num_classes)
 
 
+def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape and type of everything in a batch of one example that `ops` make of a split; no image is read.
+
+    Raises UserError when the split cannot be read or the ops cannot be understood.
+    """
+    source = open_source(config.source, config.data_dir, split, config.shuffle_buffer)
+    zero = tf.constant(0, tf.int64)
+    numbered = plain_graph(lambda place, raw: (tf.stack([zero, place]), True, raw))
+    dataset = source.raw(None, zero, zero, Share()).enumerate().map(numbered)
+    found = _batches(dataset, source, _program(ops), 1).element_spec
+    return {
+        name: (tuple(part.shape), np.dtype(part.dtype.as_numpy_dtype))
+        for name, part in found.items()
+        if name not in (ID, VALID)
+    }
+
+
 class TrainStream:
     """Iterator without end over the batches of one process, from a given step on.
 
@@ -60,11 +77,6 @@ class TrainStream:
         self.steps_per_epoch = steps_per_epoch
         self._unreadable = Unreadable(max_bad_fraction)
         self._batches = dataset.as_numpy_iterator()
-
-    @property
-    def bad_examples(self) -> int:
-        """How many unreadable images were replaced by others so far, in this process."""
-        return self._unreadable.count
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self

@@ -18,13 +18,14 @@ class Unreadable:
         self.names: dict[str, None] = {}  # in the order they were met
 
     def add(self, seen: int, names: list[bytes]) -> None:
-        """Takes in a batch of `seen` images and the names of those that were unreadable; warns once for each name."""
+        """Takes in a batch of `seen` images and the names of the unreadable ones; warns once for each, with a count."""
         self.seen += seen
         self.count += len(names)
         for name in (raw.decode("utf-8", "replace") for raw in names):
             if name not in self.names:
                 self.names[name] = None
-                logging.getLogger("beit_jax").warning("cannot read the image %s; another one takes its place", name)
+                message = "cannot read the image %s (%d unreadable so far); another one takes its place"
+                logging.getLogger("beit_jax").warning(message, name, len(self.names))
 
     def check(self, at_least: int = ENOUGH) -> None:
         """Raises UserError when more than the share put up with was unreadable and `at_least` images were seen."""

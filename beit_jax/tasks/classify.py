@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from beit_jax.errors import UserError
 from beit_jax.models import heads, vit
 from beit_jax.tasks.encoder import encoder_fields
-from beit_jax.tasks.task import Batch, Metrics, Params, Task, means
+from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task, means
 
 
 def create(config: ConfigDict) -> Task:
@@ -55,7 +56,15 @@ def create(config: ConfigDict) -> Task:
             "label": jax.ShapeDtypeStruct((b,), jnp.int32),
         }
 
-    return Task("classify", batch_spec, init, loss, measure, summarize)
+    def check(rows: Rows) -> None:
+        worst = int(rows["label"].max())
+        if worst >= classes:
+            raise UserError(
+                f"found the label {worst}, expected at most {classes - 1}: model.num_classes={classes} is too small "
+                "for this data set; 0 takes the number of its classes"
+            )
+
+    return Task("classify", batch_spec, init, loss, measure, summarize, check)
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, float]:

@@ -6,6 +6,7 @@ so that shapes are static although masks hold different numbers of patches: posi
 which makes the loss equal to the mean over all masked patches at K/n of the head's cost.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -14,10 +15,42 @@ import numpy as np
 from einops import rearrange, repeat
 from ml_collections import ConfigDict
 
+from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
 from beit_jax.tasks import tokenizer
 from beit_jax.tasks.encoder import encoder_fields
-from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Task, means
+from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
+
+
+def create(config: ConfigDict) -> Task:
+    """The pre-training task.
+
+    Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
+    `[b, g, g]`.
+    """
+    learned = _MaskedModelling(
+        net=heads.MaskedImageModel(
+            encoder=vit.Encoder(**encoder_fields(config.model), mask_token=True, init_scheme="pretrain"),
+            vocab=config.tokenizer.vocab,
+        ),
+        tokenizer=tokenizer.model(config.tokenizer),
+        image_size=config.model.image_size,
+        tokenizer_size=config.tokenizer.image_size,
+        grid=config.model.image_size // variants.parse(config.model.variant)[1],
+        num_masked=config.num_masked,
+    )
+    part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
+    return Task(
+        name="pretrain",
+        batch_spec=learned.batch_spec,
+        init=learned.init,
+        loss=learned.loss,
+        measure=learned.measure,
+        summarize=summarize,
+        check=learned.check,
+        pictures=learned.pictures,
+        frozen={"tokenizer": part},
+    )
 
 
 def gather_masked(mask: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
@@ -35,86 +68,18 @@ def gather_masked(mask: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return positions, jnp.take_along_axis(flat, positions, axis=1).astype(jnp.float32)
 
 
-def create(config: ConfigDict) -> Task:
-    """The pre-training task.
+def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> Metrics:
+    """Cross-entropy and accuracy over the positions that weigh.
 
-    Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
-    `[b, g, g]`.
+    Args:
+      logits: `[b, k, v]`.
+      tokens: the true ones, int `[b, k]`.
+      weights: `[b, k]` of 0 and 1.
     """
-    size, grid = config.model.image_size, config.model.image_size // variants.parse(config.model.variant)[1]
-    encoder = vit.Encoder(**encoder_fields(config.model), mask_token=True, init_scheme="pretrain")
-    net = heads.MaskedImageModel(encoder=encoder, vocab=config.tokenizer.vocab)
-    visual_tokenizer = tokenizer.model(config.tokenizer)
-
-    def init(key: jax.Array) -> Params:
-        image = jnp.zeros((1, size, size, 3), jnp.float32)
-        return net.init(key, image, jnp.ones((1, grid, grid), bool), jnp.zeros((1, 1), jnp.int32))["params"]
-
-    def predict(params: Params, frozen: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        """Logits `[b, k, v]`, true tokens `[b, k]`, weights `[b, k]`; with a key, stochastic depth is on."""
-        tokens = visual_tokenizer.apply(
-            {"params": frozen["tokenizer"]}, batch["tokenizer_image"], method=visual_tokenizer.tokens
-        )
-        positions, weights = gather_masked(batch["mask"], config.num_masked)
-        rngs = {} if key is None else {"drop_path": key}
-        logits = net.apply(
-            {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
-        )
-        tokens = rearrange(tokens, "b h w -> b (h w)")
-        return logits, jnp.take_along_axis(tokens, positions, axis=1), weights
-
-    def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> Metrics:
-        log_p = jax.nn.log_softmax(logits)
-        nll = -jnp.take_along_axis(log_p, tokens[..., None], axis=-1)[..., 0]
-        right = (jnp.argmax(logits, axis=-1) == tokens).astype(jnp.float32)
-        count = jnp.sum(weights)
-        return {"loss": (jnp.sum(nll * weights), count), "mlm_acc": (jnp.sum(right * weights), count)}
-
-    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
-        logits, tokens, weights = predict(params, frozen, batch, key)
-        images = jnp.float32(batch["image"].shape[0])
-        return token_metrics(logits, tokens, weights) | {"masked_per_image": (jnp.sum(weights), images)}
-
-    def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-        logits, tokens, weights = predict(params, frozen, batch)
-        valid = batch["valid"].astype(jnp.float32)
-        weights = weights * valid[:, None]
-        frequencies = jnp.einsum("bk,bkv->v", weights, jax.nn.one_hot(tokens, logits.shape[-1]))
-        masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
-        overflow = jnp.sum(jnp.maximum(masked - config.num_masked, 0.0) * valid)
-        return token_metrics(logits, tokens, weights) | {"tokens": frequencies, "overflow": overflow}
-
-    def pictures(params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
-        variables = {"params": frozen["tokenizer"]}
-
-        def decoded(tokens: jax.Array) -> jax.Array:
-            outputs = visual_tokenizer.apply(variables, tokens, method=visual_tokenizer.decode_tokens)
-            return dvae.reconstruction(outputs)
-
-        images, mask = batch["tokenizer_image"], batch["mask"]
-        tokens = visual_tokenizer.apply(variables, images, method=visual_tokenizer.tokens)
-        logits = net.apply({"params": params}, batch["image"], mask, None)
-        guesses = jnp.argmax(logits, axis=-1).reshape(mask.shape).astype(tokens.dtype)
-        original = dvae.unmap_pixels(images)
-        side = images.shape[1] // mask.shape[1]
-        pixel_mask = repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side)
-        return {
-            "original": original,
-            "masked": jnp.where(pixel_mask, 0.5, original),
-            "tokenizer": decoded(tokens),
-            "prediction": decoded(jnp.where(mask, guesses, tokens)),
-        }
-
-    def batch_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:
-        side = config.tokenizer.image_size
-        return {
-            "image": jax.ShapeDtypeStruct((b, size, size, 3), jnp.float32),
-            "tokenizer_image": jax.ShapeDtypeStruct((b, side, side, 3), jnp.float32),
-            "mask": jax.ShapeDtypeStruct((b, grid, grid), jnp.bool_),
-        }
-
-    part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
-    return Task("pretrain", batch_spec, init, loss, measure, summarize, pictures, {"tokenizer": part})
+    nll = -jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)[..., 0]
+    right = (jnp.argmax(logits, axis=-1) == tokens).astype(jnp.float32)
+    count = jnp.sum(weights)
+    return {"loss": (jnp.sum(nll * weights), count), "mlm_acc": (jnp.sum(right * weights), count)}
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, float]:
@@ -122,3 +87,82 @@ def summarize(sums: dict[str, Any]) -> dict[str, float]:
     frequencies = np.asarray(sums.pop("tokens"), np.float64)
     overflow = float(sums.pop("overflow"))
     return means(sums) | {"mlm_acc_commonest": float(frequencies.max() / frequencies.sum()), "overflow": overflow}
+
+
+@dataclasses.dataclass(frozen=True)
+class _MaskedModelling:
+    """The functions of the task; see `Task`. Sizes are sides of squares: in pixels, `grid` in patches."""
+
+    net: heads.MaskedImageModel
+    tokenizer: dvae.DiscreteVAE
+    image_size: int
+    tokenizer_size: int
+    grid: int
+    num_masked: int
+
+    def batch_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
+        return {
+            "image": jax.ShapeDtypeStruct((b, self.image_size, self.image_size, 3), jnp.float32),
+            "tokenizer_image": jax.ShapeDtypeStruct((b, self.tokenizer_size, self.tokenizer_size, 3), jnp.float32),
+            "mask": jax.ShapeDtypeStruct((b, self.grid, self.grid), jnp.bool_),
+        }
+
+    def init(self, key: jax.Array) -> Params:
+        batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self.batch_spec(1).items()}
+        return self.net.init(key, batch["image"], batch["mask"], jnp.zeros((1, 1), jnp.int32))["params"]
+
+    def check(self, rows: Rows) -> None:
+        counts = rows["mask"].sum(axis=(1, 2))
+        if counts.max() > self.num_masked or not counts.all():
+            raise UserError(
+                f"found masks of {counts.min()} to {counts.max()} patches, expected 1 to num_masked={self.num_masked}: "
+                "make num_masked and the mask in data.ops agree"
+            )
+
+    def predict(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Logits `[b, k, v]`, true tokens `[b, k]`, weights `[b, k]`; with a key, stochastic depth is on."""
+        tokens = self.tokens(frozen, batch["tokenizer_image"])
+        positions, weights = gather_masked(batch["mask"], self.num_masked)
+        rngs = {} if key is None else {"drop_path": key}
+        logits = self.net.apply(
+            {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
+        )
+        return logits, jnp.take_along_axis(rearrange(tokens, "b h w -> b (h w)"), positions, axis=1), weights
+
+    def loss(self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
+        logits, tokens, weights = self.predict(params, frozen, batch, key)
+        images = jnp.float32(batch["image"].shape[0])
+        return token_metrics(logits, tokens, weights) | {"masked_per_image": (jnp.sum(weights), images)}
+
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        logits, tokens, weights = self.predict(params, frozen, batch)
+        valid = batch["valid"].astype(jnp.float32)
+        weights = weights * valid[:, None]
+        frequencies = jnp.einsum("bk,bkv->v", weights, jax.nn.one_hot(tokens, logits.shape[-1]))
+        masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
+        overflow = jnp.sum(jnp.maximum(masked - self.num_masked, 0.0) * valid)
+        return token_metrics(logits, tokens, weights) | {"tokens": frequencies, "overflow": overflow}
+
+    def tokens(self, frozen: Params, images: jax.Array) -> jax.Array:
+        return self.tokenizer.apply({"params": frozen["tokenizer"]}, images, method="tokens")
+
+    def decoded(self, frozen: Params, tokens: jax.Array) -> jax.Array:
+        outputs = self.tokenizer.apply({"params": frozen["tokenizer"]}, tokens, method="decode_tokens")
+        return dvae.reconstruction(outputs)
+
+    def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
+        images, mask = batch["tokenizer_image"], batch["mask"]
+        tokens = self.tokens(frozen, images)
+        logits = self.net.apply({"params": params}, batch["image"], mask, None)
+        guesses = jnp.argmax(logits, axis=-1).reshape(mask.shape).astype(tokens.dtype)
+        original = dvae.unmap_pixels(images)
+        side = images.shape[1] // mask.shape[1]
+        pixel_mask = repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side)
+        return {
+            "original": original,
+            "masked": jnp.where(pixel_mask, 0.5, original),
+            "tokenizer": self.decoded(frozen, tokens),
+            "prediction": self.decoded(frozen, jnp.where(mask, guesses, tokens)),
+        }

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
+Rows = Mapping[str, np.ndarray]  # one process's rows of a batch, on the host
 # (sum, count) pairs: they add up over micro-batches, devices and evaluation batches, and are divided once at the end.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 
@@ -37,6 +39,7 @@ class Task:
       loss: `(params, frozen, batch, key, step) -> metrics`; the step minimises `metrics["loss"]`, sum over count.
       measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows not `valid` count nothing.
       summarize: from the added sums, on the host, to named numbers.
+      check: raises a `UserError` where the values of a first batch cannot be learned from.
       pictures: `(params, frozen, batch) -> {name: [b, h, w, 3] in [0, 1]}`, things to look at, aligned by row.
     """
 
@@ -46,6 +49,7 @@ class Task:
     loss: Callable[[Params, Params, Batch, jax.Array, jax.Array], Metrics]
     measure: Callable[[Params, Params, Batch], dict[str, Any]]
     summarize: Callable[[dict[str, Any]], dict[str, float]]
+    check: Callable[[Rows], None] = lambda rows: None
     pictures: Callable[[Params, Params, Batch], dict[str, jax.Array]] | None = None
     frozen: Mapping[str, FrozenPart] = dataclasses.field(default_factory=dict)
 

@@ -10,6 +10,7 @@ A checkpoint holds the items `params`, `ema` (where the run keeps averaged param
 state) and `meta` (config, versions). The position in the data needs no item: it is a function of the step.
 """
 
+import itertools
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +22,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from beit_jax import __version__
 from beit_jax.errors import UserError
+from beit_jax.training.params import map_names
 from beit_jax.training.state import TrainState
 
 FOLDER = "checkpoints"
+# What Orbax and its storage raise for files that are cut off, changed or gone. Anything else, such as a lack of memory,
+# says nothing about the checkpoint.
+DAMAGE = (ValueError, KeyError, TypeError, OSError, EOFError)
 
 
 class Checkpoints:
@@ -60,35 +65,56 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read, or None where none was ever saved.
 
+        Newer ones that cannot be read are set aside, once a good one is found.
+
         Args:
           abstract: shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct`).
 
         Raises:
-          UserError: the only checkpoint left cannot be read; it stays where it is.
+          UserError: no checkpoint can be read, or one is of another model; they stay where they are.
         """
-        while steps := self._manager.all_steps():
-            step = max(steps)
+        broken: dict[int, Exception] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                return self.restore_step(step, abstract)
-            except Exception as error:  # damaged files raise many types: ValueError, KeyError, FileNotFoundError, ...
-                if len(steps) == 1:
-                    raise UserError(
-                        f"checkpoint {self._folder / str(step)} cannot be read ({_first_line(error)}) and there is no "
-                        f"other; delete {self._folder} to start from scratch"
-                    ) from error
-                self._set_aside(step, error)
+                state = self.restore_step(step, abstract)
+            except DAMAGE as error:
+                broken[step] = error
+                continue
+            for newer, error in broken.items():
+                self._set_aside(newer, error)
+            return state
+        if broken:
+            raise UserError(
+                f"none of the checkpoints in {self._folder} can be read ({first_line(broken[max(broken)])}); delete "
+                "that folder to start from scratch"
+            )
         return None
 
     def restore_step(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of one step; whatever Orbax raises where it cannot be read."""
-        items = {
-            "params": ocp.args.StandardRestore(abstract.params),
-            "state": ocp.args.StandardRestore({"step": abstract.step, "opt_state": abstract.opt_state}),
-        }
+        """The state of one step.
+
+        Raises:
+          UserError: the checkpoint is readable and holds other parameters than `abstract`.
+          Exception: one of `DAMAGE` where it cannot be read.
+        """
+        items = {"params": abstract.params, "state": {"step": abstract.step, "opt_state": abstract.opt_state}}
         if abstract.ema is not None:
-            items["ema"] = ocp.args.StandardRestore(abstract.ema)
-        read = self._manager.restore(step, args=ocp.args.Composite(**items))
+            items["ema"] = abstract.ema
+        self._check_shapes(step, items)
+        arguments = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
+        read = self._manager.restore(step, args=ocp.args.Composite(**arguments))
         return TrainState(params=read["params"], ema=read.get("ema"), **read["state"])
+
+    def _check_shapes(self, step: int, items: Mapping[str, Any]) -> None:
+        for item, expected in items.items():
+            folder = self._folder / str(step) / item
+            found, wanted = _shapes(_metadata(folder)), _shapes(expected)
+            for name in sorted(found.keys() | wanted.keys()):
+                if found.get(name) != wanted.get(name):
+                    raise UserError(
+                        f"checkpoint {folder} is of another model or optimizer: {name} is {found.get(name)} there and "
+                        f"{wanted.get(name)} here; use the config that it was made with"
+                    )
 
     def close(self) -> None:
         """Waits for saves under way."""
@@ -98,23 +124,29 @@ class Checkpoints:
     def _set_aside(self, step: int, error: Exception) -> None:
         """A step that stays in place would make Orbax refuse to save that step again, without a word."""
         broken = self._folder / str(step)
-        aside = self._folder / f"{step}.broken"
+        names = (f"{step}.broken{number or ''}" for number in itertools.count())
+        aside = next(path for path in map(self._folder.joinpath, names) if not path.exists())
         broken.rename(aside)
         self._manager.reload()
         warnings.warn(
-            f"checkpoint {broken} cannot be read ({_first_line(error)}); set aside as {aside.name}, using the one "
+            f"checkpoint {broken} cannot be read ({first_line(error)}); set aside as {aside.name}, using the one "
             "before it",
             stacklevel=3,
         )
 
 
-def locate(path: str) -> Path:
+def locate(path: str, recipe: Path | None = None) -> Path:
     """The newest checkpoint of a run folder, or the checkpoint folder itself.
+
+    Args:
+      path: a folder, or `stage:NAME`.
+      recipe: the folder whose subfolders are stages.
 
     Raises:
       UserError: there is none; names the stages where the folder is that of a recipe.
     """
-    folder = Path(path).absolute()
+    scheme, _, stage = path.partition(":")
+    folder = (recipe / stage if recipe and scheme == "stage" else Path(path)).absolute()
     if (folder / "params").is_dir():
         return folder
     for parent in (folder / FOLDER, folder):
@@ -132,6 +164,19 @@ def locate(path: str) -> Path:
     raise UserError(f"{path} holds no checkpoint; expected the folder of a run (with {FOLDER}/ in it) or a checkpoint")
 
 
+def shapes_of(checkpoint: Path) -> dict[str, Any]:
+    """Shapes and dtypes of what `load_params` would load (`jax.ShapeDtypeStruct`).
+
+    Raises:
+      UserError: the checkpoint cannot be read.
+    """
+    item = checkpoint / ("ema" if (checkpoint / "ema").is_dir() else "params")
+    try:
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _metadata(item))
+    except DAMAGE as error:
+        raise UserError(f"checkpoint {item} cannot be read ({first_line(error)}); choose another") from error
+
+
 def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
     """The parameters of a checkpoint; the averaged ones where the run kept them.
 
@@ -143,25 +188,46 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
       UserError: the checkpoint cannot be read.
     """
     item = checkpoint / ("ema" if (checkpoint / "ema").is_dir() else "params")
+    shapes = shapes_of(checkpoint)
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            saved = checkpointer.metadata(item).item_metadata
-            if saved is None:
-                raise ValueError("no metadata")
-            abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), saved)
             return checkpointer.restore(item, abstract)
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"checkpoint {item} cannot be read ({_first_line(error)}); choose another") from error
+    except DAMAGE as error:
+        raise UserError(f"checkpoint {item} cannot be read ({first_line(error)}); choose another") from error
 
 
 def load_config(checkpoint: Path) -> str:
-    """The config, as text of `config.to_json`, of the run that wrote a checkpoint."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-        return checkpointer.restore(checkpoint / "meta")["config"]
+    """The config, as text of `config.to_json`, of the run that wrote a checkpoint.
+
+    Raises:
+      UserError: the checkpoint holds none.
+    """
+    try:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+            return checkpointer.restore(checkpoint / "meta")["config"]
+    except DAMAGE as error:
+        raise UserError(
+            f"checkpoint {checkpoint} does not say which config made it ({first_line(error)}); give it: --config FILE"
+        ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Type and beginning of an error's message, for a message of one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+
+
+def _metadata(item: Path) -> Any:
+    metadata = ocp.StandardCheckpointHandler().metadata(item)
+    if metadata is None:
+        raise ValueError("no metadata")
+    return metadata.tree
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    map_names(lambda name, leaf: shapes.setdefault(name, tuple(leaf.shape)), tree)
+    return shapes
 
 
 def _versions() -> dict[str, str]:

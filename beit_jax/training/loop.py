@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,22 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax.config import to_json
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Batch, Metrics, Task
+from beit_jax.tasks.task import Batch, Metrics, Rows, Task
 from beit_jax.training import optimizer as optimizers
 from beit_jax.training import origin, sharding, state
 from beit_jax.training.checkpoint import Checkpoints
 from beit_jax.training.clock import Clock
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.metrics import MetricWriter
-
-Rows = Mapping[str, np.ndarray]  # this process's rows of a batch
 
 IN_FLIGHT = 2  # steps that may wait on the device: it never idles, and batches in memory stay bounded
 
@@ -53,7 +51,7 @@ def train(
       The numbers of the last evaluation.
 
     Raises:
-      UserError: what the user can mend: shapes that do not fit, a mesh that does not, a loss that is not finite.
+      UserError: what the user can mend: a checkpoint or a mesh that does not fit, a loss that is not finite.
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
@@ -61,8 +59,8 @@ def train(
     with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
         checkpoints = Checkpoints(run, config.keep)
         at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
-        current, where_from = origin.initial_state(config, task, optimizer, checkpoints, mesh)
-        frozen = origin.load_frozen(task, mesh)
+        current, where_from = origin.initial_state(config, task, optimizer, checkpoints, run, mesh)
+        frozen = origin.load_frozen(task, mesh, run)
         step, evaluator = int(current.step), Evaluator(task, mesh)
         if jax.process_index() == 0:
             table = sharding.describe(current.params, mesh)
@@ -72,7 +70,7 @@ def train(
 
         clock, batches = Clock(), ()
         if step < total_steps:
-            batches = _to_devices(make_stream(step), task, mesh, clock)
+            batches = _to_devices(_checked(make_stream(step), task), task, mesh, clock)
             start = time.perf_counter()
             update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
             _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
@@ -102,8 +100,8 @@ def train(
                 jax.block_until_ready(in_flight.popleft())
             save = _due(step, config.save_every, total_steps)
             if save or _due(step, config.log_every, total_steps):
-                # Always before a save, so that no state is saved whose loss was not finite.
-                means = _means(pending, step)
+                # Always before a save, so that no state is saved that is not finite.
+                means = _means(pending, step, checkpoints.latest_step())
                 speed = clock.report(total_steps - step)
                 speed["examples_per_second"] = speed.pop("steps_per_second") * config.batch_size
                 rate = {"learning_rate": float(learning_rate(step - 1))}
@@ -139,49 +137,47 @@ def trace_step(
     return jitted.trace(current, frozen, batch, jax.random.key(0))
 
 
-def _to_devices(stream: Iterable[Rows], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:
-    """Global batches on the devices, only what the task needs; the first one is checked against the task."""
-    local, expected = iter(stream), None
+def _checked(stream: Iterable[Rows], task: Task) -> Iterator[Rows]:
+    """The stream, after the task's look at its first batch: before the step is compiled."""
+    rest = iter(stream)
+    first = next(rest)
+    task.check(first)
+    return itertools.chain([first], rest)
+
+
+def _to_devices(stream: Iterator[Rows], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:
+    """Global batches on the devices, only what the task needs."""
+    names = task.batch_spec(1)
     while True:
         with clock.wait():
-            rows = next(local)
-        if expected is None:
-            expected = task.batch_spec(len(next(iter(rows.values()))))
-            _check_rows(rows, expected, task.name)
-        yield sharding.to_devices(mesh, {name: rows[name] for name in expected})
+            rows = next(stream)
+        yield sharding.to_devices(mesh, {name: rows[name] for name in names})
 
 
-def _check_rows(rows: Rows, expected: Mapping[str, jax.ShapeDtypeStruct], task: str) -> None:
-    for name, spec in expected.items():
-        if name not in rows:
-            raise UserError(
-                f"the data has no {name!r}, which the {task} task needs; found {', '.join(rows)}; see data.ops"
-            )
-        if rows[name].shape != spec.shape or rows[name].dtype != spec.dtype:
-            raise UserError(
-                f"the data's {name!r} is {rows[name].dtype}{list(rows[name].shape[1:])} for each example; the {task} "
-                f"task expects {spec.dtype}{list(spec.shape[1:])}: make data.ops and the model's sizes agree"
-            )
-
-
-def _means(pending: list[Metrics], step: int) -> dict[str, float]:
+def _means(pending: list[Metrics], step: int, saved: int | None) -> dict[str, float]:
     """Mean of each metric over the steps since the last line.
 
+    Args:
+      pending: metrics of the steps up to `step`.
+      step: the last one.
+      saved: the step of the newest checkpoint.
+
     Raises:
-      UserError: a loss that is not finite.
+      UserError: one that is not finite, or a loss over nothing.
     """
     fetched = jax.device_get(pending)
-    means = {
-        name: float(sum(np.float64(metrics[name][0]) for metrics in fetched))
-        / float(sum(np.float64(metrics[name][1]) for metrics in fetched))
-        for name in fetched[0]
-    }
-    if not math.isfinite(means["loss"]):
-        first = step - len(fetched) + 1
-        raise UserError(
-            f"the loss is {means['loss']} between steps {first} and {step}; the last checkpoint, of an earlier "
-            "step, is good: lower optimizer.lr or set optimizer.clip_norm, and start in a new workdir with resume_from"
-        )
+    between = f"between steps {step - len(fetched) + 1} and {step}"
+    totals = {name: [sum(float(metrics[name][part]) for metrics in fetched) for part in (0, 1)] for name in fetched[0]}
+    if not totals["loss"][1]:
+        raise UserError(f"there was nothing to learn {between}: the loss is a mean over no value; see data.ops")
+    means = {name: total / count for name, (total, count) in totals.items()}
+    for name, value in means.items():
+        if not math.isfinite(value):
+            way_out = f"the checkpoint of step {saved} is finite" if saved is not None else "there is no checkpoint yet"
+            raise UserError(
+                f"the {name} is {value} {between}; {way_out}: lower optimizer.lr or set optimizer.clip_norm, and start "
+                f"in a new workdir{', with resume_from' if saved is not None else ''}"
+            )
     return means
 
 

@@ -1,5 +1,8 @@
 """Where a run starts; the order of precedence stands in `checkpoint.py`."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,11 +34,55 @@ def with_shardings(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
+def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params]) -> Params:
+    """Checks names and shapes of everything that a run will start from.
+
+    Args:
+      config: of the run.
+      task: what it learns.
+      run: its folder.
+      coming: the shapes of the parameters of stages that have not run yet, `{"stage:NAME": shapes}`.
+
+    Returns:
+      The shapes of the run's own parameters.
+
+    Raises:
+      UserError: a checkpoint is missing, cannot be read or does not fit.
+    """
+    key = jax.random.key(0)
+    params = jax.eval_shape(task.init, key)
+
+    def shapes(source: str) -> Params:
+        return coming[source] if source in coming else checkpoint.shapes_of(checkpoint.locate(source, run.parent))
+
+    started = (run / checkpoint.FOLDER).is_dir() and any((run / checkpoint.FOLDER).iterdir())
+    if config.resume_from and not started:
+        checkpoint.locate(config.resume_from, run.parent)
+    elif config.init_from and not started:
+        with _named("init_from", config.init_from):
+            found = jax.eval_shape(lambda found: expand_shared_table(found, params), shapes(config.init_from))
+            merge(params, found, config.init_fresh, config.init_drop)
+    for name, part in task.frozen.items():
+        if part.source != "random":
+            with _named(name, part.source):
+                merge(jax.eval_shape(part.init, key), shapes(part.source))
+    return params
+
+
+@contextlib.contextmanager
+def _named(what: str, source: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what} from {source}: {error}") from error
+
+
 def initial_state(
     config: ConfigDict,
     task: Task,
     optimizer: optax.GradientTransformation,
     checkpoints: checkpoint.Checkpoints,
+    run: Path,
     mesh: Mesh,
 ) -> tuple[state.TrainState, str]:
     """The state that a run starts from, sharded, and one line that says where it is from.
@@ -48,12 +95,12 @@ def initial_state(
     if restored is not None:
         return restored, f"continuing from step {int(restored.step)}"
     if config.resume_from:
-        source = checkpoint.locate(config.resume_from)
+        source = checkpoint.locate(config.resume_from, run.parent)
         try:
             restored = checkpoint.Checkpoints(source.parents[1]).restore_step(int(source.name), abstract)
-        except (ValueError, KeyError, OSError) as error:
+        except checkpoint.DAMAGE as error:
             raise UserError(
-                f"resume_from={config.resume_from!r} cannot be continued by this config: {error}"
+                f"resume_from={config.resume_from!r} cannot be read ({checkpoint.first_line(error)}); choose another"
             ) from error
         return restored, f"continuing {source} from step {int(restored.step)}"
 
@@ -61,13 +108,11 @@ def initial_state(
         lambda key: state.create(task, optimizer, key, config.optimizer.ema > 0),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
-    if not config.init_from:
-        return initialise(jax.random.key(config.seed)), "starting from scratch"
-    source = checkpoint.locate(config.init_from)
-    # Everything about the checkpoint is checked against shapes alone, before parameters are made.
-    loaded = expand_shared_table(checkpoint.load_params(source, whole(mesh)), abstract.params)
-    merge(abstract.params, loaded, config.init_fresh, config.init_drop)
     fresh = initialise(jax.random.key(config.seed))
+    if not config.init_from:
+        return fresh, "starting from scratch"
+    source = checkpoint.locate(config.init_from, run.parent)
+    loaded = expand_shared_table(checkpoint.load_params(source, whole(mesh)), abstract.params)
     merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
@@ -94,8 +139,8 @@ def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
     }
 
 
-def load_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
-    """The parameters that the task reads and does not learn, sharded.
+def load_frozen(task: Task, mesh: Mesh, run: Path) -> dict[str, Params]:
+    """The parameters that the task reads and does not learn, sharded; `run` is the folder of the run.
 
     Raises:
       UserError: a source holds no checkpoint, or one that does not fit.
@@ -106,9 +151,8 @@ def load_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
         if part.source == "random":
             frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(0))
             continue
-        try:
-            loaded = merge(abstract, checkpoint.load_params(checkpoint.locate(part.source), whole(mesh)))
-        except UserError as error:
-            raise UserError(f"{name} from {part.source}: {error}") from error
+        with _named(name, part.source):
+            source = checkpoint.locate(part.source, run.parent)
+            loaded = merge(abstract, checkpoint.load_params(source, whole(mesh)))
         frozen[name] = jax.device_put(loaded, placement)
     return frozen

@@ -90,7 +90,9 @@ def make_step(
         ema = state.ema
         if ema is not None:
             ema = jax.tree.map(lambda old, new: ema_decay * old + (1.0 - ema_decay) * new, ema, params)
-        metrics["grad_norm"] = (optax.tree.norm(gradients), jnp.float32(1.0))
+        one = jnp.float32(1.0)
+        metrics["grad_norm"] = (optax.tree.norm(gradients), one)
+        metrics["param_norm"] = (optax.tree.norm(params), one)
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     return step

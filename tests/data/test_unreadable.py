@@ -11,8 +11,8 @@ def test_counts_and_names_once(caplog):
     account.check()
     assert (account.seen, account.count) == (20, 3)
     assert [record.getMessage().split(";")[0] for record in caplog.records] == [
-        "cannot read the image a.jpg",
-        "cannot read the image b\ufffd.jpg",
+        "cannot read the image a.jpg (1 unreadable so far)",
+        "cannot read the image b\ufffd.jpg (2 unreadable so far)",
     ]
 
 

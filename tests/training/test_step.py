@@ -1,5 +1,7 @@
 """The step: the same on any mesh, with micro-batches, and without TensorFlow."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,7 @@ def run_steps(config, mesh, steps=STEPS):
             lambda key: state.create(task, tx, key, config.optimizer.ema > 0),
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
         )(jax.random.key(0))
-        frozen = origin.load_frozen(task, mesh)
+        frozen = origin.load_frozen(task, mesh, Path("unused"))
         step = loop.trace_step(config, task, tx, mesh, current, frozen).lower().compile()
         losses = []
         for index in range(steps):
@@ -72,12 +74,10 @@ def test_state_is_split_over_fsdp():
         assert leaf.sharding.shard_shape(leaf.shape) == (2, 8, 128)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["pretrain", "classify"])  # the tokenizer draws noise for each micro-batch
 def test_micro_batches_give_the_whole_batch_s_gradient(task):
     """Also where micro-batches hold different numbers of masked patches; without random draws in the loss."""
     config = tiny(task)
-    if task == "tokenizer":
-        pytest.skip("the relaxation draws noise of its own for each micro-batch")
     config.model.drop_path = 0.0
     whole, whole_state = run_steps(config, one_device(), steps=1)
     config.optimizer.accumulate = 4
