@@ -7,18 +7,18 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ.setdefault("TFDS_DATA_DIR", str(Path(tempfile.gettempdir()) / "beit_jax_tests" / "tfds"))
+# Most of the suite's time is compilation. Machine code is not optimised (what XLA makes of the graph is the same), and
+# programs are kept between tests, their subprocesses, and runs of the suite.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / "beit_jax_tests" / "xla")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import pytest
 
-CACHE = Path(tempfile.gettempdir()) / "beit_jax_tests" / "xla"
-
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the suite's time is compilation; programs are kept between tests and between runs.
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,181 @@
+"""Parameters of one encoder made to fit another: official `run_class_finetuning.py`, loading a pre-trained model.
+
+A table of relative positions shared by all blocks becomes one per block, and tables and absolute positions are resized
+to another grid. Resizing is linear in the values, so each method is a matrix `[new, old]` for one axis, applied to rows
+and columns. Everything is computed in float64 on the host, once.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from beit_jax.errors import UserError
+from beit_jax.training.params import flatten, unflatten
+
+SHARED_TABLE, BLOCK_TABLE = "encoder/relative_position/table", "encoder/blocks/attn/relative_position/table"
+POSITIONS = "encoder/pos_embed"
+CLS_ROWS = 3  # at the end of a table
+METHODS = ("official", "timm", "hf")
+
+
+def adapt(loaded: Mapping[str, Any], target: Mapping[str, Any], method: str = "official") -> dict[str, Any]:
+    """Expands and resizes what a target of another grid needs; everything else is passed on.
+
+    Args:
+      loaded: parameters from a checkpoint, arrays or shapes (`jax.ShapeDtypeStruct`, which stay shapes).
+      target: parameters or shapes of the model to fit.
+      method: "official" (tables by a cubic spline over geometrically growing distances, positions bicubic), "timm"
+        (tables linear over the same distances, positions bicubic with antialiasing) or "hf" (tables bilinear over even
+        distances, positions bicubic), as these libraries do.
+
+    Raises:
+      UserError: a grid that is not square, or too small to be resized.
+    """
+    flat, wanted = dict(flatten(loaded)), flatten(target)
+    if SHARED_TABLE in flat and BLOCK_TABLE in wanted and SHARED_TABLE not in wanted:
+        table, depth = flat.pop(SHARED_TABLE), wanted[BLOCK_TABLE].shape[0]
+        flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
+    for name in (SHARED_TABLE, BLOCK_TABLE):
+        if name in flat and name in wanted and flat[name].shape[-1:] == wanted[name].shape[-1:]:
+            flat[name] = _resized(flat[name], wanted[name].shape[-2], CLS_ROWS, TABLES[method], cls_last=True)
+    if POSITIONS in flat and POSITIONS in wanted and flat[POSITIONS].shape[-1:] == wanted[POSITIONS].shape[-1:]:
+        matrix = POSITION_EMBEDDINGS[method]
+        flat[POSITIONS] = _resized(flat[POSITIONS], wanted[POSITIONS].shape[-2], 1, matrix, cls_last=False)
+    return unflatten(flat)
+
+
+def _change(leaf: Any, shape: tuple[int, ...], function: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+    return function(np.asarray(leaf), shape).astype(leaf.dtype)
+
+
+def _resized(
+    leaf: Any, rows: int, cls_rows: int, matrix: Callable[[int, int], np.ndarray], *, cls_last: bool
+) -> Any:
+    """A leaf `[..., old * old + cls_rows, c]` with `rows` rows; those of the class token stay as they are."""
+    old, new = _side(leaf.shape[-2] - cls_rows), _side(rows - cls_rows)
+    if old == new:
+        return leaf
+
+    def resize(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        border = old * old if cls_last else cls_rows
+        first, last = np.split(values.astype(np.float64), [border], axis=-2)
+        grid, cls = (first, last) if cls_last else (last, first)
+        grid = grid.reshape(*grid.shape[:-2], old, old, grid.shape[-1])
+        weights = matrix(old, new)
+        grid = np.einsum("yi,xj,...ijc->...yxc", weights, weights, grid, optimize=True)
+        grid = grid.reshape(*grid.shape[:-3], new * new, grid.shape[-1])
+        return np.concatenate([grid, cls] if cls_last else [cls, grid], axis=-2)
+
+    return _change(leaf, (*leaf.shape[:-2], rows, leaf.shape[-1]), resize)
+
+
+def _side(cells: int) -> int:
+    side = math.isqrt(max(cells, 0))
+    if side * side != cells:
+        raise UserError(f"found positions of {cells} cells, expected a square: only square grids can be resized")
+    return side
+
+
+def geometric_coordinates(old: int, new: int) -> np.ndarray:
+    """Where the distances -n..n of an old table lie among the new ones: `[old]`, symmetric around 0.
+
+    Gaps grow geometrically from 1 next to the centre, so that near distances keep their values and the farthest comes to
+    lie on the new border. The ratio is found as officially, by 19 halvings of [1.01, 1.5], which also bounds it.
+    """
+    n, left, right = old // 2, 1.01, 1.5
+    ratio = left
+    while right - left > 1e-6:
+        ratio = (left + right) / 2
+        if (1.0 - ratio**n) / (1.0 - ratio) > new // 2:
+            right = ratio
+        else:
+            left = ratio
+    positive = np.cumsum(ratio ** np.arange(n))
+    return np.concatenate([-positive[::-1], [0.0], positive])
+
+
+def _new_distances(new: int) -> np.ndarray:
+    return np.arange(new, dtype=np.float64) - new // 2
+
+
+def spline_table(old: int, new: int) -> np.ndarray:
+    """`[new, old]`: the cubic spline through the old values, constant beyond them (official)."""
+    x = geometric_coordinates(old, new)
+    return cubic_spline(x, np.clip(_new_distances(new), x[0], x[-1]))
+
+
+def linear_table(old: int, new: int) -> np.ndarray:
+    """`[new, old]`: straight lines between the old values, constant beyond them (timm)."""
+    x = geometric_coordinates(old, new)
+    return np.stack([np.interp(_new_distances(new), x, unit) for unit in np.eye(old)], axis=1)
+
+
+def even_table(old: int, new: int) -> np.ndarray:
+    """`[new, old]`: straight lines between evenly stretched old values (transformers)."""
+    return np.stack([np.interp(_centres(old, new), np.arange(old), unit) for unit in np.eye(old)], axis=1)
+
+
+def cubic_spline(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """The matrix `[len(at), len(x)]` from values at `x` to the not-a-knot cubic spline through them, at `at`.
+
+    Args:
+      x: increasing, at least 4.
+      at: within x[0]..x[-1].
+    """
+    n = len(x)
+    if n < 4:
+        raise UserError(f"found tables of {n} distances, expected at least 4: so small a grid cannot be resized")
+    gaps = np.diff(x)
+    # Second derivatives M at x solve A M = B values; M is linear over the first two and the last two gaps.
+    a, b = np.zeros((n, n)), np.zeros((n, n))
+    for i in range(1, n - 1):
+        before, after = gaps[i - 1], gaps[i]
+        a[i, i - 1 : i + 2] = before, 2 * (before + after), after
+        b[i, i - 1 : i + 2] = 6 / before, -6 / before - 6 / after, 6 / after
+    a[0, :3] = gaps[1], -(gaps[0] + gaps[1]), gaps[0]
+    a[-1, -3:] = gaps[-1], -(gaps[-2] + gaps[-1]), gaps[-2]
+    second, values = np.linalg.solve(a, b), np.eye(n)
+    i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, n - 2)
+    h, right, left = gaps[i, None], (x[i + 1] - at)[:, None], (at - x[i])[:, None]
+    curved = (second[i] * right**3 + second[i + 1] * left**3) / (6 * h)
+    straight = (values[i] / h - second[i] * h / 6) * right + (values[i + 1] / h - second[i + 1] * h / 6) * left
+    return curved + straight
+
+
+def _centres(old: int, new: int) -> np.ndarray:
+    """Where the centres of new cells lie among those of the old ones, both spanning the same length."""
+    return (np.arange(new) + 0.5) * old / new - 0.5
+
+
+def bicubic(old: int, new: int) -> np.ndarray:
+    """`[new, old]`: PyTorch's bicubic interpolation (a = -0.75, border repeated, no antialiasing)."""
+    weights = np.zeros((new, old))
+    centres = _centres(old, new)
+    for step in range(-1, 3):
+        source = np.floor(centres) + step
+        np.add.at(weights, (np.arange(new), np.clip(source, 0, old - 1).astype(int)), _cubic(centres - source, -0.75))
+    return weights
+
+
+def bicubic_antialiased(old: int, new: int) -> np.ndarray:
+    """`[new, old]`: PyTorch's bicubic interpolation with antialiasing (a = -0.5, widened when it reduces)."""
+    scale = max(old / new, 1.0)
+    weights = _cubic((_centres(old, new)[:, None] - np.arange(old)) / scale, -0.5)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
+    """Keys' cubic convolution kernel."""
+    d = np.abs(distance)
+    near = ((a + 2) * d - (a + 3)) * d * d + 1
+    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+
+
+TABLES = {"official": spline_table, "timm": linear_table, "hf": even_table}
+POSITION_EMBEDDINGS = {"official": bicubic, "timm": bicubic_antialiased, "hf": bicubic}
