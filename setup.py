@@ -16,12 +16,13 @@ DATA = [
     "scikit-learn>=1.5",  # ships the scanned digits of the quick start, so that nothing is downloaded
     *VIZ,  # a run on images ends in pictures
 ]
-TEST = [*DATA, "pytest>=8"]
+CONVERT = ["safetensors>=0.5", "huggingface_hub>=0.30"]
+TEST = [*DATA, *CONVERT, "pytest>=8", "pytest-xdist>=3.6"]
 
 setup(
     name="beit_jax",
     version="0.1.0",
-    description="BEiT in JAX: tokenizer, masked image modelling, fine-tuning; from a laptop to a TPU pod",
+    description="BEiT in JAX: tokenizer, masked image modelling, fine-tuning; checkpoints in and out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -44,7 +45,7 @@ setup(
         "data": DATA,
         "test": TEST,
         "viz": VIZ,
-        "convert": ["safetensors>=0.5", "huggingface_hub>=0.30"],
+        "convert": CONVERT,
         "parity": [*TEST, "torch>=2.5", "transformers>=4.57"],
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],

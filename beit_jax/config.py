@@ -54,6 +54,7 @@ def defaults(task: str) -> ConfigDict:
         config.model.num_classes = 0  # 0: taken from the data set
         config.model.pooling = "mean"
         config.model.init_scale = 0.001
+        config.labels = ()  # names of the classes, where they are known
         config.label_smoothing = 0.1
         config.init_fresh = (r"^(fc_norm|head)/",)
         config.init_drop = (r"^lm_head/", r"^encoder/(mask_token|norm/.*)$")
@@ -72,6 +73,7 @@ def _shared(task: str) -> ConfigDict:
             init_from="",  # run folder, checkpoint folder or stage:NAME whose parameters to start from
             init_fresh=(),  # regular expressions: parameters that keep their initial values
             init_drop=(),  # regular expressions: parameters of the checkpoint that are not wanted
+            init_resize="official",  # how positions are fitted to another grid: official, timm, hf
             resume_from="",  # run folder whose whole state to continue in a new workdir
             log_every=50,  # steps
             eval_every=5000,  # steps; the last step is always evaluated; 0: only the last
@@ -127,6 +129,7 @@ def _vit(task: str) -> ConfigDict:
             relative_position="shared" if task == "pretrain" else "per_block",
             layer_scale=0.1,  # 0: none
             drop_path=0.1,
+            norm_eps=1e-6,  # of the layer norms; converted transformers files bring 1e-12
             dtype="auto",  # bfloat16 on accelerators, float32 on CPU
             remat="none",
             unroll=1,

@@ -111,6 +111,8 @@ def _steps(config: ConfigDict) -> tuple[int, int]:
             "data.labels_per_class"
         )
     total = config.steps or round(config.epochs * steps_per_epoch)
+    if not total:
+        raise UserError(f"epochs={config.epochs:g} and steps={config.steps}: give the length of the run in one of them")
     return total, config.optimizer.warmup_steps or round(config.optimizer.warmup_epochs * steps_per_epoch)
 
 

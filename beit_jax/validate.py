@@ -15,7 +15,7 @@ AT_LEAST_ONE = (
     *("batch_size", "keep", "log_every", "save_every", "data.shuffle_buffer"),
     *("optimizer.accumulate", "model.image_size", "model.unroll"),
 )
-POSITIVE = ("optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
+POSITIVE = ("model.norm_eps", "optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
 NOT_NEGATIVE = (
     *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.subset_seed"),
     *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
@@ -33,6 +33,7 @@ FRACTIONS = (
 REGULAR_EXPRESSIONS = ("init_fresh", "init_drop")
 SOURCES = ("init_from", "resume_from", "tokenizer.init_from")
 CHOICES = {
+    "init_resize": ("official", "timm", "hf"),
     "model.relative_position": ("none", "shared", "per_block"),
     "model.pooling": ("mean", "cls"),
     "model.dtype": ("auto", "float32", "bfloat16"),
@@ -73,7 +74,7 @@ def _validate_stage(config: ConfigDict) -> None:
     flat = flatten(config)
     _check_ranges(flat)
     _check_texts(flat)
-    if bool(config.epochs) == bool(config.steps):
+    if config.epochs and config.steps:
         raise UserError(f"epochs={config.epochs:g} and steps={config.steps}: give one of them, and not both")
     if config.batch_size % config.optimizer.accumulate:
         raise UserError(

@@ -145,6 +145,7 @@ def refused(arguments, door=train):
         ("finetune", ["--config.model.image_size=20"], ["image", "16, 16, 3", "20, 20, 3"]),
         ("tokenizer", ["--config.optimizer.warmup_steps=20"], ["warm-up", "20"]),
         ("tokenizer", ["--flag=1"], ["flag"]),
+        ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
         ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "none, full"]),
         ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
         ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),

@@ -12,8 +12,6 @@ from beit_jax.models.attention import Attention
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.initializers import divided
 
-LAYER_NORM_EPS = 1e-6
-
 
 class Layer(NamedTuple):
     """What differs between the blocks of a stack: scalars in a block, `[L]` in the stack's scan."""
@@ -41,6 +39,7 @@ class Block(nn.Module):
       layer_scale: initial value of gamma_1 and gamma_2 `[d]`; at 0 they do not exist.
       stochastic_depth: whether branches are left out at the layer's rate, which needs the rng `drop_path`.
       collect: whether the output is also returned as the scan's second result.
+      norm_eps: of the layer norms.
       kernel_init: initializer of all kernels. Those that end a branch are divided by sqrt(2 l), l = 1 in the first
         block, to keep the variance of the sum of branches bounded.
       dtype: of the matrix products.
@@ -52,6 +51,7 @@ class Block(nn.Module):
     layer_scale: float
     stochastic_depth: bool
     collect: bool
+    norm_eps: float
     kernel_init: Initializer
     dtype: jnp.dtype = jnp.float32
 
@@ -77,7 +77,7 @@ class Block(nn.Module):
         return x, x if self.collect else None
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
-        return layer_norm(name)(x).astype(self.dtype)
+        return layer_norm(name, self.norm_eps)(x).astype(self.dtype)
 
     def _branch(self, y: jax.Array, gamma: str, layer: Layer) -> jax.Array:
         y = y.astype(jnp.float32)
@@ -110,9 +110,9 @@ class Mlp(nn.Module):
         return nn.Dense(x.shape[-1], kernel_init=self.end_init, dtype=self.dtype, name="fc2")(y)
 
 
-def layer_norm(name: str) -> nn.LayerNorm:
+def layer_norm(name: str, eps: float) -> nn.LayerNorm:
     """A layer norm over d, in float32."""
-    return nn.LayerNorm(epsilon=LAYER_NORM_EPS, use_fast_variance=False, dtype=jnp.float32, name=name)
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=jnp.float32, name=name)
 
 
 def drop_path(key: jax.Array, y: jax.Array, rate: jax.Array) -> jax.Array:

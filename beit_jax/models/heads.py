@@ -88,6 +88,9 @@ class ImageClassifier(nn.Module):
         if self.encoder.final_norm != (self.pooling == "cls"):
             raise ValueError(f"found pooling={self.pooling!r} with final_norm={self.encoder.final_norm} in the encoder")
         x = self.encoder(images, train=train)
-        x = x[:, 0] if self.pooling == "cls" else layer_norm("fc_norm")(jnp.mean(x[:, 1:], axis=1))
+        x = x[:, 0] if self.pooling == "cls" else self._pooled(x)
         kernel_init = nn.initializers.normal(STDDEV * self.init_scale)
         return Logits(self.num_classes, kernel_init, self.encoder.dtype, name="head")(x)
+
+    def _pooled(self, x: jax.Array) -> jax.Array:
+        return layer_norm("fc_norm", self.encoder.norm_eps)(jnp.mean(x[:, 1:], axis=1))

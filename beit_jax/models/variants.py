@@ -1,6 +1,7 @@
 """The sizes an encoder comes in."""
 
 import dataclasses
+import re
 
 from beit_jax.errors import UserError
 
@@ -27,11 +28,20 @@ VARIANTS: dict[str, Variant] = {
 
 
 def parse(name: str) -> tuple[Variant, int]:
-    """Splits a name such as `B/16` into the variant and the side of a patch in pixels."""
+    """Splits a name such as `B/16`, or `512x8x8/16`, into the variant and the side of a patch in pixels."""
     size, _, patch = name.partition("/")
-    if size not in VARIANTS or not patch.isdecimal() or int(patch) == 0:
+    sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", size)
+    variant = VARIANTS.get(size) or (Variant(*map(int, sizes.groups())) if sizes else None)
+    if variant is None or variant.width % variant.heads or not patch.isdecimal() or int(patch) == 0:
         raise UserError(
             f"found the model variant {name!r}, expected SIZE/PATCH such as 'B/16': choose SIZE from "
-            f"{', '.join(VARIANTS)} and give PATCH as the side of a patch in pixels"
+            f"{', '.join(VARIANTS)}, or give WIDTHxDEPTHxHEADS with heads that divide the width; PATCH is the side of "
+            "a patch in pixels"
         )
-    return VARIANTS[size], int(patch)
+    return variant, int(patch)
+
+
+def name_of(variant: Variant, patch: int) -> str:
+    """The inverse of `parse`."""
+    known = {known: name for name, known in VARIANTS.items()}
+    return f"{known.get(variant, f'{variant.width}x{variant.depth}x{variant.heads}')}/{patch}"

@@ -40,6 +40,7 @@ class Encoder(nn.Module):
         or one per block (the official fine-tuning).
       layer_scale: initial LayerScale (`--layer_scale_init_value`); 0 for none.
       drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
+      norm_eps: of the layer norms; the official 1e-6, while transformers' files ask for 1e-12.
       mask_token: whether there is a token that takes the place of masked patches.
       final_norm: whether the result passes a layer norm.
       init_scheme: see `initializers`.
@@ -58,6 +59,7 @@ class Encoder(nn.Module):
     relative_position: Literal["none", "shared", "per_block"] = "none"
     layer_scale: float = 0.1
     drop_path: float = 0.0
+    norm_eps: float = 1e-6
     mask_token: bool = False
     final_norm: bool = True
     init_scheme: Scheme = "pretrain"
@@ -93,7 +95,7 @@ class Encoder(nn.Module):
         x, outputs = self._blocks(grid, train=train, collect=all_layers)(x, layers(self.depth, self.drop_path), bias)
         if all_layers:
             return outputs
-        return layer_norm("norm")(x) if self.final_norm else x
+        return layer_norm("norm", self.norm_eps)(x) if self.final_norm else x
 
     def _tokens(self, images: jax.Array, mask: jax.Array | None, grid: tuple[int, int]) -> jax.Array:
         """The input of the first block, float32 `[b, n+1, d]`."""
@@ -137,6 +139,7 @@ class Encoder(nn.Module):
             layer_scale=self.layer_scale,
             stochastic_depth=train and self.drop_path > 0,
             collect=collect,
+            norm_eps=self.norm_eps,
             kernel_init=initializers(self.init_scheme, self.patch_size).weight,
             dtype=self.dtype,
             name="blocks",

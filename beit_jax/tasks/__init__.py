@@ -1,13 +1,21 @@
 """Tasks: one file for each thing to learn."""
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 
 from beit_jax.tasks import classify, pretrain, tokenizer
 from beit_jax.tasks.task import FrozenPart, Task
 
-__all__ = ["FrozenPart", "Task", "create"]
+__all__ = ["FrozenPart", "Task", "create", "model"]
 
 _CREATE = {"tokenizer": tokenizer.create, "pretrain": pretrain.create, "classify": classify.create}
+
+
+def model(config: ConfigDict) -> nn.Module:
+    """The network that a config's task trains."""
+    if config.task == "tokenizer":
+        return tokenizer.model(config.model)
+    return pretrain.model(config) if config.task == "pretrain" else classify.model(config)
 
 
 def create(config: ConfigDict) -> Task:

@@ -12,14 +12,18 @@ from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task, means
 
 
+def model(config: ConfigDict) -> heads.ImageClassifier:
+    """The classifier of a config."""
+    section = config.model
+    encoder = vit.Encoder(**encoder_fields(section), init_scheme="finetune", final_norm=section.pooling != "mean")
+    return heads.ImageClassifier(
+        encoder=encoder, num_classes=section.num_classes, pooling=section.pooling, init_scale=section.init_scale
+    )
+
+
 def create(config: ConfigDict) -> Task:
     """The classification task; batches hold `image` `[b, h, w, 3]` normalised and `label` int32 `[b]`."""
-    size, classes = config.model.image_size, config.model.num_classes
-    mean_pooled = config.model.pooling == "mean"
-    encoder = vit.Encoder(**encoder_fields(config.model), init_scheme="finetune", final_norm=not mean_pooled)
-    net = heads.ImageClassifier(
-        encoder=encoder, num_classes=classes, pooling=config.model.pooling, init_scale=config.model.init_scale
-    )
+    size, classes, net = config.model.image_size, config.model.num_classes, model(config)
 
     def init(key: jax.Array) -> Params:
         return net.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]

@@ -24,6 +24,7 @@ def encoder_fields(config: ConfigDict) -> dict[str, Any]:
         relative_position=config.relative_position,
         layer_scale=config.layer_scale,
         drop_path=config.drop_path,
+        norm_eps=config.norm_eps,
         remat=config.remat,
         unroll=config.unroll,
         dtype=jnp.dtype(dtype),

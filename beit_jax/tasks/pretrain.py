@@ -22,6 +22,12 @@ from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
 
 
+def model(config: ConfigDict) -> heads.MaskedImageModel:
+    """The masked image model of a config."""
+    encoder = vit.Encoder(**encoder_fields(config.model), mask_token=True, init_scheme="pretrain")
+    return heads.MaskedImageModel(encoder=encoder, vocab=config.tokenizer.vocab)
+
+
 def create(config: ConfigDict) -> Task:
     """The pre-training task.
 
@@ -29,10 +35,7 @@ def create(config: ConfigDict) -> Task:
     `[b, g, g]`.
     """
     learned = _MaskedModelling(
-        net=heads.MaskedImageModel(
-            encoder=vit.Encoder(**encoder_fields(config.model), mask_token=True, init_scheme="pretrain"),
-            vocab=config.tokenizer.vocab,
-        ),
+        net=model(config),
         tokenizer=tokenizer.model(config.tokenizer),
         image_size=config.model.image_size,
         tokenizer_size=config.tokenizer.image_size,

@@ -53,9 +53,7 @@ def _change(leaf: Any, shape: tuple[int, ...], function: Callable[[np.ndarray, t
     return function(np.asarray(leaf), shape).astype(leaf.dtype)
 
 
-def _resized(
-    leaf: Any, rows: int, cls_rows: int, matrix: Callable[[int, int], np.ndarray], *, cls_last: bool
-) -> Any:
+def _resized(leaf: Any, rows: int, cls_rows: int, matrix: Callable[[int, int], np.ndarray], *, cls_last: bool) -> Any:
     """A leaf `[..., old * old + cls_rows, c]` with `rows` rows; those of the class token stay as they are."""
     old, new = _side(leaf.shape[-2] - cls_rows), _side(rows - cls_rows)
     if old == new:
@@ -84,8 +82,8 @@ def _side(cells: int) -> int:
 def geometric_coordinates(old: int, new: int) -> np.ndarray:
     """Where the distances -n..n of an old table lie among the new ones: `[old]`, symmetric around 0.
 
-    Gaps grow geometrically from 1 next to the centre, so that near distances keep their values and the farthest comes to
-    lie on the new border. The ratio is found as officially, by 19 halvings of [1.01, 1.5], which also bounds it.
+    Gaps grow geometrically from 1 next to the centre, so that near distances keep their values and the farthest comes
+    to lie on the new border. The ratio is found as officially, by 19 halvings of [1.01, 1.5], which also bounds it.
     """
     n, left, right = old // 2, 1.01, 1.5
     ratio = left

@@ -177,6 +177,19 @@ def shapes_of(checkpoint: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {item} cannot be read ({first_line(error)}); choose another") from error
 
 
+def save_params(run: Path, params: Mapping[str, Any], config: str) -> None:
+    """Writes parameters without a train state, as step 0 of a run; `init_from` and `evaluate` read them.
+
+    Args:
+      run: the folder of the run.
+      params: tree of arrays.
+      config: text of `config.to_json`.
+    """
+    with ocp.CheckpointManager((run / FOLDER).absolute()) as manager:
+        meta = {"versions": _versions(), "config": config}
+        manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
+
+
 def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
     """The parameters of a checkpoint; the averaged ones where the run kept them.
 

@@ -13,10 +13,9 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 from beit_jax.tasks.task import Params, Task
 from beit_jax.training import checkpoint, state
-from beit_jax.training.params import flatten, merge, unflatten
+from beit_jax.training.adapt import adapt
+from beit_jax.training.params import merge
 from beit_jax.training.sharding import shardings, whole
-
-SHARED_TABLE, BLOCK_TABLE = "encoder/relative_position/table", "encoder/blocks/attn/relative_position/table"
 
 
 def abstract_state(task: Task, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh) -> state.TrainState:
@@ -60,7 +59,7 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
         checkpoint.locate(config.resume_from, run.parent)
     elif config.init_from and not started:
         with _named("init_from", config.init_from):
-            found = jax.eval_shape(lambda found: expand_shared_table(found, params), shapes(config.init_from))
+            found = adapt(shapes(config.init_from), params, config.init_resize)
             merge(params, found, config.init_fresh, config.init_drop)
     for name, part in task.frozen.items():
         if part.source != "random":
@@ -112,24 +111,11 @@ def initial_state(
     if not config.init_from:
         return fresh, "starting from scratch"
     source = checkpoint.locate(config.init_from, run.parent)
-    loaded = expand_shared_table(checkpoint.load_params(source, whole(mesh)), abstract.params)
+    loaded = adapt(checkpoint.load_params(source, whole(mesh)), abstract.params, config.init_resize)
     merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
     return fresh.replace(params=params, ema=ema), f"starting from the parameters of {source}"
-
-
-def expand_shared_table(loaded: Params, target: Params) -> Params:
-    """Gives every block a copy of the shared table of relative positions where the model has one table per block.
-
-    This is how the official fine-tuning starts from a pre-trained model (`run_class_finetuning.py`).
-    """
-    flat, wanted = flatten(loaded), flatten(target)
-    if SHARED_TABLE in flat and BLOCK_TABLE in wanted and SHARED_TABLE not in wanted:
-        depth = wanted[BLOCK_TABLE].shape[0]
-        table = flat.pop(SHARED_TABLE)
-        flat[BLOCK_TABLE] = jax.numpy.broadcast_to(table[None], (depth, *table.shape))
-    return unflatten(flat)
 
 
 def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:

@@ -9,7 +9,15 @@ def test_parse():
     assert variants.parse("Micro/4")[1] == 4
 
 
-@pytest.mark.parametrize("name", ["B", "B/", "B/x", "B/0", "H/14", "b/16", "", "B/-4"])
+def test_sizes_of_one_s_own():
+    assert variants.parse("512x8x4/16") == (variants.Variant(width=512, depth=8, heads=4), 16)
+    assert variants.name_of(*variants.parse("512x8x4/16")) == "512x8x4/16"
+    assert variants.name_of(*variants.parse("768x12x12/8")) == "B/8"
+
+
+@pytest.mark.parametrize(
+    "name", ["512x8/16", "512x8x7/16", "0x1x1/16", "B", "B/", "B/x", "B/0", "H/14", "b/16", "", "B/-4"]
+)
 def test_unknown_names_list_the_known_ones(name):
     with pytest.raises(UserError, match="Micro, Nano, Ti, S, B, L"):
         variants.parse(name)

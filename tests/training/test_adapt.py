@@ -21,7 +21,10 @@ def table():
 
 
 def resized(side, method="official"):
-    loaded, target = unflatten({adapt.SHARED_TABLE: table()}), unflatten({adapt.SHARED_TABLE: np.zeros((side**2 + 3, 2))})
+    loaded, target = (
+        unflatten({adapt.SHARED_TABLE: table()}),
+        unflatten({adapt.SHARED_TABLE: np.zeros((side**2 + 3, 2))}),
+    )
     return flatten(adapt.adapt(loaded, target, method))[adapt.SHARED_TABLE]
 
 
@@ -38,7 +41,9 @@ def test_tables_are_resized_as_officially(side):
 
 @pytest.mark.parametrize("side", RATIOS)
 def test_the_farthest_distance_comes_to_lie_on_the_border(side):
-    np.testing.assert_allclose(adapt.geometric_coordinates(27, side)[-1], RATIOS[side], atol=5e-3 if side == 13 else 1e-5)
+    np.testing.assert_allclose(
+        adapt.geometric_coordinates(27, side)[-1], RATIOS[side], atol=5e-3 if side == 13 else 1e-5
+    )
 
 
 @pytest.mark.parametrize("method", ["official", "timm"])

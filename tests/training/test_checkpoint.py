@@ -50,12 +50,3 @@ def test_a_recipe_s_folder_names_its_stages(tmp_path):
     (tmp_path / "pretrain" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds several runs; name one of them: .*/pretrain"):
         checkpoint.locate(str(tmp_path))
-
-
-def test_a_shared_table_becomes_one_per_block():
-    shared = {"encoder": {"relative_position": {"table": np.arange(6.0).reshape(3, 2)}}}
-    target = {"encoder": {"blocks": {"attn": {"relative_position": {"table": np.zeros((4, 3, 2))}}}}}
-    expanded = flatten(origin.expand_shared_table(shared, target))
-    assert list(expanded) == ["encoder/blocks/attn/relative_position/table"]
-    for table in expanded["encoder/blocks/attn/relative_position/table"]:
-        np.testing.assert_array_equal(table, np.arange(6.0).reshape(3, 2))

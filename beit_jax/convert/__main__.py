@@ -1,0 +1,77 @@
+"""Converts checkpoints between this library, Hugging Face, the official code, timm, and OpenAI's dVAE.
+
+  python -m beit_jax.convert beit_base_patch16_224_pt22k.pth runs/pt22k --to beit_jax      then --config.init_from=...
+  python -m beit_jax.convert microsoft/beit-base-patch16-224 out --to timm
+  python -m beit_jax.convert runs/finetune hf_model --to hf --verify
+  python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
+
+SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is found by itself. Files of
+PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the largest
+difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor found its place.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from beit_jax import command_line
+from beit_jax.errors import UserError
+
+TOLERANCE = 1e-4
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str]) -> None:
+    """The door; see the module's docstring."""
+    parser = _Parser(
+        prog="python -m beit_jax.convert",
+        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--verify]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SRC", help="file, folder or hub id")
+    parser.add_argument("target", metavar="DST", help="folder to write; must not exist")
+    parser.add_argument(
+        "--to", required=True, choices=("beit_jax", "hf", "unilm", "timm", "dalle"), help="format of DST"
+    )
+    parser.add_argument("--verify", action="store_true", help="run both sides; needs torch")
+    args = parser.parse_args(argv)
+    convert(args.source, args.target, args.to, verify=args.verify)
+
+
+def convert(source: str, target: str, to: str, *, verify: bool) -> None:
+    """Reads `source`, checks it against the library it is of if `verify`, and writes `target`.
+
+    Raises:
+      UserError: see `from_pretrained` and `save_pretrained`; or the two sides differ.
+    """
+    from beit_jax.convert import files
+    from beit_jax.convert.pretrained import from_pretrained, save_pretrained
+    from beit_jax.training.params import flatten
+
+    loaded = from_pretrained(source)
+    if verify:
+        _verify(loaded, files.local(source))
+    save_pretrained(target, loaded.params, loaded.config, format=to)
+    sizes = [leaf.size for leaf in flatten(loaded.params).values()]
+    print(f"{target}: {loaded.config.task}, {sum(sizes):,} parameters in {len(sizes)} arrays, format {to}")
+
+
+def _verify(loaded, source) -> None:
+    from beit_jax.convert.verify import differences
+
+    found = differences(loaded, source)
+    width = max(map(len, found))
+    for layer, difference in found.items():
+        print(f"{layer.ljust(width)}  {difference:.2e}")
+    worst = max(found, key=found.get)
+    if not found[worst] <= TOLERANCE:
+        raise UserError(f"{worst} differs by {found[worst]:.2e}, more than {TOLERANCE:g}; nothing was written")
+
+
+if __name__ == "__main__":
+    command_line.run(main)

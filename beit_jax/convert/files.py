@@ -1,0 +1,132 @@
+"""From a path or a hub id to named tensors and the settings beside them."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from beit_jax.convert import torch_files
+from beit_jax.convert.names import BUFFERS, Layout
+from beit_jax.errors import UserError
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one there is
+DALLE = ("encoder.pkl", "decoder.pkl")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SEGMENTATION = re.compile(r"^(decode_head|auxiliary_head|backbone)\.")
+
+
+class Files(NamedTuple):
+    """Tensors by their names, the layout of these, and what stands in `config.json` and `preprocessor_config.json`."""
+
+    state: dict[str, np.ndarray]
+    layout: Layout
+    settings: dict[str, Any]
+    preprocessor: dict[str, Any]
+
+
+def local(name: str) -> Path:
+    """The path that a name stands for; a hub id is downloaded into the cache of `huggingface_hub`, or found there.
+
+    Raises:
+      UserError: there is no such path, and no such id that can be reached.
+    """
+    path = Path(name)
+    if path.exists():
+        return path
+    if not HUB_ID.fullmatch(name):
+        raise UserError(
+            f"{name} does not exist; expected a checkpoint's file or folder, or a hub id such as owner/name"
+        )
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError
+    except ImportError as error:
+        raise UserError(f"{name} is no folder here; to look on the hub: pip install 'beit_jax[convert]'") from error
+    for weights in WEIGHTS:
+        try:
+            folder = Path(snapshot_download(name, allow_patterns=[weights, f"{weights}.index.json", "*config.json"]))
+        except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise UserError(f"{name} is no folder here, and the hub did not give it ({reason})") from error
+        if (folder / weights).exists():
+            return folder
+    raise UserError(f"{name} has none of {', '.join(WEIGHTS)} on the hub")
+
+
+def read(path: Path) -> Files:
+    """Reads a file, or a folder of one of the layouts.
+
+    Raises:
+      UserError: nothing that can be read, or a layout that is not known.
+    """
+    settings, preprocessor = {}, {}
+    if path.is_dir() and all((path / name).exists() for name in DALLE):
+        parts = {name.removesuffix(".pkl"): torch_files.tensors(path / name) for name in DALLE}
+        state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+    elif path.is_dir():
+        state = _tensors(_weights(path))
+        settings, preprocessor = (_json(path / name) for name in ("config.json", "preprocessor_config.json"))
+    else:
+        state = _tensors(path)
+    state = {name: value for name, value in state.items() if not BUFFERS.search(name)}
+    broken = sorted(name for name, value in state.items() if not np.isfinite(value).all())
+    if broken:
+        raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(broken)}; choose another checkpoint")
+    return Files(state, _layout(state, path), settings, preprocessor)
+
+
+def _weights(folder: Path) -> Path:
+    for name in WEIGHTS:
+        if (folder / name).exists():
+            return folder / name
+        if (folder / f"{name}.index.json").exists():
+            raise UserError(f"{folder} is a checkpoint in several files; save it again with a larger max_shard_size")
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_files.EXTENSIONS))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise UserError(f"{folder} holds {names}; expected {' or '.join(WEIGHTS)}, or name the file")
+    return found[0]
+
+
+def _tensors(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix != ".safetensors":
+        return torch_files.tensors(path)
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise UserError(f"{path}: to read it, pip install 'beit_jax[convert]'") from error
+    try:
+        with safe_open(path, framework="np") as file:
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); is it cut off? Download it again") from error
+    return {name: value if value.dtype.itemsize > 2 else value.astype(np.float32) for name, value in found.items()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
+
+
+def _layout(state: Mapping[str, Any], path: Path) -> Layout:
+    segmentation = next((name for name in state if SEGMENTATION.match(name)), None)
+    if segmentation:
+        raise UserError(f"{path} is a segmentation model ({segmentation}), which cannot be read yet")
+    if "beit.embeddings.cls_token" in state:
+        return "hf"
+    if "cls_token" in state and "blocks.0.norm1.weight" in state:
+        return "unilm"
+    if "encoder.blocks.input.w" in state:
+        return "dalle"
+    some = ", ".join(sorted(state)[:5])
+    raise UserError(
+        f"{path} is of no known layout (its tensors: {some}, ...); expected BEiT of the official code, "
+        "transformers or timm, or OpenAI's encoder.pkl and decoder.pkl in a folder"
+    )

@@ -1,0 +1,179 @@
+"""What each parameter is called elsewhere, and how its axes lie there: the one table that every direction follows.
+
+Layouts: "unilm" (the official code; timm uses the same names), "hf" (the names in published transformers files) and
+"dalle" (OpenAI's dVAE). Blocks, stacked along a leading axis here, are numbered there; the fused projection of queries,
+keys and values is three tensors in "hf".
+"""
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+from einops import rearrange
+
+from beit_jax.models.relative_position import relative_position_index
+
+Layout = Literal["unilm", "hf", "dalle"]
+
+
+class Row(NamedTuple):
+    """One parameter: our name, the names elsewhere (`{}`: number of the block), and the axes from PyTorch to here."""
+
+    ours: str
+    unilm: str
+    hf: str | tuple[str, ...]  # several tensors: the rows of the one above, in this order
+    axes: str = ""
+
+
+LINEAR = "o i -> i o"
+CONV = "o i y x -> y x i o"
+OURS, UNILM, HF = "encoder/blocks/", "blocks.{}.", "beit.encoder.layer.{}."
+ATTENTION = HF + "attention.attention."
+TABLE = "relative_position_bias.relative_position_bias_table"
+
+ROWS = (
+    Row("encoder/cls_token", "cls_token", "beit.embeddings.cls_token"),
+    Row("encoder/mask_token", "mask_token", "beit.embeddings.mask_token"),
+    Row("encoder/pos_embed", "pos_embed", "beit.embeddings.position_embeddings"),
+    Row(
+        "encoder/patch_embed/kernel",
+        "patch_embed.proj.weight",
+        "beit.embeddings.patch_embeddings.projection.weight",
+        CONV,
+    ),
+    Row("encoder/patch_embed/bias", "patch_embed.proj.bias", "beit.embeddings.patch_embeddings.projection.bias"),
+    Row("encoder/relative_position/table", "rel_pos_bias.relative_position_bias_table", f"beit.encoder.{TABLE}"),
+    Row(OURS + "norm1/scale", UNILM + "norm1.weight", HF + "layernorm_before.weight"),
+    Row(OURS + "norm1/bias", UNILM + "norm1.bias", HF + "layernorm_before.bias"),
+    Row(
+        OURS + "attn/qkv/kernel",
+        UNILM + "attn.qkv.weight",
+        (ATTENTION + "query.weight", ATTENTION + "key.weight", ATTENTION + "value.weight"),
+        "(n h c) d -> d n h c",
+    ),
+    Row(OURS + "attn/q_bias", UNILM + "attn.q_bias", ATTENTION + "query.bias", "(h c) -> h c"),
+    Row(OURS + "attn/v_bias", UNILM + "attn.v_bias", ATTENTION + "value.bias", "(h c) -> h c"),
+    Row(OURS + "attn/relative_position/table", UNILM + "attn.relative_position_bias_table", ATTENTION + TABLE),
+    Row(
+        OURS + "attn/proj/kernel", UNILM + "attn.proj.weight", HF + "attention.output.dense.weight", "d (h c) -> h c d"
+    ),
+    Row(OURS + "attn/proj/bias", UNILM + "attn.proj.bias", HF + "attention.output.dense.bias"),
+    Row(OURS + "gamma_1", UNILM + "gamma_1", HF + "lambda_1"),
+    Row(OURS + "gamma_2", UNILM + "gamma_2", HF + "lambda_2"),
+    Row(OURS + "norm2/scale", UNILM + "norm2.weight", HF + "layernorm_after.weight"),
+    Row(OURS + "norm2/bias", UNILM + "norm2.bias", HF + "layernorm_after.bias"),
+    Row(OURS + "mlp/fc1/kernel", UNILM + "mlp.fc1.weight", HF + "intermediate.dense.weight", LINEAR),
+    Row(OURS + "mlp/fc1/bias", UNILM + "mlp.fc1.bias", HF + "intermediate.dense.bias"),
+    Row(OURS + "mlp/fc2/kernel", UNILM + "mlp.fc2.weight", HF + "output.dense.weight", LINEAR),
+    Row(OURS + "mlp/fc2/bias", UNILM + "mlp.fc2.bias", HF + "output.dense.bias"),
+    Row("encoder/norm/scale", "norm.weight", "{norm}.weight"),
+    Row("encoder/norm/bias", "norm.bias", "{norm}.bias"),
+    Row("lm_head/kernel", "lm_head.weight", "lm_head.weight", LINEAR),
+    Row("lm_head/bias", "lm_head.bias", "lm_head.bias"),
+    Row("fc_norm/scale", "fc_norm.weight", "beit.pooler.layernorm.weight"),
+    Row("fc_norm/bias", "fc_norm.bias", "beit.pooler.layernorm.bias"),
+    Row("head/kernel", "head.weight", "classifier.weight", LINEAR),
+    Row("head/bias", "head.bias", "classifier.bias"),
+)
+BY_NAME = {row.ours: row for row in ROWS}
+HF_NORM = {"pretrain": "layernorm", "classify": "beit.layernorm"}  # where the final norm lies in "hf"
+
+# Not parameters: what they hold follows from the size of the grid.
+BUFFERS = re.compile(r"relative_position_index$")
+
+
+class Place(NamedTuple):
+    """The tensors that make up one of our parameters: `names[block][part]`; `stacked`: whether blocks are an axis."""
+
+    names: list[list[str]]
+    stacked: bool
+    axes: str
+
+
+def place(name: str, depth: int, layout: Layout, task: str) -> Place:
+    """Where one of our parameters lies in a layout.
+
+    Args:
+      name: ours, flattened.
+      depth: number of blocks.
+      layout: of the other side.
+      task: "pretrain", "classify" or "tokenizer".
+
+    Raises:
+      KeyError: a parameter that no row names.
+    """
+    if layout == "dalle":
+        part, *layer, kind = name.split("/")
+        layer += ["conv"] * (layer == ["output"])
+        return Place(
+            [[".".join([part, "blocks", *layer, kind[0].replace("k", "w")])]], False, CONV * (kind == "kernel")
+        )
+    row = BY_NAME[name]
+    theirs = (row.unilm,) if layout == "unilm" else (row.hf,) if isinstance(row.hf, str) else row.hf
+    stacked = name.startswith(OURS)
+    names = [[one.format(i, norm=HF_NORM[task]) for one in theirs] for i in range(depth if stacked else 1)]
+    return Place(names, stacked, row.axes)
+
+
+def places(params: Mapping[str, Any], layout: Layout, task: str) -> Iterator[tuple[str, Place]]:
+    """The place of every parameter of a flattened tree of arrays or shapes."""
+    depth = next((leaf.shape[0] for name, leaf in params.items() if name.startswith(OURS)), 0)
+    return ((name, place(name, depth, layout, task)) for name in params)
+
+
+def to_layout(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, Any]:
+    """Our flattened parameters under the names and with the axes of a layout."""
+    out = {}
+    for name, found in places(params, layout, task):
+        there, _, here = found.axes.partition(" -> ")
+        for names, leaf in zip(found.names, params[name] if found.stacked else [params[name]], strict=True):
+            whole = rearrange(leaf, f"{here} -> {there}") if here else leaf
+            rows = whole.shape[0] // len(names) if len(names) > 1 else 0
+            for i, theirs in enumerate(names):
+                out[theirs] = whole[i * rows : (i + 1) * rows] if rows else whole
+    return out
+
+
+def from_layout(
+    state: Mapping[str, np.ndarray], shapes: Mapping[str, Any], layout: Layout, task: str
+) -> dict[str, Any]:
+    """Our flattened parameters out of tensors whose names and shapes were checked (`shapes_in`).
+
+    Args:
+      state: tensors by their names in the layout.
+      shapes: of our flattened parameters.
+      layout: of `state`.
+      task: see `place`.
+    """
+    out = {}
+    for name, found in places(shapes, layout, task):
+        target = shapes[name].shape[1:] if found.stacked else shapes[name].shape
+        blocks = []
+        for names in found.names:
+            parts = [state[theirs] for theirs in names]
+            whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            sizes = dict(zip(found.axes.partition(" -> ")[2].split(), target))
+            known = {axis: sizes[axis] for axis in ("n", "h", "c") if axis in sizes}
+            blocks.append(rearrange(whole, found.axes, **known) if found.axes else whole)
+        out[name] = np.stack(blocks) if found.stacked else np.ascontiguousarray(blocks[0])
+    return out
+
+
+def index_buffers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The buffers `relative_position_index`, int64 `[n+1, n+1]`, that official checkpoints hold beside each table."""
+    out = {}
+    for name, found in places(params, "unilm", "pretrain"):
+        if name.endswith("relative_position/table"):
+            side = (math.isqrt(params[name].shape[-2] - 3) + 1) // 2
+            index = relative_position_index((side, side)).astype(np.int64)
+            out |= {table.replace("_bias_table", "_index"): index for (table,) in found.names}
+    return out
+
+
+def shapes_in(shapes: Mapping[str, Any], layout: Layout, task: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes that a checkpoint of the layout holds for a model of these flattened shapes."""
+    out = jax.eval_shape(lambda params: to_layout(params, layout, task), dict(shapes))
+    return {name: tuple(leaf.shape) for name, leaf in out.items()}

@@ -1,0 +1,265 @@
+"""Models out of checkpoints of any origin, and back."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from beit_jax import config as configs
+from beit_jax import tasks
+from beit_jax.convert import files, names, preprocess, settings, torch_files
+from beit_jax.errors import UserError
+from beit_jax.training import checkpoint
+from beit_jax.training.adapt import adapt
+from beit_jax.training.params import flatten, merge, unflatten
+
+Format = Literal["beit_jax", "hf", "unilm", "timm", "dalle"]
+FORMATS = ("beit_jax", "hf", "unilm", "timm", "dalle")
+
+
+class Pretrained(NamedTuple):
+    """A network, its parameters (float32 NumPy arrays), and its config.
+
+    `config` is that of a run of the task, with a section `preprocess` (see `preprocess.make`).
+    """
+
+    model: nn.Module
+    params: dict[str, Any]
+    config: ConfigDict
+
+
+def from_pretrained(
+    name_or_path: str | Path,
+    task: str | None = None,
+    *,
+    num_classes: int | None = None,
+    image_size: int | None = None,
+    resize: str = "official",
+    seed: int = 0,
+) -> Pretrained:
+    """Loads a checkpoint: of this library, Hugging Face (folder or hub id), the official code, timm, or OpenAI's dVAE.
+
+    >>> model, params, config = from_pretrained("microsoft/beit-base-patch16-224")  # doctest: +SKIP
+    >>> logits = model.apply({"params": params}, preprocess(images, config.preprocess))  # doctest: +SKIP
+
+    Args:
+      name_or_path: a file, a folder, or a hub id. Files of PyTorch need torch; nothing in them is executed.
+      task: what the model is for, if not what it was saved as: "classify" makes a classifier out of a pre-trained
+        model, as the official fine-tuning does: shared table copied to every block, final norm dropped, `fc_norm` and
+        head fresh.
+      num_classes: of the classifier; another number than the checkpoint's gives a fresh head.
+      image_size: side in pixels, if another; positions are resized.
+      resize: how, see `training.adapt.adapt`.
+      seed: of fresh parameters.
+
+    Raises:
+      UserError: nothing there, damaged, of an unknown layout, or unlike its own settings; lists every name.
+    """
+    params, config = _load(str(name_or_path))
+    if task in (None, config.task) and num_classes is None and image_size is None:
+        return Pretrained(tasks.model(config), params, config)
+    return _changed(params, config, task or config.task, num_classes, image_size, resize, seed)
+
+
+def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
+    path = files.local(name)
+    if path.is_dir() and ((path / checkpoint.FOLDER).is_dir() or (path / "params").is_dir()):
+        return _load_ours(checkpoint.locate(str(path)))
+    found = files.read(path)
+    config = settings.config_of(found, str(path))
+    shapes = flatten(_shapes(config))
+    _check_names(found, names.shapes_in(shapes, found.layout, config.task), str(path))
+    return unflatten(names.from_layout(found.state, shapes, found.layout, config.task)), config
+
+
+def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
+    config = configs.from_json(checkpoint.load_config(path))
+    single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    loaded = jax.tree.map(np.asarray, checkpoint.load_params(path, single))
+    broken = [name for name, value in flatten(loaded).items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(broken)}; choose another checkpoint")
+    size = config.model.image_size
+    with config.unlocked():
+        config.preprocess = preprocess.from_ops(config.data.eval_ops, size)
+    return merge(_shapes(config), loaded), config
+
+
+def _shapes(config: ConfigDict) -> dict[str, Any]:
+    return jax.eval_shape(tasks.create(config).init, jax.random.key(0))
+
+
+def _check_names(found: files.Files, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Every tensor has its place, and every place its tensor."""
+    state = found.state
+    shapes = [
+        f"{name} {state[name].shape} (expected {expected[name]})"
+        for name in expected
+        if name in state and state[name].shape != expected[name]
+    ]
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": shapes,
+    }
+    told = "; ".join(f"{title}: {', '.join(listed)}" for title, listed in problems.items() if listed)
+    if told:
+        raise UserError(f"{where} is no whole BEiT checkpoint; {told}")
+
+
+def _changed(
+    params: Mapping[str, Any],
+    config: ConfigDict,
+    task: str,
+    num_classes: int | None,
+    image_size: int | None,
+    resize: str,
+    seed: int,
+) -> Pretrained:
+    """The same encoder for another task, number of classes or image size (official `run_class_finetuning.py`)."""
+    if (
+        config.task == "tokenizer"
+        or task not in ("pretrain", "classify")
+        or (config.task, task) == ("classify", "pretrain")
+    ):
+        raise UserError(
+            f"a model of the task {config.task!r} cannot become one of {task!r}; expected pretrain to classify"
+        )
+    if task == "classify" and config.task == "pretrain" and not num_classes:
+        raise UserError("the checkpoint has no classifier: give num_classes")
+    if task == "pretrain" and num_classes is not None:
+        raise UserError("num_classes is given, but the model is no classifier: give task='classify' too")
+    changed = configs.defaults(task)
+    changed.model.update({key: value for key, value in config.model.items() if key in changed.model})
+    fresh, drop = (), ()
+    if task == "classify":
+        changed.model.num_classes = num_classes or config.model.num_classes
+        if config.task == "pretrain":
+            fresh, drop = changed.init_fresh, changed.init_drop
+            if changed.model.relative_position == "shared":
+                changed.model.relative_position = "per_block"
+        elif changed.model.num_classes != config.model.num_classes:
+            fresh, drop = (r"^head/",), ()
+        else:
+            changed.labels = config.labels
+    else:
+        changed.tokenizer.update(config.tokenizer)
+    if image_size is not None:
+        changed.model.image_size = image_size
+        _, patch = settings.variants.parse(changed.model.variant)
+        if image_size % patch:
+            raise UserError(f"image_size={image_size} is not divisible by the patch size {patch}; choose a multiple")
+        if task == "pretrain":
+            changed.tokenizer.image_size = image_size // patch * 2 ** (changed.tokenizer.groups - 1)
+    with changed.unlocked():
+        crop = 1.0 if config.preprocess.crop and changed.model.image_size >= 384 else config.preprocess.crop
+        changed.preprocess = ConfigDict({**config.preprocess, "size": changed.model.image_size, "crop": crop})
+    initial = jax.tree.map(np.asarray, jax.jit(tasks.create(changed).init)(jax.random.key(seed)))
+    merged = merge(initial, adapt(params, initial, resize), fresh, drop)
+    return Pretrained(tasks.model(changed), merged, changed)
+
+
+def save_pretrained(
+    folder: str | Path, params: Mapping[str, Any], config: ConfigDict, *, format: Format = "hf"
+) -> None:
+    """Writes a model for another library (or this one) to read.
+
+    "hf": a folder for transformers' `from_pretrained`. "timm": one for `timm.create_model("local-dir:FOLDER")`; a
+    classifier. "unilm": `checkpoint.pth` for the official code (needs torch). "dalle": `encoder.pkl` and `decoder.pkl`
+    for the package `dall_e`; a tokenizer (needs dall_e). "beit_jax": a run folder, for `init_from` and `evaluate`.
+
+    Args:
+      folder: where to; must not exist. Appears at the end, whole.
+      params: of the model.
+      config: as `from_pretrained` returns it.
+      format: see above.
+
+    Raises:
+      UserError: the folder exists, or the format has no place for such a model.
+    """
+    target = Path(folder)
+    writers: dict[tuple[str, bool], Callable[..., None]] = {
+        ("beit_jax", False): _write_ours,
+        ("beit_jax", True): _write_ours,
+        ("hf", False): _write_hf,
+        ("unilm", False): _write_unilm,
+        ("timm", False): _write_timm,
+        ("dalle", True): _write_dalle,
+    }
+    write = writers.get((format, config.task == "tokenizer"))
+    if write is None or (format == "timm" and config.task != "classify"):
+        raise UserError(f"format={format!r} has no place for a model of the task {config.task!r}; see --help")
+    flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    expected = flatten(_shapes(config))
+    merge(unflatten(expected), unflatten(flat))  # the same names and shapes, or an error that lists the others
+    with _whole(target) as temporary:
+        write(temporary, flat, config)
+
+
+@contextlib.contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """A folder that gets its name when everything is in it."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} exists; choose another folder, or remove it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error}; choose another folder") from error
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        if "preprocess" in config:
+            if config.task == "classify" and not config.data.eval_ops:
+                config.data.eval_ops = preprocess.to_ops(config.preprocess)
+            del config.preprocess
+    checkpoint.save_params(folder, unflatten(flat), configs.to_json(config))
+
+
+def _write_hf(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
+    _write_safetensors(folder, names.to_layout(flat, "hf", config.task))
+    _write_json(folder / "config.json", settings.to_hf(config))
+    _write_json(folder / "preprocessor_config.json", preprocess.to_hf(config.preprocess))
+
+
+def _write_timm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
+    _write_safetensors(folder, names.to_layout(flat, "unilm", config.task))
+    _write_json(folder / "config.json", settings.to_timm(config))
+
+
+def _write_unilm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
+    state = names.to_layout(flat, "unilm", config.task) | names.index_buffers(flat)
+    torch_files.save(folder / "checkpoint.pth", state)
+
+
+def _write_dalle(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
+    torch_files.save_dalle(folder, names.to_layout(flat, "dalle", config.task), config.model)
+
+
+def _write_safetensors(folder: Path, state: Mapping[str, np.ndarray]) -> None:
+    try:
+        from safetensors.numpy import save_file
+    except ImportError as error:
+        raise UserError("to write safetensors, pip install 'beit_jax[convert]'") from error
+    contiguous = {name: np.ascontiguousarray(value) for name, value in state.items()}
+    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
