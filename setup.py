@@ -46,7 +46,12 @@ setup(
         "test": TEST,
         "viz": VIZ,
         "convert": CONVERT,
-        "parity": [*TEST, "torch>=2.5", "transformers>=4.57"],
+        "parity": [
+            *TEST,
+            "torch>=2.5",
+            "transformers>=4.57",
+            "requests",
+        ],  # and without their dependencies: see .ci/run
         "cuda13": ["jax[cuda13]"],
         "tpu": ["jax[tpu]"],
     },

@@ -27,13 +27,14 @@ def test_models_tasks_and_training_without_tensorflow():
         "from beit_jax.models import vit, heads, dvae\n"
         "from beit_jax.tasks import create\n"
         "from beit_jax.training import loop, checkpoint, evaluation, origin\n"
+        "from beit_jax import from_pretrained, save_pretrained, preprocess\n"
         "print('open')"
     )
     done = run(code)
     assert done.stdout.strip().endswith("open"), done.stderr
 
 
-@pytest.mark.parametrize("door", ["train", "evaluate", "benchmark"])
+@pytest.mark.parametrize("door", ["train", "evaluate", "benchmark", "convert"])
 def test_help_is_quick(door):
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", f"beit_jax.{door}", "--help"], capture_output=True, text=True)

@@ -5,9 +5,9 @@
   python -m beit_jax.convert runs/finetune hf_model --to hf --verify
   python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
 
-SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is found by itself. Files of
-PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the largest
-difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor found its place.
+SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is found by itself. Files
+of PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the
+largest difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor found its place.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.convert import files, names, preprocess, settings, torch_files
+from beit_jax.convert import files, names, preprocessing, settings, torch_files
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
 from beit_jax.training.adapt import adapt
@@ -28,7 +28,7 @@ FORMATS = ("beit_jax", "hf", "unilm", "timm", "dalle")
 class Pretrained(NamedTuple):
     """A network, its parameters (float32 NumPy arrays), and its config.
 
-    `config` is that of a run of the task, with a section `preprocess` (see `preprocess.make`).
+    `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.make`).
     """
 
     model: nn.Module
@@ -89,7 +89,7 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
         raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(broken)}; choose another checkpoint")
     size = config.model.image_size
     with config.unlocked():
-        config.preprocess = preprocess.from_ops(config.data.eval_ops, size)
+        config.preprocess = preprocessing.from_ops(config.data.eval_ops, size)
     return merge(_shapes(config), loaded), config
 
 
@@ -160,8 +160,9 @@ def _changed(
         if task == "pretrain":
             changed.tokenizer.image_size = image_size // patch * 2 ** (changed.tokenizer.groups - 1)
     with changed.unlocked():
-        crop = 1.0 if config.preprocess.crop and changed.model.image_size >= 384 else config.preprocess.crop
-        changed.preprocess = ConfigDict({**config.preprocess, "size": changed.model.image_size, "crop": crop})
+        size = changed.model.image_size
+        short_side = preprocessing.official(size).short_side if config.preprocess.short_side else 0
+        changed.preprocess = ConfigDict({**config.preprocess, "size": size, "short_side": short_side})
     initial = jax.tree.map(np.asarray, jax.jit(tasks.create(changed).init)(jax.random.key(seed)))
     merged = merge(initial, adapt(params, initial, resize), fresh, drop)
     return Pretrained(tasks.model(changed), merged, changed)
@@ -226,8 +227,8 @@ def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict
     config = config.copy_and_resolve_references()
     with config.unlocked():
         if "preprocess" in config:
-            if config.task == "classify" and not config.data.eval_ops:
-                config.data.eval_ops = preprocess.to_ops(config.preprocess)
+            if not config.data.eval_ops:
+                config.data.eval_ops = config.data.ops = preprocessing.to_ops(config)
             del config.preprocess
     checkpoint.save_params(folder, unflatten(flat), configs.to_json(config))
 
@@ -235,7 +236,7 @@ def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict
 def _write_hf(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
     _write_safetensors(folder, names.to_layout(flat, "hf", config.task))
     _write_json(folder / "config.json", settings.to_hf(config))
-    _write_json(folder / "preprocessor_config.json", preprocess.to_hf(config.preprocess))
+    _write_json(folder / "preprocessor_config.json", preprocessing.to_hf(config.preprocess))
 
 
 def _write_timm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:

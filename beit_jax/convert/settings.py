@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax.config import defaults
-from beit_jax.convert import preprocess
+from beit_jax.convert import preprocessing
 from beit_jax.convert.files import Files
 from beit_jax.convert.names import OURS, place
 from beit_jax.errors import UserError
@@ -59,6 +59,7 @@ def config_of(files: Files, where: str) -> ConfigDict:
         )
     )
     if task == "pretrain":
+        config.num_masked = max(1, round(75 * (size // patch) ** 2 / 196))
         config.tokenizer.vocab = get("lm_head/kernel").shape[0]
         config.tokenizer.image_size = size // patch * 2 ** (config.tokenizer.groups - 1)
     else:
@@ -90,7 +91,7 @@ def _dvae(state: Mapping[str, np.ndarray], where: str) -> ConfigDict:
         )
     )
     with config.unlocked():
-        config.preprocess = preprocess.make(112, "lanczos", 0.875, (-0.125,) * 3, (1.25,) * 3)  # map_pixels
+        config.preprocess = preprocessing.make(112, "lanczos", 128, (-0.125,) * 3, (1.25,) * 3)  # map_pixels
     return config
 
 
@@ -126,9 +127,9 @@ def _image_size(settings: Mapping[str, Any], table: np.ndarray | None, positions
 
 def _preprocess(files: Files, size: int) -> ConfigDict:
     if files.layout == "hf":
-        return preprocess.from_hf(files.preprocessor, size)
+        return preprocessing.from_hf(files.preprocessor, size)
     timm = files.settings.get("pretrained_cfg")
-    return preprocess.from_timm(timm, size) if timm else preprocess.official(size)
+    return preprocessing.from_timm(timm, size) if timm else preprocessing.official(size)
 
 
 def to_hf(config: ConfigDict) -> dict[str, Any]:
@@ -172,8 +173,8 @@ def to_timm(config: ConfigDict) -> dict[str, Any]:
         "architecture": "beit_large_patch16_224" if variant.depth == 24 else "beit_base_patch16_224",
         "num_classes": model.num_classes,
         "num_features": variant.width,
-        "global_pool": "avg" if model.pooling == "mean" else "token",
         "model_args": {
+            "global_pool": "avg" if model.pooling == "mean" else "token",
             "img_size": model.image_size,
             "patch_size": patch,
             "embed_dim": variant.width,
@@ -184,5 +185,5 @@ def to_timm(config: ConfigDict) -> dict[str, Any]:
             "use_rel_pos_bias": model.relative_position == "per_block",
             "use_shared_rel_pos_bias": model.relative_position == "shared",
         },
-        "pretrained_cfg": preprocess.to_timm(config.preprocess, model.num_classes),
+        "pretrained_cfg": preprocessing.to_timm(config.preprocess, model.num_classes),
     }

@@ -21,6 +21,11 @@ from beit_jax.errors import UserError
 EXTENSIONS = (".bin", ".pth", ".pt", ".pkl")
 NESTS = ("model", "module", "state_dict")  # where official checkpoints keep their tensors
 
+CONTAINERS = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,
+}
 TENSOR_MAKERS = {("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")} | {
     ("torch", "Size"),
     ("torch", "device"),
@@ -51,11 +56,13 @@ class _RefusedError(Exception):
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+        if (module, name) in CONTAINERS:
+            return CONTAINERS[module, name]
         if (module, name) in TENSOR_MAKERS or (module == "torch" and _is_dtype(name)):
             return super().find_class(module, name)
-        if any(module == known or module.startswith(f"{known}.") for known in INERT_MODULES):
+        if (module, name) == ("_codecs", "encode") or any(
+            module == known or module.startswith(f"{known}.") for known in INERT_MODULES
+        ):
             return Inert
         raise _RefusedError(f"{module}.{name}")
 

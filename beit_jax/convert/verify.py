@@ -94,7 +94,6 @@ def _timm(ours: Pretrained) -> tuple[Any, Any]:
     model = timm.create_model(
         written["architecture"],
         num_classes=written["num_classes"],
-        global_pool=written["global_pool"],
         **written["model_args"],
     )
     state = names.to_layout(flatten(ours.params), "unilm", ours.config.task)

@@ -15,7 +15,7 @@ import torch
 from transformers import BeitConfig, BeitForImageClassification, BeitForMaskedImageModeling
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "models"))
+sys.path[:0] = [str(HERE.parent), str(HERE.parent / "models")]
 
 import beit_golden as golden  # noqa: E402
 from beit_references import dall_e_model, hugging_face_model  # noqa: E402

@@ -1,0 +1,40 @@
+"""Small models of ours with weights drawn at random, as `from_pretrained` returns them."""
+
+import jax
+import numpy as np
+from beit_references import random_parameters
+
+from beit_jax import config as configs
+from beit_jax import tasks
+from beit_jax.convert import preprocessing
+from beit_jax.convert.pretrained import Pretrained
+
+POSITIONS = {"absolute": ("none", True), "shared": ("shared", False), "per_block": ("per_block", False)}
+
+
+def config(task, variant="Micro/4", positions="per_block", pooling="mean", size=16, classes=11):
+    """A config of the task, of any size."""
+    made = configs.defaults(task)
+    if task == "tokenizer":
+        made.model.update(dict(image_size=16, vocab=24, hidden=8, decoder_init=6))
+        return with_preprocess(made, 112)
+    relative, absolute = POSITIONS[positions]
+    made.model.update(dict(variant=variant, image_size=size, relative_position=relative, absolute_positions=absolute))
+    if task == "pretrain":
+        made.tokenizer.vocab = classes
+    else:
+        made.model.update(dict(num_classes=classes, pooling=pooling))
+    return with_preprocess(made, size)
+
+
+def with_preprocess(made, size):
+    with made.unlocked():
+        made.preprocess = preprocessing.official(size)
+    return made
+
+
+def pretrained(*args, **kwargs):
+    """The model of such a config with random weights."""
+    made = config(*args, **kwargs)
+    params = random_parameters(jax.eval_shape(tasks.create(made).init, jax.random.key(0)))
+    return Pretrained(tasks.model(made), jax.tree.map(np.asarray, params), made)

@@ -1,0 +1,224 @@
+"""Checkpoints in and out without torch, and everything that can be wrong with them."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from random_models import pretrained
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import beit_jax
+from beit_jax import evaluate
+from beit_jax.convert.__main__ import main as convert
+from beit_jax.errors import UserError
+from beit_jax.training.params import flatten
+
+
+def same(left, right):
+    left, right = flatten(left), flatten(right)
+    assert set(left) == set(right)
+    for name in left:
+        np.testing.assert_array_equal(left[name], right[name], err_msg=name)
+
+
+@pytest.mark.parametrize("format", ["hf", "beit_jax", "timm"])
+@pytest.mark.parametrize(
+    ("task", "positions"), [("pretrain", "shared"), ("classify", "per_block"), ("classify", "absolute")]
+)
+def test_there_and_back(tmp_path, format, task, positions):
+    model, params, config = pretrained(task, positions=positions)
+    if format == "timm" and task == "pretrain":
+        with pytest.raises(UserError, match="no place for a model of the task 'pretrain'"):
+            beit_jax.save_pretrained(tmp_path / "out", params, config, format=format)
+        return
+    beit_jax.save_pretrained(tmp_path / "out", params, config, format=format)
+    again = beit_jax.from_pretrained(tmp_path / "out")
+    same(again.params, params)
+    assert again.model == model
+    assert again.config.preprocess == config.preprocess
+    if format != "beit_jax":
+        beit_jax.save_pretrained(tmp_path / "again", again.params, again.config, format=format)
+        first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "again"))
+        assert set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
+        assert (tmp_path / "out" / "config.json").read_text() == (tmp_path / "again" / "config.json").read_text()
+
+
+def test_a_converted_classifier_is_evaluated(tmp_path, capsys):
+    """The exchange format keeps the preprocessing; only the data has to be named."""
+    _, params, config = pretrained("classify", classes=10)
+    beit_jax.save_pretrained(tmp_path / "run", params, config, format="beit_jax")
+    data = ["--config.data.source=digits", "--config.data.eval_split=test"]
+    evaluate.main([f"--checkpoint={tmp_path}/run", *data, "--config.batch_size=64"])
+    assert json.loads(capsys.readouterr().out)["images"] == 359
+
+
+def test_preprocessing():
+    config = pretrained("classify").config.preprocess
+    images = [Image.new("RGB", (30, 20), (255, 0, 127)), Image.new("L", (16, 50), 255)]
+    pixels = beit_jax.preprocess(images, config)
+    assert pixels.shape == (2, 16, 16, 3) and pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels[0, 3, 3], [1.0, -1.0, 127 / 127.5 - 1], atol=1e-6)
+    assert pixels[1].min() == 1.0
+
+
+def test_from_pretraining_to_a_classifier_of_another_size():
+    source = pretrained("pretrain", positions="shared")
+    folder_params = flatten(source.params)
+    from beit_jax.convert.pretrained import _changed
+
+    model, params, config = _changed(source.params, source.config, "classify", 5, 24, "official", 0)
+    flat = flatten(params)
+    assert config.model.relative_position == "per_block" and config.preprocess.size == 24
+    assert flat["encoder/blocks/attn/relative_position/table"].shape == (2, 11 * 11 + 3, 2)
+    assert flat["head/kernel"].shape == (32, 5) and "encoder/norm/scale" not in flat
+    np.testing.assert_array_equal(flat["fc_norm/scale"], np.ones(32))
+    np.testing.assert_array_equal(flat["encoder/blocks/mlp/fc1/kernel"], folder_params["encoder/blocks/mlp/fc1/kernel"])
+    logits = model.apply({"params": params}, np.zeros((1, 24, 24, 3), np.float32))
+    assert logits.shape == (1, 5)
+
+
+def test_another_number_of_classes_keeps_the_rest(tmp_path):
+    _, params, config = pretrained("classify")
+    beit_jax.save_pretrained(tmp_path / "hf", params, config)
+    new = flatten(beit_jax.from_pretrained(tmp_path / "hf", num_classes=3).params)
+    assert new["head/kernel"].shape == (32, 3)
+    np.testing.assert_array_equal(new["fc_norm/scale"], params["fc_norm"]["scale"])
+    with pytest.raises(UserError, match="'classify' cannot become one of 'pretrain'"):
+        beit_jax.from_pretrained(tmp_path / "hf", task="pretrain")
+    with pytest.raises(UserError, match="image_size=18 is not divisible by the patch size 4"):
+        beit_jax.from_pretrained(tmp_path / "hf", image_size=18)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A Hugging Face folder."""
+    _, params, config = pretrained("classify")
+    beit_jax.save_pretrained(tmp_path / "hf", params, config)
+    return tmp_path / "hf"
+
+
+def change(folder, function):
+    state = load_file(folder / "model.safetensors")
+    function(state)
+    save_file(state, folder / "model.safetensors")
+
+
+BIAS = "beit.encoder.layer.1.output.dense.bias"
+
+
+def nan(state):
+    state[BIAS] = np.full_like(state[BIAS], np.nan)
+
+
+@pytest.mark.parametrize(
+    ("damage", "parts"),
+    [
+        (lambda state: state.pop(BIAS), ["missing: beit.encoder.layer.1.output.dense.bias"]),
+        (lambda state: state.update(extra=np.ones(2)), ["unexpected: extra"]),
+        (
+            lambda state: state.update({BIAS: np.ones(31, np.float32)}),
+            [f"of another shape: {BIAS} (31,) (expected (32,))"],
+        ),
+        (nan, [f"NaN or infinite numbers in {BIAS}"]),
+        (lambda state: [state.pop(name) for name in list(state) if name.startswith("beit")], ["no known layout"]),
+        (lambda state: state.update({"decode_head.x": np.ones(2)}), ["segmentation model"]),
+        (lambda state: state.pop("classifier.weight"), ["neither lm_head nor a classifier"]),
+    ],
+)
+def test_damaged_checkpoints_are_one_line(folder, tmp_path, damage, parts):
+    change(folder, damage)
+    with pytest.raises(UserError) as error:
+        convert([str(folder), str(tmp_path / "out"), "--to=beit_jax"])
+    for part in parts:
+        assert part in str(error.value)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_truncated_file(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:5000])
+    with pytest.raises(UserError, match=r"model.safetensors cannot be read .*cut off"):
+        beit_jax.from_pretrained(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(UserError):
+        beit_jax.from_pretrained(folder)
+
+
+def test_models_that_this_library_does_not_have(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(UserError, match="hidden_act='relu'; expected 'gelu'"):
+        beit_jax.from_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 100}))
+    with pytest.raises(UserError, match="intermediate_size=100; expected 4 times"):
+        beit_jax.from_pretrained(folder)
+
+
+def test_targets_that_exist_and_failures_half_way_leave_nothing(folder, tmp_path, monkeypatch):
+    _, params, config = pretrained("classify")
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(UserError, match="exists; choose another"):
+        beit_jax.save_pretrained(folder, params, config)
+    assert (folder / "config.json").read_bytes() == before
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("beit_jax.convert.settings.to_hf", fail)
+    with pytest.raises(OSError, match="disk full"):
+        beit_jax.save_pretrained(tmp_path / "new", params, config)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
+
+
+def test_names_that_are_nothing(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="nowhere does not exist; expected"):
+        beit_jax.from_pretrained("nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="holds none; expected model.safetensors"):
+        beit_jax.from_pretrained(tmp_path / "empty")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="is no folder here, and the hub did not give it") as error:
+        beit_jax.from_pretrained("microsoft/no-such-model")
+    assert "\n" not in str(error.value)
+
+
+def test_without_torch(folder, tmp_path):
+    (tmp_path / "weights.pth").write_bytes(b"anything")
+    code = f"""
+import importlib.util, sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "transformers", "timm"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Blocked())
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "torch" else find(name, *rest)
+import beit_jax
+model, params, config = beit_jax.from_pretrained({str(folder)!r})
+for format in ("hf", "timm", "beit_jax"):
+    beit_jax.save_pretrained({str(tmp_path)!r} + "/new_" + format, params, config, format=format)
+beit_jax.from_pretrained({str(tmp_path)!r} + "/new_beit_jax")
+for call in (lambda: beit_jax.from_pretrained({str(tmp_path / "weights.pth")!r}),
+             lambda: beit_jax.save_pretrained({str(tmp_path)!r} + "/u", params, config, format="unilm")):
+    try:
+        call()
+    except Exception as error:
+        print(type(error).__name__, error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    lines = done.stdout.strip().splitlines()
+    assert done.returncode == 0, done.stderr
+    assert len(lines) == 2 and all(line.startswith("UserError") and "beit_jax[parity]" in line for line in lines)
+
+
+def test_the_door(folder, tmp_path, capsys):
+    convert([str(folder), str(tmp_path / "timm"), "--to", "timm"])
+    assert "classify" in capsys.readouterr().out and (tmp_path / "timm" / "config.json").exists()
+    with pytest.raises(UserError, match="invalid choice: 'onnx'"):
+        convert([str(folder), str(tmp_path / "x"), "--to", "onnx"])
+    jax.clear_caches()

@@ -1,0 +1,117 @@
+"""PyTorch's files are read, and nothing in them is run."""
+
+import argparse
+import collections
+import fractions
+import os
+import pickle
+
+import numpy as np
+import pytest
+from random_models import pretrained
+
+import beit_jax
+from beit_jax.convert import names, torch_files
+from beit_jax.errors import UserError
+from beit_jax.training.params import flatten
+
+torch = pytest.importorskip("torch")
+
+
+class Call:
+    """Asks, when read, to call a function."""
+
+    def __init__(self, function, *arguments):
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self):
+        return self.function, self.arguments
+
+
+def attacks(marker):
+    command = f"touch {marker}"
+    return {
+        "os.system": Call(os.system, command),
+        "eval": Call(eval, f"__import__('os').system({command!r})"),
+        "exec": Call(exec, f"import os; os.system({command!r})"),
+        "getattr": Call(getattr, "os", "system"),
+        "open": Call(open, str(marker), "w"),
+        "unknown class": fractions.Fraction(1, 2),
+        "torch.load": Call(torch.load, str(marker)),
+        "numpy": Call(np.load, str(marker)),
+        "path": Call(os.path.join, "a", "b"),
+    }
+
+
+@pytest.mark.parametrize("name", attacks("x"))
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_that_would_run_something(tmp_path, name, legacy):
+    marker = tmp_path / "ran"
+    file = tmp_path / "weights.pth"
+    state = {"cls_token": torch.ones(1), "x": attacks(marker)[name]}
+    torch.save({"model": state}, file, _use_new_zipfile_serialization=not legacy)
+    if name == "numpy":  # read as an inert record: not a tensor, and so without a place
+        assert "x" not in torch_files.tensors(file)
+    else:
+        with pytest.raises(UserError, match="asks to run .* nothing of it was run"):
+            torch_files.tensors(file)
+    assert not marker.exists()
+
+
+def test_a_bare_pickle_that_would_run_something(tmp_path):
+    marker = tmp_path / "ran"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "w.pkl").write_bytes(pickle.dumps(Call(os.system, f"touch {marker}"), protocol))
+        with pytest.raises(UserError):
+            torch_files.tensors(tmp_path / "w.pkl")
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("nest", ["model", "module", "state_dict", None])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_official_nests_with_everything_beside(tmp_path, nest, legacy):
+    _, params, config = pretrained("classify")
+    flat = flatten(params)
+    state = names.to_layout(flat, "unilm", "classify") | names.index_buffers(flat)
+    tensors = collections.OrderedDict((name, torch_files.tensor(value)) for name, value in state.items())
+    beside = {
+        "args": argparse.Namespace(lr=1e-3, model="beit"),
+        "epoch": 3,
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": np.float64(0.1)}]},
+        "scaler": {},
+    }
+    file = tmp_path / "checkpoint.pth"
+    torch.save({nest: tensors, **beside} if nest else tensors, file, _use_new_zipfile_serialization=not legacy)
+    loaded = beit_jax.from_pretrained(file)
+    for name, value in flatten(loaded.params).items():
+        np.testing.assert_array_equal(value, flat[name])
+    assert loaded.config.model.variant == "Micro/4" and loaded.config.model.image_size == 16
+
+
+def test_unilm_there_and_back(tmp_path):
+    _, params, config = pretrained("pretrain", positions="shared")
+    beit_jax.save_pretrained(tmp_path / "one", params, config, format="unilm")
+    again = beit_jax.from_pretrained(tmp_path / "one")
+    beit_jax.save_pretrained(tmp_path / "two", again.params, again.config, format="unilm")
+    first, second = (torch.load(tmp_path / name / "checkpoint.pth")["model"] for name in ("one", "two"))
+    assert list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
+    assert first["rel_pos_bias.relative_position_index"].dtype == torch.int64
+
+
+def test_truncated_files(tmp_path):
+    _, params, config = pretrained("pretrain", positions="shared")
+    beit_jax.save_pretrained(tmp_path / "one", params, config, format="unilm")
+    whole = (tmp_path / "one" / "checkpoint.pth").read_bytes()
+    for share in (0, 0.01, 0.5, 0.99):
+        (tmp_path / "cut.pth").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(UserError, match="cut.pth cannot be read") as error:
+            beit_jax.from_pretrained(tmp_path / "cut.pth")
+        assert "\n" not in str(error.value)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(UserError, match="holds no named tensors"):
+        beit_jax.from_pretrained(tmp_path / "list.pth")
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    torch.save({"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(2, dtype=torch.float16)}, tmp_path / "h.pth")
+    assert {value.dtype for value in torch_files.tensors(tmp_path / "h.pth").values()} == {np.dtype(np.float32)}
