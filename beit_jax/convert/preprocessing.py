@@ -36,8 +36,8 @@ def make(
     Args:
       size: side of the model's input in pixels.
       interpolation: filter of the resizing.
-      short_side: in pixels, to which the image is resized before the square is cut out of its centre; 0: nothing is cut,
-        and the whole image is squashed to the square.
+      short_side: in pixels, to which the image is resized before the square is cut out of its centre; 0: nothing is
+        cut, and the whole image is squashed to the square.
       mean: of each channel, pixels in [0, 1].
       std: of each channel.
     """

@@ -20,7 +20,7 @@ def randomise(model):
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)
         scale = 0.02 if parameter.ndim == 2 and "table" not in name else 0.2
-        ones = 1.0 if "norm" in name and name.endswith("weight") or "lambda" in name or "gamma" in name else 0.0
+        ones = 1.0 if ("norm" in name and name.endswith("weight")) or "lambda" in name or "gamma" in name else 0.0
         parameter.data = ones + scale * values
     return model.eval()
 
