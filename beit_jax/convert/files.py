@@ -15,7 +15,6 @@ from beit_jax.errors import UserError
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one there is
 DALLE = ("encoder.pkl", "decoder.pkl")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-SEGMENTATION = re.compile(r"^(decode_head|auxiliary_head|backbone)\.")
 
 
 class Files(NamedTuple):
@@ -116,12 +115,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _layout(state: Mapping[str, Any], path: Path) -> Layout:
-    segmentation = next((name for name in state if SEGMENTATION.match(name)), None)
-    if segmentation:
-        raise UserError(f"{path} is a segmentation model ({segmentation}), which cannot be read yet")
     if "beit.embeddings.cls_token" in state:
         return "hf"
-    if "cls_token" in state and "blocks.0.norm1.weight" in state:
+    if any(f"{prefix}cls_token" in state for prefix in ("", "backbone.")):
         return "unilm"
     if "encoder.blocks.input.w" in state:
         return "dalle"

@@ -78,11 +78,48 @@ ROWS = (
     Row("head/kernel", "head.weight", "classifier.weight", LINEAR),
     Row("head/bias", "head.bias", "classifier.bias"),
 )
-BY_NAME = {row.ours: row for row in ROWS}
-HF_NORM = {"pretrain": "layernorm", "classify": "beit.layernorm"}  # where the final norm lies in "hf"
 
-# Not parameters: what they hold follows from the size of the grid.
-BUFFERS = re.compile(r"relative_position_index$")
+
+def _conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
+    """A convolution with batch norm, called the same officially and in transformers."""
+    names = {"scale": "bn.weight", "bias": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+    norms = (Row(f"{ours}/norm/{mine}", f"{theirs}.{name}", f"{theirs}.{name}") for mine, name in names.items())
+    return (Row(f"{ours}/conv/kernel", f"{theirs}.conv.weight", f"{theirs}.conv.weight", CONV), *norms)
+
+
+def _layer(ours: str, theirs: str, hf: str, axes: str) -> tuple[Row, ...]:
+    return Row(f"{ours}/kernel", f"{theirs}.weight", f"{hf}.weight", axes), Row(
+        f"{ours}/bias", f"{theirs}.bias", f"{hf}.bias"
+    )
+
+
+UP = "i o y x -> y x i o"
+CLASSIFIER = "o i 1 1 -> i o"
+SEGMENTATION = (
+    *_layer("pyramid/up_1", "backbone.fpn1.0", "fpn1.0", UP),
+    *_layer("pyramid/up_2", "backbone.fpn1.3", "fpn1.3", UP),
+    *_layer("pyramid/up_3", "backbone.fpn2.0", "fpn2.0", UP),
+    Row("pyramid/norm/scale", "backbone.fpn1.1.weight", "fpn1.1.weight"),
+    Row("pyramid/norm/bias", "backbone.fpn1.1.bias", "fpn1.1.bias"),
+    Row("pyramid/norm/mean", "backbone.fpn1.1.running_mean", "fpn1.1.running_mean"),
+    Row("pyramid/norm/var", "backbone.fpn1.1.running_var", "fpn1.1.running_var"),
+    *(row for i in range(4) for row in _conv_norm(f"decode_head/pool_{i}", f"decode_head.psp_modules.{i}.1")),
+    *(row for i in range(3) for row in _conv_norm(f"decode_head/lateral_{i}", f"decode_head.lateral_convs.{i}")),
+    *(row for i in range(3) for row in _conv_norm(f"decode_head/fpn_{i}", f"decode_head.fpn_convs.{i}")),
+    *_conv_norm("decode_head/bottleneck", "decode_head.bottleneck"),
+    *_conv_norm("decode_head/fusion", "decode_head.fpn_bottleneck"),
+    *_conv_norm("auxiliary_head/conv_0", "auxiliary_head.convs.0"),
+    *(
+        row
+        for head in ("decode_head", "auxiliary_head")
+        for row in _layer(f"{head}/classifier", f"{head}.conv_seg", f"{head}.classifier", CLASSIFIER)
+    ),
+)
+BY_NAME = {row.ours: row for row in (*ROWS, *SEGMENTATION)}
+HF_NORM = {"pretrain": "layernorm", "classify": "beit.layernorm", "segment": ""}  # where the final norm lies in "hf"
+
+# Not parameters: an index that follows from the size of the grid, and a counter that nothing reads.
+BUFFERS = re.compile(r"(relative_position_index|num_batches_tracked)$")
 
 
 class Place(NamedTuple):
@@ -100,7 +137,7 @@ def place(name: str, depth: int, layout: Layout, task: str) -> Place:
       name: ours, flattened.
       depth: number of blocks.
       layout: of the other side.
-      task: "pretrain", "classify" or "tokenizer".
+      task: "pretrain", "classify", "segment" or "tokenizer".
 
     Raises:
       KeyError: a parameter that no row names.
@@ -113,6 +150,8 @@ def place(name: str, depth: int, layout: Layout, task: str) -> Place:
         )
     row = BY_NAME[name]
     theirs = (row.unilm,) if layout == "unilm" else (row.hf,) if isinstance(row.hf, str) else row.hf
+    if task == "segment" and layout == "unilm" and name.startswith("encoder/"):
+        theirs = tuple(f"backbone.{one}" for one in theirs)
     stacked = name.startswith(OURS)
     names = [[one.format(i, norm=HF_NORM[task]) for one in theirs] for i in range(depth if stacked else 1)]
     return Place(names, stacked, row.axes)
@@ -162,14 +201,17 @@ def from_layout(
     return out
 
 
-def index_buffers(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The buffers `relative_position_index`, int64 `[n+1, n+1]`, that official checkpoints hold beside each table."""
+def buffers(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, np.ndarray]:
+    """What checkpoints hold beside parameters: indices int64 `[n+1, n+1]` of tables (official only), and counters."""
     out = {}
-    for name, found in places(params, "unilm", "pretrain"):
-        if name.endswith("relative_position/table"):
+    for name, found in places(params, layout, task):
+        if name.endswith("relative_position/table") and layout == "unilm":
             side = (math.isqrt(params[name].shape[-2] - 3) + 1) // 2
             index = relative_position_index((side, side)).astype(np.int64)
             out |= {table.replace("_bias_table", "_index"): index for (table,) in found.names}
+        if name.endswith("norm/mean"):
+            ((mean,),) = found.names
+            out[mean.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
     return out
 
 

@@ -87,14 +87,14 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
     broken = [name for name, value in flatten(loaded).items() if not np.isfinite(value).all()]
     if broken:
         raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(broken)}; choose another checkpoint")
-    size = config.model.image_size
-    with config.unlocked():
-        config.preprocess = preprocessing.from_ops(config.data.eval_ops, size)
+    if "data" in config:
+        with config.unlocked():
+            config.preprocess = preprocessing.from_ops(config.data.eval_ops, config.model.image_size)
     return merge(_shapes(config), loaded), config
 
 
 def _shapes(config: ConfigDict) -> dict[str, Any]:
-    return jax.eval_shape(tasks.create(config).init, jax.random.key(0))
+    return jax.eval_shape(lambda key: tasks.init(config, key), jax.random.key(0))
 
 
 def _check_names(found: files.Files, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
@@ -126,7 +126,7 @@ def _changed(
 ) -> Pretrained:
     """The same encoder for another task, number of classes or image size (official `run_class_finetuning.py`)."""
     if (
-        config.task == "tokenizer"
+        config.task not in ("pretrain", "classify")
         or task not in ("pretrain", "classify")
         or (config.task, task) == ("classify", "pretrain")
     ):
@@ -226,7 +226,7 @@ def _whole(target: Path) -> Iterator[Path]:
 def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        if "preprocess" in config:
+        if "data" in config:  # that of a run, where the ops say it
             if not config.data.eval_ops:
                 config.data.eval_ops = config.data.ops = preprocessing.to_ops(config)
             del config.preprocess
@@ -234,7 +234,7 @@ def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict
 
 
 def _write_hf(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
-    _write_safetensors(folder, names.to_layout(flat, "hf", config.task))
+    _write_safetensors(folder, names.to_layout(flat, "hf", config.task) | names.buffers(flat, "hf", config.task))
     _write_json(folder / "config.json", settings.to_hf(config))
     _write_json(folder / "preprocessor_config.json", preprocessing.to_hf(config.preprocess))
 
@@ -245,8 +245,8 @@ def _write_timm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict
 
 
 def _write_unilm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
-    state = names.to_layout(flat, "unilm", config.task) | names.index_buffers(flat)
-    torch_files.save(folder / "checkpoint.pth", state)
+    state = names.to_layout(flat, "unilm", config.task) | names.buffers(flat, "unilm", config.task)
+    torch_files.save(folder / "checkpoint.pth", state, nest="state_dict" if config.task == "segment" else "model")
 
 
 def _write_dalle(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
@@ -258,7 +258,7 @@ def _write_safetensors(folder: Path, state: Mapping[str, np.ndarray]) -> None:
         from safetensors.numpy import save_file
     except ImportError as error:
         raise UserError("to write safetensors, pip install 'beit_jax[convert]'") from error
-    contiguous = {name: np.ascontiguousarray(value) for name, value in state.items()}
+    contiguous = {name: np.asarray(value, order="C") for name, value in state.items()}
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 
 

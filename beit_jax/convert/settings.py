@@ -13,8 +13,13 @@ from beit_jax.convert.files import Files
 from beit_jax.convert.names import OURS, place
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.models.upernet import POOLED
 
-HF_CLASSES = {"pretrain": "BeitForMaskedImageModeling", "classify": "BeitForImageClassification"}
+HF_CLASSES = {
+    "pretrain": "BeitForMaskedImageModeling",
+    "classify": "BeitForImageClassification",
+    "segment": "BeitForSemanticSegmentation",
+}
 
 
 def config_of(files: Files, where: str) -> ConfigDict:
@@ -26,7 +31,8 @@ def config_of(files: Files, where: str) -> ConfigDict:
     if files.layout == "dalle":
         return _dvae(files.state, where)
     state, settings = files.state, files.settings
-    task = "pretrain" if "lm_head.weight" in state else "classify"
+    kinds = {"lm_head.weight": "pretrain", "decode_head.bottleneck.conv.weight": "segment"}
+    task = next((task for name, task in kinds.items() if name in state), "classify")
 
     def get(name: str) -> np.ndarray | None:
         return state.get(place(name, 1, files.layout, task).names[0][0])
@@ -46,7 +52,7 @@ def config_of(files: Files, where: str) -> ConfigDict:
     variant = variants.Variant(width, depth, bias.shape[-1] if bias is not None else _heads(settings, width))
     size = _image_size(settings, bias, positions, patch)
 
-    config = defaults(task)
+    config = segmentation() if task == "segment" else defaults(task)
     config.model.update(
         dict(
             variant=variants.name_of(variant, patch),
@@ -62,14 +68,39 @@ def config_of(files: Files, where: str) -> ConfigDict:
         config.num_masked = max(1, round(75 * (size // patch) ** 2 / 196))
         config.tokenizer.vocab = get("lm_head/kernel").shape[0]
         config.tokenizer.image_size = size // patch * 2 ** (config.tokenizer.groups - 1)
-    else:
+    elif task == "classify":
         config.model.num_classes = get("head/kernel").shape[0]
         config.model.pooling = "mean" if get("fc_norm/scale") is not None else "cls"
+    else:
+        heads = (
+            "decode_head/classifier/kernel",
+            "decode_head/bottleneck/conv/kernel",
+            "auxiliary_head/conv_0/conv/kernel",
+        )
+        names = ("num_classes", "channels", "auxiliary_channels")
+        config.model.update({name: _rows(get(head), head, where) for name, head in zip(names, heads)})
+        quarters = (3, 5, 7, 11) if depth == 12 else tuple(depth * i // 24 - 1 for i in (8, 12, 16, 24))
+        config.model.layers = tuple(settings.get("out_indices", quarters))
+    if task != "pretrain":
         labels = settings.get("id2label", {})
         config.labels = tuple(labels[key] for key in sorted(labels, key=int))
     with config.unlocked():
-        config.preprocess = _preprocess(files, size)
+        config.preprocess = _preprocess(files, task, size)
     return config
+
+
+def segmentation() -> ConfigDict:
+    """The config of a segmentation network; that of no run, since training it is not here yet."""
+    model = defaults("classify").model.to_dict()
+    del model["pooling"], model["init_scale"]
+    head = dict(channels=768, layers=(3, 5, 7, 11), auxiliary_channels=256)
+    return ConfigDict(dict(task="segment", model=model | head, labels=())).lock()
+
+
+def _rows(tensor: np.ndarray | None, name: str, where: str) -> int:
+    if tensor is None:
+        raise UserError(f"{where} has no {name}; expected both heads of UPerNet")
+    return tensor.shape[0]
 
 
 def _dvae(state: Mapping[str, np.ndarray], where: str) -> ConfigDict:
@@ -125,9 +156,11 @@ def _image_size(settings: Mapping[str, Any], table: np.ndarray | None, positions
     return found if isinstance(found, int) else found[0]
 
 
-def _preprocess(files: Files, size: int) -> ConfigDict:
+def _preprocess(files: Files, task: str, size: int) -> ConfigDict:
     if files.layout == "hf":
         return preprocessing.from_hf(files.preprocessor, size)
+    if task == "segment":
+        return preprocessing.make(size, "bilinear", size, *preprocessing.STATISTICS["imagenet"])
     timm = files.settings.get("pretrained_cfg")
     return preprocessing.from_timm(timm, size) if timm else preprocessing.official(size)
 
@@ -157,10 +190,18 @@ def to_hf(config: ConfigDict) -> dict[str, Any]:
     }
     if config.task == "pretrain":
         return out | {"vocab_size": config.tokenizer.vocab}
+    if config.task == "segment":
+        out |= {
+            "out_indices": list(model.layers),
+            "pool_scales": list(POOLED),
+            "use_auxiliary_head": True,
+            "auxiliary_channels": model.auxiliary_channels,
+            "auxiliary_num_convs": 1,
+        }
     labels = config.get("labels") or [f"LABEL_{i}" for i in range(model.num_classes)]
     names = {str(i): label for i, label in enumerate(labels)}
     return out | {
-        "use_mean_pooling": model.pooling == "mean",
+        "use_mean_pooling": model.get("pooling", "mean") == "mean",
         "id2label": names,
         "label2id": {label: int(i) for i, label in names.items()},
     }

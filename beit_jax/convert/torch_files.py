@@ -190,17 +190,17 @@ def save_dalle(folder: Path, state: Mapping[str, np.ndarray], sizes: Mapping[str
         torch.save(module, folder / name)
 
 
-def save(path: Path, state: Mapping[str, np.ndarray]) -> None:
-    """Writes `{"model": state}`, as the official code does."""
+def save(path: Path, state: Mapping[str, np.ndarray], nest: str) -> None:
+    """Writes `{nest: state}`, as the official code does."""
     try:
         import torch
     except ImportError as error:
         raise UserError("to write PyTorch's files, install torch: pip install 'beit_jax[parity]'") from error
-    torch.save({"model": {name: tensor(value) for name, value in state.items()}}, path)
+    torch.save({nest: {name: tensor(value) for name, value in state.items()}}, path)
 
 
 def tensor(value: np.ndarray) -> Any:
     """A PyTorch tensor of an array."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(value))
+    return torch.from_numpy(np.array(value, order="C"))

@@ -47,6 +47,10 @@ def _encoder(ours: Pretrained, reference: Any, outputs: Any) -> dict[str, float]
     images = np.random.default_rng(0).standard_normal((IMAGES, size, size, 3)).astype(np.float32)
     extra = (None,) if ours.config.task == "pretrain" else ()
     blocks, logits = outputs(reference, _channels_first(images))
+    if ours.config.task == "segment":
+        # transformers numbers hidden states from the embeddings on, and so takes the outputs of the blocks two below.
+        ours = ours._replace(model=ours.model.clone(layers=tuple(i - 2 for i in ours.model.layers)))
+        logits = logits.permute(0, 2, 3, 1)
     encoder, params = ours.model.encoder, ours.params
     run = jax.jit(
         lambda p, x: (encoder.apply({"params": p["encoder"]}, x, all_layers=True), _logits(ours, p, x, extra))
@@ -57,7 +61,8 @@ def _encoder(ours: Pretrained, reference: Any, outputs: Any) -> dict[str, float]
 
 
 def _logits(ours: Pretrained, params: Mapping[str, Any], images: jax.Array, extra: tuple[None, ...]) -> jax.Array:
-    return ours.model.apply({"params": params}, images, *extra)
+    logits = ours.model.apply({"params": params}, images, *extra)
+    return logits[0] if ours.config.task == "segment" else logits
 
 
 def _largest(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Tasks: one file for each thing to learn."""
 
 import flax.linen as nn
+import jax
 from ml_collections import ConfigDict
 
-from beit_jax.tasks import classify, pretrain, tokenizer
-from beit_jax.tasks.task import FrozenPart, Task
+from beit_jax.tasks import classify, pretrain, segment, tokenizer
+from beit_jax.tasks.task import FrozenPart, Params, Task
 
-__all__ = ["FrozenPart", "Task", "create", "model"]
+__all__ = ["FrozenPart", "Task", "create", "init", "model"]
 
 _CREATE = {"tokenizer": tokenizer.create, "pretrain": pretrain.create, "classify": classify.create}
 
@@ -15,7 +16,12 @@ def model(config: ConfigDict) -> nn.Module:
     """The network that a config's task trains."""
     if config.task == "tokenizer":
         return tokenizer.model(config.model)
-    return pretrain.model(config) if config.task == "pretrain" else classify.model(config)
+    return {"pretrain": pretrain, "classify": classify, "segment": segment}[config.task].model(config)
+
+
+def init(config: ConfigDict, key: jax.Array) -> Params:
+    """Fresh parameters of that network."""
+    return segment.init(config, key) if config.task == "segment" else create(config).init(key)
 
 
 def create(config: ConfigDict) -> Task:

@@ -39,6 +39,16 @@ def test_there_and_back_to_the_last_bit(layout, task, pooling, positions):
         np.testing.assert_array_equal(back[name], value)
 
 
+@pytest.mark.parametrize("layout", ["unilm", "hf"])
+def test_segmentation_there_and_back(layout):
+    flat = flatten(pretrained("segment").params)
+    theirs = names.to_layout(flat, layout, "segment")
+    back = names.from_layout(theirs, flat, layout, "segment")
+    jax.tree.map(np.testing.assert_array_equal, back, flat)
+    assert ("backbone.blocks.0.norm1.weight" in theirs) == (layout == "unilm")
+    assert len(names.buffers(flat, layout, "segment")) == 14 + 2 * (layout == "unilm")
+
+
 def test_dvae_there_and_back():
     flat = flatten(pretrained("tokenizer").params)
     theirs = names.to_layout(flat, "dalle", "tokenizer")
@@ -68,7 +78,7 @@ def test_published_names():
 
 def test_index_buffers():
     flat = flatten(pretrained("classify").params)
-    buffers = names.index_buffers(flat)
+    buffers = names.buffers(flat, "unilm", "classify")
     assert sorted(buffers) == [f"blocks.{i}.attn.relative_position_index" for i in range(2)]
     index = buffers["blocks.0.attn.relative_position_index"]
     assert index.shape == (17, 17) and index.dtype == np.int64 and index[0, 0] == 7 * 7 + 2

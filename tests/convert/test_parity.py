@@ -20,6 +20,8 @@ def randomise(model):
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)
         scale = 0.02 if parameter.ndim == 2 and "table" not in name else 0.2
+        if parameter.ndim == 4:
+            scale = parameter[0].numel() ** -0.5
         ones = 1.0 if ("norm" in name and name.endswith("weight")) or "lambda" in name or "gamma" in name else 0.0
         parameter.data = ones + scale * values
     return model.eval()
@@ -94,6 +96,39 @@ def test_transformers(tmp_path, size, positions, head, pixels, capsys):
         assert getattr(again.config, name) == getattr(config, name)
     processor = transformers.BeitImageProcessor.from_pretrained(tmp_path / "ours")
     assert list(processor.image_mean) == [0.5] * 3
+
+
+def test_segmentation(tmp_path, capsys):
+    """transformers takes other layers than the official code (numbered from 1, and one too low): its own are chosen."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BeitConfig(
+        hidden_size=48, num_hidden_layers=12, num_attention_heads=3, intermediate_size=192, image_size=128,
+        num_labels=9, use_relative_position_bias=True, out_indices=[3, 5, 7, 11],
+    )  # fmt: skip
+    reference = randomise(transformers.BeitForSemanticSegmentation(config))
+    for name, buffer in reference.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
+    reference.save_pretrained(tmp_path / "theirs")
+    model, params, ours = beit_jax.from_pretrained(tmp_path / "theirs")
+    assert model.layers == (3, 5, 7, 11)
+    images = draw(128, count=2)
+    with torch.no_grad():
+        found = reference(channels_first(images), output_hidden_states=True)
+        expected = found.logits.permute(0, 2, 3, 1).numpy()
+    logits, auxiliary = jax.jit(model.clone(layers=(1, 3, 5, 9)).apply)({"params": params}, images)
+    difference = np.abs(logits - expected).max()
+    with capsys.disabled():
+        print(f"\nsegmentation: largest difference {difference:.1e} of {expected.std():.2f}")
+    assert logits.shape == (2, 32, 32, 9) and auxiliary.shape == (2, 8, 8, 9)
+    assert expected.std() > 0.1 and difference <= TOLERANCE
+    official = jax.jit(model.apply)({"params": params}, images)[0]
+    assert np.abs(official - expected).max() > 1e-2
+    beit_jax.save_pretrained(tmp_path / "ours", params, ours, format="hf")
+    _, info = transformers.BeitForSemanticSegmentation.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    first, second = (files.read(tmp_path / folder).state for folder in ("theirs", "ours"))
+    assert set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(("positions", "pool"), [("abs", "token"), ("rel", "avg"), ("shared_rel", "avg")])

@@ -71,7 +71,7 @@ def test_a_bare_pickle_that_would_run_something(tmp_path):
 @pytest.mark.parametrize("legacy", [False, True])
 def test_official_nests_with_everything_beside(tmp_path, nest, legacy):
     flat = flatten(pretrained("classify").params)
-    state = names.to_layout(flat, "unilm", "classify") | names.index_buffers(flat)
+    state = names.to_layout(flat, "unilm", "classify") | names.buffers(flat, "unilm", "classify")
     tensors = collections.OrderedDict((name, torch_files.tensor(value)) for name, value in state.items())
     beside = {
         "args": argparse.Namespace(lr=1e-3, model="beit"),
@@ -95,6 +95,17 @@ def test_unilm_there_and_back(tmp_path):
     first, second = (torch.load(tmp_path / name / "checkpoint.pth")["model"] for name in ("one", "two"))
     assert list(first) == list(second) and all(torch.equal(first[name], second[name]) for name in first)
     assert first["rel_pos_bias.relative_position_index"].dtype == torch.int64
+
+
+def test_segmentation_as_officially(tmp_path):
+    _, params, config = pretrained("segment")
+    beit_jax.save_pretrained(tmp_path / "one", params, config, format="unilm")
+    again = beit_jax.from_pretrained(tmp_path / "one")
+    for name, value in flatten(again.params).items():
+        np.testing.assert_array_equal(value, flatten(params)[name])
+    state = torch.load(tmp_path / "one" / "checkpoint.pth")["state_dict"]
+    assert state["decode_head.conv_seg.weight"].shape == (11, 24, 1, 1)
+    assert state["backbone.fpn1.0.weight"].shape == (32, 32, 2, 2)
 
 
 def test_truncated_files(tmp_path):
