@@ -25,7 +25,7 @@ def test_rates_rise_linearly():
 
 
 def make(**fields):
-    settings = dict(heads=2, mlp_ratio=2, grid=None, layer_scale=0.1, stochastic_depth=False, collect=False)
+    settings = dict(heads=2, mlp_ratio=2, grid=None, layer_scale=0.1, stochastic_depth=False, collect=False, norm_eps=1e-6)
     return block.Block(**(settings | fields), kernel_init=jax.nn.initializers.normal(0.02))
 
 
@@ -40,7 +40,7 @@ def test_parameters_of_layer_scale():
 def test_small_layer_scale_survives_bfloat16():
     """A branch of 1e-5 of the tokens would vanish if tokens were bfloat16."""
     x, layer = jnp.ones((1, 3, 8)).at[0, 0, 0].set(2.0), block.Layer(jnp.int32(0), jnp.float32(0))
-    module = block.Block(2, 2, None, 1e-5, False, False, jax.nn.initializers.normal(1.0), jnp.bfloat16)
+    module = block.Block(2, 2, None, 1e-5, False, False, 1e-6, jax.nn.initializers.normal(1.0), jnp.bfloat16)
     params = module.init(jax.random.key(0), x, layer, None)
     out, collected = module.apply(params, x, layer, None)
     assert collected is None and out.dtype == jnp.float32

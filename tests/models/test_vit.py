@@ -53,7 +53,7 @@ def by_hand(params, images, mask):
     x = patches + params["patch_embed"]["bias"][None, None, None]
     x = jnp.where(mask[..., None], params["mask_token"][None], x).reshape(len(images), -1, WIDTH)
     x = jnp.concatenate([jnp.tile(params["cls_token"], (len(images), 1, 1)), x], axis=1) + params["pos_embed"]
-    module = block.Block(HEADS, 4, GRID, 0.1, False, False, jax.nn.initializers.normal(STDDEV))
+    module = block.Block(HEADS, 4, GRID, 0.1, False, False, 1e-6, jax.nn.initializers.normal(STDDEV))
     for i in range(DEPTH):
         layer = block.Layer(jnp.int32(i), jnp.float32(0))
         x, _ = module.apply({"params": jax.tree.map(lambda p, i=i: p[i], params["blocks"])}, x, layer, None)
