@@ -102,6 +102,11 @@ def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:
     }
 
 
+def usual_masked(grid: int) -> int:
+    """Masked patches of a square grid, in proportion to the official 75 of 14x14."""
+    return max(1, round(75 * grid * grid / 196))
+
+
 def to_ops(config: ConfigDict) -> str:
     """The same as `data.eval_ops` of a config, with what its task needs besides."""
     section, statistics = config.preprocess, ""

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.convert import files, names, preprocessing, settings, torch_files
+from beit_jax.convert import change, files, names, preprocessing, settings, torch_files
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
-from beit_jax.training.adapt import adapt
+from beit_jax.training.adapt import METHODS, adapt
 from beit_jax.training.params import flatten, merge, unflatten
 
 Format = Literal["beit_jax", "hf", "unilm", "timm", "dalle"]
@@ -66,7 +66,12 @@ def from_pretrained(
     params, config = _load(str(name_or_path))
     if task in (None, config.task) and num_classes is None and image_size is None:
         return Pretrained(tasks.model(config), params, config)
-    return _changed(params, config, task or config.task, num_classes, image_size, resize, seed)
+    if resize not in METHODS:
+        raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
+    changed = change.config_for(config, task or config.task, num_classes, image_size)
+    initial = jax.tree.map(np.asarray, jax.jit(tasks.create(changed).init)(jax.random.key(seed)))
+    merged = merge(initial, adapt(params, initial, resize), *change.fresh_and_dropped(config, changed))
+    return Pretrained(tasks.model(changed), merged, changed)
 
 
 def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
@@ -113,59 +118,6 @@ def _check_names(found: files.Files, expected: Mapping[str, tuple[int, ...]], wh
     told = "; ".join(f"{title}: {', '.join(listed)}" for title, listed in problems.items() if listed)
     if told:
         raise UserError(f"{where} is no whole BEiT checkpoint; {told}")
-
-
-def _changed(
-    params: Mapping[str, Any],
-    config: ConfigDict,
-    task: str,
-    num_classes: int | None,
-    image_size: int | None,
-    resize: str,
-    seed: int,
-) -> Pretrained:
-    """The same encoder for another task, number of classes or image size (official `run_class_finetuning.py`)."""
-    if (
-        config.task not in ("pretrain", "classify")
-        or task not in ("pretrain", "classify")
-        or (config.task, task) == ("classify", "pretrain")
-    ):
-        raise UserError(
-            f"a model of the task {config.task!r} cannot become one of {task!r}; expected pretrain to classify"
-        )
-    if task == "classify" and config.task == "pretrain" and not num_classes:
-        raise UserError("the checkpoint has no classifier: give num_classes")
-    if task == "pretrain" and num_classes is not None:
-        raise UserError("num_classes is given, but the model is no classifier: give task='classify' too")
-    changed = configs.defaults(task)
-    changed.model.update({key: value for key, value in config.model.items() if key in changed.model})
-    fresh, drop = (), ()
-    if task == "classify":
-        changed.model.num_classes = num_classes or config.model.num_classes
-        if config.task == "pretrain":
-            fresh, drop = changed.init_fresh, changed.init_drop
-            if changed.model.relative_position == "shared":
-                changed.model.relative_position = "per_block"
-        elif changed.model.num_classes != config.model.num_classes:
-            fresh, drop = (r"^head/",), ()
-        else:
-            changed.labels = config.labels
-    else:
-        changed.tokenizer.update(config.tokenizer)
-    if image_size is not None:
-        changed.model.image_size = image_size
-        _, patch = settings.variants.parse(changed.model.variant)
-        if image_size % patch:
-            raise UserError(f"image_size={image_size} is not divisible by the patch size {patch}; choose a multiple")
-        if task == "pretrain":
-            changed.tokenizer.image_size = image_size // patch * 2 ** (changed.tokenizer.groups - 1)
-    with changed.unlocked():
-        size = changed.model.image_size
-        short_side = preprocessing.official(size).short_side if config.preprocess.short_side else 0
-        changed.preprocess = ConfigDict({**config.preprocess, "size": size, "short_side": short_side})
-    initial = jax.tree.map(np.asarray, jax.jit(tasks.create(changed).init)(jax.random.key(seed)))
-    merged = merge(initial, adapt(params, initial, resize), fresh, drop)
-    return Pretrained(tasks.model(changed), merged, changed)
 
 
 def save_pretrained(

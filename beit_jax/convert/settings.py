@@ -65,7 +65,7 @@ def config_of(files: Files, where: str) -> ConfigDict:
         )
     )
     if task == "pretrain":
-        config.num_masked = max(1, round(75 * (size // patch) ** 2 / 196))
+        config.num_masked = preprocessing.usual_masked(size // patch)
         config.tokenizer.vocab = get("lm_head/kernel").shape[0]
         config.tokenizer.image_size = size // patch * 2 ** (config.tokenizer.groups - 1)
     elif task == "classify":

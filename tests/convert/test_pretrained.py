@@ -66,20 +66,27 @@ def test_preprocessing():
     assert pixels[1].min() == 1.0
 
 
-def test_from_pretraining_to_a_classifier_of_another_size():
-    source = pretrained("pretrain", positions="shared")
-    folder_params = flatten(source.params)
-    from beit_jax.convert.pretrained import _changed
-
-    model, params, config = _changed(source.params, source.config, "classify", 5, 24, "official", 0)
+def test_from_pretraining_to_a_classifier_of_another_size(tmp_path):
+    _, source, config = pretrained("pretrain", positions="shared")
+    beit_jax.save_pretrained(tmp_path / "hf", source, config)
+    model, params, changed = beit_jax.from_pretrained(tmp_path / "hf", "classify", num_classes=5, image_size=24)
     flat = flatten(params)
-    assert config.model.relative_position == "per_block" and config.preprocess.size == 24
+    assert changed.model.relative_position == "per_block" and changed.preprocess.size == 24
     assert flat["encoder/blocks/attn/relative_position/table"].shape == (2, 11 * 11 + 3, 2)
     assert flat["head/kernel"].shape == (32, 5) and "encoder/norm/scale" not in flat
     np.testing.assert_array_equal(flat["fc_norm/scale"], np.ones(32))
-    np.testing.assert_array_equal(flat["encoder/blocks/mlp/fc1/kernel"], folder_params["encoder/blocks/mlp/fc1/kernel"])
-    logits = model.apply({"params": params}, np.zeros((1, 24, 24, 3), np.float32))
-    assert logits.shape == (1, 5)
+    name = "encoder/blocks/mlp/fc1/kernel"
+    np.testing.assert_array_equal(flat[name], flatten(source)[name])
+    assert model.apply({"params": params}, np.zeros((1, 24, 24, 3), np.float32)).shape == (1, 5)
+    larger = beit_jax.from_pretrained(tmp_path / "hf", image_size=32, resize="hf")
+    assert larger.config.tokenizer.image_size == 64 and larger.config.num_masked == 24
+    for changes, message in [
+        (dict(task="classify"), "give num_classes"),
+        (dict(num_classes=3), "the model is no classifier"),
+        (dict(image_size=32, resize="x"), "resize='x'; expected one of official, timm, hf"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            beit_jax.from_pretrained(tmp_path / "hf", **changes)
 
 
 def test_another_number_of_classes_keeps_the_rest(tmp_path):

@@ -25,7 +25,9 @@ def test_rates_rise_linearly():
 
 
 def make(**fields):
-    settings = dict(heads=2, mlp_ratio=2, grid=None, layer_scale=0.1, stochastic_depth=False, collect=False, norm_eps=1e-6)
+    settings = dict(
+        heads=2, mlp_ratio=2, grid=None, layer_scale=0.1, stochastic_depth=False, collect=False, norm_eps=1e-6
+    )
     return block.Block(**(settings | fields), kernel_init=jax.nn.initializers.normal(0.02))
 
 
