@@ -71,5 +71,5 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last checkpoint", file=sys.stderr)
+        print("interrupted; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None

@@ -1,5 +1,7 @@
 """Settings of the whole suite; they must be made before JAX starts its backend."""
 
+import contextlib
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -25,3 +27,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def torchvision_without_its_binary():
+    """timm needs torchvision's Python code only; the wheel's binary is for CUDA, and fails beside a CPU build of torch.
+
+    Its two operators, which nothing here calls, are declared so that the import gets through.
+    """
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("torchvision"):
+        import torch
+
+        library = torch.library.Library("torchvision", "DEF")
+        with contextlib.suppress(RuntimeError):
+            library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        yield library
+    else:
+        yield None

@@ -118,6 +118,15 @@ def test_resume_from_another_run(finished, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
 
 
+def test_resume_from_a_copy_that_lies_elsewhere(finished, tmp_path):
+    shutil.copytree(finished / "checkpoints" / "10", tmp_path / "kept" / "best")
+    train.main(command("finetune", tmp_path / "run", f"--config.resume_from={tmp_path}/kept/best"))
+    assert json.loads((tmp_path / "run" / "result.json").read_text()) == json.loads(
+        (finished / "result.json").read_text()
+    )
+    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["best"]
+
+
 def refused(arguments, door=train):
     with warnings.catch_warnings(), pytest.raises(UserError) as error:
         warnings.simplefilter("ignore")

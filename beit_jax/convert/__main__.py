@@ -12,7 +12,8 @@ largest difference of each layer; above 1e-4 it is an error. The exit status is 
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from beit_jax import command_line
 from beit_jax.errors import UserError
@@ -49,28 +50,33 @@ def convert(source: str, target: str, to: str, *, verify: bool) -> None:
     Raises:
       UserError: see `from_pretrained` and `save_pretrained`; or the two sides differ.
     """
-    from beit_jax.convert import files
-    from beit_jax.convert.pretrained import from_pretrained, save_pretrained
+    from beit_jax.convert.pretrained import check_target, from_pretrained, save_pretrained
     from beit_jax.training.params import flatten
 
+    check_target(Path(target), to)
     loaded = from_pretrained(source)
     if verify:
-        _verify(loaded, files.local(source))
+        _verify(loaded, source)
     save_pretrained(target, loaded.params, loaded.config, format=to)
     sizes = [leaf.size for leaf in flatten(loaded.params).values()]
     print(f"{target}: {loaded.config.task}, {sum(sizes):,} parameters in {len(sizes)} arrays, format {to}")
 
 
-def _verify(loaded, source) -> None:
+def _verify(loaded: Any, source: str) -> None:
+    from beit_jax.convert import files
     from beit_jax.convert.verify import differences
+    from beit_jax.training import checkpoint
 
-    found = differences(loaded, source)
+    path = files.local(source)
+    ours = path.is_dir() and checkpoint.is_ours(path)
+    found = differences(loaded, path, "beit_jax" if ours else files.read(path).layout)
     width = max(map(len, found))
     for layer, difference in found.items():
         print(f"{layer.ljust(width)}  {difference:.2e}")
-    worst = max(found, key=found.get)
-    if not found[worst] <= TOLERANCE:
-        raise UserError(f"{worst} differs by {found[worst]:.2e}, more than {TOLERANCE:g}; nothing was written")
+    wrong = {layer: difference for layer, difference in found.items() if not difference <= TOLERANCE}
+    if wrong:
+        told = ", ".join(f"{layer} by {difference:.2e}" for layer, difference in wrong.items())
+        raise UserError(f"the two sides differ: {told}; expected at most {TOLERANCE:g}, so that nothing was written")
 
 
 if __name__ == "__main__":

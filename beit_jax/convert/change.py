@@ -38,9 +38,10 @@ def config_for(config: ConfigDict, task: str, num_classes: int | None, image_siz
         changed.num_masked = preprocessing.usual_masked(size // patch)
     else:
         _classify(changed, config, num_classes)
-    short_side = preprocessing.official(size).short_side if config.preprocess.short_side else 0
+    same = config.preprocess
+    resize = preprocessing.official(size).resize if same.keep_ratio else round(size * same.resize / same.size)
     with changed.unlocked():
-        changed.preprocess = ConfigDict({**config.preprocess, "size": size, "short_side": short_side})
+        changed.preprocess = ConfigDict({**same, "size": size, "resize": resize})
     return changed
 
 

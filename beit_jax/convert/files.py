@@ -33,8 +33,11 @@ def local(name: str) -> Path:
       UserError: there is no such path, and no such id that can be reached.
     """
     path = Path(name)
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{name[:80]} cannot be looked up ({error.strerror})") from error
     if not HUB_ID.fullmatch(name):
         raise UserError(
             f"{name} does not exist; expected a checkpoint's file or folder, or a hub id such as owner/name"
@@ -66,10 +69,13 @@ def read(path: Path) -> Files:
         parts = {name.removesuffix(".pkl"): torch_files.tensors(path / name) for name in DALLE}
         state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
     elif path.is_dir():
-        state = _tensors(_weights(path))
-        settings, preprocessor = (_json(path / name) for name in ("config.json", "preprocessor_config.json"))
+        return read(_weights(path))
     else:
         state = _tensors(path)
+        if path.name in WEIGHTS:
+            settings, preprocessor = (
+                _json(path.with_name(name)) for name in ("config.json", "preprocessor_config.json")
+            )
     state = {name: value for name, value in state.items() if not BUFFERS.search(name)}
     broken = sorted(name for name, value in state.items() if not np.isfinite(value).all())
     if broken:
@@ -102,16 +108,19 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it cut off? Download it again") from error
-    return {name: value if value.dtype.itemsize > 2 else value.astype(np.float32) for name, value in found.items()}
+    return {name: torch_files.as_float32(value) for name, value in found.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds a {type(found).__name__}; expected an object with settings")
+    return found
 
 
 def _layout(state: Mapping[str, Any], path: Path) -> Layout:

@@ -2,14 +2,14 @@
 
 import ast
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from beit_jax.errors import UserError
 from beit_jax.models import variants
 
 STATISTICS = {
@@ -21,13 +21,14 @@ PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers in
 
 def official(size: int) -> ConfigDict:
     """Of the official evaluation: short side to 256/224 of the size, without a margin from 384 on; 0.5 and 0.5."""
-    return make(size, short_side=size if size >= 384 else round(size * 256 / 224))
+    return make(size, resize=size if size >= 384 else round(size * 256 / 224))
 
 
 def make(
     size: int,
     interpolation: str = "bicubic",
-    short_side: int = 0,
+    resize: int = 0,
+    keep_ratio: bool = True,
     mean: Sequence[float] = STATISTICS["inception"][0],
     std: Sequence[float] = STATISTICS["inception"][1],
 ) -> ConfigDict:
@@ -36,38 +37,60 @@ def make(
     Args:
       size: side of the model's input in pixels.
       interpolation: filter of the resizing.
-      short_side: in pixels, to which the image is resized before the square is cut out of its centre; 0: nothing is
-        cut, and the whole image is squashed to the square.
+      resize: pixels of the resized image's shorter side, out of whose centre the square is cut; 0: the size.
+      keep_ratio: whether its longer side stays longer, or the image is squashed to a square.
       mean: of each channel, pixels in [0, 1].
       std: of each channel.
     """
     return ConfigDict(
-        dict(size=size, interpolation=interpolation, short_side=short_side, mean=tuple(mean), std=tuple(std))
+        dict(
+            size=size,
+            interpolation=interpolation,
+            resize=resize or size,
+            keep_ratio=keep_ratio,
+            mean=tuple(mean),
+            std=tuple(std),
+        )
     )
 
 
 def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
-    """From a `preprocessor_config.json`; what it leaves out is that of transformers' BEiT."""
+    """From a `preprocessor_config.json`; what it leaves out is that of transformers' BEiT.
+
+    Raises:
+      UserError: a filter that is not known here.
+    """
     names = {number: name for name, number in PILLOW.items()}
-    short_side = 0
-    if file.get("do_center_crop", False):
-        resized = file.get("size", size)
-        short_side = resized if isinstance(resized, int) else min(resized.values())
+    resample = file.get("resample", PILLOW["bicubic"])
+    if resample not in names:
+        raise UserError(f"preprocessor_config.json has resample={resample}; expected one of {names}")
+    for key, only in {"do_resize": True, "do_rescale": True, "do_normalize": True}.items():
+        if file.get(key, only) is not only:
+            raise UserError(
+                f"preprocessor_config.json has {key}={file[key]!r}; expected {only}, no other is known here"
+            )
+    wanted = file.get("size", size) if file.get("do_center_crop", False) else size
+    keep_ratio = isinstance(wanted, Mapping) and "shortest_edge" in wanted
+    resize = wanted.get("shortest_edge" if keep_ratio else "height") if isinstance(wanted, Mapping) else wanted
     mean, std = (file.get(f"image_{key}", 0.5) for key in ("mean", "std"))
-    mean, std = (value if isinstance(value, Sequence) else [value] * 3 for value in (mean, std))
-    return make(size, names.get(file.get("resample", 3), "bicubic"), short_side, mean, std)
+    mean, std = (value if isinstance(value, list | tuple) else [value] * 3 for value in (mean, std))
+    if type(resize) is not int or resize < size or not all(type(n) in (int, float) for n in (*mean, *std)):
+        raise UserError(
+            f"preprocessor_config.json has size={wanted!r}, image_mean={mean!r}, image_std={std!r}; expected a size of "
+            f"at least the model's {size} pixels, and numbers"
+        )
+    return make(size, names[resample], resize, keep_ratio, mean, std)
 
 
 def to_hf(section: Mapping[str, Any]) -> dict[str, Any]:
     """A `preprocessor_config.json`."""
-    size = section["size"]
-    resized = section["short_side"] or size
+    size, resize = section["size"], section["resize"]
     return {
         "image_processor_type": "BeitImageProcessor",
         "do_resize": True,
-        "size": {"height": resized, "width": resized},
+        "size": {"shortest_edge": resize} if section["keep_ratio"] else {"height": resize, "width": resize},
         "resample": PILLOW[section["interpolation"]],
-        "do_center_crop": bool(section["short_side"]),
+        "do_center_crop": section["keep_ratio"] or resize != size,
         "crop_size": {"height": size, "width": size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -81,8 +104,10 @@ def to_hf(section: Mapping[str, Any]) -> dict[str, Any]:
 def from_timm(file: Mapping[str, Any], size: int) -> ConfigDict:
     """From the `pretrained_cfg` of a timm `config.json`."""
     known = {key: file[key] for key in ("interpolation", "mean", "std") if key in file}
-    squashed = file.get("crop_mode", "center") == "squash"
-    return make(size, short_side=0 if squashed else math.floor(size / file.get("crop_pct", 0.9)), **known)
+    if known.get("interpolation") not in PILLOW:
+        known["interpolation"] = "bicubic"  # timm's own default, also for "random"
+    keep_ratio = file.get("crop_mode", "center") != "squash"
+    return make(size, resize=math.floor(size / file.get("crop_pct", 0.9)), keep_ratio=keep_ratio, **known)
 
 
 def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:
@@ -91,8 +116,8 @@ def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:
         "input_size": [3, section["size"], section["size"]],
         "fixed_input_size": True,
         "interpolation": section["interpolation"],
-        "crop_pct": section["size"] / (section["short_side"] or section["size"]),
-        "crop_mode": "center" if section["short_side"] else "squash",
+        "crop_pct": section["size"] / section["resize"],
+        "crop_mode": "center" if section["keep_ratio"] else "squash",
         "mean": list(section["mean"]),
         "std": list(section["std"]),
         "num_classes": classes,
@@ -110,34 +135,48 @@ def usual_masked(grid: int) -> int:
 def to_ops(config: ConfigDict) -> str:
     """The same as `data.eval_ops` of a config, with what its task needs besides."""
     section, statistics = config.preprocess, ""
-    size, method, short = section.size, section.interpolation, section.short_side
+    size, method = section.size, section.interpolation
     for name, pair in STATISTICS.items():
         if pair == (section.mean, section.std):
             statistics = repr(name)
     statistics = statistics or f"{section.mean}, {section.std}"
     if config.task == "pretrain":
         grid = size // variants.parse(config.model.variant)[1]
-        views = f"two_views_center({size}, {config.tokenizer.image_size}, {size / (short or size)})"
+        views = f"two_views_center({size}, {config.tokenizer.image_size}, {size / section.resize})"
         masks = f"blockwise_mask({config.num_masked}, {max(1, round(16 * grid * grid / 196))}, {grid})"
         ending = f"normalize({statistics})|map_pixels('tokenizer_image')|{masks}"
         return f"decode|{views}|{ending}|keep('image', 'tokenizer_image', 'mask')"
-    resize = f"resize_small({short}, {method!r})|central_crop({size})" if short else f"resize({size}, {method!r})"
+    resize = f"{'resize_small' if section.keep_ratio else 'resize'}({section.resize}, {method!r})|central_crop({size})"
     if config.task == "tokenizer":
         return f"decode|{resize}|map_pixels('image')|keep('image')"
     return f"decode|{resize}|normalize({statistics})|keep('image', 'label')"
 
 
 def from_ops(ops: str, size: int) -> ConfigDict:
-    """From `data.eval_ops`, as far as they are those that this project's configs write."""
-    method = re.search(r"resize(?:_small)?\(\d+, '(\w+)'", ops)
-    short, share = re.search(r"resize_small\((\d+)", ops), re.search(r"two_views_center\(\d+, \d+, ([\d.]+)\)", ops)
-    statistics = re.search(r"normalize\((.*?)\)(?:\||$)", ops)
-    mean, std = STATISTICS["inception"]
-    if statistics:
-        found = ast.literal_eval(f"({statistics[1]},)")
-        mean, std = STATISTICS[found[0]] if isinstance(found[0], str) else found
-    short_side = int(short[1]) if short else round(size / float(share[1])) if share else 0
-    return make(size, method[1] if method else "bicubic", 0 if share and short_side == size else short_side, mean, std)
+    """From `data.eval_ops`; the official evaluation where they say nothing of it."""
+    calls = dict(_calls(ops))
+    found = calls.get("normalize") or ("inception",)
+    mean, std = STATISTICS[found[0]] if isinstance(found[0], str) else map(_three, found)
+    statistics = dict(mean=mean, std=std)
+    for name in ("resize", "resize_small"):
+        if name in calls:
+            resize, method = (*calls[name], "bicubic")[:2]
+            return make(size, method, resize, name == "resize_small", **statistics)
+    if "two_views_center" in calls:
+        return make(size, resize=round(size / (*calls["two_views_center"], 0.875)[2]), **statistics)
+    return make(size, resize=official(size).resize, **statistics)
+
+
+def _three(value: Any) -> tuple[float, ...]:
+    return tuple(value) if isinstance(value, Sequence) else (float(value),) * 3
+
+
+def _calls(ops: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """The ops of a valid spec with their arguments, in the order given."""
+    for node in ast.walk(ast.parse(ops or "nothing", mode="eval")):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            values = [*node.args, *(keyword.value for keyword in node.keywords)]
+            yield node.func.id, tuple(ast.literal_eval(value) for value in values)
 
 
 def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:
@@ -146,17 +185,16 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
     >>> preprocess([Image.new("L", (300, 200), 255)], official(224)).max()
     np.float32(1.0)
     """
-    size, method = section["size"], Image.Resampling(PILLOW[section["interpolation"]])
+    size, resize, method = section["size"], section["resize"], Image.Resampling(PILLOW[section["interpolation"]])
 
     def one(image: Image.Image) -> np.ndarray:
         image = image.convert("RGB")
-        if short := section["short_side"]:
-            scale = short / min(image.size)
-            image = image.resize([max(short, int(side * scale)) for side in image.size], method)
-            left, top = ((side - size) // 2 for side in image.size)
-            image = image.crop((left, top, left + size, top + size))
-        else:
-            image = image.resize((size, size), method)
+        shape = (resize, resize)
+        if section["keep_ratio"]:
+            shape = tuple(max(resize, int(side * resize / min(image.size))) for side in image.size)
+        image = image.resize(shape, method)
+        left, top = (round((side - size) / 2) for side in image.size)
+        image = image.crop((left, top, left + size, top + size))
         return np.asarray(image, np.float32) / 255
 
     pixels = np.stack([one(image) for image in images])

@@ -1,6 +1,7 @@
 """Models out of checkpoints of any origin, and back."""
 
 import contextlib
+import importlib.util
 import json
 import shutil
 import tempfile
@@ -15,14 +16,13 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.convert import change, files, names, preprocessing, settings, torch_files
+from beit_jax.convert import change, files, names, preprocessing, recognise, settings, torch_files
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
 from beit_jax.training.adapt import METHODS, adapt
 from beit_jax.training.params import flatten, merge, unflatten
 
 Format = Literal["beit_jax", "hf", "unilm", "timm", "dalle"]
-FORMATS = ("beit_jax", "hf", "unilm", "timm", "dalle")
 
 
 class Pretrained(NamedTuple):
@@ -76,10 +76,10 @@ def from_pretrained(
 
 def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
     path = files.local(name)
-    if path.is_dir() and ((path / checkpoint.FOLDER).is_dir() or (path / "params").is_dir()):
+    if path.is_dir() and checkpoint.is_ours(path):
         return _load_ours(checkpoint.locate(str(path)))
     found = files.read(path)
-    config = settings.config_of(found, str(path))
+    config = recognise.config_of(found, str(path))
     shapes = flatten(_shapes(config))
     _check_names(found, names.shapes_in(shapes, found.layout, config.task), str(path))
     return unflatten(names.from_layout(found.state, shapes, found.layout, config.task)), config
@@ -139,6 +139,7 @@ def save_pretrained(
       UserError: the folder exists, or the format has no place for such a model.
     """
     target = Path(folder)
+    check_target(target, format)
     writers: dict[tuple[str, bool], Callable[..., None]] = {
         ("beit_jax", False): _write_ours,
         ("beit_jax", True): _write_ours,
@@ -157,11 +158,26 @@ def save_pretrained(
         write(temporary, flat, config)
 
 
+def check_target(target: Path, format: str) -> None:
+    """What can be refused before anything is read.
+
+    Raises:
+      UserError: the target exists, or the format needs a library that is not installed.
+    """
+    try:
+        exists = target.exists() or target.is_symlink()
+    except OSError as error:
+        raise UserError(f"{str(target)[:80]} cannot be written ({error.strerror}); choose another folder") from error
+    if exists:
+        raise UserError(f"{target} exists; choose another folder, or remove it")
+    for library in {"unilm": ("torch",), "dalle": ("torch", "dall_e")}.get(format, ()):
+        if importlib.util.find_spec(library) is None:
+            raise UserError(f"format={format!r} needs {library}, which is not installed: {torch_files.INSTALL}")
+
+
 @contextlib.contextmanager
 def _whole(target: Path) -> Iterator[Path]:
     """A folder that gets its name when everything is in it."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"{target} exists; choose another folder, or remove it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -170,7 +186,10 @@ def _whole(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        temporary.replace(target)
+        try:
+            temporary.replace(target)
+        except OSError as error:
+            raise UserError(f"{target} cannot be written: {error}; choose another folder") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -1,120 +1,204 @@
-"""PyTorch's files, read without running what is in them.
+"""PyTorch's files, read with NumPy alone: nothing that is in them is run, and torch need not be installed.
 
-A pickle is a program: it may name any function and call it. The reader here lets it name tensors and plain
+A pickle is a program: it may name any function and call it. `torch.load` runs more than the pickle (archives of
+TorchScript, sources of modules), so the reading is done here. What a file may name are tensors and plain
 containers; classes that real checkpoints hold beside them (arguments of the run, the modules of OpenAI's dVAE) become
-inert records; anything else ends the reading.
+inert records; anything else ends the reading. Both of PyTorch's formats are known: zip archives, and the plain files
+before them.
 """
 
 import collections
-import importlib.util
+import math
 import pickle
-import types
-import warnings
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import ml_dtypes
 import numpy as np
 
 from beit_jax.errors import UserError
 
 EXTENSIONS = (".bin", ".pth", ".pt", ".pkl")
 NESTS = ("model", "module", "state_dict")  # where official checkpoints keep their tensors
+INSTALL = "pip install 'beit_jax[parity]'"
 
+KINDS = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
 CONTAINERS = {
     ("collections", "OrderedDict"): collections.OrderedDict,
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
 }
-TENSOR_MAKERS = {("torch._utils", name) for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter")} | {
-    ("torch", "Size"),
-    ("torch", "device"),
-}
 INERT_MODULES = ("argparse", "dall_e", "numpy", "torch.nn.modules")
-
-
-class Inert:
-    """Stands for an object that is read and not wanted: takes any state, does nothing."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.__dict__.update(state)
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        pass
+INERT_NAMES = {("_codecs", "encode"), ("torch", "Size"), ("torch", "device")}
+LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 class _RefusedError(Exception):
     """A pickle names what it has no business with."""
 
 
+class Record:
+    """Stands for an object that is read and not wanted: takes any state, does nothing."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            vars(self).update(state)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+class _Kind:
+    """A type of storage. Like `_Call`, without attributes that a pickle could set."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, dtype: Any):
+        self.dtype = np.dtype(dtype)
+
+
+class _Call:
+    """A function that a pickle may call."""
+
+    __slots__ = ("_function",)
+
+    def __init__(self, function: Callable[..., Any]):
+        self._function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
+
+
+def _tensor_of(values: np.ndarray, offset: int, shape: tuple, strides: tuple, *_: Any) -> np.ndarray:
+    """A view of stored values, within their bounds and not larger than they are."""
+    if not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)) or len(shape) != len(strides):
+        raise ValueError("a tensor with an impossible shape")
+    reach = offset + sum((n - 1) * stride for n, stride in zip(shape, strides)) + 1
+    if math.prod(shape) and (reach > values.size or math.prod(shape) > values.size):
+        raise ValueError("a tensor that reaches beyond what is stored")
+    steps = [stride * values.itemsize for stride in strides]
+    return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)
+
+
 class _Unpickler(pickle.Unpickler):
+    """Reads one pickle; `storage(key, dtype, count)` gives the values that it refers to."""
+
+    def __init__(self, file: BinaryIO, storage: Callable[[str, np.dtype, int], np.ndarray]):
+        super().__init__(file, encoding="utf-8")
+        self._storage = storage
+
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in CONTAINERS:
             return CONTAINERS[module, name]
-        if (module, name) in TENSOR_MAKERS or (module == "torch" and _is_dtype(name)):
-            return super().find_class(module, name)
-        if (module, name) == ("_codecs", "encode") or any(
-            module == known or module.startswith(f"{known}.") for known in INERT_MODULES
-        ):
-            return Inert
+        if module == "torch" and name in KINDS:
+            return _Kind(KINDS[name])
+        if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
+            return _Call(_tensor_of)
+        if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):
+            return _Call(lambda tensor, *_: tensor)
+        if module == "torch._utils" and name.startswith("_rebuild"):
+            raise ValueError(f"a kind of tensor that is not known here, {name}")
+        inert = any(module == known or module.startswith(f"{known}.") for known in INERT_MODULES)
+        if inert or (module, name) in INERT_NAMES or (module == "torch" and name in _DTYPES):
+            return Record
         raise _RefusedError(f"{module}.{name}")
 
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
+            return pid[1]  # legacy: a class and its source, which is not looked at
+        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], _Kind)):
+            raise ValueError("a reference to something other than stored values")
+        if len(pid) == 6 and pid[5] is not None:
+            raise ValueError("a view into other stored values, which is not known here")
+        key, count = pid[2], pid[4]
+        if type(count) is not int or count < 0:
+            raise ValueError("an impossible number of stored values")
+        return self._storage(str(key), pid[1].dtype, count)
 
-def _is_dtype(name: str) -> bool:
-    import torch
 
-    return isinstance(getattr(torch, name, None), torch.dtype)
-
-
-def _restricted() -> types.ModuleType:
-    """What `torch.load` takes in place of the module `pickle`."""
-    module = types.ModuleType("restricted_pickle")
-    module.Unpickler, module.UnpicklingError = _Unpickler, pickle.UnpicklingError
-    module.load = lambda file, **options: _Unpickler(file, **options).load()
-    return module
+_DTYPES = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"}
 
 
 def load(path: Path) -> Any:
-    """What a file holds, with tensors on the host.
+    """What a file holds: tensors are NumPy arrays, other objects inert `Record`s.
 
     Raises:
-      UserError: torch is not installed, the file is damaged, or it names something that checkpoints do not need.
+      UserError: the file is damaged, or names something that checkpoints do not need.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise UserError(f"{path} is a PyTorch file, and torch is not installed: pip install 'beit_jax[parity]'")
-    import torch
-
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about source code of classes, which is not looked at
-            return torch.load(path, map_location="cpu", pickle_module=_restricted(), weights_only=False)
+        with path.open("rb") as file:
+            return _load_zip(file) if zipfile.is_zipfile(file) else _load_legacy(file)
     except _RefusedError as error:
         raise UserError(
             f"{path} asks to run {error}, which no checkpoint needs; nothing of it was run. Do not trust this file"
         ) from error
-    except (
-        RuntimeError,
-        ValueError,
-        KeyError,
-        EOFError,
-        OSError,
-        TypeError,
-        AttributeError,
-        pickle.PickleError,
-    ) as error:
+    except Exception as error:  # a damaged pickle can raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         raise UserError(f"{path} cannot be read ({reason}); is it cut off? Download it again") from error
 
 
+def _load_zip(file: BinaryIO) -> Any:
+    with zipfile.ZipFile(file) as archive:
+        (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
+        cache: dict[tuple[str, np.dtype], np.ndarray] = {}
+
+        def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+            if (key, dtype) not in cache:
+                record = archive.getinfo(f"{root}data/{key}")
+                if record.file_size != count * dtype.itemsize or record.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"stored values of an unexpected size ({record.filename})")
+                cache[key, dtype] = np.frombuffer(archive.read(record), dtype)
+            return cache[key, dtype]
+
+        with archive.open(f"{root}data.pkl") as pickled:
+            return _Unpickler(pickled, storage).load()
+
+
+def _load_legacy(file: BinaryIO) -> Any:
+    size = file.seek(0, 2)
+    file.seek(0)
+
+    def plain() -> Any:
+        return _Unpickler(file, lambda *_: np.empty(0)).load()
+
+    if plain() != LEGACY_MAGIC or plain() != LEGACY_PROTOCOL:
+        raise ValueError("not a PyTorch file")
+    plain()  # byte order and sizes of the machine that wrote it
+    stored: dict[str, np.ndarray] = {}
+
+    def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
+        if count * dtype.itemsize > size:
+            raise ValueError("more values than the file holds")
+        return stored.setdefault(key, np.empty(count, dtype))
+
+    found = _Unpickler(file, storage).load()
+    for key in plain():
+        values = stored[str(key)]
+        (count,) = np.frombuffer(file.read(8), "<i8")
+        if count != values.size:
+            raise ValueError("stored values of an unexpected size")
+        values[...] = np.frombuffer(file.read(values.nbytes), values.dtype)
+    return found
+
+
 def tensors(path: Path) -> dict[str, np.ndarray]:
-    """The named tensors of a file: a state dict, or a nest that official training scripts write.
+    """The named tensors of a file: a state dict, or a nest that official training scripts write. Floats are float32.
 
     Raises:
       UserError: see `load`; or there are none.
@@ -124,37 +208,57 @@ def tensors(path: Path) -> dict[str, np.ndarray]:
         if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
             found = found[nest]
             break
-    named = found if isinstance(found, Mapping) else module_tensors(found) if isinstance(found, Inert) else {}
-    out = {name: _array(value) for name, value in named.items() if _is_tensor(value)}
+    named = found if isinstance(found, Mapping) else module_tensors(found) if isinstance(found, Record) else {}
+    out = {
+        name.removeprefix("module."): as_float32(value)
+        for name, value in named.items()
+        if isinstance(name, str) and isinstance(value, np.ndarray)
+    }
     if not out:
         raise UserError(f"{path} holds no named tensors; expected a state dict, alone or under {', '.join(NESTS)}")
-    return {name.removeprefix("module."): value for name, value in out.items()}
-
-
-def module_tensors(module: Inert, prefix: str = "") -> dict[str, Any]:
-    """The parameters of a whole pickled module and of those in it, by their dotted names."""
-    out = {f"{prefix}{name}": value for name, value in _dict(module, "_parameters").items() if value is not None}
-    for name, inner in _dict(module, "_modules").items():
-        out |= module_tensors(inner, f"{prefix}{name}.")
     return out
 
 
-def _dict(module: Inert, name: str) -> Mapping[str, Any]:
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """A contiguous copy, of floating numbers in float32."""
+    floating = values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
+    return np.array(values, np.float32 if floating else values.dtype, order="C")
+
+
+def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """The parameters of a whole pickled module and of those in it, by their dotted names."""
+    if depth > 50:
+        raise UserError("a pickled module that contains itself")
+    out = {f"{prefix}{name}": value for name, value in _dict(module, "_parameters").items() if value is not None}
+    for name, inner in _dict(module, "_modules").items():
+        out |= module_tensors(inner, f"{prefix}{name}.", depth + 1)
+    return out
+
+
+def _dict(module: Record, name: str) -> Mapping[str, Any]:
     value = getattr(module, name, {})
     return value if isinstance(value, Mapping) else {}
 
 
-def _is_tensor(value: Any) -> bool:
+def tensor(value: np.ndarray) -> Any:
+    """A PyTorch tensor of an array; needs torch.
+
+    Raises:
+      UserError: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(f"this needs torch, which is not installed: {INSTALL}") from error
+    return torch.from_numpy(np.array(value, order="C"))
+
+
+def save(path: Path, state: Mapping[str, np.ndarray], nest: str) -> None:
+    """Writes `{nest: state}`, as the official code does."""
+    tensors = {name: tensor(value) for name, value in state.items()}
     import torch
 
-    return isinstance(value, torch.Tensor)
-
-
-def _array(tensor: Any) -> np.ndarray:
-    import torch
-
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).contiguous().numpy()
+    torch.save({nest: tensors}, path)
 
 
 def dalle_modules(state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -170,7 +274,9 @@ def dalle_modules(state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> 
     try:
         import dall_e
     except ImportError as error:
-        raise UserError(f"OpenAI's layout needs torch and dall_e ({error}); pip install --no-deps dall-e") from error
+        raise UserError(
+            f"this needs torch and dall_e ({error}): {INSTALL} && pip install --no-deps dall-e attrs"
+        ) from error
     if sizes["groups"] != 4:
         raise UserError(f"model.groups={sizes['groups']}; OpenAI's dVAE has 4 groups, and no other number")
     same = dict(n_hid=sizes["hidden"], vocab_size=sizes["vocab"], n_blk_per_group=sizes["blocks_per_group"])
@@ -188,19 +294,3 @@ def save_dalle(folder: Path, state: Mapping[str, np.ndarray], sizes: Mapping[str
 
     for name, module in zip(("encoder.pkl", "decoder.pkl"), modules):
         torch.save(module, folder / name)
-
-
-def save(path: Path, state: Mapping[str, np.ndarray], nest: str) -> None:
-    """Writes `{nest: state}`, as the official code does."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError("to write PyTorch's files, install torch: pip install 'beit_jax[parity]'") from error
-    torch.save({nest: {name: tensor(value) for name, value in state.items()}}, path)
-
-
-def tensor(value: np.ndarray) -> Any:
-    """A PyTorch tensor of an array."""
-    import torch
-
-    return torch.from_numpy(np.array(value, order="C"))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax import tasks
 from beit_jax.convert import names, settings, torch_files
 from beit_jax.convert.pretrained import Pretrained
 from beit_jax.errors import UserError
@@ -17,7 +18,7 @@ from beit_jax.training.params import flatten
 IMAGES = 2
 
 
-def differences(ours: Pretrained, source: Path | None) -> dict[str, float]:
+def differences(ours: Pretrained, source: Path, layout: str) -> dict[str, float]:
     """The largest difference of each layer's output, in float32 on random images: what we compute, and what they do.
 
     Masked image models and classifiers run in transformers, on the files of `source` where it is a Hugging Face folder;
@@ -25,7 +26,8 @@ def differences(ours: Pretrained, source: Path | None) -> dict[str, float]:
 
     Args:
       ours: the converted model.
-      source: the checkpoint it was converted from, None where that was one of this library.
+      source: the checkpoint it was converted from.
+      layout: of that, "beit_jax" where it is one of this library.
 
     Raises:
       UserError: torch or the library is not installed.
@@ -34,11 +36,16 @@ def differences(ours: Pretrained, source: Path | None) -> dict[str, float]:
         import torch
     except ImportError as error:
         raise UserError("--verify runs the other library too: pip install 'beit_jax[parity]'") from error
+    with ours.config.unlocked():
+        config = ours.config.copy_and_resolve_references()
+    if "dtype" in config.model:
+        config.model.dtype = "float32"  # on accelerators the default is bfloat16
+    ours = ours._replace(model=tasks.model(config))
     with torch.no_grad(), jax.default_matmul_precision("highest"):
         if ours.config.task == "tokenizer":
             return _dalle(ours)
-        unilm = source is not None and source.suffix in torch_files.EXTENSIONS and ours.config.task == "classify"
-        return _encoder(ours, *(_timm(ours) if unilm else _transformers(ours, source)))
+        unilm = layout == "unilm" and ours.config.task == "classify"
+        return _encoder(ours, *(_timm(ours) if unilm else _transformers(ours, source if layout == "hf" else None)))
 
 
 def _encoder(ours: Pretrained, reference: Any, outputs: Any) -> dict[str, float]:
@@ -72,11 +79,13 @@ def _largest(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
 def _transformers(ours: Pretrained, source: Path | None) -> tuple[Any, Any]:
     try:
         import transformers
-    except ImportError as error:
-        raise UserError("--verify needs transformers: pip install 'beit_jax[parity]'") from error
-    kind = getattr(transformers, settings.HF_CLASSES[ours.config.task])
-    if source is not None and (source / "config.json").exists() and "beit" in (source / "config.json").read_text():
-        model = kind.from_pretrained(source)
+
+        kind = getattr(transformers, settings.HF_CLASSES[ours.config.task])
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--verify needs transformers ({reason}): pip install 'beit_jax[parity]'") from error
+    if source is not None:
+        model = kind.from_pretrained(source if source.is_dir() else source.parent)
     else:
         state = names.to_layout(flatten(ours.params), "hf", ours.config.task)
         config = transformers.BeitConfig(**settings.to_hf(ours.config))

@@ -76,7 +76,7 @@ class Checkpoints:
         broken: dict[int, Exception] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self.restore_step(step, abstract)
+                state = restore(self._folder / str(step), abstract)
             except DAMAGE as error:
                 broken[step] = error
                 continue
@@ -89,32 +89,6 @@ class Checkpoints:
                 "that folder to start from scratch"
             )
         return None
-
-    def restore_step(self, step: int, abstract: TrainState) -> TrainState:
-        """The state of one step.
-
-        Raises:
-          UserError: the checkpoint is readable and holds other parameters than `abstract`.
-          Exception: one of `DAMAGE` where it cannot be read.
-        """
-        items = {"params": abstract.params, "state": {"step": abstract.step, "opt_state": abstract.opt_state}}
-        if abstract.ema is not None:
-            items["ema"] = abstract.ema
-        self._check_shapes(step, items)
-        arguments = {name: ocp.args.StandardRestore(item) for name, item in items.items()}
-        read = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        return TrainState(params=read["params"], ema=read.get("ema"), **read["state"])
-
-    def _check_shapes(self, step: int, items: Mapping[str, Any]) -> None:
-        for item, expected in items.items():
-            folder = self._folder / str(step) / item
-            found, wanted = _shapes(_metadata(folder)), _shapes(expected)
-            for name in sorted(found.keys() | wanted.keys()):
-                if found.get(name) != wanted.get(name):
-                    raise UserError(
-                        f"checkpoint {folder} is of another model or optimizer: {name} is {found.get(name)} there and "
-                        f"{wanted.get(name)} here; use the config that it was made with"
-                    )
 
     def close(self) -> None:
         """Waits for saves under way."""
@@ -133,6 +107,11 @@ class Checkpoints:
             "before it",
             stacklevel=3,
         )
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is a run, a recipe of runs, or something that `locate` finds in them."""
+    return any(any(folder.glob(pattern)) for pattern in (FOLDER, f"*/{FOLDER}", "params", "*/params"))
 
 
 def locate(path: str, recipe: Path | None = None) -> Path:
@@ -175,6 +154,37 @@ def shapes_of(checkpoint: Path) -> dict[str, Any]:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _metadata(item))
     except DAMAGE as error:
         raise UserError(f"checkpoint {item} cannot be read ({first_line(error)}); choose another") from error
+
+
+def restore(checkpoint: Path, abstract: TrainState) -> TrainState:
+    """The state of one checkpoint.
+
+    Args:
+      checkpoint: from `locate`.
+      abstract: shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct`).
+
+    Raises:
+      UserError: the checkpoint is readable and holds other parameters than `abstract`.
+      Exception: one of `DAMAGE` where it cannot be read.
+    """
+    items = {"params": abstract.params, "state": {"step": abstract.step, "opt_state": abstract.opt_state}}
+    if abstract.ema is not None:
+        items["ema"] = abstract.ema
+    for item, expected in items.items():
+        _check_shapes(checkpoint / item, expected)
+    with ocp.StandardCheckpointer() as checkpointer:
+        read = {name: checkpointer.restore(checkpoint / name, item) for name, item in items.items()}
+    return TrainState(params=read["params"], ema=read.get("ema"), **read["state"])
+
+
+def _check_shapes(item: Path, expected: Any) -> None:
+    found, wanted = _shapes(_metadata(item)), _shapes(expected)
+    for name in sorted(found.keys() | wanted.keys()):
+        if found.get(name) != wanted.get(name):
+            raise UserError(
+                f"checkpoint {item} is of another model or optimizer: {name} is {found.get(name)} there and "
+                f"{wanted.get(name)} here; use the config that it was made with"
+            )
 
 
 def save_params(run: Path, params: Mapping[str, Any], config: str) -> None:

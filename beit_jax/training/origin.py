@@ -96,7 +96,7 @@ def initial_state(
     if config.resume_from:
         source = checkpoint.locate(config.resume_from, run.parent)
         try:
-            restored = checkpoint.Checkpoints(source.parents[1]).restore_step(int(source.name), abstract)
+            restored = checkpoint.restore(source, abstract)
         except checkpoint.DAMAGE as error:
             raise UserError(
                 f"resume_from={config.resume_from!r} cannot be read ({checkpoint.first_line(error)}); choose another"

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import beit_jax
 from beit_jax import evaluate
+from beit_jax.convert import preprocessing
 from beit_jax.convert.__main__ import main as convert
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
@@ -133,8 +134,11 @@ def nan(state):
         ),
         (nan, [f"NaN or infinite numbers in {BIAS}"]),
         (lambda state: [state.pop(name) for name in list(state) if name.startswith("beit")], ["no known layout"]),
-        (lambda state: state.update({"decode_head.bottleneck.conv.weight": np.ones(2)}), ["no decode_head/classifier"]),
-        (lambda state: state.pop("classifier.weight"), ["neither lm_head nor a classifier"]),
+        (
+            lambda state: state.update({"decode_head.bottleneck.conv.weight": np.ones(2)}),
+            ["has no decode_head.classifier.weight"],
+        ),
+        (lambda state: state.pop("classifier.weight"), ["has no classifier.weight"]),
     ],
 )
 def test_damaged_checkpoints_are_one_line(folder, tmp_path, damage, parts):
@@ -146,24 +150,79 @@ def test_damaged_checkpoints_are_one_line(folder, tmp_path, damage, parts):
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
+def test_settings_beside_the_weights(folder):
+    config, processor = (
+        json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json")
+    )
+    labels = {str(i): f"class {i}" for i in range(11)}
+    kept = {key: value for key, value in config.items() if key not in ("layer_norm_eps", "layer_scale_init_value")}
+    (folder / "config.json").write_text(json.dumps(kept | {"id2label": labels, "image_size": [16, 16]}))
+    loaded = beit_jax.from_pretrained(folder / "model.safetensors").config
+    assert loaded.labels[10] == "class 10" and loaded.model.norm_eps == 1e-12  # transformers' default
+    for changes, message in [
+        (dict(do_normalize=False), "do_normalize=False; expected True"),
+        (dict(resample=5), "resample=5"),
+        (dict(size={}), "expected a size of at least the model's 16 pixels"),
+        (dict(image_mean=["x"]), "expected a size"),
+    ]:
+        (folder / "preprocessor_config.json").write_text(json.dumps(processor | changes))
+        with pytest.raises(UserError, match=message):
+            beit_jax.from_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(UserError, match="holds a list; expected an object"):
+        beit_jax.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("ops", "section"),
+    [
+        (
+            "decode|resize_small(18)|central_crop(16)|normalize('imagenet')",
+            dict(resize=18, keep_ratio=True, mean=0.485),
+        ),
+        ('decode | resize(20, "bilinear") | normalize(0.5, 0.25)', dict(resize=20, keep_ratio=False, std=0.25)),
+        ("decode|resize(size=16, method='lanczos')|keep('image')", dict(interpolation="lanczos", mean=0.5)),
+        ("decode|two_views_center(16, 8)|normalize((0.1, 0.2, 0.3), (1, 1, 1))", dict(resize=18, mean=0.1)),
+        ("", dict(resize=18, keep_ratio=True)),
+    ],
+)
+def test_preprocessing_out_of_ops(ops, section):
+    found = preprocessing.from_ops(ops, 16)
+    for key, value in section.items():
+        assert (found[key][0] if key in ("mean", "std") else found[key]) == value
+
+
 def test_truncated_file(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
     with pytest.raises(UserError, match=r"model.safetensors cannot be read .*cut off"):
         beit_jax.from_pretrained(folder)
-    (folder / "config.json").write_text("{")
-    with pytest.raises(UserError):
-        beit_jax.from_pretrained(folder)
 
 
 def test_models_that_this_library_does_not_have(folder):
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
-    with pytest.raises(UserError, match="hidden_act='relu'; expected 'gelu'"):
-        beit_jax.from_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 100}))
-    with pytest.raises(UserError, match="intermediate_size=100; expected 4 times"):
-        beit_jax.from_pretrained(folder)
+    two = {"0": "cat", "1": "dog"}
+    for changes, message in [
+        (dict(hidden_act="relu"), r"hidden_act='relu' in config.json; expected 'gelu'"),
+        (dict(intermediate_size=100), r"intermediate_size=100 in config.json; expected 128"),
+        (dict(num_hidden_layers=3), "missing: beit.encoder.layer.2.attention"),
+        (dict(num_hidden_layers=1), "unexpected: beit.encoder.layer.1.attention"),
+        (dict(num_attention_heads=4), r"relative_position_bias_table \(52, 2\) \(expected \(52, 4\)\)"),
+        (dict(use_relative_position_bias=False), "unexpected: .*relative_position_bias_table"),
+        (dict(use_absolute_position_embeddings=True), "missing: beit.embeddings.position_embeddings"),
+        (dict(use_mean_pooling=False), "missing: beit.layernorm.bias"),
+        (dict(layer_scale_init_value=0.0), "unexpected: beit.encoder.layer.0.lambda_1"),
+        (dict(image_size=24), "expected a size of at least the model's 24 pixels"),
+        (dict(image_size=12), "of another shape"),
+        (dict(layer_norm_eps=None), "layer_norm_eps=None in config.json; expected a value such as 1e-12"),
+        (dict(hidden_size="32"), "hidden_size='32' in config.json"),
+        (dict(id2label=two), "id2label for 2 classes in config.json; expected the numbers 0 to 10"),
+        (dict(id2label=3), "id2label for 3 in config.json"),
+    ]:
+        (folder / "config.json").write_text(json.dumps(config | changes))
+        with pytest.raises(UserError, match=message) as error:
+            beit_jax.from_pretrained(folder)
+        assert "\n" not in str(error.value)
 
 
 def test_targets_that_exist_and_failures_half_way_leave_nothing(folder, tmp_path, monkeypatch):
@@ -195,8 +254,9 @@ def test_names_that_are_nothing(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
-def test_without_torch(folder, tmp_path):
-    (tmp_path / "weights.pth").write_bytes(b"anything")
+def test_without_torch(folder, tmp_path, repository):
+    """Files of PyTorch are read too; to write them, one line says what to install."""
+    golden = repository / "tests" / "golden"
     code = f"""
 import importlib.util, sys
 class Blocked:
@@ -211,17 +271,18 @@ model, params, config = beit_jax.from_pretrained({str(folder)!r})
 for format in ("hf", "timm", "beit_jax"):
     beit_jax.save_pretrained({str(tmp_path)!r} + "/new_" + format, params, config, format=format)
 beit_jax.from_pretrained({str(tmp_path)!r} + "/new_beit_jax")
-for call in (lambda: beit_jax.from_pretrained({str(tmp_path / "weights.pth")!r}),
-             lambda: beit_jax.save_pretrained({str(tmp_path)!r} + "/u", params, config, format="unilm")):
-    try:
-        call()
-    except Exception as error:
-        print(type(error).__name__, error)
+for name in ("official.pth", "official_legacy.pth"):
+    print(beit_jax.from_pretrained({str(golden)!r} + "/" + name).config.model.variant)
+try:
+    beit_jax.save_pretrained({str(tmp_path)!r} + "/u", params, config, format="unilm")
+except Exception as error:
+    print(type(error).__name__, error)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     lines = done.stdout.strip().splitlines()
     assert done.returncode == 0, done.stderr
-    assert len(lines) == 2 and all(line.startswith("UserError") and "beit_jax[parity]" in line for line in lines)
+    assert lines[:2] == ["8x2x2/4", "8x2x2/4"]
+    assert lines[2].startswith("UserError") and "beit_jax[parity]" in lines[2]
 
 
 def test_the_door(folder, tmp_path, capsys):

@@ -5,6 +5,7 @@ import collections
 import fractions
 import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -56,6 +57,63 @@ def test_a_pickle_that_would_run_something(tmp_path, name, legacy):
         with pytest.raises(UserError, match=r"asks to run .* nothing of it was run"):
             torch_files.tensors(file)
     assert not marker.exists()
+
+
+class Scripted(torch.nn.Module):
+    """A module of TorchScript, whose archive holds code that loading it would run."""
+
+    def __init__(self):
+        super().__init__()
+        self.x = torch.ones(1)
+
+    @torch.jit.export
+    def __getstate__(self):
+        return self.x, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[torch.Tensor, bool]):
+        print("run while loading")
+        self.x = state[0]
+        self.training = state[1]
+
+    def forward(self, x):
+        return x + self.x
+
+
+def test_torchscript_is_not_run(tmp_path, capfd):
+    torch.jit.script(Scripted()).save(str(tmp_path / "scripted.pth"))
+    capfd.readouterr()
+    with pytest.raises(UserError, match=r"asks to run __torch__\.|cannot be read"):
+        torch_files.tensors(tmp_path / "scripted.pth")
+    assert "run while loading" not in capfd.readouterr().out
+
+
+def test_state_set_on_what_a_pickle_may_name(tmp_path):
+    """BUILD sets attributes; no function or class that a file may name takes any."""
+    for named in ("ctorch._utils\n_rebuild_tensor\n", "cargparse\nNamespace\n", "ccollections\nOrderedDict\n"):
+        pickled = f"\x80\x02}}X\x01\x00\x00\x00a{named}N}}X\x08\x00\x00\x00poisonedK\x01s\x86bs.".encode("latin1")
+        file = tmp_path / "w.pth"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("w/data.pkl", pickled)
+        with pytest.raises(UserError, match="cannot be read"):
+            torch_files.load(file)
+    assert not hasattr(torch_files.Record, "poisoned") and not hasattr(collections.OrderedDict, "poisoned")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_changed_bytes_are_one_line(tmp_path, legacy):
+    state = {"model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.nn.Parameter(torch.ones(3))}, "args": [1, "x"]}
+    torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
+    whole, rng = (tmp_path / "w.pth").read_bytes(), np.random.default_rng(0)
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), 3):
+            damaged[place] = rng.integers(0, 256)
+        (tmp_path / "d.pth").write_bytes(damaged)
+        try:
+            torch_files.tensors(tmp_path / "d.pth")
+        except UserError as error:
+            assert "\n" not in str(error)
 
 
 def test_a_bare_pickle_that_would_run_something(tmp_path):

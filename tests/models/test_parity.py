@@ -9,6 +9,7 @@ from beit_references import dall_e_model, hugging_face_model, random_parameters
 from beit_jax.models import dvae, heads, vit
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("torchvision_without_its_binary")
 TOLERANCE = 1e-4
 
 SIDE, PATCH, WIDTH, DEPTH, HEADS, CLASSES = 24, 4, 32, 3, 4, 19

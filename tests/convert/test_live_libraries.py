@@ -3,14 +3,16 @@
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import beit_jax
-from beit_jax.convert import files, verify
+from beit_jax.convert import files, preprocessing, verify
 from beit_jax.convert.__main__ import main as convert
 from beit_jax.training import adapt
 from beit_jax.training.params import flatten, unflatten
 
 torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.usefixtures("torchvision_without_its_binary")
 TOLERANCE = 1e-4
 
 
@@ -155,6 +157,40 @@ def test_timm(tmp_path, positions, pool):
         np.testing.assert_array_equal(again(channels_first(images)).numpy(), expected)
 
 
+def picture():
+    """A photograph's stand-in: smooth shapes and edges, 400 wide and 300 high."""
+    y, x = np.mgrid[:300, :400]
+    waves = [np.sin(x / 9 + i) + np.cos(y / (7 + i)) + 2 * ((x // 50 + y // 40) % 2) for i in range(3)]
+    pixels = np.stack(waves, axis=-1)
+    return Image.fromarray((255 * (pixels - pixels.min()) / np.ptp(pixels)).astype(np.uint8))
+
+
+@pytest.mark.parametrize("keep_ratio", [True, False])
+@pytest.mark.parametrize("resize", [64, 72])
+def test_preprocessing_of_transformers(keep_ratio, resize):
+    """What our section is written as does there what it does here, up to their rounding of resized pixels."""
+    transformers = pytest.importorskip("transformers")
+    section = preprocessing.make(64, "bicubic", resize, keep_ratio, *preprocessing.STATISTICS["imagenet"])
+    written = preprocessing.to_hf(section)
+    assert preprocessing.from_hf(written, 64) == section
+    theirs = transformers.BeitImageProcessor(**written)(picture(), return_tensors="np")["pixel_values"]
+    difference = np.abs(beit_jax.preprocess([picture()], section)[0] - np.moveaxis(theirs[0], 0, -1))
+    assert difference.max() < 2.1 / 255 / 0.22 and difference.mean() < 0.3 / 255 / 0.22
+
+
+@pytest.mark.parametrize("keep_ratio", [True, False])
+@pytest.mark.parametrize("resize", [64, 72])
+def test_preprocessing_of_timm(keep_ratio, resize):
+    timm = pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
+    section = preprocessing.make(64, "bicubic", resize, keep_ratio)
+    written = preprocessing.to_timm(section, 10)
+    assert preprocessing.from_timm(written, 64) == section
+    keys = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
+    transform = timm.data.create_transform(64, is_training=False, **{key: written[key] for key in keys})
+    theirs = np.moveaxis(transform(picture()).numpy(), 0, -1)
+    np.testing.assert_allclose(beit_jax.preprocess([picture()], section)[0], theirs, atol=1e-5)
+
+
 @pytest.mark.parametrize("side", [13, 47])
 def test_named_ways_of_resizing(side):
     grid = (side + 1) // 2
@@ -252,5 +288,5 @@ def test_verify_notices_a_difference(tmp_path):
     flat = flatten(loaded.params)
     name = "encoder/blocks/mlp/fc1/bias"
     wrong = unflatten(flat | {name: flat[name] + 1.0})
-    found = verify.differences(loaded._replace(params=wrong), tmp_path / "hf")
+    found = verify.differences(loaded._replace(params=wrong), tmp_path / "hf", "hf")
     assert found["block 0"] > 1e-3 and found["logits"] > 1e-3
