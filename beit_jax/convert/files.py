@@ -52,7 +52,9 @@ def local(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[weights, f"{weights}.index.json", "*config.json"]))
         except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            raise UserError(f"{name} is no folder here, and the hub did not give it ({reason})") from error
+            raise UserError(
+                f"{name} is no folder here, and the hub did not give it ({reason}); are you online?"
+            ) from error
         if (folder / weights).exists():
             return folder
     raise UserError(f"{name} has none of {', '.join(WEIGHTS)} on the hub")

@@ -41,7 +41,18 @@ CONTAINERS = {
     ("builtins", "set"): set,
     ("__builtin__", "set"): set,
 }
-INERT_MODULES = ("argparse", "dall_e", "numpy", "torch.nn.modules")
+INERT_MODULES = (
+    "apex",
+    "argparse",
+    "dall_e",
+    "datetime",
+    "deepspeed",
+    "mmcv",
+    "numpy",
+    "pathlib",
+    "timm",
+    "torch.nn.modules",
+)
 INERT_NAMES = {("_codecs", "encode"), ("torch", "Size"), ("torch", "device")}
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
@@ -155,7 +166,10 @@ def load(path: Path) -> Any:
 
 def _load_zip(file: BinaryIO) -> Any:
     with zipfile.ZipFile(file) as archive:
-        (root,) = (name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl"))
+        roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(roots) != 1:
+            raise ValueError("not a PyTorch file")
+        root = roots[0]
         cache: dict[tuple[str, np.dtype], np.ndarray] = {}
 
         def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
