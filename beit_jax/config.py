@@ -56,6 +56,10 @@ def defaults(task: str) -> ConfigDict:
         config.model.init_scale = 0.001
         config.labels = ()  # names of the classes, where they are known
         config.label_smoothing = 0.1
+        config.mixup = 0.0  # of Beta distributions of the share that an image keeps; 0: none
+        config.cutmix = 0.0
+        config.mix_probability = 1.0  # of a batch to be mixed
+        config.mix_switch = 0.5  # of CutMix where both are on
         config.init_fresh = (r"^(fc_norm|head)/",)
         config.init_drop = (r"^lm_head/", r"^encoder/(mask_token|norm/.*)$")
     return config.lock()

@@ -20,7 +20,7 @@ NOT_NEGATIVE = (
     *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.subset_seed"),
     *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "model.layer_scale", "model.num_classes"),
-    *("model.init_scale", "elbo.kl_weight", "elbo.kl_steps", "elbo.temperature_steps"),
+    *("mixup", "cutmix", "model.init_scale", "elbo.kl_weight", "elbo.kl_steps", "elbo.temperature_steps"),
 )
 FRACTIONS = (
     "data.max_bad_fraction",
@@ -80,6 +80,12 @@ def _validate_stage(config: ConfigDict) -> None:
         raise UserError(
             f"batch_size={config.batch_size} is not divisible by optimizer.accumulate={config.optimizer.accumulate}"
         )
+    rows = config.batch_size // config.optimizer.accumulate
+    if rows % 2 and (config.get("mixup", 0) or config.get("cutmix", 0)):
+        raise UserError(
+            f"batch_size={config.batch_size} with optimizer.accumulate={config.optimizer.accumulate} makes batches of "
+            f"{rows} images; mixup and cutmix mix pairs: expected an even number"
+        )
     for key in ("ops", "eval_ops"):
         if not config.data[key]:
             raise UserError(f"data.{key} is empty; expected operations such as 'decode|resize(224)'")
@@ -128,6 +134,9 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key, choices in CHOICES.items():
         if key in flat and flat[key] not in choices:
             raise UserError(f"{key}={flat[key]!r}; expected one of {', '.join(choices)}")
+    for key in ("mix_probability", "mix_switch"):
+        if key in flat and not 0 <= flat[key] <= 1:
+            raise UserError(f"{key}={flat[key]!r}; expected between 0 and 1")
     if not 0 < flat["optimizer.layer_decay"] <= 1:
         raise UserError(f"optimizer.layer_decay={flat['optimizer.layer_decay']!r}; expected above 0 and at most 1")
     for key in (f"mesh.{axis}" for axis in ("data", "fsdp", "tensor")):

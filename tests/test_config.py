@@ -64,6 +64,9 @@ def test_impossible_values_are_one_line(changes, message):
     ("task", "changes", "message"),
     [
         ("classify", {"label_smoothing": 1.0}, "label_smoothing=1.0; expected at least 0 and below 1"),
+        ("classify", {"batch_size": 33, "mixup": 0.8}, "makes batches of 33 images; mixup and cutmix mix pairs"),
+        ("classify", {"mix_switch": 1.5}, "mix_switch=1.5; expected between 0 and 1"),
+        ("classify", {"cutmix": -1.0}, "cutmix=-1.0; expected at least 0"),
         ("classify", {"model.num_classes": -1}, "model.num_classes=-1; expected at least 0"),
         ("classify", {"model.init_scale": -1.0}, "model.init_scale=-1.0; expected at least 0"),
         ("tokenizer", {"elbo.temperature_end": 0.0}, "elbo.temperature_end=0.0; expected above 0"),

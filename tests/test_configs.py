@@ -77,6 +77,11 @@ def test_official_values_are_the_defaults(repository):
     (large,) = stages(repository, "pretrain", "variant=L/16,data=imagenet21k,epochs=150").values()
     assert (large.optimizer.clip_norm, large.model.layer_scale, large.optimizer.warmup_steps) == (1.0, 1e-5, 10_000)
     assert "inception" in large.data.ops and "imagenet" in base.data.ops
+    (finetune,) = stages(repository, "finetune", "").values()
+    assert (finetune.mixup, finetune.cutmix, finetune.label_smoothing) == (0.8, 1.0, 0.1)
+    assert "randaugment|" in finetune.data.ops and finetune.data.ops.endswith("random_erasing|keep('image', 'label')")
+    (intermediate,) = stages(repository, "finetune", "intermediate").values()
+    assert (intermediate.mixup, intermediate.cutmix) == (0, 0)
     (tokenizer,) = stages(repository, "tokenizer", "").values()
     assert (tokenizer.elbo.kl_weight, tokenizer.elbo.temperature_steps, tokenizer.optimizer.ema) == (
         6.6,

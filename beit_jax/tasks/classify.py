@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 from beit_jax.models import heads, vit
 from beit_jax.tasks.encoder import encoder_fields
+from beit_jax.tasks.mixing import mix
 from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task, means
 
 
@@ -35,10 +36,22 @@ def create(config: ConfigDict) -> Task:
         return (1.0 - smoothing) * nll - smoothing * jnp.mean(log_p, axis=-1)
 
     def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
-        logits = net.apply({"params": params}, batch["image"], train=True, rngs={"drop_path": key})
-        right = jnp.argmax(logits, axis=-1) == batch["label"]
-        count = jnp.float32(logits.shape[0])
-        losses = cross_entropy(logits, batch["label"], config.label_smoothing)
+        images, labels, mixing = batch["image"], batch["label"], config.mixup > 0 or config.cutmix > 0
+        if mixing:
+            images, share = mix(
+                jax.random.fold_in(key, 1),
+                images,
+                config.mixup,
+                config.cutmix,
+                config.mix_probability,
+                config.mix_switch,
+            )
+        logits = net.apply({"params": params}, images, train=True, rngs={"drop_path": key})
+        losses, count = cross_entropy(logits, labels, config.label_smoothing), jnp.float32(logits.shape[0])
+        if mixing:  # the accuracy on mixtures says little, and is not officially logged either
+            partners = cross_entropy(logits, labels[::-1], config.label_smoothing)
+            return {"loss": (jnp.sum(share * losses + (1.0 - share) * partners), count)}
+        right = jnp.argmax(logits, axis=-1) == labels
         return {"loss": (jnp.sum(losses), count), "top1": (jnp.sum(right.astype(jnp.float32)), count)}
 
     def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
