@@ -72,21 +72,25 @@ def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def labels_of(file: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...]:
-    """Names of the classes in a `config.json`; none where it has none.
+    """Names of the classes in a `config.json`, in the order of their numbers; none where it has none.
+
+    The numbers may have gaps: the published ImageNet-22k classifiers lack two of the data set's 21,843 classes, and
+    their files leave out these two numbers.
 
     Raises:
-      UserError: their number is not that of the classifier.
+      UserError: there are not as many as the classifier has rows.
     """
     names = file.get("id2label")
     if names is None:
         return ()
-    if not isinstance(names, Mapping) or sorted(names) != sorted(str(i) for i in range(classes)):
-        found = f"{len(names)} classes" if isinstance(names, Mapping) else repr(names)
+    numbered = isinstance(names, Mapping) and all(key.isdecimal() for key in names)
+    if not numbered or len(names) != classes:
+        found = f"{len(names)} classes" if numbered else repr(names)[:80]
         raise UserError(
-            f"{where} has id2label for {found} in config.json; expected the numbers 0 to {classes - 1}, as many as the "
-            "classifier has rows"
+            f"{where} has id2label for {found} in config.json; expected a number and a name for each of the "
+            f"classifier's {classes} rows"
         )
-    return tuple(str(names[str(i)]) for i in range(classes))
+    return tuple(str(names[key]) for key in sorted(names, key=int))
 
 
 def to_hf(config: ConfigDict) -> dict[str, Any]:
