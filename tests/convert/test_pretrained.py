@@ -158,9 +158,8 @@ def test_settings_beside_the_weights(folder):
     kept = {key: value for key, value in config.items() if key not in ("layer_norm_eps", "layer_scale_init_value")}
     (folder / "config.json").write_text(json.dumps(kept | {"id2label": labels, "image_size": [16, 16]}))
     loaded = beit_jax.from_pretrained(folder / "model.safetensors").config
-    assert (
-        loaded.labels[8:] == ("class 8", "class 11", "class 12") and loaded.model.norm_eps == 1e-12
-    )  # transformers' default
+    assert loaded.labels[8:] == ("class 8", "class 11", "class 12")
+    assert loaded.model.norm_eps == 1e-12  # transformers' default
     for changes, message in [
         (dict(do_normalize=False), "do_normalize=False; expected True"),
         (dict(resample=5), "resample=5"),
