@@ -13,22 +13,15 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 import numpy as np
 
 from beit_jax import command_line
-from beit_jax.errors import UserError
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str]) -> None:
     """Runs the benchmark that the first argument names."""
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="python -m beit_jax.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = parser.add_subparsers(dest="benchmark", required=True)

@@ -1,13 +1,23 @@
 """What every door shares: flags, `--help`, and one line for a user's mistake in place of a stack trace."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from beit_jax.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """For doors with arguments of their own: a mistake is a `UserError`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises `UserError`, where argparse would print and exit."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
 
 def print_help(argv: Sequence[str], usage: str, values: flags.FlagValues) -> None:

@@ -13,7 +13,7 @@ largest difference of each layer; above 1e-4 it is an error. The exit status is 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from beit_jax import command_line
 from beit_jax.errors import UserError
@@ -21,14 +21,9 @@ from beit_jax.errors import UserError
 TOLERANCE = 1e-4
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def main(argv: Sequence[str]) -> None:
     """The door; see the module's docstring."""
-    parser = _Parser(
+    parser = command_line.Parser(
         prog="python -m beit_jax.convert",
         usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--verify]",
         description=__doc__,

@@ -51,7 +51,7 @@ def from_pretrained(
     >>> logits = model.apply({"params": params}, preprocess(images, config.preprocess))  # doctest: +SKIP
 
     Args:
-      name_or_path: a file, a folder, or a hub id. Files of PyTorch need torch; nothing in them is executed.
+      name_or_path: a file, a folder, or a hub id. Nothing in a file of PyTorch is executed.
       task: what the model is for, if not what it was saved as: "classify" makes a classifier out of a pre-trained
         model, as the official fine-tuning does: shared table copied to every block, final norm dropped, `fc_norm` and
         head fresh.

@@ -115,6 +115,7 @@ class _Unpickler(pickle.Unpickler):
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for; never the thing itself."""
         if (module, name) in CONTAINERS:
             return CONTAINERS[module, name]
         if module == "torch" and name in KINDS:
@@ -131,6 +132,7 @@ class _Unpickler(pickle.Unpickler):
         raise _RefusedError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
+        """The stored values that a pickle refers to."""
         if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
             return pid[1]  # legacy: a class and its source, which is not looked at
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], _Kind)):

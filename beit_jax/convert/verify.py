@@ -36,8 +36,7 @@ def differences(ours: Pretrained, source: Path, layout: str) -> dict[str, float]
         import torch
     except ImportError as error:
         raise UserError("--verify runs the other library too: pip install 'beit_jax[parity]'") from error
-    with ours.config.unlocked():
-        config = ours.config.copy_and_resolve_references()
+    config = ours.config.copy_and_resolve_references()
     if "dtype" in config.model:
         config.model.dtype = "float32"  # on accelerators the default is bfloat16
     ours = ours._replace(model=tasks.model(config))

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -291,4 +290,3 @@ def test_the_door(folder, tmp_path, capsys):
     assert "classify" in capsys.readouterr().out and (tmp_path / "timm" / "config.json").exists()
     with pytest.raises(UserError, match="invalid choice: 'onnx'"):
         convert([str(folder), str(tmp_path / "x"), "--to", "onnx"])
-    jax.clear_caches()
