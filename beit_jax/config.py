@@ -91,8 +91,10 @@ def _shared(task: str) -> ConfigDict:
                 eval_split="validation",
                 ops="",
                 eval_ops="",
-                labels_per_class=0,  # 0: all
-                subset_seed=0,  # which examples are kept when labels_per_class is set
+                labels_per_class=0,  # examples of each class to train on; 0: label_fraction of them
+                label_fraction=1.0,  # share of each class to train on
+                subset_seed=0,  # which examples these are
+                repeats=1,  # views of an image in a row (repeated augmentation); an epoch keeps its length
                 shuffle_buffer=50_000,  # undecoded records
                 max_bad_fraction=0.01,  # unreadable images: stop above this share
             ),

@@ -85,7 +85,7 @@ def complete(config: ConfigDict) -> ConfigDict:
         if source and source != "random" and not source.startswith("stage:"):
             section.init_from = str(Path(source).absolute())
     if config.task == "classify":
-        classes = pipeline.info(config.data, config.data.split).num_classes
+        classes = pipeline.info(config.data).num_classes
         config.model.num_classes = config.model.num_classes or classes
         if classes > config.model.num_classes:
             raise UserError(
@@ -97,18 +97,12 @@ def complete(config: ConfigDict) -> ConfigDict:
 
 def _steps(config: ConfigDict) -> tuple[int, int]:
     """Steps of the run and of its warm-up."""
-    info = pipeline.info(config.data, config.data.split)
-    examples = config.data.labels_per_class * info.num_classes or info.num_examples
-    if examples > info.num_examples:
-        raise UserError(
-            f"data.labels_per_class={config.data.labels_per_class} asks for {examples} of the {info.num_examples} "
-            f"examples in {config.data.split!r}; lower it"
-        )
+    examples = pipeline.info(config.data).num_examples
     steps_per_epoch = examples // config.batch_size
     if not steps_per_epoch:
         raise UserError(
-            f"{examples} training examples do not fill one batch of {config.batch_size}; lower batch_size, or raise "
-            "data.labels_per_class"
+            f"{examples} training examples do not fill one batch of {config.batch_size}; lower batch_size, or take "
+            "more labels"
         )
     total = config.steps or round(config.epochs * steps_per_epoch)
     if not total:

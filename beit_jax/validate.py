@@ -12,7 +12,7 @@ from beit_jax.errors import UserError
 from beit_jax.models import variants, vit
 
 AT_LEAST_ONE = (
-    *("batch_size", "keep", "log_every", "save_every", "data.shuffle_buffer"),
+    *("batch_size", "keep", "log_every", "save_every", "data.shuffle_buffer", "data.repeats"),
     *("optimizer.accumulate", "model.image_size", "model.unroll"),
 )
 POSITIVE = ("model.norm_eps", "optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
@@ -137,8 +137,14 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key in ("mix_probability", "mix_switch"):
         if key in flat and not 0 <= flat[key] <= 1:
             raise UserError(f"{key}={flat[key]!r}; expected between 0 and 1")
-    if not 0 < flat["optimizer.layer_decay"] <= 1:
-        raise UserError(f"optimizer.layer_decay={flat['optimizer.layer_decay']!r}; expected above 0 and at most 1")
+    for key in ("optimizer.layer_decay", "data.label_fraction"):
+        if not 0 < flat[key] <= 1:
+            raise UserError(f"{key}={flat[key]!r}; expected above 0 and at most 1")
+    if flat["data.labels_per_class"] and flat["data.label_fraction"] < 1:
+        raise UserError(
+            f"data.labels_per_class={flat['data.labels_per_class']} and data.label_fraction="
+            f"{flat['data.label_fraction']:g}: give one of them, and not both"
+        )
     for key in (f"mesh.{axis}" for axis in ("data", "fsdp", "tensor")):
         if flat[key] < 1 and flat[key] != -1:
             raise UserError(f"{key}={flat[key]!r}; expected at least 1, or -1 for the devices that are left")

@@ -159,7 +159,7 @@ def refused(arguments, door=train):
         ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
         ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
         ("finetune", ["--config.model.num_classes=7"], ["num_classes=7", "digits has 10 classes"]),
-        ("finetune", ["--config.data.labels_per_class=900"], ["labels_per_class=900", "1438"]),
+        ("finetune", ["--config.data.labels_per_class=900"], ["labels_per_class=900", "class 0"]),
         ("finetune", ["--config.resume_from=nowhere"], ["nowhere holds no checkpoint"]),
     ],
 )

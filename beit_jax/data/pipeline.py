@@ -1,8 +1,9 @@
 """The door of the input: training batches addressed by the step, evaluation sets that count each example once.
 
 A config has `source` (see `sources.open_source`), `data_dir`, `split`, `eval_split`, `ops`, `eval_ops` (see
-`registry`), `labels_per_class` (0: all), `subset_seed`, `shuffle_buffer` (records) and `max_bad_fraction`. Batches are
-dicts of NumPy arrays; batch sizes are over all processes, of which each one gets its share of rows.
+`registry`), `labels_per_class` (0: all), `label_fraction`, `subset_seed`, `repeats`, `shuffle_buffer` (records) and
+`max_bad_fraction`. Batches are dicts of NumPy arrays; batch sizes are over all processes, of which each one gets its
+share of rows.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from beit_jax.data import registry
+from beit_jax.data import registry, subset
 from beit_jax.data.ops_image import READABLE, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source
@@ -36,16 +37,35 @@ with contextlib.suppress(RuntimeError):  # raised if TensorFlow is in use alread
 
 
 class SourceInfo(NamedTuple):
-    """Size of a split over all processes, and its number of classes (1 without labels)."""
+    """Number of examples over all processes, and of classes (1 without labels)."""
 
     num_examples: int
     num_classes: int
 
 
-def info(config: Any, split: str) -> SourceInfo:
-    """What is in a split of `config.source`; raises UserError when it cannot be read."""
-    source = open_source(config.source, config.data_dir, split, config.shuffle_buffer)
-    return SourceInfo(source.num_examples, source.num_classes)
+def info(config: Any) -> SourceInfo:
+    """What there is to train on; raises UserError when it cannot be read, or holds too few labels."""
+    source = _open(config, config.split)
+    chosen = _chosen(config, source)
+    return SourceInfo(source.num_examples if chosen is None else len(chosen), source.num_classes)
+
+
+def _open(config: Any, split: str) -> Source:
+    return open_source(config.source, config.data_dir, split, config.shuffle_buffer)
+
+
+def _chosen(config: Any, source: Source) -> np.ndarray | None:
+    """Positions of the examples of a training split that may be seen; None: all."""
+    if not config.labels_per_class and config.label_fraction == 1:
+        return None
+    wanted = config.labels_per_class, config.label_fraction, config.subset_seed
+    return subset.choose(source.labels(), source.num_classes, *wanted)
+
+
+def _to_train_on(config: Any) -> Source:
+    source = _open(config, config.split)
+    chosen = _chosen(config, source)
+    return source if chosen is None else source.take(chosen)
 
 
 def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -53,7 +73,7 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
 
     Raises UserError when the split cannot be read or the ops cannot be understood.
     """
-    source = open_source(config.source, config.data_dir, split, config.shuffle_buffer)
+    source = _open(config, split)
     zero = tf.constant(0, tf.int64)
     numbered = plain_graph(lambda place, raw: (tf.stack([zero, place]), True, raw))
     dataset = source.raw(None, zero, zero, Share()).enumerate().map(numbered)
@@ -69,7 +89,7 @@ class TrainStream:
     """Iterator without end over the batches of one process, from a given step on.
 
     The batch of a step depends on the seed and the step alone. An epoch is the split in a new order, cut to whole
-    batches.
+    batches; with `repeats` (repeated augmentation, arXiv 1901.09335) as many views of fewer images.
     """
 
     def __init__(self, source: Source, dataset: tf.data.Dataset, steps_per_epoch: int, max_bad_fraction: float):
@@ -121,9 +141,7 @@ def make_train(
     """
     if not 0 <= seed < 2**31:
         raise UserError(f"found the seed {seed}; expected a whole number from 0 to 2147483647")
-    source = open_source(config.source, config.data_dir, config.split, config.shuffle_buffer)
-    if config.labels_per_class:
-        source = source.few(config.labels_per_class, config.subset_seed)
+    source = _to_train_on(config)
     rows = _rows_per_process(batch_size, process_count)
     share = Share(process_index, process_count)
     steps_per_epoch = source.num_examples // batch_size
@@ -137,7 +155,10 @@ def make_train(
 
     def epoch_of_raw(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == first_epoch, tf.constant(first_step * rows, tf.int64), 0)
-        return source.raw(seed, epoch, start, share).take(per_epoch - start)
+        raw = source.raw(seed, epoch, start // config.repeats, share)
+        if config.repeats > 1:
+            raw = raw.flat_map(plain_graph(lambda *element: _repeated(element, config.repeats)))
+        return raw.skip(start % config.repeats).take(per_epoch - start)
 
     def address(place: tf.Tensor) -> tf.Tensor:
         epoch, position = place // per_epoch, place % per_epoch
@@ -157,10 +178,25 @@ def make_eval(config: Any, *, batch_size: int, process_index: int = 0, process_c
     batches, filled up with repeated examples. Random ops draw the same numbers in every pass. Raises UserError at the
     end of a pass if too many images were unreadable.
     """
-    source = open_source(config.source, config.data_dir, config.eval_split, config.shuffle_buffer)
+    source = _open(config, config.eval_split)
+    return _once(config, source, config.eval_split, config.eval_ops, batch_size, process_index, process_count)
+
+
+def make_train_once(
+    config: Any, ops: str, *, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> EvalSet:
+    """As `make_eval`, of what there is to train on, through `ops`."""
+    source = _to_train_on(config)
+    return _once(config, source, config.split, ops, batch_size, process_index, process_count)
+
+
+def _once(
+    config: Any, source: Source, split: str, ops: str, batch_size: int, process_index: int, process_count: int
+) -> EvalSet:
+    """Every example of a source once, in file order."""
     if source.num_examples < process_count:
         raise UserError(
-            f"found {source.num_examples} examples in '{config.eval_split}' of {config.source} for {process_count} "
+            f"found {source.num_examples} examples in '{split}' of {config.source} for {process_count} "
             "processes, expected at least one each; evaluate on fewer"
         )
     rows = _rows_per_process(batch_size, process_count)
@@ -173,8 +209,13 @@ def make_eval(config: Any, *, batch_size: int, process_index: int = 0, process_c
 
     raw = source.raw(None, zero, zero, Share(process_index, process_count)).repeat().take(steps * rows)
     dataset = raw.enumerate().map(plain_graph(numbered))
-    batches = _batches(dataset, source, _program(config.eval_ops), rows)
+    batches = _batches(dataset, source, _program(ops), rows)
     return EvalSet(source, batches, steps, config.max_bad_fraction)
+
+
+def _repeated(element: tuple, times: int) -> tf.data.Dataset:
+    """A raw element several times over: each copy has its own place in the epoch, and so its own random numbers."""
+    return tf.data.Dataset.from_tensors(element if len(element) > 1 else element[0]).repeat(times)
 
 
 def _rows_per_process(batch_size: int, process_count: int) -> int:

@@ -4,9 +4,8 @@ A source hands out small raw elements (a position, or a serialized record) and r
 shuffling and skipping never touch pixels. Both methods are called inside a tf.data graph.
 """
 
-import heapq
+import functools
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -41,13 +40,18 @@ class Source(Protocol):
     def record(self, raw: Any) -> Features:
         """`image`, the bytes of a file, `label`, int64, and `_id`, a name."""
 
+    def labels(self) -> np.ndarray:
+        """int64 `[n]`, in file order."""
+
+    def take(self, positions: np.ndarray) -> "Listed":
+        """The source of the records at these positions of the file order."""
+
 
 class Listed:
     """Records with random access: files of a folder, or bytes in memory. Every epoch is a full permutation of them."""
 
     def __init__(self, images: list, labels: list[int], ids: list, num_classes: int, in_files: bool):
         self.num_examples, self.num_classes = len(images), num_classes
-        self._items = list(zip(labels, zip(images, labels, ids, strict=True), strict=True))
         self._images, self._labels, self._ids = tf.constant(images), tf.constant(labels, tf.int64), tf.constant(ids)
         self._in_files = in_files
 
@@ -65,11 +69,14 @@ class Listed:
         image = tf.io.read_file(image) if self._in_files else image
         return {"image": image, "label": self._labels[raw], ID: self._ids[raw]}
 
-    def few(self, per_class: int, seed: int) -> "Listed":
-        """The source with exactly `per_class` records of each class."""
-        chosen = _pick(self._items, self.num_examples, self.num_classes, per_class, seed)
-        images, labels, ids = map(list, zip(*chosen, strict=True))
-        return Listed(images, labels, ids, self.num_classes, self._in_files)
+    def labels(self) -> np.ndarray:
+        """See `Source`."""
+        return self._labels.numpy()
+
+    def take(self, positions: np.ndarray) -> "Listed":
+        """See `Source`."""
+        columns = [column.numpy()[positions].tolist() for column in (self._images, self._labels, self._ids)]
+        return Listed(*columns, self.num_classes, self._in_files)
 
 
 class Sharded:
@@ -112,34 +119,37 @@ class Sharded:
         place = tf.strings.join([name, tf.strings.as_string(position)], "#")
         return {"image": features["image"], "label": label, ID: place}
 
-    def few(self, per_class: int, seed: int) -> Listed:
-        """The source with exactly `per_class` records of each class, held in memory; reads the split once."""
-        records = self.raw(None, tf.constant(0), tf.constant(0, tf.int64), Share()).map(lambda *raw: self.record(raw))
-        items = ((record["label"], record) for record in records.as_numpy_iterator())
-        chosen = _pick(items, self.num_examples, self.num_classes, per_class, seed)
-        columns = [[record[key] for record in chosen] for key in ("image", "label", ID)]
+    def labels(self) -> np.ndarray:
+        """See `Source`; reads the split, the first time."""
+        return _labels(str(self._builder.data_dir), self._split)
+
+    def take(self, positions: np.ndarray) -> Listed:
+        """See `Source`; reads the split, and holds these records in memory."""
+        wanted = np.zeros(self.num_examples, bool)
+        wanted[positions] = True
+        chosen = self._in_file_order().enumerate().filter(lambda place, raw: tf.constant(wanted)[place])
+        found = {int(place): record for place, record in chosen.map(self._numbered).as_numpy_iterator()}
+        columns = [[found[place][key] for place in positions.tolist()] for key in ("image", "label", ID)]
         return Listed(*columns, self.num_classes, in_files=False)
+
+    def _in_file_order(self) -> tf.data.Dataset:
+        return self.raw(None, tf.constant(0), tf.constant(0, tf.int64), Share())
+
+    def _numbered(self, place: tf.Tensor, raw: Any) -> tuple[tf.Tensor, Features]:
+        return place, self.record(raw)
+
+
+@functools.lru_cache(maxsize=8)
+def _labels(folder: str, split: str) -> np.ndarray:
+    """The labels of a prepared dataset, which never changes, in file order."""
+    source = Sharded(tfds.builder_from_directory(folder), split, 1)
+    labels = source._in_file_order().map(lambda *raw: source.record(raw)["label"])
+    return np.fromiter(labels.as_numpy_iterator(), np.int64, source.num_examples)
 
 
 def _read_file(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
     records = tf.data.TFRecordDataset(name).enumerate().skip(skip).take(take)
     return records.map(lambda position, serialized: (name, position, serialized))
-
-
-def _pick(items: Iterable[tuple[int, Any]], total: int, num_classes: int, per_class: int, seed: int) -> list:
-    """`per_class` items of each class, chosen by a random rank of every item, holding no more than the result."""
-    best: dict[int, list] = {label: [] for label in range(num_classes)}
-    for rank, (label, item) in zip(np.random.RandomState(seed).permutation(total).tolist(), items, strict=True):
-        heapq.heappush(best[int(label)], (-rank, item))
-        if len(best[int(label)]) > per_class:
-            heapq.heappop(best[int(label)])
-    poorest = min(best, key=lambda label: len(best[label]))
-    if len(best[poorest]) < per_class:
-        raise UserError(
-            f"found {len(best[poorest])} examples of class {poorest}, expected labels_per_class={per_class} or more; "
-            "lower it or take a larger split"
-        )
-    return [item for label in best for _, item in sorted(best[label], key=lambda entry: entry[0])]
 
 
 def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Listed | Sharded:

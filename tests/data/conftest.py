@@ -67,10 +67,19 @@ def data_config(tmp_path):
 
     def make(**changes):
         fields = dict(
-            source="digits", data_dir="", split="train", eval_split="test", labels_per_class=0, subset_seed=0,
-            shuffle_buffer=500, max_bad_fraction=0.1, ops="decode|flip_lr|random_resized_crop(8)|normalize",
+            source="digits",
+            data_dir="",
+            split="train",
+            eval_split="test",
+            labels_per_class=0,
+            label_fraction=1.0,
+            subset_seed=0,
+            repeats=1,
+            shuffle_buffer=500,
+            max_bad_fraction=0.1,
+            ops="decode|flip_lr|random_resized_crop(8)|normalize",
             eval_ops="decode|resize(8)|normalize",
-        )  # fmt: skip
+        )
         return SimpleNamespace(**(fields | changes))
 
     return make

@@ -133,9 +133,34 @@ def test_few_labels(data_config):
     assert {image.tobytes() for image in first["image"]} == {image.tobytes() for image in second["image"]}
 
 
+@pytest.mark.parametrize("start", [0, 1, 5])
+def test_repeated_augmentation(data_config, start):
+    # 12 batches of 12 rows an epoch, 48 of the 144 examples, three views of each in a row.
+    config = data_config(ops="decode|flip_lr|random_resized_crop(8)", labels_per_class=15, repeats=3)
+    once = data_config(ops="decode|resize(8)", labels_per_class=15, repeats=3)
+    plain = pipeline.make_train(data_config(ops="decode|resize(8)", labels_per_class=15), seed=0, batch_size=12)
+    order = [image.tobytes() for _ in range(12) for image in next(plain)["image"]]
+    stream = pipeline.make_train(once, seed=0, batch_size=12, start_step=start)
+    assert stream.steps_per_epoch == 12
+    seen = [image.tobytes() for _ in range(start, 12) for image in next(stream)["image"]]
+    assert seen == [order[place // 3] for place in range(start * 12, 144)]
+    views = next(pipeline.make_train(config, seed=0, batch_size=12))["image"]
+    assert len({view.tobytes() for view in views}) == 12
+
+
+def test_training_examples_once(data_config):
+    config = data_config(labels_per_class=3, label_fraction=1.0)
+    batches = list(pipeline.make_train_once(config, "decode|resize(8)", batch_size=8))
+    assert [int(batch["valid"].sum()) for batch in batches] == [8, 8, 8, 6]
+    labels = np.concatenate([batch["label"][batch["valid"]] for batch in batches])
+    assert np.bincount(labels).tolist() == [3] * 10
+
+
 def test_info(data_config, class_folder):
-    assert pipeline.info(data_config(), "test") == (359, 10)
-    assert pipeline.info(data_config(source=f"folder:{class_folder}"), "train[50%:]") == (30, 3)
+    assert pipeline.info(data_config(split="test")) == (359, 10)
+    assert pipeline.info(data_config(source=f"folder:{class_folder}", split="train[50%:]")) == (30, 3)
+    assert pipeline.info(data_config(labels_per_class=7)) == (70, 10)
+    assert pipeline.info(data_config(source=f"folder:{class_folder}", label_fraction=0.25)) == (15, 3)
 
 
 @pytest.fixture
