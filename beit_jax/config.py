@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 
-TASKS = ("tokenizer", "pretrain", "classify")
+TASKS = ("tokenizer", "pretrain", "classify", "probe")
 
 # Keys that may differ between a run and its continuation, because they change no number of the run.
 FREE_KEYS = ("log_every", "eval_every", "picture_every", "save_every", "keep", "mesh")
@@ -37,31 +37,7 @@ def defaults(task: str) -> ConfigDict:
         raise UserError(f"task {task!r} is unknown; expected one of {', '.join(TASKS)}")
     config = _shared(task)
     config.model = _dvae(image_size=256) if task == "tokenizer" else _vit(task)
-    if task == "tokenizer":
-        config.elbo = dict(
-            kl_weight=6.6,
-            kl_steps=5_000,
-            temperature_start=1.0,
-            temperature_end=1 / 16,
-            temperature_steps=150_000,
-            straight_through=False,
-        )
-    elif task == "pretrain":
-        config.num_masked = 75  # masked positions that the head sees; at least as many as the masks hold
-        config.tokenizer = _dvae(image_size=112)
-        config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
-    else:
-        config.model.num_classes = 0  # 0: taken from the data set
-        config.model.pooling = "mean"
-        config.model.init_scale = 0.001
-        config.labels = ()  # names of the classes, where they are known
-        config.label_smoothing = 0.1
-        config.mixup = 0.0  # of Beta distributions of the share that an image keeps; 0: none
-        config.cutmix = 0.0
-        config.mix_probability = 1.0  # of a batch to be mixed
-        config.mix_switch = 0.5  # of CutMix where both are on
-        config.init_fresh = (r"^(fc_norm|head)/",)
-        config.init_drop = (r"^lm_head/", r"^encoder/(mask_token|norm/.*)$")
+    dict(tokenizer=_add_tokenizer, pretrain=_add_pretrain, classify=_add_classify, probe=_add_probe)[task](config)
     return config.lock()
 
 
@@ -75,7 +51,7 @@ def _shared(task: str) -> ConfigDict:
             epochs=0.0,  # length of the run: either epochs or steps
             steps=0,
             init_from="",  # run folder, checkpoint folder or stage:NAME whose parameters to start from
-            init_fresh=(),  # regular expressions: parameters that keep their initial values
+            init_fresh=(),  # regular expressions: parameters that the checkpoint may lack, or have in another shape
             init_drop=(),  # regular expressions: parameters of the checkpoint that are not wanted
             init_resize="official",  # how positions are fitted to another grid: official, timm, hf
             resume_from="",  # run folder whose whole state to continue in a new workdir
@@ -119,6 +95,52 @@ def _shared(task: str) -> ConfigDict:
     )
 
 
+def _add_tokenizer(config: ConfigDict) -> None:
+    config.elbo = dict(
+        kl_weight=6.6,
+        kl_steps=5_000,
+        temperature_start=1.0,
+        temperature_end=1 / 16,
+        temperature_steps=150_000,
+        straight_through=False,
+    )
+
+
+def _add_pretrain(config: ConfigDict) -> None:
+    config.num_masked = 75  # masked positions that the head sees; at least as many as the masks hold
+    config.tokenizer = _dvae(image_size=112)
+    config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
+    config.knn = _knn()
+
+
+def _add_classify(config: ConfigDict) -> None:
+    config.model.num_classes = 0  # 0: taken from the data set
+    config.model.pooling = "mean"
+    config.model.init_scale = 0.001
+    config.labels = ()  # names of the classes, where they are known
+    config.label_smoothing = 0.1
+    config.mixup = 0.0  # of Beta distributions of the share that an image keeps; 0: none
+    config.cutmix = 0.0
+    config.mix_probability = 1.0  # of a batch to be mixed
+    config.mix_switch = 0.5  # of CutMix where both are on
+    config.init_fresh = (r"^(fc_norm|head)/",)
+    config.init_drop = (r"^lm_head/", r"^encoder/(mask_token|norm/.*)$")
+
+
+def _add_probe(config: ConfigDict) -> None:
+    config.model.num_classes = 0
+    config.encoder = dict(init_from="")  # run whose encoder is probed; random: an untrained one, to compare with
+    config.layers = ()  # counted from 1; empty: all
+    config.features = "cls_mean"  # the class token beside the mean of the patches; or one of them: cls, mean
+    config.cache_features = False  # compute them once; data.ops must not draw random numbers
+    config.knn = _knn()
+
+
+def _knn() -> ConfigDict:
+    """k-nearest-neighbour classification at each evaluation; the images of data.split vote."""
+    return ConfigDict(dict(k=0, temperature=0.07, ops=""))  # k=0: none; ops empty: data.eval_ops
+
+
 def _dvae(image_size: int) -> ConfigDict:
     """The dVAE of the DALL-E paper, which the official code uses as its tokenizer."""
     return ConfigDict(
@@ -132,7 +154,7 @@ def _vit(task: str) -> ConfigDict:
             variant="B/16",
             image_size=224,
             absolute_positions=False,
-            relative_position="shared" if task == "pretrain" else "per_block",
+            relative_position="per_block" if task == "classify" else "shared",
             layer_scale=0.1,  # 0: none
             drop_path=0.1,
             norm_eps=1e-6,  # of the layer norms; converted transformers files bring 1e-12

@@ -70,18 +70,24 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[s
 
     validate(config)
     config = prepare.complete(config)
+    if "cache_features" in config:
+        config.cache_features = False  # images are read once anyway
     task, mesh = tasks.create(config), sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)
-    prepare.check_rows(config, task, "eval_")
+    prepare.check_rows(config, "eval_")
+    more = prepare.knn(config, task)
     batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **prepare.processes())
     with jax.set_mesh(mesh):
         abstract = origin.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
         placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.whole(mesh))), placement)
-        frozen, evaluator = origin.load_frozen(task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
+        frozen, evaluator = origin.load_frozen(config, task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
         if pictures:
             save_pictures(Path(pictures), evaluator.pictures(params, frozen, batches))
-        return evaluator.run(params, frozen, batches)
+        values = evaluator.run(params, frozen, batches)
+        for evaluation in more:
+            values |= evaluation(mesh, params, frozen)
+        return values
 
 
 if __name__ == "__main__":

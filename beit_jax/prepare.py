@@ -6,19 +6,35 @@ one starts.
 """
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax import tasks
-from beit_jax.data import pipeline
+from beit_jax.data import pipeline, registry
+from beit_jax.data.in_memory import Examples
 from beit_jax.errors import UserError
+from beit_jax.evals.features import Extractor
+from beit_jax.evals.knn import Knn, LabelledSet
 from beit_jax.tasks import Task
-from beit_jax.tasks.task import Params
+from beit_jax.tasks.task import Params, Rows
 from beit_jax.training import optimizer, origin, sharding
+
+Spec = tuple[tuple[int, ...], np.dtype]  # shape and type of a batch of one example
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """Lengths in steps: of the run, of its warm-up, and of an epoch."""
+
+    total: int
+    warmup: int
+    per_epoch: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,20 +44,41 @@ class Run:
     config: ConfigDict
     folder: Path
     task: Task
-    total_steps: int
-    warmup_steps: int
+    steps: Steps
     params: Params
 
-    def stream(self, step: int) -> pipeline.TrainStream:
+    def stream(self, step: int) -> Iterable[Rows]:
         """This process's training batches from a step on."""
         config = self.config
+        if self._features:
+            return self._features[0].train(config.seed, step)
         return pipeline.make_train(
             config.data, seed=config.seed, batch_size=config.batch_size, start_step=step, **processes()
         )
 
-    def eval_set(self) -> pipeline.EvalSet:
+    def eval_set(self) -> Iterable[Rows]:
         """This process's evaluation batches."""
+        if self._features:
+            return self._features[1]
         return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, **processes())
+
+    @functools.cached_property
+    def _features(self) -> tuple[Examples, Examples] | None:
+        """Of the images to train on and to evaluate on, where they are computed once."""
+        config = self.config
+        if not config.get("cache_features", False):
+            return None
+        mesh, data = sharding.make_mesh(config.mesh), config.data
+        with jax.set_mesh(mesh):
+            frozen = origin.load_frozen(config, self.task, mesh, self.folder)
+            extract = Extractor(self.task, mesh)
+            once = dict(batch_size=config.batch_size) | processes()
+            found = [
+                extract({}, frozen, images, images.num_examples)
+                for images in (pipeline.make_train_once(data, data.ops, **once), pipeline.make_eval(data, **once))
+            ]
+        columns = [dict(features=features, label=labels) for features, labels in found]
+        return tuple(Examples(column, config.batch_size, **processes()) for column in columns)
 
 
 def processes() -> dict[str, int]:
@@ -63,12 +100,37 @@ def prepare(config: ConfigDict, folder: Path, coming: Mapping[str, Params]) -> R
     config = complete(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
-    total_steps, warmup_steps = _steps(config)
-    optimizer.make(config.optimizer, total_steps, warmup_steps)
+    steps = _steps(config)
+    optimizer.make(config.optimizer, steps.total, steps.warmup)
     task = tasks.create(config)
     for part in ("", "eval_"):
-        check_rows(config, task, part)
-    return Run(config, folder, task, total_steps, warmup_steps, origin.check(config, task, folder, coming))
+        check_rows(config, part)
+    knn(config, task)
+    return Run(config, folder, task, steps, origin.check(config, task, folder, coming))
+
+
+def knn(config: ConfigDict, task: Task) -> list[Knn]:
+    """The evaluation by nearest neighbours that a config asks for, or none.
+
+    Raises:
+      UserError: there are no labels, or the ops do not fit.
+    """
+    section = config.get("knn", None)
+    if section is None or not section.k:
+        return []
+    data = config.data.copy_and_resolve_references()
+    data.eval_ops = section.ops or data.eval_ops
+    info = pipeline.info(data)
+    if info.num_classes < 2:
+        raise UserError(f"knn.k={section.k}, but {data.source} has no labels; expected two classes or more, or knn.k=0")
+    size = config.model.image_size
+    wanted = {"image": ((1, size, size, 3), np.dtype("float32")), "label": ((1,), np.dtype("int32"))}
+    for split in (data.split, data.eval_split):
+        _compare(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
+    once = dict(batch_size=config.batch_size) | processes()
+    sets = (pipeline.make_train_once(data, data.eval_ops, **once), pipeline.make_eval(data, **once))
+    train, test = (LabelledSet(images, images.num_examples) for images in sets)
+    return [Knn(task, train, test, info.num_classes, section.k, section.temperature)]
 
 
 def complete(config: ConfigDict) -> ConfigDict:
@@ -80,11 +142,11 @@ def complete(config: ConfigDict) -> ConfigDict:
       UserError: the data cannot be read, or has more classes than the model.
     """
     config = config.copy_and_resolve_references()
-    for section in (config, config.get("tokenizer", {})):
+    for section in (config, config.get("tokenizer", {}), config.get("encoder", {})):
         source = section.get("init_from", "")
         if source and source != "random" and not source.startswith("stage:"):
             section.init_from = str(Path(source).absolute())
-    if config.task == "classify":
+    if "num_classes" in config.model:
         classes = pipeline.info(config.data).num_classes
         config.model.num_classes = config.model.num_classes or classes
         if classes > config.model.num_classes:
@@ -95,8 +157,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def _steps(config: ConfigDict) -> tuple[int, int]:
-    """Steps of the run and of its warm-up."""
+def _steps(config: ConfigDict) -> Steps:
     examples = pipeline.info(config.data).num_examples
     steps_per_epoch = examples // config.batch_size
     if not steps_per_epoch:
@@ -107,30 +168,42 @@ def _steps(config: ConfigDict) -> tuple[int, int]:
     total = config.steps or round(config.epochs * steps_per_epoch)
     if not total:
         raise UserError(f"epochs={config.epochs:g} and steps={config.steps}: give the length of the run in one of them")
-    return total, config.optimizer.warmup_steps or round(config.optimizer.warmup_epochs * steps_per_epoch)
+    warmup = config.optimizer.warmup_steps or round(config.optimizer.warmup_epochs * steps_per_epoch)
+    return Steps(total, warmup, steps_per_epoch)
 
 
-def check_rows(config: ConfigDict, task: Task, part: str) -> None:
+def check_rows(config: ConfigDict, part: str) -> None:
     """Checks what the ops make against what the task takes.
 
     Args:
       config: of the run.
-      task: what is learned.
       part: "" for training, "eval_" for evaluation.
 
     Raises:
-      UserError: something is missing, or of another shape or type.
+      UserError: something is missing, or of another shape or type; random ops where features are computed once.
     """
-    data, ops = config.data, f"data.{part}ops"
-    found = pipeline.spec(data, data[f"{part}split"], data[f"{part}ops"])
-    for name, expected in task.batch_spec(1).items():
-        if name not in found:
-            raise UserError(f"{ops} leave no {name!r}, which the {task.name} task needs; found {', '.join(found)}")
-        if found[name] != (expected.shape, expected.dtype):
-            shape, dtype = found[name]
+    data, name = config.data, f"data.{part}ops"
+    task = tasks.create(config)
+    if config.get("cache_features", False):
+        if random_ops := registry.random_ops(data[f"{part}ops"]):
             raise UserError(
-                f"{ops} make {name!r} {_described(shape, dtype)}; the {task.name} task expects "
-                f"{_described(expected.shape, expected.dtype)}: make the ops and the model's sizes agree"
+                f"{name} draw random numbers in {random_ops[0]}, so that features differ between epochs; expected none "
+                "with cache_features=True"
+            )
+        task = tasks.create(ConfigDict({**config, "cache_features": False}))  # the one that takes images
+    found = pipeline.spec(data, data[f"{part}split"], data[f"{part}ops"])
+    wanted = {key: (spec.shape, spec.dtype) for key, spec in task.batch_spec(1).items()}
+    _compare(found, wanted, name, f"{task.name} task")
+
+
+def _compare(found: Mapping[str, Spec], wanted: Mapping[str, Spec], ops: str, who: str) -> None:
+    for name, (shape, dtype) in wanted.items():
+        if name not in found:
+            raise UserError(f"{ops} leave no {name!r}, which the {who} needs; found {', '.join(found)}")
+        if found[name] != (shape, dtype):
+            raise UserError(
+                f"{ops} make {name!r} {_described(*found[name])}; the {who} expects {_described(shape, dtype)}: make "
+                "the ops and the model's sizes agree"
             )
 
 

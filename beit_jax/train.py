@@ -99,9 +99,11 @@ def _prepare(stages: Mapping[str, tuple[ConfigDict, Path]], workdir: Path) -> di
 
 
 def _run(run: Any) -> dict[str, float]:
+    from beit_jax import prepare
     from beit_jax.training import loop
 
-    return loop.train(run.config, run.task, run.folder, run.stream, run.eval_set(), run.total_steps, run.warmup_steps)
+    more = prepare.knn(run.config, run.task)
+    return loop.train(run.config, run.task, run.folder, run.stream, run.eval_set(), more, **vars(run.steps))
 
 
 def _check_owner(workdir: Path, config: ConfigDict) -> None:

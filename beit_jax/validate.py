@@ -10,17 +10,18 @@ from ml_collections import ConfigDict
 from beit_jax.config import TASKS, defaults, flatten
 from beit_jax.errors import UserError
 from beit_jax.models import variants, vit
+from beit_jax.tasks import layers
 
 AT_LEAST_ONE = (
     *("batch_size", "keep", "log_every", "save_every", "data.shuffle_buffer", "data.repeats"),
     *("optimizer.accumulate", "model.image_size", "model.unroll"),
 )
-POSITIVE = ("model.norm_eps", "optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
+POSITIVE = ("model.norm_eps", "knn.temperature", "optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
 NOT_NEGATIVE = (
     *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.subset_seed"),
     *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "model.layer_scale", "model.num_classes"),
-    *("mixup", "cutmix", "model.init_scale", "elbo.kl_weight", "elbo.kl_steps", "elbo.temperature_steps"),
+    *("mixup", "cutmix", "knn.k", "model.init_scale", "elbo.kl_weight", "elbo.kl_steps", "elbo.temperature_steps"),
 )
 FRACTIONS = (
     "data.max_bad_fraction",
@@ -31,11 +32,12 @@ FRACTIONS = (
     "label_smoothing",
 )
 REGULAR_EXPRESSIONS = ("init_fresh", "init_drop")
-SOURCES = ("init_from", "resume_from", "tokenizer.init_from")
+SOURCES = ("init_from", "resume_from", "tokenizer.init_from", "encoder.init_from")
 CHOICES = {
     "init_resize": ("official", "timm", "hf"),
     "model.relative_position": ("none", "shared", "per_block"),
     "model.pooling": ("mean", "cls"),
+    "features": ("cls_mean", "cls", "mean"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.remat": ("none", "full", *vit.REMAT_POLICIES),
 }
@@ -56,17 +58,17 @@ def validate(config: ConfigDict) -> None:
             raise UserError(f"stage {name!r} has no config; expected a key {name!r} beside `stages`")
         try:
             _validate_stage(config[name])
-            for reference in (config[name].init_from, config[name].get("tokenizer", {}).get("init_from", "")):
-                _check_stage_reference(reference, seen)
+            for key in SOURCES:
+                _check_stage_reference(key, flatten(config[name]).get(key, ""), seen)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
         seen.append(name)
 
 
-def _check_stage_reference(reference: str, earlier: list[str]) -> None:
+def _check_stage_reference(key: str, reference: str, earlier: list[str]) -> None:
     scheme, _, stage = reference.partition(":")
     if scheme == "stage" and stage not in earlier:
-        raise UserError(f"init_from={reference!r} names no earlier stage; there are: {', '.join(earlier) or 'none'}")
+        raise UserError(f"{key}={reference!r} names no earlier stage; there are: {', '.join(earlier) or 'none'}")
 
 
 def _validate_stage(config: ConfigDict) -> None:
@@ -185,9 +187,23 @@ def _check_vit(config: ConfigDict) -> None:
             f"model.image_size={config.model.image_size} is not divisible by the patch size {patch} of "
             f"{config.model.variant}; choose a multiple of {patch}"
         )
-    if config.task != "pretrain":
-        return
-    grid, tokens = config.model.image_size // patch, _check_dvae("tokenizer", config.tokenizer)
+    if config.task == "pretrain":
+        _check_pretraining(config, config.model.image_size // patch)
+    if config.task == "probe":
+        _check_probe(config)
+
+
+def _check_probe(config: ConfigDict) -> None:
+    variant, _ = variants.parse(config.model.variant)
+    layers.chosen(config.layers, variant.depth)
+    if not config.encoder.init_from:
+        raise UserError(
+            "encoder.init_from is empty; give the run whose encoder is probed, or random for one that is not trained"
+        )
+
+
+def _check_pretraining(config: ConfigDict, grid: int) -> None:
+    patch, tokens = config.model.image_size // grid, _check_dvae("tokenizer", config.tokenizer)
     if grid != tokens:
         raise UserError(
             f"the tokenizer's grid is {tokens}x{tokens} (tokenizer.image_size={config.tokenizer.image_size}) but the "

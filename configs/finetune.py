@@ -1,60 +1,106 @@
-"""Fine-tuning for image classification (arXiv 2106.08254, section 3.1; official get-started page).
+"""Fine-tuning for image classification (arXiv 2106.08254, section 3.1; official get-started page and README).
 
   python -m beit_jax.train --config configs/finetune.py --workdir runs/finetune --config.init_from=runs/pretrain
   python -m beit_jax.train --config configs/finetune.py:variant=L/16 --workdir ... --config.init_from=...
   python -m beit_jax.train --config configs/finetune.py:runlocal --workdir runs/try       a minute on a laptop
 
-An empty init_from trains from scratch. Arguments: variant (Ti/16 S/16 B/16 L/16), data (a tfds name, folder:PATH or
-digits), paper (the plain ViT of the paper's main tables), intermediate (the official settings for a model that was
-fine-tuned on ImageNet-22k before: 30 epochs, a small learning rate), runlocal.
+An empty init_from trains from scratch, so that BEiT against from scratch is the same command with and without it.
+
+Arguments
+  recipe   what is trained:
+             1k        from pre-training to ImageNet-1k
+             22k       from pre-training to ImageNet-22k with its labels (intermediate fine-tuning)
+             22k_to_1k from there to ImageNet-1k
+             higher    ten more epochs at a higher image_size, after 1k; the paper does not state the learning rate
+             cifar100  from pre-training to CIFAR-100 (paper, appendix); the paper searches lr in {2, 3, 4, 5}e-3
+             deit      from scratch (arXiv 2012.12877); with init_from, the same from BEiT
+  variant  Ti/16 S/16 B/16 L/16; Ti and S take the settings of B
+  data     a tfds name, folder:PATH or digits; 1% and 10% of ImageNet are imagenet2012_subset/1pct and /10pct
+  image_size  224, 384 or 512; positions of a checkpoint of another size are resized
+  paper    the plain ViT of the paper's main tables, with repeated augmentation for B (which the released code lacks)
+  runlocal
 
 Hardware: the authors used 8 to 16 V100 (32 GB). Time and memory of this code at this size: not measured.
-Expected on ImageNet-1k at 224, pre-trained on it for 800 epochs: B/16 83.2%, L/16 85.2% (paper, table 1). Not measured
-here yet.
+Expected on ImageNet-1k, pre-trained on it for 800 epochs: B/16 83.2% at 224 and 84.6% at 384, L/16 85.2% and 86.3%
+(paper, table 1); pre-trained on ImageNet-22k: B/16 83.7%, with 22k and 22k_to_1k 85.2%, at 384 86.8%; L/16 86.0%,
+87.4%, 88.4%, and 88.6% at 512 (official README). CIFAR-100 90.1%. DeiT-B 81.8%. None of them measured here yet.
 """
+
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
 from beit_jax.config import defaults, parse_arg, split_of
 
-# (epochs, warm-up epochs, lr, layer decay, stochastic depth, weight decay, batch, mixup, CutMix)
+
+class Recipe(NamedTuple):
+    """Settings that differ between recipes; epochs, also of the warm-up."""
+
+    epochs: float
+    warmup: float
+    lr: float
+    layer_decay: float
+    drop_path: float
+    weight_decay: float
+    batch_size: int
+    mixing: tuple[float, float] = (0.8, 1.0)  # mixup, CutMix
+    erasing: bool = True
+    repeats: int = 1
+    min_lr: float = 1e-6
+    ema: float = 0.0
+
+
 RECIPES = {
-    ("base", "pre-trained"): (100.0, 20.0, 4e-3, 0.65, 0.1, 0.05, 1024, 0.8, 1.0),
-    ("large", "pre-trained"): (50.0, 5.0, 1e-3, 0.75, 0.2, 0.05, 1024, 0.8, 1.0),
-    ("base", "intermediate"): (30.0, 5.0, 2e-5, 0.85, 0.1, 1e-8, 512, 0.0, 0.0),
-    ("large", "intermediate"): (30.0, 5.0, 2e-5, 0.9, 0.4, 1e-8, 512, 0.0, 0.0),
+    ("1k", "base"): Recipe(100.0, 20.0, 4e-3, 0.65, 0.1, 0.05, 1024),
+    ("1k", "large"): Recipe(50.0, 5.0, 1e-3, 0.75, 0.2, 0.05, 1024),
+    ("22k", "base"): Recipe(90.0, 5.0, 3e-3, 0.65, 0.2, 0.05, 4096, mixing=(0.0, 0.0)),
+    ("22k", "large"): Recipe(90.0, 5.0, 2e-3, 0.75, 0.2, 0.05, 2048, mixing=(0.0, 0.0)),
+    ("22k_to_1k", "base"): Recipe(30.0, 5.0, 2e-5, 0.85, 0.1, 1e-8, 512, mixing=(0.0, 0.0)),
+    ("22k_to_1k", "large"): Recipe(30.0, 5.0, 2e-5, 0.9, 0.4, 1e-8, 512, mixing=(0.0, 0.0)),
+    ("higher", "base"): Recipe(10.0, 1.0, 2e-5, 0.85, 0.1, 1e-8, 512),
+    ("higher", "large"): Recipe(10.0, 1.0, 2e-5, 0.9, 0.2, 1e-8, 512),
+    ("cifar100", "base"): Recipe(150.0, 20.0, 3e-3, 0.65, 0.1, 0.3, 512, erasing=False),
+    ("cifar100", "large"): Recipe(150.0, 20.0, 3e-3, 0.75, 0.1, 0.3, 512, erasing=False),
+    ("deit", "base"): Recipe(300.0, 5.0, 1e-3, 1.0, 0.1, 0.05, 1024, repeats=3, min_lr=1e-5, ema=0.99996),
+    ("deit", "large"): Recipe(300.0, 5.0, 1e-3, 1.0, 0.3, 0.05, 1024, repeats=3, min_lr=1e-5, ema=0.99996),
 }
+DATA = {"22k": "imagenet21k", "cifar100": "cifar100"}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The official settings; Ti and S take those of B."""
-    arg = parse_arg(arg, variant="B/16", data="imagenet2012", paper=False, intermediate=False, runlocal=False)
-    config = defaults("classify")
+    """The settings of a recipe."""
+    arg = parse_arg(arg, recipe="1k", variant="B/16", data="", image_size=224, paper=False, runlocal=False)
     size = "large" if arg.variant.startswith("L") else "base"
-    recipe = RECIPES[size, "intermediate" if arg.intermediate else "pre-trained"]
+    if (arg.recipe, size) not in RECIPES:
+        raise ValueError(
+            f"recipe={arg.recipe!r}; expected one of {', '.join(dict.fromkeys(name for name, _ in RECIPES))}"
+        )
+    recipe, config = RECIPES[arg.recipe, size], defaults("classify")
+    config.epochs, config.batch_size = recipe.epochs, recipe.batch_size
+    config.mixup, config.cutmix = recipe.mixing
     opt = config.optimizer
-    config.epochs, opt.warmup_epochs, opt.lr, opt.layer_decay, drop_path, opt.weight_decay = recipe[:6]
-    config.batch_size, config.mixup, config.cutmix = recipe[6:]
-    opt.min_lr = 1e-6
-    config.model.drop_path = drop_path
-    config.model.variant = arg.variant
+    opt.lr, opt.min_lr, opt.warmup_epochs = recipe.lr, recipe.min_lr, recipe.warmup
+    opt.layer_decay, opt.weight_decay, opt.ema = recipe.layer_decay, recipe.weight_decay, recipe.ema
+    config.model.update(dict(variant=arg.variant, image_size=arg.image_size, drop_path=recipe.drop_path))
+    config.data.repeats = recipe.repeats
     if arg.paper:
         config.model.update(dict(absolute_positions=True, relative_position="none", layer_scale=0.0))
-    config.data.source = arg.data
-    config.data.eval_split = split_of(arg.data)
+        config.data.repeats = 3 if size == "base" else 1
+    config.data.source = arg.data or DATA.get(arg.recipe, "imagenet2012")
 
     if arg.runlocal:
-        config.data.source, config.data.eval_split = "digits", "test"
+        config.data.source = "digits"
         config.batch_size, config.epochs, config.steps = 32, 0.0, 20
         config.log_every = config.save_every = 10
         opt.warmup_epochs, opt.warmup_steps = 0.0, 5
         config.model.update(dict(variant="Micro/4", image_size=16))
+    config.data.eval_split = split_of(config.data.source)
     pixels = config.model.image_size
-    statistics = "imagenet" if config.data.source == "imagenet2012" else "inception"
+    statistics = "imagenet" if config.data.source.startswith("imagenet2012") else "inception"
     normalize, keep = f"|normalize('{statistics}')", "|keep('image', 'label')"
     # Evaluation cuts the centre out of the short side resized to 256/224 of the size, without a margin from 384 on.
     short = pixels if pixels >= 384 else round(pixels * 256 / 224)
-    augment = f"decode|random_resized_crop({pixels})|flip_lr|randaugment"
-    config.data.ops = f"{augment}{normalize}|random_erasing{keep}"
+    augment = f"decode|random_resized_crop({pixels})|flip_lr|randaugment{normalize}"
+    config.data.ops = augment + ("|random_erasing" if recipe.erasing else "") + keep
     config.data.eval_ops = f"decode|resize_small({short})|central_crop({pixels}){normalize}{keep}"
     return config

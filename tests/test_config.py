@@ -11,6 +11,8 @@ def valid(task="pretrain"):
     config.data.ops = config.data.eval_ops = "decode"
     if task == "pretrain":
         config.tokenizer.init_from = "random"
+    if task == "probe":
+        config.encoder.init_from = "random"
     return config
 
 
@@ -29,6 +31,8 @@ def test_defaults_are_valid_and_survive_json(task):
         ({"model.image_size": 225}, "model.image_size=225 is not divisible by the patch size 16"),
         ({"tokenizer.image_size": 128}, "tokenizer's grid is 16x16 .* patch grid is 14x14 .* tokenizer.image_size=112"),
         ({"tokenizer.image_size": 111}, "not divisible by the tokenizer's stride 8"),
+        ({"data.label_fraction": 0.0}, r"data\.label_fraction=0.0; expected above 0 and at most 1"),
+        ({"data.label_fraction": 0.5, "data.labels_per_class": 3}, "give one of them, and not both"),
         ({"num_masked": 197}, "num_masked=197; expected between 1 and the 196 patches"),
         ({"tokenizer.init_from": ""}, "needs a trained tokenizer"),
         ({"epochs": 3.0}, "epochs=3 and steps=10: give one"),
@@ -115,7 +119,9 @@ def test_recipe_stages_refer_backwards():
     first, second = valid("tokenizer"), valid("pretrain")
     second.tokenizer.init_from = "stage:tokenizer"
     validate(configs.recipe(tokenizer=first, pretrain=second))
-    with pytest.raises(UserError, match="stage pretrain: init_from='stage:tokenizer' names no earlier stage"):
+    with pytest.raises(
+        UserError, match=r"stage pretrain: tokenizer\.init_from='stage:tokenizer' names no earlier stage"
+    ):
         validate(configs.recipe(pretrain=second, tokenizer=first))
 
 

@@ -20,7 +20,16 @@ ARGUMENTS = {
         "paper",
         "runlocal",
     ],
-    "finetune": ["", "variant=L/16", "paper", "intermediate", "variant=L/16,intermediate", "data=cifar100", "runlocal"],
+    "finetune": [
+        *("", "variant=L/16", "paper", "image_size=384", "variant=L/16,image_size=512", "data=folder:somewhere"),
+        *(f"recipe={name}" for name in ("22k", "22k_to_1k", "higher", "cifar100", "deit")),
+        *(f"recipe={name},variant=L/16" for name in ("22k", "22k_to_1k")),
+        "runlocal",
+    ],
+    "transfer": ["", "supervised,image_size=384", "variant=L/16", "runlocal"],
+    "probe": ["", "setting=code", "variant=L/16", "data=cifar100,cache", "runlocal"],
+    "label_efficiency": ["", "data=cifar100,variant=S/16,epochs=300,seeds=2,init=runs/pretrain", "runlocal"],
+    "digits": ["", "seeds=1,runlocal"],
     "quickstart": ["", "labels=20,seeds=2,lr=4e-3,layer_decay=0.75,steps=1000", "runlocal"],
 }
 
@@ -29,8 +38,9 @@ def stages(repository, name, arg):
     config = configs.load(str(repository / "configs" / f"{name}.py") + f":{arg}")
     found = {stage: config[stage] for stage in config.get("stages", ())} or {name: config}
     for stage in found.values():
-        if stage.task == "pretrain" and not stage.tokenizer.init_from:
-            stage.tokenizer.init_from = "random"
+        part = stage.get({"pretrain": "tokenizer", "probe": "encoder"}.get(stage.task, ""), None)
+        if part is not None and not part.init_from:
+            part.init_from = "random"
     validate(config)
     return found
 
@@ -47,9 +57,9 @@ def test_lowers_sharded_over_eight_devices(repository, name, arg):
     mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     seen = set()
     for config in stages(repository, name, arg).values():
-        if config.task == "classify":
+        if "num_classes" in config.model:
             config.model.num_classes = 1000
-        shape = str(config.model), config.batch_size
+        shape = config.task, str(config.model), config.batch_size, config.get("layers", ())
         if shape in seen:
             continue
         seen.add(shape)
@@ -80,7 +90,7 @@ def test_official_values_are_the_defaults(repository):
     (finetune,) = stages(repository, "finetune", "").values()
     assert (finetune.mixup, finetune.cutmix, finetune.label_smoothing) == (0.8, 1.0, 0.1)
     assert "randaugment|" in finetune.data.ops and finetune.data.ops.endswith("random_erasing|keep('image', 'label')")
-    (intermediate,) = stages(repository, "finetune", "intermediate").values()
+    (intermediate,) = stages(repository, "finetune", "recipe=22k_to_1k").values()
     assert (intermediate.mixup, intermediate.cutmix) == (0, 0)
     (tokenizer,) = stages(repository, "tokenizer", "").values()
     assert (tokenizer.elbo.kl_weight, tokenizer.elbo.temperature_steps, tokenizer.optimizer.ema) == (

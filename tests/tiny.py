@@ -20,6 +20,8 @@ def config(task: str) -> ConfigDict:
     if task == "pretrain":
         made.tokenizer.update(DVAE | dict(init_from="random"))
         made.num_masked = 12
+    elif task == "probe":
+        made.model.num_classes, made.encoder.init_from = 10, "random"
     else:
         made.model.num_classes = 10
         made.optimizer.layer_decay = 0.7

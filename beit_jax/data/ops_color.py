@@ -34,7 +34,7 @@ def saturation(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     return blend(grey(image), image, factor)
 
 
-@register()
+@register(random=True)
 def color_jitter(strength: float = 0.4) -> Op:
     """Brightness, contrast and saturation of uint8 `image` in random order, each by a factor from U[1 - s, 1 + s].
 

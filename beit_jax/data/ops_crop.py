@@ -56,7 +56,7 @@ def central_crop(size: int) -> Op:
     return op
 
 
-@register()
+@register(random=True)
 def random_resized_crop(
     size: int,
     scale_min: float = 0.08,
@@ -76,7 +76,7 @@ def random_resized_crop(
     return op
 
 
-@register()
+@register(random=True)
 def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
     """Two resizings of one random box, for masked image modelling (unilm `beit/transforms.py`).
 

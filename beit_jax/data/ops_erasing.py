@@ -10,7 +10,7 @@ from beit_jax.errors import UserError
 ATTEMPTS = 10
 
 
-@register()
+@register(random=True)
 def random_erasing(probability: float = 0.25, area: tuple = (0.02, 1 / 3), aspect: float = 0.3) -> Op:
     """Fills a rectangle of `image` with normal noise (`--reprob`); behind normalize, whose unit the noise has.
 

@@ -59,7 +59,7 @@ def decode() -> Op:
     return op
 
 
-@register()
+@register(random=True)
 def flip_lr(p: float = 0.5) -> Op:
     """Mirrors `image` left to right with probability `p`."""
     if not 0 <= p <= 1:

@@ -199,19 +199,19 @@ def _mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *setti
     return op
 
 
-@register("batch")
+@register("batch", random=True)
 def blockwise_mask(num_masked: int = 75, min_block: int = 16, grid: int | tuple[int, int] = 14) -> Op:
     """Adds `mask`, bool `[b, h, w]`: see `blockwise_masks`. A whole number as `grid` is the side of a square one."""
     return _mask_op(blockwise_masks, grid, num_masked, min_block)
 
 
-@register("batch")
+@register("batch", random=True)
 def algorithm1_mask(ratio: float = 0.4, min_block: int = 16, grid: int | tuple[int, int] = 14) -> Op:
     """Adds `mask`, bool `[b, h, w]`: see `algorithm1_masks`."""
     return _mask_op(algorithm1_masks, grid, ratio, min_block)
 
 
-@register("batch")
+@register("batch", random=True)
 def random_mask(num_masked: int = 75, grid: int | tuple[int, int] = 14) -> Op:
     """Adds `mask`, bool `[b, h, w]`: see `random_masks`."""
     return _mask_op(random_masks, grid, num_masked)

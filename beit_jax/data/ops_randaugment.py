@@ -20,7 +20,7 @@ FILL = 128.0  # round(255 * 0.5)
 Augmentation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # levels float32 [h, w, 3], level, sign
 
 
-@register()
+@register(random=True)
 def randaugment(count: int = 2, level: float = 9.0, deviation: float = 0.5, probability: float = 0.5) -> Op:
     """`count` operations on uint8 `image`, drawn with replacement (`--aa`).
 

@@ -34,20 +34,22 @@ class Program(NamedTuple):
 class _Entry(NamedTuple):
     factory: Callable[..., Op]
     level: Level
+    random: bool
 
 
 _REGISTRY: dict[str, _Entry] = {}
 
 
-def register(level: Level = "example") -> Callable[[Callable[..., Op]], Callable[..., Op]]:
+def register(level: Level = "example", *, random: bool = False) -> Callable[[Callable[..., Op]], Callable[..., Op]]:
     """Registers an op factory under its function's name.
 
     `level` says what the op's tensors look like: one example, a batch, or "any" for arithmetic on pixels that fits
-    both; such ops run on the whole batch unless an op on single examples follows.
+    both; such ops run on the whole batch unless an op on single examples follows. `random`: whether the op draws random
+    numbers, so that it makes something else of an image in every epoch.
     """
 
     def add(factory: Callable[..., Op]) -> Callable[..., Op]:
-        _REGISTRY[factory.__name__] = _Entry(factory, level)
+        _REGISTRY[factory.__name__] = _Entry(factory, level, random)
         return factory
 
     return add
@@ -69,6 +71,13 @@ def build(spec: str) -> Program:
             f"move {batched} behind {single}"
         )
     return Program(_chain(ops[:border], first=0), _chain(ops[border:], first=border))
+
+
+def random_ops(spec: str) -> list[str]:
+    """The names of the ops in a spec that draw random numbers."""
+    _load_op_files()
+    names = [_read_call(node, spec)[0] for node in _split(spec)]
+    return [name for name in names if name in _REGISTRY and _REGISTRY[name].random]
 
 
 def _load_op_files() -> None:

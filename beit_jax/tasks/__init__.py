@@ -4,19 +4,24 @@ import flax.linen as nn
 import jax
 from ml_collections import ConfigDict
 
-from beit_jax.tasks import classify, pretrain, segment, tokenizer
+from beit_jax.tasks import classify, pretrain, probe, segment, tokenizer
 from beit_jax.tasks.task import FrozenPart, Params, Task
 
 __all__ = ["FrozenPart", "Task", "create", "init", "model"]
 
-_CREATE = {"tokenizer": tokenizer.create, "pretrain": pretrain.create, "classify": classify.create}
+_CREATE = {
+    "tokenizer": tokenizer.create,
+    "pretrain": pretrain.create,
+    "classify": classify.create,
+    "probe": probe.create,
+}
 
 
 def model(config: ConfigDict) -> nn.Module:
-    """The network that a config's task trains."""
+    """The network of a config's task."""
     if config.task == "tokenizer":
         return tokenizer.model(config.model)
-    return {"pretrain": pretrain, "classify": classify, "segment": segment}[config.task].model(config)
+    return {"pretrain": pretrain, "classify": classify, "probe": probe, "segment": segment}[config.task].model(config)
 
 
 def init(config: ConfigDict, key: jax.Array) -> Params:

@@ -29,12 +29,6 @@ def create(config: ConfigDict) -> Task:
     def init(key: jax.Array) -> Params:
         return net.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]
 
-    def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-        """(1 - e) * nll + e * mean over classes of -log p, `[b]`."""
-        log_p = jax.nn.log_softmax(logits)
-        nll = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
-        return (1.0 - smoothing) * nll - smoothing * jnp.mean(log_p, axis=-1)
-
     def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
         images, labels, mixing = batch["image"], batch["label"], config.mixup > 0 or config.cutmix > 0
         if mixing:
@@ -56,10 +50,7 @@ def create(config: ConfigDict) -> Task:
 
     def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         logits = net.apply({"params": params}, batch["image"])
-        valid = batch["valid"].astype(jnp.float32)
-        # The rank of the true class. Ties and NaN count against the model, so that broken logits score nothing.
-        true = jnp.take_along_axis(logits, batch["label"][:, None], axis=-1)
-        rank = jnp.sum(~(logits < true), axis=-1) - 1
+        valid, rank = batch["valid"].astype(jnp.float32), ranks(logits, batch["label"])
         count = jnp.sum(valid)
         return {
             "loss": (jnp.sum(cross_entropy(logits, batch["label"], 0.0) * valid), count),
@@ -73,15 +64,36 @@ def create(config: ConfigDict) -> Task:
             "label": jax.ShapeDtypeStruct((b,), jnp.int32),
         }
 
-    def check(rows: Rows) -> None:
-        worst = int(rows["label"].max())
-        if worst >= classes:
-            raise UserError(
-                f"found the label {worst}, expected at most {classes - 1}: model.num_classes={classes} is too small "
-                "for this data set; 0 takes the number of its classes"
-            )
+    return Task("classify", batch_spec, init, loss, measure, summarize, check=lambda rows: check_labels(rows, classes))
 
-    return Task("classify", batch_spec, init, loss, measure, summarize, check)
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
+    """(1 - e) * nll + e * mean over classes of -log p: logits `[b, c]`, labels int `[b]` -> `[b]`."""
+    log_p = jax.nn.log_softmax(logits)
+    nll = -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    return (1.0 - smoothing) * nll - smoothing * jnp.mean(log_p, axis=-1)
+
+
+def ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """How many classes are likelier than the true one: logits `[b, c]`, labels int `[b]` -> int `[b]`.
+
+    Ties and NaN count against the model, so that broken logits score nothing.
+    """
+    true = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    return jnp.sum(~(logits < true), axis=-1) - 1
+
+
+def check_labels(rows: Rows, classes: int) -> None:
+    """
+    Raises:
+      UserError: a label outside of 0 to `classes` - 1.
+    """
+    lowest, highest = int(rows["label"].min()), int(rows["label"].max())
+    if lowest < 0 or highest >= classes:
+        raise UserError(
+            f"found the label {lowest if lowest < 0 else highest}, expected 0 to {classes - 1}: model.num_classes="
+            f"{classes} does not fit this data set; 0 takes the number of its classes"
+        )
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, float]:

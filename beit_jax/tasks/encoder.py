@@ -1,4 +1,4 @@
-"""From a config's `model` section to the fields of the encoder, for every task that has one."""
+"""What tasks with an encoder share: from a config's `model` section to its fields, and features of its layers."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from beit_jax.models import variants
+from beit_jax.models import variants, vit
+from beit_jax.tasks.task import Params
 
 
 def encoder_fields(config: ConfigDict) -> dict[str, Any]:
@@ -29,3 +30,21 @@ def encoder_fields(config: ConfigDict) -> dict[str, Any]:
         unroll=config.unroll,
         dtype=jnp.dtype(dtype),
     )
+
+
+def features(encoder: vit.Encoder, params: Params, images: jax.Array, kind: str) -> jax.Array:
+    """What stands for an image after each block, without the final norm.
+
+    Args:
+      encoder: the network.
+      params: its parameters.
+      images: `[b, h, w, 3]`, normalised.
+      kind: "mean" of the patches, "cls", or "cls_mean", both side by side.
+
+    Returns:
+      float32 `[b, l, f]` for the blocks 1..l; f is d, or 2 d for "cls_mean".
+    """
+    outputs = encoder.apply({"params": params}, images, all_layers=True)
+    cls, mean = outputs[:, :, 0], jnp.mean(outputs[:, :, 1:], axis=2)
+    chosen = {"cls": cls, "mean": mean, "cls_mean": jnp.concatenate([cls, mean], axis=-1)}[kind]
+    return jnp.swapaxes(chosen, 0, 1)

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
 from beit_jax.tasks import tokenizer
-from beit_jax.tasks.encoder import encoder_fields
+from beit_jax.tasks.encoder import encoder_fields, features
 from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
 
 
@@ -52,6 +52,7 @@ def create(config: ConfigDict) -> Task:
         summarize=summarize,
         check=learned.check,
         pictures=learned.pictures,
+        embed=learned.embed,
         frozen={"tokenizer": part},
     )
 
@@ -147,6 +148,9 @@ class _MaskedModelling:
         masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
         overflow = jnp.sum(jnp.maximum(masked - self.num_masked, 0.0) * valid)
         return token_metrics(logits, tokens, weights) | {"tokens": frequencies, "overflow": overflow}
+
+    def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
+        return features(self.net.encoder, params["encoder"], images, "mean")
 
     def tokens(self, frozen: Params, images: jax.Array) -> jax.Array:
         return self.tokenizer.apply({"params": frozen["tokenizer"]}, images, method="tokens")

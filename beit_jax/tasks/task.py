@@ -1,7 +1,7 @@
 """What the training loop knows of a task: pure functions over a tree of parameters."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,10 +21,14 @@ class FrozenPart:
     Attributes:
       init: makes parameters from a PRNG key; its shapes are those expected of the checkpoint.
       source: the run or checkpoint to read them from; "random" keeps what `init` made.
+      seed: of the key for "random".
+      drop: regular expressions of names in the checkpoint that are not part of it.
     """
 
     init: Callable[[jax.Array], Params]
     source: str
+    seed: int = 0
+    drop: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Task:
       name: the task's name in configs.
       batch_spec: from a batch size to the shapes and dtypes of a training batch (without `valid`).
       init: from a PRNG key to parameters.
+      embed: `(params, frozen, images [b, h, w, 3]) -> [b, l, f]`, what l layers of the encoder make of images.
       frozen: parts passed to every function as `frozen[name]`.
       loss: `(params, frozen, batch, key, step) -> metrics`; the step minimises `metrics["loss"]`, sum over count.
       measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows not `valid` count nothing.
@@ -51,6 +56,7 @@ class Task:
     summarize: Callable[[dict[str, Any]], dict[str, float]]
     check: Callable[[Rows], None] = lambda rows: None
     pictures: Callable[[Params, Params, Batch], dict[str, jax.Array]] | None = None
+    embed: Callable[[Params, Params, jax.Array], jax.Array] | None = None
     frozen: Mapping[str, FrozenPart] = dataclasses.field(default_factory=dict)
 
 

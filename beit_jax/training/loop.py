@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import to_json
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Batch, Metrics, Rows, Task
+from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task
 from beit_jax.training import optimizer as optimizers
 from beit_jax.training import origin, sharding, state
 from beit_jax.training.checkpoint import Checkpoints
@@ -24,6 +24,7 @@ from beit_jax.training.clock import Clock
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.metrics import MetricWriter
 
+Evaluation = Callable[[Mesh, Params, Params], dict[str, float]]
 IN_FLIGHT = 2  # steps that may wait on the device: it never idles, and batches in memory stay bounded
 
 
@@ -33,10 +34,12 @@ def train(
     run: Path,
     make_stream: Callable[[int], Iterable[Rows]],
     eval_set: Iterable[Rows],
-    total_steps: int,
-    warmup_steps: int,
+    more: Iterable[Evaluation],
+    total: int,
+    warmup: int,
+    per_epoch: int,
 ) -> dict[str, float]:
-    """Trains to `total_steps`, from wherever the run's folder stands.
+    """Trains to the step `total`, from wherever the run's folder stands.
 
     Args:
       config: of the run, validated.
@@ -44,8 +47,10 @@ def train(
       run: the run's folder.
       make_stream: from the step to start at to this process's batches, without end.
       eval_set: this process's evaluation batches, with `valid`; can be iterated again and again.
-      total_steps: length of the run.
-      warmup_steps: steps of warm-up.
+      more: what else is measured at each evaluation, from the mesh, the parameters and the frozen ones.
+      total: length of the run in steps.
+      warmup: steps of warm-up.
+      per_epoch: steps of an epoch.
 
     Returns:
       The numbers of the last evaluation.
@@ -55,21 +60,21 @@ def train(
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
-    optimizer, learning_rate = optimizers.make(config.optimizer, total_steps, warmup_steps)
+    optimizer, learning_rate = optimizers.make(config.optimizer, total, warmup)
     with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
         checkpoints = Checkpoints(run, config.keep)
         at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
         current, where_from = origin.initial_state(config, task, optimizer, checkpoints, run, mesh)
-        frozen = origin.load_frozen(task, mesh, run)
+        frozen = origin.load_frozen(config, task, mesh, run)
         step, evaluator = int(current.step), Evaluator(task, mesh)
         if jax.process_index() == 0:
             table = sharding.describe(current.params, mesh)
             (run / "parameters.txt").write_text(table + "\n", encoding="utf-8")
             _say(f"{run.name}: {table.splitlines()[-1]}; each one in {run / 'parameters.txt'}")
-        _say(f"{run.name}: {where_from}; {total_steps} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
+        _say(f"{run.name}: {where_from}; {total} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
 
         clock, batches = Clock(), ()
-        if step < total_steps:
+        if step < total:
             batches = _to_devices(_checked(make_stream(step), task), task, mesh, clock)
             start = time.perf_counter()
             update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
@@ -84,10 +89,13 @@ def train(
         def evaluate() -> dict[str, float]:
             weights = current.params if current.ema is None else current.ema
             values = evaluator.run(weights, frozen, eval_set)
-            if _due(step, config.picture_every, total_steps):
+            for evaluation in more:
+                values |= evaluation(mesh, weights, frozen)
+            if _due(step, config.picture_every, total):
                 writer.pictures(step, evaluator.pictures(weights, frozen, eval_set))
-            writer.write(step, {f"eval/{name}": value for name, value in values.items()})
-            _say(f"{run.name} {step}/{total_steps}  eval  {_format(values)}")
+            epoch = {"epoch": step / per_epoch}
+            writer.write(step, epoch | {f"eval/{name}": value for name, value in values.items()})
+            _say(f"{run.name} {step}/{total}  eval  {_format(values)}")
             return values
 
         for batch in batches:
@@ -98,23 +106,23 @@ def train(
             in_flight.append(metrics["loss"])
             if len(in_flight) > IN_FLIGHT:
                 jax.block_until_ready(in_flight.popleft())
-            save = _due(step, config.save_every, total_steps)
-            if save or _due(step, config.log_every, total_steps):
+            save = _due(step, config.save_every, total)
+            if save or _due(step, config.log_every, total):
                 # Always before a save, so that no state is saved that is not finite.
                 means = _means(pending, step, checkpoints.latest_step())
-                speed = clock.report(total_steps - step)
+                speed = clock.report(total - step)
                 speed["examples_per_second"] = speed.pop("steps_per_second") * config.batch_size
                 rate = {"learning_rate": float(learning_rate(step - 1))}
                 left = speed.pop("seconds_left")
-                writer.write(step, means | rate | speed)
-                _say(_progress(run.name, step, total_steps, means | rate, speed, left, mesh.size))
+                writer.write(step, {"epoch": step / per_epoch} | means | rate | speed)
+                _say(_progress(run.name, step, total, means | rate, speed, left, mesh.size))
                 pending = []
             with clock.pause():
-                if _due(step, config.eval_every, total_steps):
+                if _due(step, config.eval_every, total):
                     results = evaluate()
                 if save:
                     checkpoints.save(current, step, {"config": to_json(config)})
-            if step == total_steps:
+            if step == total:
                 break
         return results or evaluate()
 

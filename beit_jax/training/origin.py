@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Params, Task
+from beit_jax.tasks.task import FrozenPart, Params, Task
 from beit_jax.training import checkpoint, state
 from beit_jax.training.adapt import adapt
-from beit_jax.training.params import merge
+from beit_jax.training.params import flatten, merge, not_in
 from beit_jax.training.sharding import shardings, whole
 
 
@@ -64,8 +64,12 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
     for name, part in task.frozen.items():
         if part.source != "random":
             with _named(name, part.source):
-                merge(jax.eval_shape(part.init, key), shapes(part.source))
+                _fitted(part, jax.eval_shape(part.init, key), shapes(part.source), config)
     return params
+
+
+def _fitted(part: FrozenPart, initial: Params, loaded: Params, config: ConfigDict) -> Params:
+    return merge(initial, adapt(loaded, initial, config.init_resize), drop=part.drop)
 
 
 @contextlib.contextmanager
@@ -115,7 +119,17 @@ def initial_state(
     merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
-    return fresh.replace(params=params, ema=ema), f"starting from the parameters of {source}"
+    return fresh.replace(params=params, ema=ema), f"starting from the parameters of {source}{_kept(fresh, loaded)}"
+
+
+def _kept(fresh: state.TrainState, loaded: Params) -> str:
+    """What is not taken from a checkpoint, in words."""
+    found, expected = flatten(loaded), flatten(fresh.params)
+    names = not_in(fresh.params, loaded)
+    changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
+    parts = {"not there": [name for name in names if name not in found], "of another shape": changed}
+    told = "; ".join(f"{title}: {', '.join(names)}" for title, names in parts.items() if names)
+    return f"; initialised anew, {told}" if told else ""
 
 
 def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
@@ -125,7 +139,7 @@ def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
     }
 
 
-def load_frozen(task: Task, mesh: Mesh, run: Path) -> dict[str, Params]:
+def load_frozen(config: ConfigDict, task: Task, mesh: Mesh, run: Path) -> dict[str, Params]:
     """The parameters that the task reads and does not learn, sharded; `run` is the folder of the run.
 
     Raises:
@@ -135,10 +149,10 @@ def load_frozen(task: Task, mesh: Mesh, run: Path) -> dict[str, Params]:
     for name, abstract in abstract_frozen(task, mesh).items():
         part, placement = task.frozen[name], jax.tree.map(lambda leaf: leaf.sharding, abstract)
         if part.source == "random":
-            frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(0))
+            frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(part.seed))
             continue
         with _named(name, part.source):
             source = checkpoint.locate(part.source, run.parent)
-            loaded = merge(abstract, checkpoint.load_params(source, whole(mesh)))
+            loaded = _fitted(part, abstract, checkpoint.load_params(source, whole(mesh)), config)
         frozen[name] = jax.device_put(loaded, placement)
     return frozen

@@ -52,7 +52,7 @@ def merge(
     Args:
       initial: tree of the model's parameters; leaves need a `shape`.
       loaded: tree of parameters from a checkpoint.
-      fresh: regular expressions of names that keep their initial value.
+      fresh: regular expressions of names that keep their initial value where `loaded` has none of that shape.
       drop: regular expressions of loaded names that are not wanted.
 
     Raises:
@@ -63,7 +63,8 @@ def merge(
         return any(re.search(pattern, name) for pattern in patterns)
 
     target, source = flatten(initial), flatten(loaded)
-    wanted = [name for name in target if not matches(fresh, name)]
+    kept = {name for name in not_in(initial, loaded) if matches(fresh, name)}
+    wanted = [name for name in target if name not in kept]
     missing = [name for name in wanted if name not in source]
     extra = [name for name in source if name not in target and not matches(drop, name)]
     shapes = [
@@ -82,3 +83,9 @@ def merge(
             "parameters to leave fresh in init_fresh and those to ignore in init_drop"
         )
     return unflatten(target | {name: source[name] for name in wanted})
+
+
+def not_in(initial: Mapping[str, Any], loaded: Mapping[str, Any]) -> list[str]:
+    """The names of `initial` that `loaded` has not, or in another shape."""
+    target, source = flatten(initial), flatten(loaded)
+    return [name for name in target if name not in source or source[name].shape != target[name].shape]

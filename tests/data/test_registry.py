@@ -60,3 +60,36 @@ def test_mistakes_are_one_line(spec, message):
     with pytest.raises(UserError, match=message) as error:
         registry.build(spec)
     assert "\n" not in str(error.value)
+
+
+SPECS = {
+    "decode": None,  # draws nothing, and takes bytes
+    "keep": "keep('image')",
+    "map_pixels": "map_pixels('image')",
+    "two_views": "two_views(8, 8)",
+    "two_views_center": "two_views_center(8, 8)",
+    "color_jitter": "color_jitter(0.4)",
+    "random_erasing": "resize(16)|normalize|random_erasing(1.0)",
+    "randaugment": "resize(16)|randaugment",
+    **{name: f"{name}(8)" for name in ("resize", "resize_small", "central_crop", "random_resized_crop")},
+    "blockwise_mask": "blockwise_mask(6, 2, (4, 4))",
+    "algorithm1_mask": "algorithm1_mask(0.4, 2, (4, 4))",
+    "random_mask": "random_mask(6, (4, 4))",
+}
+
+
+def test_what_draws_random_numbers_says_so(picture):
+    registry.random_ops("flip_lr")  # all ops are registered now
+    for name, entry in registry._REGISTRY.items():
+        spec = SPECS.get(name, name)
+        if spec is None:
+            assert not entry.random
+            continue
+        program, results = registry.build(spec), []
+        for index in range(8):
+            seed = tf.constant([5, index], tf.int64)
+            features = program.example({"image": tf.constant(picture(0, 20, 30))}, seed)
+            features = program.batch({key: value[None] for key, value in features.items()}, seed[None])
+            results.append(tuple(value.numpy().tobytes() for _, value in sorted(features.items())))
+        assert (len(set(results)) > 1) == entry.random, name
+        assert (name in registry.random_ops(spec)) == entry.random

@@ -27,6 +27,16 @@ def test_merge_takes_all_but_the_fresh_ones():
     assert set(merged) == {"a/x", "head/kernel"}
 
 
+def test_merge_takes_what_may_be_fresh_where_it_fits():
+    ones = params.unflatten({"norm/scale": np.ones(2), "head/kernel": np.ones((2, 7))})
+    initial = tree(norm__scale=(2,), head__kernel=(2, 5), head__bias=(5,))
+    merged = params.flatten(params.merge(initial, ones, fresh=(r"^(norm|head)/",)))
+    assert merged["norm/scale"].tolist() == [1, 1] and not merged["head/kernel"].any()
+    assert params.not_in(initial, ones) == ["head/bias", "head/kernel"]
+    with pytest.raises(UserError, match=r"head/kernel \(2, 7\) \(expected \(2, 5\)\)"):
+        params.merge(initial, ones, fresh=(r"^head/bias",))
+
+
 def test_merge_lists_everything_that_is_wrong():
     with pytest.raises(UserError) as error:
         params.merge(tree(a=(2,), b=(3,), c=(4,)), tree(a=(2,), b=(5,), d=(1,)))

@@ -27,7 +27,7 @@ def run_steps(config, mesh, steps=STEPS):
             lambda key: state.create(task, tx, key, config.optimizer.ema > 0),
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
         )(jax.random.key(0))
-        frozen = origin.load_frozen(task, mesh, Path("unused"))
+        frozen = origin.load_frozen(config, task, mesh, Path("unused"))
         step = loop.trace_step(config, task, tx, mesh, current, frozen).lower().compile()
         losses = []
         for index in range(steps):

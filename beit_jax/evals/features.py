@@ -1,0 +1,51 @@
+"""Features of every image of a set, computed once."""
+
+import time
+from collections.abc import Iterable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from beit_jax.tasks.task import Params, Rows, Task
+from beit_jax.training.sharding import to_devices, whole
+
+SAY_EVERY = 10.0  # seconds
+
+
+class Extractor:
+    """Compiles a task's `embed` once."""
+
+    def __init__(self, task: Task, mesh: Mesh):
+        def features(params: Params, frozen: Params, batch: Rows) -> tuple[jax.Array, ...]:
+            return task.embed(params, frozen, batch["image"]), batch["label"], batch["valid"]
+
+        self._mesh = mesh
+        self._features = jax.jit(features, out_shardings=whole(mesh))  # on every process
+
+    def __call__(
+        self, params: Params, frozen: Params, batches: Iterable[Rows], images: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features of all valid rows.
+
+        Args:
+          params: of the task.
+          frozen: of the task.
+          batches: `image` `[b, h, w, 3]`, `label` `[b]` and `valid` `[b]`, each example valid once.
+          images: how many there are.
+
+        Returns:
+          float32 `[images, l, f]` and int32 `[images]`; fewer where some could not be read.
+        """
+        found, labels, done, said = None, np.empty(images, np.int32), 0, time.monotonic()
+        for batch in batches:
+            names = {name: batch[name] for name in ("image", "label", "valid")}
+            rows, classes, valid = jax.device_get(self._features(params, frozen, to_devices(self._mesh, names)))
+            if found is None:
+                found = np.empty((images, *rows.shape[1:]), np.float32)
+            new = slice(done, done + int(valid.sum()))
+            found[new], labels[new], done = rows[valid], classes[valid], new.stop
+            if time.monotonic() - said > SAY_EVERY and jax.process_index() == 0:
+                said = time.monotonic()
+                print(f"features of {done:,} of {images:,} images ({done / images:.0%})", flush=True)
+        return found[:done], labels[:done]

@@ -1,0 +1,99 @@
+"""Weighted k-nearest-neighbour classification by frozen features (arXiv 1805.01978, section 3.4).
+
+Nothing is learned: each of the k training images most similar to a query votes for its class with the weight
+exp(cosine / temperature). Every layer of the encoder is evaluated, and the best named.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from beit_jax.evals.features import Extractor
+from beit_jax.tasks import layers
+from beit_jax.tasks.task import Params, Rows, Task
+from beit_jax.training.sharding import batch_sharding, whole
+
+QUERIES = 256  # at once
+
+
+class LabelledSet(NamedTuple):
+    """Batches of `image`, `label` and `valid`, which can be iterated again and again, and the number of images."""
+
+    batches: Iterable[Rows]
+    images: int
+
+
+class Knn:
+    """The evaluator of one run.
+
+    Args:
+      task: with `embed`.
+      train: images that vote.
+      test: images that are classified.
+      num_classes: number of classes.
+      k: neighbours; cut to the number of images that vote.
+      temperature: of the weights.
+    """
+
+    def __init__(self, task: Task, train: LabelledSet, test: LabelledSet, num_classes: int, k: int, temperature: float):
+        self._task, self._sets, self._num_classes = task, (train, test), num_classes
+        self._k, self._temperature = min(k, train.images), temperature
+        self._extractor = functools.cache(lambda mesh: Extractor(task, mesh))
+
+    def __call__(self, mesh: Mesh, params: Params, frozen: Params) -> dict[str, float]:
+        """`knn_top1` of the best layer, `knn_best_layer`, and `knn_top1_layerNN` of each; layers count from 1."""
+        extract = self._extractor(mesh)
+        (bank, classes), (queries, truth) = (extract(params, frozen, *labelled) for labelled in self._sets)
+        top1 = np.zeros(bank.shape[1])
+        for layer in range(bank.shape[1]):
+            votes = self._classify(mesh, bank[:, layer], classes, queries[:, layer])
+            top1[layer] = np.mean(votes == truth)
+        return layers.best({"top1": top1}, range(1, len(top1) + 1), prefix="knn_")
+
+    def _classify(self, mesh: Mesh, bank: np.ndarray, classes: np.ndarray, queries: np.ndarray) -> np.ndarray:
+        function = jax.jit(
+            functools.partial(vote, num_classes=self._num_classes, k=self._k, temperature=self._temperature),
+            out_shardings=whole(mesh),
+        )
+        bank, classes = jax.device_put((bank, classes), whole(mesh))
+        rows = -(-QUERIES // mesh.size) * mesh.size
+        found = []
+        for start in range(0, len(queries), rows):
+            part = queries[start : start + rows]
+            padded = np.pad(part, ((0, rows - len(part)), (0, 0)))
+            guesses = function(bank, classes, jax.device_put(padded, batch_sharding(mesh)))
+            found.append(np.asarray(guesses)[: len(part)])
+        return np.concatenate(found)
+
+
+def vote(
+    bank: jax.Array, classes: jax.Array, queries: jax.Array, *, num_classes: int, k: int, temperature: float
+) -> jax.Array:
+    """The class with most weight among the nearest.
+
+    Args:
+      bank: float32 `[n, f]`.
+      classes: int32 `[n]`, theirs.
+      queries: float32 `[m, f]`.
+      num_classes: number of classes.
+      k: neighbours, at most n.
+      temperature: of the weights.
+
+    Returns:
+      int32 `[m]`.
+    """
+    similarity, nearest = jax.lax.top_k(_unit(queries) @ _unit(bank).T, k)
+    # The same factor for all neighbours of a query changes no vote, and keeps small temperatures finite.
+    weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
+    rows = jnp.arange(queries.shape[0])[:, None]
+    votes = jnp.zeros((queries.shape[0], num_classes), jnp.float32).at[rows, classes[nearest]].add(weights)
+    return jnp.argmax(votes, axis=1).astype(jnp.int32)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

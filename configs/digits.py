@@ -1,0 +1,62 @@
+"""BEiT against from scratch, and against random features, on the scanned digits: the figures of docs/results.md.
+
+  python -m beit_jax.train --config configs/digits.py --workdir runs/digits
+  python -m beit_jax.visualize report runs/digits --markdown docs/results.md
+
+Settings, data and network are those of configs/quickstart.py: one tokenizer, then for each seed a pre-training of its
+own; fine-tuning from it and training from scratch, at 1, 5 and 20 labels a class, which differ in where the parameters
+come from alone; linear probes of every layer and k-nearest neighbours on the frozen encoder, and on one that was never
+trained. The probes see all training labels.
+
+Arguments: seeds, runlocal (a few steps of everything).
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import config_module, defaults, parse_arg, recipe
+
+quickstart = config_module(str(Path(__file__).with_name("quickstart.py")))
+LABELS = (1, 5, 20)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """Tokenizer, pre-trainings, fine-tunings, probes."""
+    arg = parse_arg(arg, seeds=3, runlocal=False)
+    seeds = range(arg.seeds)
+    stages = {"tokenizer": quickstart.tokenizer()}
+    for seed in seeds:
+        stages[f"pretrain_seed{seed}"] = quickstart.pretrain()
+        stages[f"pretrain_seed{seed}"].seed = seed
+    for labels in LABELS:
+        for arm in ("beit", "scratch"):
+            for seed in seeds:
+                stages[f"{arm}_{labels}_labels_seed{seed}"] = finetune(labels, seed, arm)
+    for arm in ("beit", "random"):
+        for seed in seeds:
+            stages[f"probe_{arm}_seed{seed}"] = probe(seed, f"stage:pretrain_seed{seed}" if arm == "beit" else "random")
+    if arg.runlocal:
+        for config in stages.values():
+            config.steps, config.optimizer.warmup_steps = 4, 1
+            config.log_every = config.save_every = config.eval_every = 4
+    return recipe(**stages)
+
+
+def finetune(labels: int, seed: int, arm: str) -> ConfigDict:
+    """One run of either arm, with the quick start's settings."""
+    arg = ConfigDict(dict(labels=labels, lr=8e-3, layer_decay=0.65, steps=500))
+    config = quickstart.classify(arg, seed, f"stage:pretrain_seed{seed}" if arm == "beit" else "")
+    config.batch_size = min(config.batch_size, 10 * labels)
+    return config
+
+
+def probe(seed: int, source: str) -> ConfigDict:
+    """Probes of every layer, on features that are computed once."""
+    config = quickstart.digits(defaults("probe"))
+    config.model.update(dict(variant=f"Nano/{quickstart.PATCH}", image_size=quickstart.SIZE, drop_path=0.0))
+    config.seed, config.encoder.init_from, config.cache_features, config.knn.k = seed, source, True, 10
+    config.batch_size, config.steps, config.eval_every = 256, 1000, 250
+    config.optimizer.update(dict(lr=4e-3, min_lr=0.0, weight_decay=1e-4))
+    config.data.ops = config.data.eval_ops = f"decode|resize({quickstart.SIZE})" + quickstart.ENDING
+    return config

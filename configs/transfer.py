@@ -1,0 +1,37 @@
+"""Two labelled data sets one after the other: intermediate fine-tuning of BEiT, or ViT's supervised transfer.
+
+  python -m beit_jax.train --config configs/transfer.py --workdir runs/transfer \\
+      --config.intermediate.init_from=runs/pretrain
+  python -m beit_jax.train --config configs/transfer.py:supervised --workdir runs/vit
+  python -m beit_jax.train --config configs/transfer.py:runlocal --workdir runs/try       a minute on a laptop
+
+The stage `intermediate` learns the labels of a large data set from a pre-trained encoder (`supervised`: from scratch,
+with DeiT's recipe), `finetune` those of the data set that counts, at `image_size`. Their settings are those of
+configs/finetune.py: recipes 22k (or deit) and 22k_to_1k.
+
+Arguments: variant, middle (the large data set: a tfds name or folder:PATH), data, image_size (of the last stage),
+supervised, runlocal.
+
+Expected: B/16 85.2% at 224 and 86.8% at 384, L/16 87.4% and 88.4% (official README). Not measured here yet.
+"""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import load, parse_arg, recipe
+
+FINETUNE = Path(__file__).with_name("finetune.py")
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """A recipe of two stages."""
+    arg = parse_arg(
+        arg, variant="B/16", middle="imagenet21k", data="imagenet2012", image_size=224, supervised=False, runlocal=False
+    )
+    ending = f"variant={arg.variant}" + (",runlocal" if arg.runlocal else "")
+    first = "deit" if arg.supervised else "22k"
+    intermediate = load(f"{FINETUNE}:recipe={first},data={arg.middle},{ending}")
+    finetune = load(f"{FINETUNE}:recipe=22k_to_1k,data={arg.data},image_size={arg.image_size},{ending}")
+    finetune.init_from = "stage:intermediate"
+    return recipe(intermediate=intermediate, finetune=finetune)
