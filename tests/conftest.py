@@ -29,6 +29,14 @@ def repository() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture
+def in_the_checkout(repository, monkeypatch):
+    """Commands are run in the root of the checkout, with the promotion of types that users have."""
+    monkeypatch.chdir(repository)
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture(scope="session")
 def torchvision_without_its_binary():
     """timm needs torchvision's Python code only; the wheel's binary is for CUDA, and fails beside a CPU build of torch.

@@ -99,8 +99,86 @@ def test_official_values_are_the_defaults(repository):
         0.999,
     )
 
+    (cifar,) = stages(repository, "finetune", "recipe=cifar100").values()
+    assert (cifar.data.source, cifar.batch_size, cifar.epochs, cifar.optimizer.weight_decay) == (
+        "cifar100",
+        512,
+        150,
+        0.3,
+    )
+    assert "random_erasing" not in cifar.data.ops
+    (probe,) = stages(repository, "probe", "").values()
+    assert (probe.layers, probe.features, probe.epochs, probe.optimizer.lr) == ((9,), "mean", 50, 4e-3)
+    (code,) = stages(repository, "probe", "setting=code,variant=L/16").values()
+    assert (code.layers, code.features, code.epochs, code.batch_size) == ((), "cls_mean", 100, 1024)
 
-@pytest.mark.parametrize("name", ["tokenizer", "pretrain", "finetune"])
+
+@pytest.mark.parametrize(
+    ("row", "expected"),  # batch, lr, warm-up, epochs, layer decay, stochastic depth, weight decay, mixup, CutMix
+    [
+        ("recipe=22k,variant=L/16", (2048, 2e-3, 5, 90, 0.75, 0.2, 0.05, 0, 0)),
+        ("recipe=22k", (4096, 3e-3, 5, 90, 0.65, 0.2, 0.05, 0, 0)),
+        ("recipe=22k_to_1k,variant=L/16", (512, 2e-5, 5, 30, 0.9, 0.4, 1e-8, 0, 0)),
+        ("recipe=22k_to_1k", (512, 2e-5, 5, 30, 0.85, 0.1, 1e-8, 0, 0)),
+        ("variant=L/16", (1024, 1e-3, 5, 50, 0.75, 0.2, 0.05, 0.8, 1.0)),
+        ("", (1024, 4e-3, 20, 100, 0.65, 0.1, 0.05, 0.8, 1.0)),
+    ],
+)
+def test_rows_of_the_official_table(repository, row, expected):
+    (config,) = stages(repository, "finetune", row).values()
+    opt = config.optimizer
+    found = config.batch_size, opt.lr, opt.warmup_epochs, config.epochs, opt.layer_decay, config.model.drop_path
+    assert (*found, opt.weight_decay, config.mixup, config.cutmix) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "statistics", "ending"),
+    [
+        (224, "imagenet", "resize_small(256)|central_crop(224)"),
+        (384, "imagenet", "resize_small(384)|central_crop(384)"),
+        (512, "imagenet", "resize_small(512)|central_crop(512)"),
+    ],
+)
+def test_evaluation_crops(repository, size, statistics, ending):
+    (config,) = stages(repository, "finetune", f"image_size={size}").values()
+    assert config.data.eval_ops == f"decode|{ending}|normalize('{statistics}')|keep('image', 'label')"
+
+
+def test_arms_of_a_comparison_differ_in_one_key(repository):
+    for name, arms, free in (
+        ("label_efficiency", ("from_beit_1pct_seed0", "from_scratch_1pct_seed0"), set()),
+        ("digits", ("beit_5_labels_seed1", "scratch_5_labels_seed1"), set()),
+        ("digits", ("probe_beit_seed1", "probe_random_seed1"), {"encoder.init_from"}),
+    ):
+        found = stages(repository, name, "init=runs/pretrain" if name == "label_efficiency" else "")
+        one, other = (configs.flatten(found[arm]) for arm in arms)
+        assert {key for key in one if one[key] != other[key]} == (free or {"init_from"})
+
+
+@pytest.mark.parametrize(
+    ("name", "some"),  # stages of each kind
+    [
+        ("transfer:runlocal", ("intermediate", "finetune")),
+        ("label_efficiency:runlocal", ("from_beit_1pct_seed0", "from_scratch_1pct_seed0")),
+        (
+            "digits:runlocal,seeds=1",
+            ("tokenizer", "pretrain_seed0", "beit_1_labels_seed0", "probe_beit_seed0", "probe_random_seed0"),
+        ),
+    ],
+)
+def test_recipes_run(repository, tmp_path, capsys, name, some):
+    file, _, arguments = name.partition(":")
+    command = [f"--config={repository}/configs/{file}.py:{arguments}", f"--workdir={tmp_path}"]
+    with jax.numpy_dtype_promotion("standard"):
+        train.main([*command, f"--config.stages={some}"])
+    assert all((tmp_path / stage / "result.json").exists() for stage in some)
+    if file == "transfer":  # the head of as many classes is taken over
+        assert "initialised anew" not in capsys.readouterr().out
+    if file == "label_efficiency":
+        assert (tmp_path / "curve_classify_1_of_the_labels_top1.png").exists()
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "pretrain", "finetune", "probe"])
 def test_runlocal_runs(repository, tmp_path, name):
     with jax.numpy_dtype_promotion("standard"):
         fewer = ["--config.steps=6", "--config.log_every=3", "--config.save_every=3"]

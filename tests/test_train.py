@@ -7,30 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 
 import jax
-import numpy as np
 import pytest
-from PIL import Image
+from doors import command, refused
 
 from beit_jax import evaluate, train
-from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
 from beit_jax.training.metrics import read
 
-CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune")}
-
-
-@pytest.fixture(autouse=True)
-def in_the_checkout(repository, monkeypatch):
-    monkeypatch.chdir(repository)
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-def command(task, workdir, *overrides):
-    return [f"--config={CONFIGS[task]}", f"--workdir={workdir}", *overrides]
+pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
 
 def test_killed_run_continues_to_the_last_bit(tmp_path):
@@ -127,67 +113,6 @@ def test_resume_from_a_copy_that_lies_elsewhere(finished, tmp_path):
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["best"]
 
 
-def refused(arguments, door=train):
-    with warnings.catch_warnings(), pytest.raises(UserError) as error:
-        warnings.simplefilter("ignore")
-        door.main(arguments)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
-@pytest.mark.parametrize(
-    ("task", "overrides", "parts"),
-    [
-        ("pretrain", ["--config.optimizer.lrr=1"], ["lrr", 'Did you mean "lr"']),
-        ("pretrain", ["--config.steps=many"], ["steps", "many"]),
-        ("pretrain", ["--config.model.image_size=18"], ["18", "patch size 4", "multiple of 4"]),
-        ("pretrain", ["--config.tokenizer.image_size=32"], ["8x8", "4x4", "tokenizer.image_size=16"]),
-        ("pretrain", ["--config.batch_size=12"], ["12", "8 devices", "multiple of 8"]),
-        ("pretrain", ["--config.mesh.fsdp=3"], ["fsdp=3", "8 device"]),
-        ("pretrain", ["--config.tokenizer.init_from=nowhere"], ["tokenizer", "nowhere", "no checkpoint"]),
-        ("finetune", ["--config.init_from=nowhere"], ["nowhere holds no checkpoint"]),
-        ("finetune", ["--config.data.source=imagenet2012"], ["imagenet2012"]),
-        ("finetune", ["--config.data.source=no_such_set"], ["no_such_set"]),
-        ("finetune", ["--config.data.source=folder:/no/such/folder"], ["/no/such/folder"]),
-        ("finetune", ["--config.data.ops=decode|blur(3)"], ["blur"]),
-        ("finetune", ["--config.model.image_size=20"], ["image", "16, 16, 3", "20, 20, 3"]),
-        ("tokenizer", ["--config.optimizer.warmup_steps=20"], ["warm-up", "20"]),
-        ("tokenizer", ["--flag=1"], ["flag"]),
-        ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
-        ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "none, full"]),
-        ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
-        ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
-        ("finetune", ["--config.model.num_classes=7"], ["num_classes=7", "digits has 10 classes"]),
-        ("finetune", ["--config.data.labels_per_class=900"], ["labels_per_class=900", "class 0"]),
-        ("finetune", ["--config.resume_from=nowhere"], ["nowhere holds no checkpoint"]),
-    ],
-)
-def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overrides, parts):
-    message = refused(command(task, tmp_path / "run", *overrides))
-    for part in parts:
-        assert part in message, message
-    assert not (tmp_path / "run" / "config.json").exists() or "masks of" in message
-    assert not (tmp_path / "run" / "checkpoints" / "0").exists()
-
-
-@pytest.mark.parametrize(
-    ("argument", "override", "parts"),
-    [
-        ("steps=40", [], ["stage from_beit_seed0", "warm-up takes 50 steps of a run of 40"]),
-        ("", ["--config.from_scratch_seed2.data.eval_ops=decode"], ["stage from_scratch_seed2", "add resize"]),
-        ("", ["--config.from_beit_seed1.model.variant=Micro/4"], ["stage from_beit_seed1", "of another shape"]),
-        ("", ["--config.pretrain.tokenizer.hidden=8"], ["stage pretrain: tokenizer from stage:tokenizer", "shape"]),
-        ("", ["--config.from_beit_seed0.batch_size=12"], ["stage from_beit_seed0", "multiple of 8"]),
-    ],
-)
-def test_a_late_stage_is_refused_before_the_first_starts(tmp_path, argument, override, parts):
-    message = refused([f"--config=configs/quickstart.py:{argument}", f"--workdir={tmp_path}/run", *override])
-    for part in parts:
-        assert part in message, message
-    assert not (tmp_path / "run").exists()
-
-
 def test_workdirs_are_folders(finished):
     assert "is a URL" in refused(command("finetune", "gs://bucket/run"))
     assert "is a URL" in refused(["--checkpoint=gs://bucket/run"], evaluate)
@@ -248,15 +173,6 @@ def test_loss_that_is_not_finite(tmp_path):
     assert "between steps 1 and 10; there is no checkpoint yet" in message
 
 
-def test_no_stack_trace_on_the_command_line(tmp_path):
-    arguments = [sys.executable, "-m", "beit_jax.train", "--config=configs/none.py", f"--workdir={tmp_path}"]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.strip().splitlines() == [
-        "error: config 'configs/none.py' does not exist; expected a file such as configs/quickstart.py"
-    ]
-
-
 def test_error_during_a_save_is_one_line_and_loses_no_checkpoint(tmp_path):
     overrides = ["--config.optimizer.lr=1e15", "--config.optimizer.warmup_steps=0", "--config.save_every=1"]
     arguments = [sys.executable, "-m", "beit_jax.train", *command("finetune", tmp_path, *overrides)]
@@ -266,39 +182,3 @@ def test_error_during_a_save_is_one_line_and_loses_no_checkpoint(tmp_path):
     assert len(errors) == 1 and "is nan between" in errors[0] and "checkpoint of step" in errors[0], done.stderr
     names = [path.name for path in (tmp_path / "checkpoints").iterdir()]
     assert names and all(name.isdigit() for name in names)
-
-
-def make_folder(root, images=40, bad=()):
-    rng = np.random.default_rng(0)
-    for index in range(images):
-        folder = root / ("cats", "dogs")[index % 2]
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{index:03d}.png"
-        Image.fromarray(rng.integers(0, 255, (12, 17, 3), np.uint8)).save(path)
-        if index in bad:
-            path.write_bytes(path.read_bytes()[:40])
-
-
-def folder_command(workdir, root, *overrides):
-    splits = ["--config.data.split=train", "--config.data.eval_split=train", "--config.batch_size=16"]
-    return command("finetune", workdir, f"--config.data.source=folder:{root}", *splits, *overrides)
-
-
-def test_folder_with_one_unreadable_image(tmp_path, capfd):
-    make_folder(tmp_path / "images", bad=(7,))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        train.main(folder_command(tmp_path / "run", tmp_path / "images", "--config.data.max_bad_fraction=0.1"))
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert result["images"] == 39
-
-
-def test_folder_with_too_many_unreadable_images(tmp_path):
-    make_folder(tmp_path / "images", bad=range(0, 40, 4))
-    message = refused(folder_command(tmp_path / "run", tmp_path / "images"))
-    assert "png" in message
-
-
-def test_empty_folder(tmp_path):
-    (tmp_path / "images").mkdir()
-    assert "images" in refused(folder_command(tmp_path / "run", tmp_path / "images"))

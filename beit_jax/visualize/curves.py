@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-Curve = Sequence[tuple[int, float]]  # (step, value)
+Curve = Sequence[tuple[int, float]]  # (epoch, value)
 
 
 def draw(title: str, curves: Mapping[str, Sequence[Curve]], unit: str) -> bytes:
@@ -23,16 +23,16 @@ def draw(title: str, curves: Mapping[str, Sequence[Curve]], unit: str) -> bytes:
     axes = figure.subplots()
     for index, (name, seeds) in enumerate(curves.items()):
         for number, curve in enumerate(seeds):
-            steps, values = zip(*curve)
+            epochs, values = zip(*curve)
             axes.plot(
-                steps,
+                epochs,
                 values,
                 color=f"C{index}",
                 linewidth=1.6 if len(seeds) == 1 else 1.0,
                 marker="o" if len(curve) == 1 else None,
                 label=name if number == 0 else None,
             )
-    axes.set(title=title, xlabel="step", ylabel=unit)
+    axes.set(title=title, xlabel="epoch", ylabel=unit)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     target = io.BytesIO()

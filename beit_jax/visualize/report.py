@@ -8,6 +8,8 @@ import re
 import statistics
 from pathlib import Path
 
+from ml_collections import ConfigDict
+
 from beit_jax import config as configs
 from beit_jax.training import metrics
 from beit_jax.visualize import curves
@@ -17,6 +19,7 @@ CURVES = {
     "tokenizer": (("loss", "eval/loss", "nats per pixel value"), ("", "eval/perplexity", "codebook perplexity")),
     "pretrain": (("loss", "eval/loss", "nats per masked token"), ("mlm_acc", "eval/mlm_acc", "masked-token accuracy")),
     "classify": (("loss", "eval/loss", "nats per image"), ("top1", "eval/top1", "top-1 accuracy")),
+    "probe": (("", "eval/loss", "nats per image"), ("", "eval/top1", "top-1 accuracy of the best layer")),
 }
 
 EXPLAINED = {
@@ -31,6 +34,8 @@ EXPLAINED = {
     "top1": "share of evaluation images whose likeliest class is right",
     "top5": "share whose right class is among the five likeliest",
     "images": "evaluation images counted",
+    "best_layer": "the layer with the best top1, counted from 1",
+    "knn_top1": "top-1 accuracy of the nearest neighbours' vote, by the features of the best layer",
     "loss": "cross-entropy or negative bound on the evaluation set",
 }
 
@@ -52,14 +57,16 @@ class Group:
     Attributes:
       name: of the stage, without `_seedN`.
       task: of its config.
+      labels: which labels it learns from, in words; empty: all.
       runs: their folders.
       results: the last evaluation of each run.
     """
 
     name: str
     task: str
-    runs: list[Path]
-    results: list[dict[str, float]]
+    labels: str
+    runs: list[Path] = dataclasses.field(default_factory=list)
+    results: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
 def write(workdir: Path) -> str:
@@ -76,15 +83,22 @@ def write(workdir: Path) -> str:
 def collect(workdir: Path) -> list[Group]:
     """The finished runs of a workdir, grouped by name without seed, in the order they ran."""
     config = configs.from_json((workdir / "config.json").read_text(encoding="utf-8"))
-    runs = {name: (workdir / name, config[name].task) for name in config.get("stages", ())}
+    stages = {name: (workdir / name, config[name]) for name in config.get("stages", ())}
     groups: dict[str, Group] = {}
-    for name, (run, task) in (runs or {config.task: (workdir, config.task)}).items():
+    for stage, (run, settings) in (stages or {config.task: (workdir, config)}).items():
         if not (run / "result.json").exists():
             continue
-        group = groups.setdefault(re.sub(r"_seed\d+$", "", name), Group(re.sub(r"_seed\d+$", "", name), task, [], []))
+        name = re.sub(r"_seed\d+$", "", stage)
+        group = groups.setdefault(name, Group(name, settings.task, _labels(settings.data)))
         group.runs.append(run)
         group.results.append(json.loads((run / "result.json").read_text(encoding="utf-8")))
     return list(groups.values())
+
+
+def _labels(data: ConfigDict) -> str:
+    if data.labels_per_class:
+        return f"{data.labels_per_class} labels a class"
+    return f"{data.label_fraction:.0%} of the labels" if data.label_fraction < 1 else ""
 
 
 def table(groups: list[Group]) -> str:
@@ -154,11 +168,11 @@ def _pictures(group: Group) -> str:
 
 
 def _panels(workdir: Path, groups: list[Group]) -> list[str]:
-    """One panel for each metric of each task, a colour for each stage that has the task."""
+    """One panel for each metric of the runs that share a task and its labels, a colour for each of their stages."""
     panels = []
-    for task, specs in CURVES.items():
-        same = [group for group in groups if group.task == task]
-        for logged, evaluated, unit in specs if same else ():
+    for task, labels in dict.fromkeys((group.task, group.labels) for group in groups):
+        same = [group for group in groups if (group.task, group.labels) == (task, labels)]
+        for logged, evaluated, unit in CURVES[task]:
             found = {}
             for group in same:
                 for metric, suffix in ((logged, "training"), (evaluated, "evaluation")):
@@ -168,15 +182,16 @@ def _panels(workdir: Path, groups: list[Group]) -> list[str]:
                     if metric and all(seeds):
                         found[f"{group.name}, {suffix}"] = seeds
             if found:
-                png = curves.draw(f"{task}: {unit}", found, unit)
-                name = f"curve_{task}_{evaluated.removeprefix('eval/')}.png"
+                title = ", ".join(filter(None, (task, labels)))
+                png = curves.draw(f"{title}: {unit}", found, unit)
+                name = re.sub(r"\W+", "_", f"curve {title} {evaluated.removeprefix('eval/')}") + ".png"
                 (workdir / name).write_bytes(png)
                 panels.append(_image(png))
     return panels
 
 
 def _curve(run: Path, metric: str) -> list[tuple[int, float]]:
-    return [(line["step"], line[metric]) for line in metrics.read(run / metrics.FILE) if metric in line]
+    return [(line["epoch"], line[metric]) for line in metrics.read(run / metrics.FILE) if metric in line]
 
 
 def _image(png: bytes) -> str:

@@ -50,20 +50,21 @@ def test_shared_table_counts_with_the_head_as_officially():
     np.testing.assert_allclose(scales["encoder/mask_token"], 0.003697, atol=1e-6)
 
 
-def test_each_tensor_receives_its_rate():
+@pytest.mark.parametrize("decay", SCALES)
+def test_each_tensor_receives_its_rate(decay):
     """The update itself, at a constant gradient: Adam's first step is the learning rate of each element."""
-    params = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_params("classify", variant="Micro/16", num_classes=3)
-    )
-    tx, _ = optimizer.make(section(layer_decay=0.65, weight_decay=0.0), total_steps=10, warmup_steps=0)
+    shapes = abstract_params("classify", variant="8x12x2/16", image_size=32, num_classes=3)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    tx, _ = optimizer.make(section(layer_decay=decay, weight_decay=0.0), total_steps=10, warmup_steps=0)
     updates = jax.jit(lambda: tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[0])()
-    updates = flatten(updates)
-    for layer, name in ((0, "encoder/cls_token"), (3, "head/kernel")):
-        np.testing.assert_allclose(updates[name], -(0.65 ** (3 - layer)), rtol=1e-5)
-    for layer in (1, 2):
-        np.testing.assert_allclose(
-            updates["encoder/blocks/mlp/fc1/kernel"][layer - 1], -(0.65 ** (3 - layer)), rtol=1e-5
-        )
+    expected = np.array(SCALES[decay].split(), float)
+    for name, update in flatten(updates).items():
+        rate = -np.asarray(update)
+        if name.startswith("encoder/blocks/"):
+            each = expected[1:13].reshape(12, *[1] * (rate.ndim - 1))
+        else:
+            each = expected[-1] if name.startswith(("head/", "fc_norm/")) else expected[0]
+        np.testing.assert_allclose(rate, np.broadcast_to(each, rate.shape), rtol=1e-4, err_msg=name)
 
 
 def test_what_is_decayed():

@@ -1,0 +1,52 @@
+"""Looks at what runs have made.
+
+python -m beit_jax.visualize report runs/quickstart
+python -m beit_jax.visualize report runs/digits --markdown docs/results.md
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from beit_jax import command_line
+from beit_jax.errors import UserError
+
+
+def main(argv: Sequence[str]) -> None:
+    """Makes the picture or page that the first argument names."""
+    parser = command_line.Parser(
+        prog="python -m beit_jax.visualize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    names = parser.add_subparsers(dest="what", required=True)
+    report = names.add_parser("report", help="table and report.html of a workdir")
+    report.add_argument("workdir", help="of a run or of a recipe")
+    report.add_argument(
+        "--markdown",
+        metavar="PAGE",
+        help="also put the table between the lines <!-- begin NAME --> and <!-- end NAME --> of a Markdown page, where "
+        "NAME is the name of the workdir",
+    )
+    report.set_defaults(run=_report)
+    settings = parser.parse_args(argv)
+    settings.run(settings)
+
+
+def _report(settings: argparse.Namespace) -> None:
+    workdir = command_line.local_folder("workdir", settings.workdir)
+    if not (workdir / "config.json").is_file():
+        raise UserError(f"{workdir} holds no run; expected the --workdir of beit_jax.train")
+    from beit_jax.visualize import markdown, report
+
+    try:
+        print(report.write(workdir))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{workdir}: config.json or a result.json cannot be read ({error}); make the run again"
+        ) from error
+    if settings.markdown:
+        markdown.replace(Path(settings.markdown), workdir.resolve().name, markdown.table(report.collect(workdir)))
+
+
+if __name__ == "__main__":
+    command_line.run(main)

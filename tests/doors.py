@@ -1,0 +1,23 @@
+"""Arguments of the doors, and how they refuse wrong ones."""
+
+import warnings
+
+import pytest
+
+from beit_jax import train
+from beit_jax.errors import UserError
+
+CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune", "probe")}
+
+
+def command(task, workdir, *overrides):
+    return [f"--config={CONFIGS[task]}", f"--workdir={workdir}", *overrides]
+
+
+def refused(arguments, door=train):
+    with warnings.catch_warnings(), pytest.raises(UserError) as error:
+        warnings.simplefilter("ignore")
+        door.main(arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    return message

@@ -1,0 +1,65 @@
+"""Probes and nearest neighbours through the doors, on checkpoints of other tasks; heads for other classes."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from doors import command
+from PIL import Image
+
+from beit_jax import evaluate, train
+from beit_jax.training.metrics import read
+
+pytestmark = pytest.mark.usefixtures("in_the_checkout")
+
+KNN = ["--config.knn.k=5", "--config.knn.ops=decode|resize(16)|normalize|keep('image', 'label')"]
+SHORT = ["--config.steps=6", "--config.log_every=6", "--config.save_every=6", "--config.eval_every=3"]
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, repository):
+    """A pre-training that is evaluated by nearest neighbours on the way."""
+    run = tmp_path_factory.mktemp("pretrained")
+    with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
+        patch.chdir(repository)
+        train.main(command("pretrain", run, *KNN, *SHORT))
+    return run
+
+
+def result(run):
+    return json.loads((run / "result.json").read_text())
+
+
+def test_nearest_neighbours_during_pretraining(pretrained, capsys):
+    lines = [line for line in read(pretrained / "metrics.jsonl") if "eval/knn_top1" in line]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert 0.2 < result(pretrained)["knn_top1"] < 1  # far above a tenth, and no label is seen
+    assert result(pretrained)["knn_best_layer"] in (1, 2)
+    evaluate.main([f"--checkpoint={pretrained}"])
+    assert json.loads(capsys.readouterr().out) == result(pretrained)
+
+
+def test_probe_of_a_pretrained_encoder(pretrained, tmp_path, capsys):
+    train.main(command("probe", tmp_path, f"--config.encoder.init_from={pretrained}", *SHORT))
+    assert result(tmp_path)["images"] == 359
+    assert {"top1_layer01", "top1_layer02", "best_layer", "knn_top1"} <= result(tmp_path).keys()
+    capsys.readouterr()
+    # From images in place of the features that were computed once.
+    evaluate.main([f"--checkpoint={tmp_path}", "--config.batch_size=40"])
+    assert json.loads(capsys.readouterr().out) == pytest.approx(result(tmp_path), rel=1e-4)
+
+
+def test_a_head_of_another_number_of_classes_is_made_anew_and_told(pretrained, tmp_path, capsys):
+    first, second = tmp_path / "digits", tmp_path / "pairs"
+    train.main(command("finetune", first, f"--config.init_from={pretrained}", *SHORT))
+    assert "initialised anew, not there: fc_norm/bias, fc_norm/scale, head/bias, head/kernel" in capsys.readouterr().out
+    for index in range(40):
+        folder = tmp_path / "images" / ("cats", "dogs")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 255, (16, 16, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    source = [f"--config.data.source=folder:{tmp_path}/images", "--config.data.eval_split=train"]
+    train.main(command("finetune", second, f"--config.init_from={first}", *source, *SHORT))
+    told = "initialised anew, of another shape: head/bias (10,) to (2,), head/kernel (32, 10) to (32, 2)"
+    assert told in capsys.readouterr().out

@@ -1,0 +1,122 @@
+"""Wrong things given to the doors: one clear line each, and nothing is claimed or lost."""
+
+import json
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from doors import command, refused
+from PIL import Image
+
+from beit_jax import train
+
+pytestmark = pytest.mark.usefixtures("in_the_checkout")
+
+
+@pytest.mark.parametrize(
+    ("task", "overrides", "parts"),
+    [
+        ("pretrain", ["--config.optimizer.lrr=1"], ["lrr", 'Did you mean "lr"']),
+        ("pretrain", ["--config.steps=many"], ["steps", "many"]),
+        ("pretrain", ["--config.model.image_size=18"], ["18", "patch size 4", "multiple of 4"]),
+        ("pretrain", ["--config.tokenizer.image_size=32"], ["8x8", "4x4", "tokenizer.image_size=16"]),
+        ("pretrain", ["--config.batch_size=12"], ["12", "8 devices", "multiple of 8"]),
+        ("pretrain", ["--config.mesh.fsdp=3"], ["fsdp=3", "8 device"]),
+        ("pretrain", ["--config.tokenizer.init_from=nowhere"], ["tokenizer", "nowhere", "no checkpoint"]),
+        ("finetune", ["--config.init_from=nowhere"], ["nowhere holds no checkpoint"]),
+        ("finetune", ["--config.data.source=imagenet2012"], ["imagenet2012"]),
+        ("finetune", ["--config.data.source=no_such_set"], ["no_such_set"]),
+        ("finetune", ["--config.data.source=folder:/no/such/folder"], ["/no/such/folder"]),
+        ("finetune", ["--config.data.ops=decode|blur(3)"], ["blur"]),
+        ("finetune", ["--config.model.image_size=20"], ["image", "16, 16, 3", "20, 20, 3"]),
+        ("tokenizer", ["--config.optimizer.warmup_steps=20"], ["warm-up", "20"]),
+        ("tokenizer", ["--flag=1"], ["flag"]),
+        ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
+        ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "none, full"]),
+        ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
+        ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
+        ("finetune", ["--config.model.num_classes=7"], ["num_classes=7", "digits has 10 classes"]),
+        ("finetune", ["--config.data.labels_per_class=900"], ["labels_per_class=900", "class 0"]),
+        ("finetune", ["--config.data.label_fraction=0.003"], ["label_fraction=0.003", "examples of class"]),
+        ("finetune", ["--config.optimizer.accumulate=4", "--config.batch_size=24"], ["24", "multiple of 32"]),
+        ("finetune", ["--config.resume_from=nowhere"], ["nowhere holds no checkpoint"]),
+        ("probe", ["--config.layers=(1, 3)"], ["there is no layer 3", "layers 1 to 2"]),
+        ("probe", ["--config.encoder.init_from=nowhere"], ["encoder", "nowhere holds no checkpoint"]),
+        (
+            "probe",
+            ["--config.data.ops=decode|flip_lr|resize(16)"],
+            ["data.ops draw random", "flip_lr", "cache_features"],
+        ),
+        ("pretrain", ["--config.knn.k=5"], ["knn.ops leave no 'label'", "k-NN evaluation"]),
+    ],
+)
+def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overrides, parts):
+    message = refused(command(task, tmp_path / "run", *overrides))
+    for part in parts:
+        assert part in message, message
+    assert not (tmp_path / "run" / "config.json").exists() or "masks of" in message
+    assert not (tmp_path / "run" / "checkpoints" / "0").exists()
+
+
+@pytest.mark.parametrize(
+    ("argument", "override", "parts"),
+    [
+        ("steps=40", [], ["stage from_beit_seed0", "warm-up takes 50 steps of a run of 40"]),
+        ("", ["--config.from_scratch_seed2.data.eval_ops=decode"], ["stage from_scratch_seed2", "add resize"]),
+        ("", ["--config.from_beit_seed1.model.variant=Micro/4"], ["stage from_beit_seed1", "of another shape"]),
+        ("", ["--config.pretrain.tokenizer.hidden=8"], ["stage pretrain: tokenizer from stage:tokenizer", "shape"]),
+        ("", ["--config.from_beit_seed0.batch_size=12"], ["stage from_beit_seed0", "multiple of 8"]),
+    ],
+)
+def test_a_late_stage_is_refused_before_the_first_starts(tmp_path, argument, override, parts):
+    message = refused([f"--config=configs/quickstart.py:{argument}", f"--workdir={tmp_path}/run", *override])
+    for part in parts:
+        assert part in message, message
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_stack_trace_on_the_command_line(tmp_path):
+    arguments = [sys.executable, "-m", "beit_jax.train", "--config=configs/none.py", f"--workdir={tmp_path}"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines() == [
+        "error: config 'configs/none.py' does not exist; expected a file such as configs/quickstart.py"
+    ]
+
+
+def make_folder(root, images=40, bad=()):
+    rng = np.random.default_rng(0)
+    for index in range(images):
+        folder = root / ("cats", "dogs")[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{index:03d}.png"
+        Image.fromarray(rng.integers(0, 255, (12, 17, 3), np.uint8)).save(path)
+        if index in bad:
+            path.write_bytes(path.read_bytes()[:40])
+
+
+def folder_command(workdir, root, *overrides):
+    splits = ["--config.data.split=train", "--config.data.eval_split=train", "--config.batch_size=16"]
+    return command("finetune", workdir, f"--config.data.source=folder:{root}", *splits, *overrides)
+
+
+def test_folder_with_one_unreadable_image(tmp_path, capfd):
+    make_folder(tmp_path / "images", bad=(7,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        train.main(folder_command(tmp_path / "run", tmp_path / "images", "--config.data.max_bad_fraction=0.1"))
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["images"] == 39
+
+
+def test_folder_with_too_many_unreadable_images(tmp_path):
+    make_folder(tmp_path / "images", bad=range(0, 40, 4))
+    message = refused(folder_command(tmp_path / "run", tmp_path / "images"))
+    assert "png" in message
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    assert "images" in refused(folder_command(tmp_path / "run", tmp_path / "images"))

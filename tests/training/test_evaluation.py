@@ -1,0 +1,40 @@
+"""Metrics do not depend on the batch size or the number of devices."""
+
+import jax
+import numpy as np
+import pytest
+from tiny import config as tiny
+
+from beit_jax import tasks
+from beit_jax.data.in_memory import Examples
+from beit_jax.training import sharding
+from beit_jax.training.evaluation import Evaluator
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 43).astype(np.int32)
+    # Brightness says something of the class, so that the accuracy is neither 0 nor 1.
+    return {
+        "image": rng.uniform(0, 1, (43, 16, 16, 3)).astype(np.float32) + labels[:, None, None, None] / 5,
+        "label": labels,
+    }
+
+
+@pytest.mark.parametrize("name", ["classify", "probe"])
+def test_one_and_eight_devices_and_any_batch(images, name):
+    task, results = tasks.create(tiny(name)), []
+    params = jax.jit(task.init)(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params)
+    frozen = {part: jax.jit(made.init)(jax.random.key(1)) for part, made in task.frozen.items()}
+    alone = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    eight = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+    for mesh, batch_size in ((alone, 43), (alone, 7), (eight, 16)):
+        with jax.set_mesh(mesh):
+            results.append(Evaluator(task, mesh).run(params, frozen, Examples(images, batch_size)))
+    for result in results:
+        assert result["images"] == 43
+        assert result == pytest.approx(results[0], rel=1e-5)
+        assert result["top1"] == results[0]["top1"] and result["top5"] == results[0]["top5"]
+    assert 0 < results[0]["top5"] < 1
