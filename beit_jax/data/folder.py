@@ -25,9 +25,10 @@ class Listing(NamedTuple):
 def list_folder(root: str, split: str) -> Listing:
     """The images of `root` that belong to `split`.
 
-    `root` holds split folders (train or training, val or validation, test), class folders, or images; split folders hold class
-    folders or images. Without split folders everything is "train", of which slices such as "train[:90%]", "train[90%:]"
-    and "train[-500:]" make splits, cut from an order fixed by the files' names, in which the classes are mixed.
+    `root` holds split folders (train or training, val or validation, test), class folders, or images; split folders
+    hold class folders or images. Without split folders everything is "train", of which slices such as "train[:90%]",
+    "train[90%:]" and "train[-500:]" make splits, cut from an order fixed by the files' names, in which the classes are
+    mixed.
     Raises UserError for a missing or empty folder, an unknown split, and images beside class folders.
     """
     match = _match(split)

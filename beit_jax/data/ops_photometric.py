@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.registry import Features, Op, register
@@ -11,6 +12,7 @@ BRIGHTNESS = 32  # levels
 RANGE = (0.5, 1.5)  # of the factors of contrast and saturation
 HUE = 18  # of the 180 steps of a circle
 STEPS = 180
+ONE = 1 << 12
 
 
 @register()
@@ -63,15 +65,21 @@ def turned(image: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
 
 def to_hsv(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Whole levels of hue (0 to 179), saturation and value (0 to 255), each `[h, w]`, of an image `[h, w, 3]`."""
+    image = tf.cast(image, tf.int32)
     red, green, blue = tf.unstack(image, num=3, axis=-1)
     value = tf.reduce_max(image, axis=-1)
     spread = value - tf.reduce_min(image, axis=-1)
-    place = tf.where(
-        value == red, green - blue, tf.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
-    )
-    hue = tf.floor(tf.math.divide_no_nan(place * (STEPS / 6), spread) + 0.5)
-    saturation = tf.floor(tf.math.divide_no_nan(255 * spread, value) + 0.5)
-    return tf.where(hue < 0, hue + STEPS, hue), saturation, value
+    after_red = tf.where(value == green, blue - red + 2 * spread, red - green + 4 * spread)
+    hue = _divided(tf.where(value == red, green - blue, after_red), spread, STEPS // 6)
+    saturation = _divided(spread, value, 255)
+    return tuple(tf.cast(part, tf.float32) for part in (tf.where(hue < 0, hue + STEPS, hue), saturation, value))
+
+
+def _divided(number: tf.Tensor, level: tf.Tensor, factor: int) -> tf.Tensor:
+    """factor * number / level in OpenCV's fixed point, whose coarseness shows in one colour of sixty; 0 for level 0."""
+    inverse = np.rint(factor * ONE / np.maximum(np.arange(256), 1)).astype(np.int32)
+    inverse[0] = 0
+    return (number * tf.gather(inverse, level) + ONE // 2) // ONE
 
 
 def from_hsv(hue: tf.Tensor, saturation: tf.Tensor, value: tf.Tensor) -> tf.Tensor:

@@ -24,7 +24,7 @@ class _Pairs:
 
     def few(self, per_class: int, seed: int) -> NoReturn:
         """Raises UserError: an image belongs to many classes."""
-        raise UserError(f"labels_per_class={per_class} counts images of one class each; for label maps, slice the split")
+        raise UserError(f"found labels_per_class={per_class} for label maps, expected 0; take a slice of the split")
 
 
 class ListedPairs(_Pairs, Listed):

@@ -37,7 +37,7 @@ with contextlib.suppress(RuntimeError):  # raised if TensorFlow is in use alread
 
 
 class SourceInfo(NamedTuple):
-    """Size of a split over all processes, and its number of classes (1 without labels, 0 where label maps do not tell)."""
+    """Size of a split over all processes, and its number of classes: 1 without labels, 0 if label maps do not tell."""
 
     num_examples: int
     num_classes: int

@@ -143,10 +143,10 @@ def _pick(items: Iterable[tuple[int, Any]], total: int, num_classes: int, per_cl
 
 
 def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Listed | Sharded:
-    """The source that `name` stands for: "digits", "digit_scenes", "folder:PATH", or the name of a prepared tfds dataset.
+    """The source that `name` stands for: "digits", "digit_scenes", "folder:PATH", or a prepared tfds dataset's name.
 
-    `data_dir` is where tfds datasets lie ("" for tfds' default). Images with label maps (see `pairs`) are told by what
-    there is. Raises UserError when there is nothing to read.
+    `data_dir` is where tfds datasets lie ("" for tfds' default). Where there are label maps beside the images, they
+    take the place of the labels (see `pairs`). Raises UserError when there is nothing to read.
     """
     from beit_jax.data import pairs  # which is built on this file
 
