@@ -5,10 +5,13 @@ import re
 import tensorflow as tf
 
 
-def require(condition: tf.Tensor, *parts: str | tf.Tensor) -> None:
-    """Ends the input unless `condition`, a scalar bool; `parts` are the words and scalars of what is then said."""
+def require(condition: tf.Tensor, *parts: str | tf.Tensor) -> tf.Operation | None:
+    """Ends the input unless `condition`, a scalar bool; `parts` are the words and scalars of what is then said.
+
+    What must not run before the check is built under `tf.control_dependencies` of the result.
+    """
     words = [part if _is_text(part) else tf.strings.as_string(part) for part in parts]
-    tf.debugging.Assert(condition, [tf.strings.join(words)])
+    return tf.debugging.Assert(condition, [tf.strings.join(words)])
 
 
 def _is_text(part: str | tf.Tensor) -> bool:

@@ -67,7 +67,8 @@ def decode() -> Op:
         found = read.ignore_errors(log_warning=False).concatenate(unread).take(1).get_single_element()
         if LABEL_MAP in found:
             is_labels = found.pop(IS_LABELS)
-            _check_pair(found, is_labels, features.get(ID, tf.constant("an image")))
+            with tf.control_dependencies(_check_pair(found, is_labels, features.get(ID, tf.constant("an image")))):
+                found = {key: tf.identity(value) for key, value in found.items()}
         return {**features, **found}
 
     return op
@@ -87,8 +88,8 @@ def _undecoded(encoded: Features) -> Features:
     return found
 
 
-def _check_pair(found: Features, is_labels: tf.Tensor, name: tf.Tensor) -> None:
-    require(
+def _check_pair(found: Features, is_labels: tf.Tensor, name: tf.Tensor) -> list:
+    of_labels = require(
         is_labels,
         *(
             "the label map of ",
@@ -98,11 +99,12 @@ def _check_pair(found: Features, is_labels: tf.Tensor, name: tf.Tensor) -> None:
         "pixel; take label maps of classes (of ADE20K those of ADEChallengeData2016, which are not in tfds)",
     )
     image, labels = tf.shape(found["image"]), tf.shape(found[LABEL_MAP])
-    require(
+    of_same_size = require(
         tf.reduce_all(image[:2] == labels[:2]),
         *("the label map of ", name, " has ", labels[0], " x ", labels[1], " pixels, its image ", image[0], " x "),
         *(image[1], "; expected the same: repair or remove the pair"),
     )
+    return [of_labels, of_same_size]
 
 
 @register()

@@ -161,8 +161,9 @@ def _padded(pixels: tf.Tensor, value: int, height: int, width: int, features: Fe
         *(f"the {kind} ", name, " has ", shape[0], " x ", shape[1], " pixels to pad, expected at most "),
         f"{height} x {width}{advice}",
     )
-    padding = [[0, height - shape[0]], [0, width - shape[1]], [0, 0]]
+    padding = [[0, tf.maximum(height - shape[0], 0)], [0, tf.maximum(width - shape[1], 0)], [0, 0]]
     padded = tf.pad(pixels, padding, constant_values=tf.constant(value, pixels.dtype))
+    padded = padded[:height, :width]  # cuts nothing: keeps TensorFlow from a complaint of its own before ours
     return tf.ensure_shape(padded, [height, width, pixels.shape[-1]])
 
 
