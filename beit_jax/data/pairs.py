@@ -16,7 +16,8 @@ UNKNOWN = 0
 
 def has_label_maps(builder: tfds.core.DatasetBuilder) -> bool:
     """Whether a tfds dataset has label maps."""
-    return isinstance(builder.info.features.get(FEATURE), tfds.features.Image)
+    features = builder.info.features
+    return FEATURE in features and isinstance(features[FEATURE], tfds.features.Image)
 
 
 class _Pairs:
