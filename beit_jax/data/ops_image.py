@@ -91,12 +91,8 @@ def _undecoded(encoded: Features) -> Features:
 def _check_pair(found: Features, is_labels: tf.Tensor, name: tf.Tensor) -> list:
     of_labels = require(
         is_labels,
-        *(
-            "the label map of ",
-            name,
-            " is a PNG file of colours or of 16 bits, expected one number of up to 8 bits per ",
-        ),
-        "pixel; take label maps of classes (of ADE20K those of ADEChallengeData2016, which are not in tfds)",
+        *("the label map of ", name, " is a PNG file of colours or of 16 bits, expected one number of up to 8 bits "),
+        "per pixel; take label maps of classes (of ADE20K those of ADEChallengeData2016, which are not in tfds)",
     )
     image, labels = tf.shape(found["image"]), tf.shape(found[LABEL_MAP])
     of_same_size = require(
