@@ -44,16 +44,18 @@ def held_out(labels: np.ndarray) -> np.ndarray:
     return test
 
 
-def prepared(data_dir: str | None) -> Digits:
-    """The builder, its files written under `data_dir` (tfds' default folder if None) on first use."""
-    builder = Digits(data_dir=data_dir)
+def prepared(
+    data_dir: str | None, kind: type[tfds.core.GeneratorBasedBuilder] = Digits
+) -> tfds.core.GeneratorBasedBuilder:
+    """A builder of that kind, its files written under `data_dir` (tfds' default folder if None) on first use."""
+    builder = kind(data_dir=data_dir)
     if not builder.is_prepared():
         tfds.disable_progress_bar()
         try:
             builder.download_and_prepare()
         except Exception:
             # Another process of the same run may have finished first, and moved its folder to where ours was to go.
-            builder = Digits(data_dir=data_dir)
+            builder = kind(data_dir=data_dir)
             if not builder.is_prepared():
                 raise
     return builder

@@ -1,15 +1,16 @@
-"""Folders of images: which files belong to a split, and which class each one is."""
+"""Folders of images: which files belong to a split, and which class each one is, or which label map it has."""
 
 import hashlib
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from beit_jax.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for segmentation
+SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
 SPLIT = re.compile(r"(?P<name>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -24,14 +25,13 @@ class Listing(NamedTuple):
 def list_folder(root: str, split: str) -> Listing:
     """The images of `root` that belong to `split`.
 
-    `root` holds split folders (train, val or validation, test), class folders, or images; split folders hold class
-    folders or images. Without split folders everything is "train", of which slices such as "train[:90%]", "train[90%:]"
-    and "train[-500:]" make splits, cut from an order fixed by the files' names, in which the classes are mixed.
+    `root` holds split folders (train or training, val or validation, test), class folders, or images; split folders
+    hold class folders or images. Without split folders everything is "train", of which slices such as "train[:90%]",
+    "train[90%:]" and "train[-500:]" make splits, cut from an order fixed by the files' names, in which the classes are
+    mixed.
     Raises UserError for a missing or empty folder, an unknown split, and images beside class folders.
     """
-    match = SPLIT.fullmatch(split)
-    if not match:
-        raise UserError(f"found the split '{split}'; expected a name with or without a slice, such as train[:90%]")
+    match = _match(split)
     top = Path(root)
     if not top.is_dir():
         raise UserError(f"there is no folder {root}; check the path behind 'folder:'")
@@ -47,6 +47,56 @@ def list_folder(root: str, split: str) -> Listing:
         raise UserError(f"{folder} holds no images; expected {', '.join(EXTENSIONS)} files, in class folders or not")
     found = _slice(_mixed(found, folder), match["start"], match["stop"], split)
     return Listing([path for path, _ in found], [label for _, label in found], max(1, len(classes)))
+
+
+def is_paired(root: str) -> bool:
+    """Whether the folder has the layout of `list_pairs`."""
+    return all(os.path.isdir(os.path.join(root, name)) for name in (IMAGES, ANNOTATIONS))
+
+
+def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
+    """Paths of the images of a split, each with that of its label map.
+
+    The layout is that of ADEChallengeData2016: `images/` holds images, in split folders or not (see `list_folder`, also
+    for slices), and `annotations/` a PNG file of the same name, in the same folder, for each. Raises UserError for an
+    image or a label map without its partner, naming it, and whenever `list_folder` would.
+    """
+    match, top = _match(split), Path(root)
+    folder, _ = _split_folder(top / IMAGES, match["name"])
+    images = _by_name(folder)
+    maps = _by_name(top / ANNOTATIONS / folder.relative_to(top / IMAGES), (".png",))
+    if not images:
+        raise UserError(f"{folder} holds no images; expected {', '.join(EXTENSIONS)} files")
+    for found, partners, kind, partner in ((images, maps, "image", "label map"), (maps, images, "label map", "image")):
+        lonely = sorted(set(found) - set(partners))
+        if lonely:
+            place = top / (ANNOTATIONS if kind == "image" else IMAGES)
+            raise UserError(
+                f"the {kind} {found[lonely[0]]} has no {partner} of its name in {place} ({len(lonely)} of {len(found)} "
+                f"have none); add {'it' if len(lonely) == 1 else 'them'} or remove the {kind}"
+            )
+    pairs = _mixed([(path, maps[name]) for name, path in images.items()], folder)
+    return _slice(pairs, match["start"], match["stop"], split)
+
+
+def _by_name(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> dict[str, str]:
+    """Paths of the files below a folder by their names in it without the extension."""
+    named: dict[str, str] = {}
+    for path in _images_below(folder):
+        name, extension = os.path.splitext(os.path.relpath(path, folder))
+        if extension.lower() not in extensions:
+            continue
+        if name in named:
+            raise UserError(f"found {named[name]} and {path}; expected one file of that name: remove the other")
+        named[name] = path
+    return named
+
+
+def _match(split: str) -> re.Match:
+    match = SPLIT.fullmatch(split)
+    if not match:
+        raise UserError(f"found the split '{split}'; expected a name with or without a slice, such as train[:90%]")
+    return match
 
 
 def _split_folder(top: Path, name: str) -> tuple[Path, Path]:
@@ -90,8 +140,8 @@ def _images_below(folder: Path):
         yield from (os.path.join(parent, name) for name in names if _is_image(name))
 
 
-def _mixed(found: list[tuple[str, int]], folder: Path) -> list[tuple[str, int]]:
-    def position(item: tuple[str, int]) -> bytes:
+def _mixed(found: list[tuple[str, Any]], folder: Path) -> list[tuple[str, Any]]:
+    def position(item: tuple[str, Any]) -> bytes:
         relative = Path(item[0]).relative_to(folder).as_posix()
         return hashlib.blake2b(relative.encode("utf-8", "surrogateescape"), digest_size=16).digest()
 

@@ -9,7 +9,8 @@ from beit_jax.data.resample import resize as resample
 from beit_jax.errors import UserError
 
 
-def _check_size(op: str, *sizes: int) -> None:
+def check_size(op: str, *sizes: int) -> None:
+    """Raises UserError unless the sizes are whole numbers above 0."""
     for size in sizes:
         if not isinstance(size, int) or size < 1:
             raise UserError(f"{op}: found the size {size!r}; expected a whole number of pixels, at least 1")
@@ -18,7 +19,7 @@ def _check_size(op: str, *sizes: int) -> None:
 @register()
 def resize(size: int, method: str = "bicubic") -> Op:
     """Resizes `image` to `[size, size, 3]`; the aspect ratio is not kept."""
-    _check_size("resize", size)
+    check_size("resize", size)
     check_method(method)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
@@ -30,7 +31,7 @@ def resize(size: int, method: str = "bicubic") -> Op:
 @register()
 def resize_small(size: int, method: str = "bicubic") -> Op:
     """Resizes `image` so that its shorter side is `size` pixels; the longer one is rounded down (torchvision)."""
-    _check_size("resize_small", size)
+    check_size("resize_small", size)
     check_method(method)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
@@ -44,7 +45,7 @@ def resize_small(size: int, method: str = "bicubic") -> Op:
 @register()
 def central_crop(size: int) -> Op:
     """Cuts the central `[size, size, 3]` out of `image`, which must be at least that large: resize_small sees to it."""
-    _check_size("central_crop", size)
+    check_size("central_crop", size)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         image = features["image"]
@@ -65,7 +66,7 @@ def random_resized_crop(
     method: str = "bicubic",
 ) -> Op:
     """A random box of `image` (see `crop_box.box_from_draws`), resized to `[size, size, 3]`."""
-    _check_size("random_resized_crop", size)
+    check_size("random_resized_crop", size)
     crop_box.check_scale("random_resized_crop", scale_min, scale_max, ratio)
     check_method(method)
 
@@ -82,7 +83,7 @@ def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max
 
     `image` becomes `[size, size, 3]` by bicubic and `tokenizer_image` `[tokenizer_size, tokenizer_size, 3]` by Lanczos.
     """
-    _check_size("two_views", size, tokenizer_size)
+    check_size("two_views", size, tokenizer_size)
     crop_box.check_scale("two_views", scale_min, scale_max)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
@@ -98,7 +99,7 @@ def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op
 
     The default is the part that the official evaluation of classifiers at 224 keeps (224 / 256).
     """
-    _check_size("two_views_center", size, tokenizer_size)
+    check_size("two_views_center", size, tokenizer_size)
     if not 0 < share <= 1:
         raise UserError(f"two_views_center: found the share {share}; expected a number above 0 and at most 1")
 

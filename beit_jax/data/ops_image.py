@@ -2,10 +2,16 @@
 
 import tensorflow as tf
 
+from beit_jax.data.assertions import require
+from beit_jax.data.label_png import decode_labels
 from beit_jax.data.registry import Features, Op, register
+from beit_jax.data.sources import ID
 from beit_jax.errors import UserError
 
 READABLE = "_readable"  # bool: whether the image could be decoded; keys with a leading _ are for the pipeline
+IS_LABELS = "_is_labels"
+LABEL_MAP = "label_map"  # uint8 `[h, w, 1]`: the class of every pixel of the image
+IGNORED = 255  # the label of pixels without a class
 STATISTICS = {
     "inception": (0.5, 0.5),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -45,30 +51,69 @@ def _decode_image(encoded: tf.Tensor) -> tf.Tensor:
 
 @register()
 def decode() -> Op:
-    """Decodes `image` from file bytes to uint8 `[h, w, 3]`; what cannot be read is one black pixel, and marked."""
+    """Decodes `image` from file bytes to uint8 `[h, w, 3]`; what cannot be read is one black pixel, and marked.
+
+    A `label_map` beside it becomes uint8 `[h, w, 1]`; of a pair, neither is used if one cannot be read. Label maps in
+    colour or of another size than their image end the input.
+    """
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
-        read = tf.data.Dataset.from_tensors(features["image"]).map(lambda encoded: (decode_rgb(encoded), True))
-        unread = tf.data.Dataset.from_tensors((tf.zeros([1, 1, 3], tf.uint8), False))
+        encoded = {key: features[key] for key in ("image", LABEL_MAP) if key in features}
+        read = tf.data.Dataset.from_tensors(encoded).map(_decoded)
+        unread = tf.data.Dataset.from_tensors(_undecoded(encoded))
         # The only way to catch an error inside a graph: a data set of one that ignores errors.
-        image, readable = read.ignore_errors(log_warning=False).concatenate(unread).take(1).get_single_element()
-        return {**features, "image": image, READABLE: readable}
+        found = read.ignore_errors(log_warning=False).concatenate(unread).take(1).get_single_element()
+        if LABEL_MAP in found:
+            is_labels = found.pop(IS_LABELS)
+            with tf.control_dependencies(_check_pair(found, is_labels, features.get(ID, tf.constant("an image")))):
+                found = {key: tf.identity(value) for key, value in found.items()}
+        return {**features, **found}
 
     return op
 
 
+def _decoded(encoded: Features) -> Features:
+    found = {"image": decode_rgb(encoded["image"]), READABLE: tf.constant(True)}
+    if LABEL_MAP in encoded:
+        found[LABEL_MAP], found[IS_LABELS] = decode_labels(encoded[LABEL_MAP])
+    return found
+
+
+def _undecoded(encoded: Features) -> Features:
+    found = {"image": tf.zeros([1, 1, 3], tf.uint8), READABLE: tf.constant(False)}
+    if LABEL_MAP in encoded:
+        found |= {LABEL_MAP: tf.fill([1, 1, 1], tf.constant(IGNORED, tf.uint8)), IS_LABELS: tf.constant(True)}
+    return found
+
+
+def _check_pair(found: Features, is_labels: tf.Tensor, name: tf.Tensor) -> list:
+    of_labels = require(
+        is_labels,
+        *("the label map of ", name, " is a PNG file of colours or of 16 bits, expected one number of up to 8 bits "),
+        "per pixel; take label maps of classes (of ADE20K those of ADEChallengeData2016, which are not in tfds)",
+    )
+    image, labels = tf.shape(found["image"]), tf.shape(found[LABEL_MAP])
+    of_same_size = require(
+        tf.reduce_all(image[:2] == labels[:2]),
+        *("the label map of ", name, " has ", labels[0], " x ", labels[1], " pixels, its image ", image[0], " x "),
+        *(image[1], "; expected the same: repair or remove the pair"),
+    )
+    return [of_labels, of_same_size]
+
+
 @register(random=True)
 def flip_lr(p: float = 0.5) -> Op:
-    """Mirrors `image` left to right with probability `p`."""
+    """Mirrors `image`, and a `label_map` beside it, left to right with probability `p`."""
     if not 0 <= p <= 1:
         raise UserError(f"flip_lr: found the probability {p}; expected a number between 0 and 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        image = features["image"]
+        plain = {key: features[key] for key in ("image", LABEL_MAP) if key in features}
         mirrored = tf.random.stateless_uniform([], seed) < p
-        return {**features, "image": tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)}
+        flipped = tf.cond(mirrored, lambda: {key: value[:, ::-1] for key, value in plain.items()}, lambda: plain)
+        return {**features, **flipped}
 
     return op
 

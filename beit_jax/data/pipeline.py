@@ -16,7 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import registry, subset
-from beit_jax.data.ops_image import READABLE, unit_range
+from beit_jax.data.assertions import told
+from beit_jax.data.ops_image import LABEL_MAP, READABLE, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source
 from beit_jax.data.unreadable import Unreadable
@@ -37,7 +38,7 @@ with contextlib.suppress(RuntimeError):  # raised if TensorFlow is in use alread
 
 
 class SourceInfo(NamedTuple):
-    """Number of examples over all processes, and of classes (1 without labels)."""
+    """Number of examples over all processes, and of classes: 1 without labels, 0 if label maps do not tell."""
 
     num_examples: int
     num_classes: int
@@ -241,7 +242,8 @@ def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: i
     dataset = dataset.map(plain_graph(example), num_parallel_calls=tf.data.AUTOTUNE)
     unknown = [key for key, spec in dataset.element_spec.items() if not spec.shape.is_fully_defined()]
     if unknown:
-        raise UserError(f"the ops leave '{unknown[0]}' with sides that may differ between examples; add resize(...)")
+        op = "pad_to(...)" if LABEL_MAP in dataset.element_spec else "resize(...)"
+        raise UserError(f"the ops leave '{unknown[0]}' with sides that may differ between examples; add {op}")
     dataset = dataset.batch(rows, drop_remainder=True)
     dataset = dataset.map(plain_graph(lambda batch: _finish(batch, program)), num_parallel_calls=BATCHES_AHEAD)
     return dataset.prefetch(BATCHES_AHEAD).with_options(_options())
@@ -255,6 +257,8 @@ def _finish(batch: Features, program: Program) -> Features:
         batch[key] = unit_range(batch[key])
     if "label" in batch:
         batch["label"] = tf.cast(batch["label"], tf.int32)
+    if LABEL_MAP in batch:
+        batch[LABEL_MAP] = tf.cast(batch[LABEL_MAP][..., 0], tf.int32)
     return {**batch, VALID: counts & readable, ID: tf.boolean_mask(names, counts & ~readable)}
 
 
@@ -280,4 +284,7 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
+        reason = told(error.message)
+        if reason:
+            raise UserError(reason) from error
         raise UserError(f"the input stopped: {error.message.splitlines()[0]}; check the files and the ops") from error

@@ -1,4 +1,7 @@
-"""Resizing as Pillow does it, which is what the published models were trained and measured with."""
+"""Resizing as Pillow does it, which is what the published models were trained and measured with.
+
+Those for segmentation are the exception: mmsegmentation resizes with OpenCV, whose bilinear filter never widens.
+"""
 
 import tensorflow as tf
 
@@ -20,8 +23,7 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, me
     columns first: what Pillow cuts in between shows at sharp edges. Each pass sees the other side as batch or channels,
     so that TensorFlow's kernel, made for both sides at once, does no work on it.
     """
-    if image.dtype != tf.uint8:
-        raise UserError(f"found {image.dtype.name} pixels to resize, expected uint8: put decode first, normalize later")
+    _check_levels(image)
     shape = tf.shape(image)
     scale = tf.cast(tf.stack([height, width]) / shape[:2], tf.float32)
     columns = _pass(image[:, None], tf.stack([1, width]), tf.stack([1.0, scale[1]]), method)
@@ -35,3 +37,32 @@ def _pass(images: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, method: str) -> 
         images=images, size=size, scale=scale, translation=[0.0, 0.0], kernel_type=KERNELS[method]
     )
     return tf.saturate_cast(tf.round(scaled), tf.uint8)
+
+
+def resize_pair(
+    image: tf.Tensor, labels: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`resize_bilinear` of an image `[h, w, 3]`, and of its labels `[h, w, 1]` the ones under the new pixels' centres.
+
+    OpenCV takes the labels under the upper left corners instead, up to half a pixel away from the image.
+    """
+    shape = tf.shape(labels)[:2]
+    rows, columns = (_under_centres(size, shape[axis]) for axis, size in enumerate((height, width)))
+    labels = tf.gather(tf.gather(labels, rows), columns, axis=1)
+    return resize_bilinear(image, height, width), labels
+
+
+def _under_centres(size: int | tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+    return ((2 * tf.range(size) + 1) * old) // (2 * size)  # floor((i + 1 / 2) old / size), exactly
+
+
+def resize_bilinear(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` between the four nearest pixels, within a level of OpenCV."""
+    _check_levels(image)
+    resized = tf.raw_ops.ResizeBilinear(images=image[None], size=tf.stack([height, width]), half_pixel_centers=True)[0]
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def _check_levels(image: tf.Tensor) -> None:
+    if image.dtype != tf.uint8:
+        raise UserError(f"found {image.dtype.name} pixels to resize, expected uint8: put decode first, normalize later")

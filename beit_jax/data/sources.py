@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from beit_jax.data.folder import list_folder
+from beit_jax.data.folder import is_paired, list_folder, list_pairs
 from beit_jax.data.registry import Features
 from beit_jax.errors import UserError
 
@@ -38,7 +38,7 @@ class Source(Protocol):
         """The raw elements of a process's share of an epoch from the `start`-th on; in file order if `seed` is None."""
 
     def record(self, raw: Any) -> Features:
-        """`image`, the bytes of a file, `label`, int64, and `_id`, a name."""
+        """`image`, the bytes of a file, `label`, int64, or `label_map`, the bytes of a PNG file, and `_id`, a name."""
 
     def labels(self) -> np.ndarray:
         """int64 `[n]`, in file order."""
@@ -153,16 +153,22 @@ def _read_file(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dat
 
 
 def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Listed | Sharded:
-    """The source that `name` stands for: "digits", "folder:PATH", or the name of a prepared tfds dataset.
+    """The source that `name` stands for: "digits", "digit_scenes", "folder:PATH", or a prepared tfds dataset's name.
 
-    `data_dir` is where tfds datasets lie ("" for tfds' default). Raises UserError when there is nothing to read.
+    `data_dir` is where tfds datasets lie ("" for tfds' default). Where there are label maps beside the images, they
+    take the place of the labels (see `pairs`). Raises UserError when there is nothing to read.
     """
+    from beit_jax.data import pairs  # which is built on this file
+
     if name.startswith("folder:"):
+        if is_paired(name.removeprefix("folder:")):
+            return pairs.ListedPairs(list_pairs(name.removeprefix("folder:"), split))
         listing = list_folder(name.removeprefix("folder:"), split)
         return Listed(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
     builder = _tfds_builder(name, data_dir or None)
+    kind = pairs.ShardedPairs if pairs.has_label_maps(builder) else Sharded
     try:
-        return Sharded(builder, split, shuffle_buffer)
+        return kind(builder, split, shuffle_buffer)
     except (ValueError, KeyError) as error:
         known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
         raise UserError(f"cannot read split '{split}' of {name}, which has {known}: {_first_line(error)}") from None
@@ -173,10 +179,14 @@ def _tfds_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         from beit_jax.data import digits
 
         return digits.prepared(data_dir)
+    if name == "digit_scenes":
+        from beit_jax.data import digit_scenes, digits
+
+        return digits.prepared(data_dir, digit_scenes.DigitScenes)
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:
-        hint = f"'folder:{name}'" if Path(name).is_dir() else "digits, folder:PATH or a tfds name"
+        hint = f"'folder:{name}'" if Path(name).is_dir() else "digits, digit_scenes, folder:PATH or a tfds name"
         raise UserError(f"there is no dataset '{name}' ({_first_line(error)}); expected {hint}") from None
     if not builder.info.splits:
         folder = data_dir or Path(builder.data_dir).parents[len(Path(builder.name).parts)]

@@ -75,6 +75,11 @@ SPECS = {
     "blockwise_mask": "blockwise_mask(6, 2, (4, 4))",
     "algorithm1_mask": "algorithm1_mask(0.4, 2, (4, 4))",
     "random_mask": "random_mask(6, (4, 4))",
+    "random_ratio_resize": "random_ratio_resize(16, 64)",
+    "random_segment_crop": "random_segment_crop(8, 1.0)",
+    "resize_within": "resize_within(8, 32)",
+    "pad_to": "normalize|pad_to(32, 32)",
+    "pad_for_evaluation": "normalize|pad_for_evaluation(32, 32)",
 }
 
 
@@ -88,7 +93,8 @@ def test_what_draws_random_numbers_says_so(picture):
         program, results = registry.build(spec), []
         for index in range(8):
             seed = tf.constant([5, index], tf.int64)
-            features = program.example({"image": tf.constant(picture(0, 20, 30))}, seed)
+            image, classes = picture(0, 20, 30), np.arange(600, dtype=np.uint8).reshape(20, 30, 1)
+            features = program.example({"image": tf.constant(image), "label_map": tf.constant(classes)}, seed)
             features = program.batch({key: value[None] for key, value in features.items()}, seed[None])
             results.append(tuple(value.numpy().tobytes() for _, value in sorted(features.items())))
         assert (len(set(results)) > 1) == entry.random, name
