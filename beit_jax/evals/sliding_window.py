@@ -12,12 +12,14 @@ large as the network gives them.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from beit_jax.errors import UserError
 from beit_jax.evals.segmentation import IGNORE
 from beit_jax.models.constrain import batch_sharded
 
@@ -26,22 +28,34 @@ EXACT = jax.lax.Precision.HIGHEST  # accelerators would round pixels and logits 
 
 
 class Windows(NamedTuple):
-    """Windows of side `crop` along one side of an image, each `stride` after the one before, the last moved back.
+    """Windows over images: `stride` pixels from one to the next, the last moved back to end where the image does.
 
     An image smaller than a window has one, and lies at its start.
+
+    Attributes:
+      crop: side of a window.
+      stride: at most `crop`.
+      size: int32 `[b, 2]`, height and width of the images.
+      largest: a bound on these.
     """
 
     crop: int
     stride: int
+    size: jax.Array
+    largest: tuple[int, int]
 
-    def number(self, size: jax.Array) -> jax.Array:
-        """How many windows cover each of the lengths `size`, an int or int32 `[b]`."""
-        beyond = size - self.crop + self.stride - 1
-        return (max(beyond, 0) if isinstance(beyond, int) else jnp.maximum(beyond, 0)) // self.stride + 1
+    def number(self) -> jax.Array:
+        """int32 `[b, 2]`, of rows and of columns of windows."""
+        return jnp.maximum(self.size - self.crop + self.stride - 1, 0) // self.stride + 1
 
-    def start(self, index: jax.Array, size: jax.Array) -> jax.Array:
-        """The first pixel of the windows `index`."""
-        return jnp.maximum(jnp.minimum(index * self.stride, size - self.crop), 0)
+    def most(self) -> tuple[int, int]:
+        """A bound on `number`."""
+        rows, columns = (max(side - self.crop + self.stride - 1, 0) // self.stride + 1 for side in self.largest)
+        return rows, columns
+
+    def start(self, index: jax.Array, axis: int) -> jax.Array:
+        """The first pixels of the windows `index`, int32 `[b, m]`, along an axis, 0 down or 1 across."""
+        return jnp.maximum(jnp.minimum(index * self.stride, self.size[:, axis, None] - self.crop), 0)
 
 
 def predict(
@@ -76,36 +90,46 @@ def predict(
 
     Returns:
       int32 `[b, label_side, label_side]`, 255 outside of `label_size`.
+
+    Raises:
+      UserError: windows further apart than their side.
     """
+    if not 0 < stride <= crop:
+        raise UserError(f"found windows {stride} pixels apart, expected 1 to {crop}, the side of a window")
     size, label_size = jnp.maximum(size, 1), jnp.maximum(label_size, 1)
-    windows, flips = Windows(crop, stride), (False, True) if flip else (False,)
+    flips = (False, True) if flip else (False,)
     blocks = -(-label_side // ROWS)
-    banks, rows, columns = [], [], []
+    passes = []
     for ratio in ratios:
         scaled, largest = scaled_size(size, image.shape[1:3], ratio, crop if clamp_to_crop else 0)
-        bank = _all_logits(logits_of, windows, image, size, scaled, largest, flips)
-        cells = (bank.shape[2] // windows.number(largest[0]), bank.shape[3] // windows.number(largest[1]))
-        down = stitching(windows, scaled[:, 0], largest[0], cells[0], label_size[:, 0], blocks * ROWS)
-        across = [
-            stitching(windows, scaled[:, 1], largest[1], cells[1], label_size[:, 1], label_side, mirrored)
-            for mirrored in flips
-        ]
-        banks.append(bank)
-        rows.append(rearrange(down, "b (n r) k -> n b r k", r=ROWS))
-        columns.append(jnp.stack(across, axis=1))
-
-    def classes(block: list[jax.Array]) -> jax.Array:
-        """Of ROWS rows, int32 `[b, ROWS, label_side]`."""
-        votes = []
-        for bank, down, across in zip(banks, block, columns, strict=True):
-            tall = jnp.einsum("brk,bfkwc->bfrwc", down, bank, precision=EXACT)
-            logits = jnp.einsum("bfxw,bfrwc->bfrxc", across, tall, precision=EXACT)
-            votes.append(logits[:, 0] if len(ratios) * len(flips) == 1 else jnp.sum(jax.nn.softmax(logits), axis=1))
-        return jnp.argmax(sum(votes[1:], votes[0]), axis=-1).astype(jnp.int32)
-
-    found = rearrange(jax.lax.map(classes, rows), "n b r x -> b (n r) x")[:, :label_side]
+        windows = Windows(crop, stride, scaled, largest)
+        logits = _all_logits(logits_of, windows, image, size, flips)
+        down = stitching(windows, 0, logits.shape[3], label_size, blocks * ROWS)
+        across = [stitching(windows, 1, logits.shape[5], label_size, label_side, mirrored) for mirrored in flips]
+        passes.append(
+            (
+                rearrange(down, "b (n r) k -> n b r k", r=ROWS),
+                jnp.stack(across, axis=1),
+                rearrange(logits, "b f gy h gx w c -> b f (gy h) (gx w) c"),
+            )
+        )
+    found = jax.lax.map(partial(_vote, [rest for _, *rest in passes]), [down for down, *_ in passes])
+    found = rearrange(found, "n b r x -> b (n r) x")[:, :label_side]
     inside = jnp.arange(label_side)[None, None] < label_size[:, :, None]
     return jnp.where(inside[:, 0, :, None] & inside[:, 1, None, :], found, IGNORE)
+
+
+def _vote(passes: Sequence[tuple[jax.Array, jax.Array]], down: Sequence[jax.Array]) -> jax.Array:
+    """Classes int32 `[b, r, x]` of r rows: what takes each pass's logits down to them, then across, then the mean."""
+    votes = []
+    for rows, (across, logits) in zip(down, passes, strict=True):
+        tall = jnp.einsum("brk,bfkwc->bfrwc", rows, logits, precision=EXACT)
+        votes.append(jnp.einsum("bfxw,bfrwc->bfrxc", across, tall, precision=EXACT))
+    if len(votes) == 1 and votes[0].shape[1] == 1:
+        total = votes[0]
+    else:
+        total = sum(jnp.sum(jax.nn.softmax(vote), axis=1, keepdims=True) for vote in votes)
+    return jnp.argmax(total[:, 0], axis=-1).astype(jnp.int32)
 
 
 def scaled_size(
@@ -131,84 +155,71 @@ def _all_logits(
     windows: Windows,
     image: jax.Array,
     size: jax.Array,
-    scaled: jax.Array,
-    largest: tuple[int, int],
     flips: Sequence[bool],
 ) -> jax.Array:
-    """Logits of all windows of the images resized to `scaled`, as many as the image of most windows has.
+    """Logits of all windows over the images resized from `size` to `windows.size`.
 
     Returns:
-      `[b, f, gy h, gx w, c]`: for each of the `flips`, gy by gx maps of logits, windows that do not exist being zero.
+      float32 `[b, f, gy, h, gx, w, c]`: for each of the `flips`, gy by gx maps of logits. What stands for windows that
+      an image does not have is never read.
     """
     batch, crop = image.shape[0], windows.crop
-    down, across = windows.number(scaled[:, 0]), windows.number(scaled[:, 1])
-    most = jnp.max(down * across)
+    number = windows.number()
+    most = jnp.max(number[:, 0] * number[:, 1])
 
-    def sampling(start: jax.Array, axis: int, mirrored: jax.Array) -> jax.Array:
+    def sampling(index: jax.Array, axis: int, mirrored: jax.Array) -> jax.Array:
         """Rows or columns of a window out of the canvas's, `[b, crop, H]`; zero beyond the image."""
-        pixel = start[:, None] + jnp.arange(crop)[None]
-        length = scaled[:, axis, None]
-        source = jnp.where(mirrored, length - 1 - pixel, pixel)
-        weights = hat(source_position(source, size[:, axis, None], length), image.shape[1 + axis])
-        return jnp.where((pixel < length)[..., None], weights, 0.0)
+        pixel = windows.start(index[:, None], axis) + jnp.arange(crop, dtype=jnp.int32)[None]
+        length = windows.size[:, axis, None]
+        source = source_position(jnp.where(mirrored, length - 1 - pixel, pixel), size[:, axis, None], length)
+        return jnp.where((pixel < length)[..., None], hat(source, image.shape[1 + axis]), 0.0)
 
     def add(step: jax.Array, bank: jax.Array) -> jax.Array:
-        mirrored, index = step // most, step % most
-        i, j = index // across, index % across
-        y, x = windows.start(i, scaled[:, 0]), windows.start(j, scaled[:, 1])
-        vertical, horizontal = sampling(y, 0, jnp.bool_(False)), sampling(x, 1, mirrored == 1)
+        flipped, index = step // most, step % most
+        i, j = index // number[:, 1], index % number[:, 1]
+        vertical, horizontal = sampling(i, 0, jnp.bool_(False)), sampling(j, 1, flipped == 1)
         window = jnp.einsum("byh,bhwc->bywc", vertical, image, precision=EXACT)
         window = batch_sharded(jnp.einsum("bxw,bywc->byxc", horizontal, window, precision=EXACT))
-        # Windows after an image's last one have a row of their own, outside of the bank, and are dropped.
-        put = jax.vmap(lambda bank, i, j, logits: bank.at[mirrored, i, :, j].set(logits, mode="drop"))
+        # Images with fewer windows than others repeat some, which go where nothing is read or are dropped.
+        put = jax.vmap(lambda bank, i, j, logits: bank.at[flipped, i, :, j].set(logits, mode="drop"))
         return put(bank, i, j, logits_of(window))
 
-    shape = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((batch, crop, crop, 3), image.dtype)).shape
-    grid = tuple(windows.number(side) for side in largest)
-    bank = jnp.zeros((batch, len(flips), grid[0], shape[1], grid[1], shape[2], shape[3]), jnp.float32)
-    bank = jax.lax.fori_loop(0, len(flips) * most, add, batch_sharded(bank))
-    return rearrange(bank, "b f gy h gx w c -> b f (gy h) (gx w) c")
+    h, w, c = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((batch, crop, crop, 3), image.dtype)).shape[1:]
+    gy, gx = windows.most()
+    bank = batch_sharded(jnp.zeros((batch, len(flips), gy, h, gx, w, c), jnp.float32))
+    return jax.lax.fori_loop(0, len(flips) * most, add, bank)
 
 
 def stitching(
-    windows: Windows,
-    size: jax.Array,
-    largest: int,
-    cells: int,
-    label_size: jax.Array,
-    label_side: int,
-    mirrored: bool = False,
+    windows: Windows, axis: int, cells: int, label_size: jax.Array, label_side: int, mirrored: bool = False
 ) -> jax.Array:
-    """What takes logits of windows along one side of the images to label pixels, `[b, label_side, g * cells]`.
+    """What takes logits of windows to label pixels, along an axis: `[b, label_side, g * cells]`.
 
-    Each label pixel lies between two of the image's; each of these is the mean over the g windows that it lies in; and
-    in each of these between two cells of the logits.
+    Each label pixel lies between two of the image's; each of these is the mean over those of the g windows that it lies
+    in; and in each of these between two cells of the logits.
 
     Args:
-      windows: of the side.
-      size: int32 `[b]`, lengths of the images that the windows cover.
-      largest: the largest of these.
-      cells: logits of a window along the side.
-      label_size: int32 `[b]`, lengths of the label maps.
-      label_side: of their canvas.
-      mirrored: whether the windows saw the images mirrored along this side.
+      windows: over the images.
+      axis: 0 down, 1 across.
+      cells: logits of a window along the axis.
+      label_size: int32 `[b, 2]`, height and width of the label maps.
+      label_side: side of their canvas.
+      mirrored: whether the windows saw the images mirrored along the axis.
     """
-    index = jnp.arange(windows.number(largest), dtype=jnp.int32)[None]
-    starts = windows.start(index, size[:, None])
-    exists = index < windows.number(size)[:, None]
+    size, label_size = windows.size[:, axis, None], label_size[:, axis, None]
+    index = jnp.arange(windows.most()[axis], dtype=jnp.int32)[None]
+    starts, exists = windows.start(index, axis), index < windows.number()[:, axis, None]
     pixel = jnp.broadcast_to(jnp.arange(label_side, dtype=jnp.int32)[None], (size.shape[0], label_side))
-    if mirrored:
-        pixel = label_size[:, None] - 1 - pixel
-    position = source_position(pixel, size[:, None], label_size[:, None])
+    position = source_position(label_size - 1 - pixel if mirrored else pixel, size, label_size)
     low = jnp.floor(position)
     share, low = position - low, low.astype(jnp.int32)
     total = jnp.zeros((), jnp.float32)
-    for neighbour, weight in ((low, 1.0 - share), (jnp.minimum(low + 1, size[:, None] - 1), share)):
+    for neighbour, weight in ((low, 1.0 - share), (jnp.minimum(low + 1, size - 1), share)):
         offset = neighbour[..., None] - starts[:, None]
         within = (offset >= 0) & (offset < windows.crop) & exists[:, None]
-        each = weight / jnp.sum(within, axis=-1, dtype=jnp.float32)
-        cell = source_position(offset, jnp.int32(cells), jnp.int32(windows.crop))
-        total = total + jnp.where(within[..., None], each[..., None, None] * hat(cell, cells), 0.0)
+        each = (weight / jnp.sum(within, axis=-1, dtype=jnp.float32))[..., None, None]
+        cell = hat(source_position(offset, jnp.int32(cells), jnp.int32(windows.crop)), cells)
+        total = total + jnp.where(within[..., None], each * cell, 0.0)
     return rearrange(total, "b t g u -> b t (g u)")
 
 
