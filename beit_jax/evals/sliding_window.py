@@ -86,7 +86,7 @@ def predict(
       flip: whether they are seen mirrored too.
       clamp_to_crop: whether a scale that would make the short side smaller than `crop` makes it `crop`, as the official
         code does with all its scales, of which the three smallest become one; else the rest of the window is zero, as
-        with a single scale. It never enlarges images beyond the canvas.
+        with a single scale. It enlarges images no further than to the canvas, or a window if that is larger.
 
     Returns:
       int32 `[b, label_side, label_side]`, 255 outside of `label_size`.
