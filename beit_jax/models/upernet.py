@@ -2,10 +2,6 @@
 
 A pyramid of four resolutions out of four blocks of the encoder, pooled context on its coarsest level, a top-down path,
 and a classifier of every pixel at a quarter of the image's resolution; beside it an auxiliary classifier for training.
-
-Running statistics of the batch norms lie among the parameters, as `mean` and `var`, so that they are saved, restored,
-averaged and converted with them; they have no gradient. In training they are replaced by what `__call__` sows as
-`updates` beside them.
 """
 
 import flax.linen as nn
@@ -14,54 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, reduce
 
+from beit_jax.models.pixel_layers import BatchNorm, ConvNorm, block_maps, pixel_logits, resize
 from beit_jax.models.vit import Encoder
 
 POOLED = (1, 2, 3, 6)  # sides of the grids of pooled context
-NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1
-
-
-class BatchNorm(nn.Module):
-    """Batch norm over the whole batch, on however many devices it lies: `[b, h, w, c]` -> float32 of that shape."""
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """With `train`, statistics are the batch's, and the new running ones are sown in the collection `updates`."""
-        shape, x = x.shape[-1:], x.astype(jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        mean = jax.lax.stop_gradient(self.param("mean", nn.initializers.zeros, shape, jnp.float32))
-        var = jax.lax.stop_gradient(self.param("var", nn.initializers.ones, shape, jnp.float32))
-        if train:
-            count = x.size // x.shape[-1]
-            batch_mean = jnp.mean(x, axis=(0, 1, 2))
-            batch_var = jnp.mean((x - batch_mean[None, None, None]) ** 2, axis=(0, 1, 2))
-            unbiased = batch_var * (count / max(count - 1, 1))
-            self.sow("updates", "mean", (1 - NORM_MOMENTUM) * mean + NORM_MOMENTUM * batch_mean)
-            self.sow("updates", "var", (1 - NORM_MOMENTUM) * var + NORM_MOMENTUM * unbiased)
-            mean, var = batch_mean, batch_var
-        factor = scale * jax.lax.rsqrt(var + NORM_EPS)
-        return x * factor[None, None, None] + (bias - mean * factor)[None, None, None]
-
-
-class ConvNorm(nn.Module):
-    """Convolution without bias, batch norm, ReLU.
-
-    Attributes:
-      features: output channels.
-      size: side of the kernel, odd.
-      dtype: of the convolution.
-    """
-
-    features: int
-    size: int
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """`[b, h, w, c]` -> float32 `[b, h, w, features]`."""
-        kernel = (self.size, self.size)
-        x = nn.Conv(self.features, kernel, padding="SAME", use_bias=False, dtype=self.dtype, name="conv")(x)
-        return nn.relu(BatchNorm(name="norm")(x, train))
 
 
 class Upsample2(nn.Module):
@@ -102,6 +54,7 @@ class UperHead(nn.Module):
 
     num_classes: int
     channels: int
+    dropout: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -123,7 +76,7 @@ class UperHead(nn.Module):
         finest = levels[0].shape[1:3]
         smooth = [layer(self.channels, 3, f"fpn_{i}", level) for i, level in enumerate(levels[:-1])] + [levels[-1]]
         fused = layer(self.channels, 3, "fusion", jnp.concatenate([resize(x, finest) for x in smooth], axis=-1))
-        return _classifier(self.num_classes)(fused)
+        return pixel_logits(fused, self.num_classes, self.dropout, train)
 
 
 class FcnHead(nn.Module):
@@ -131,12 +84,14 @@ class FcnHead(nn.Module):
 
     num_classes: int
     channels: int
+    dropout: float
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[b, h, w, d]` -> logits float32 `[b, h, w, c]`."""
-        return _classifier(self.num_classes)(ConvNorm(self.channels, 3, self.dtype, name="conv_0")(x, train))
+        x = ConvNorm(self.channels, 3, self.dtype, name="conv_0")(x, train)
+        return pixel_logits(x, self.num_classes, self.dropout, train)
 
 
 class UperNet(nn.Module):
@@ -148,6 +103,7 @@ class UperNet(nn.Module):
       channels: width of the head; 768 for B, 1024 for L.
       layers: the four blocks, counted from 0, whose outputs make the pyramid.
       auxiliary_channels: width of the auxiliary head.
+      dropout: rate at which the classifiers' input channels are left out in training, which needs the rng `dropout`.
     """
 
     encoder: Encoder
@@ -155,32 +111,23 @@ class UperNet(nn.Module):
     channels: int = 768
     layers: tuple[int, int, int, int] = (3, 5, 7, 11)
     auxiliary_channels: int = 256
+    dropout: float = 0.1
 
     def setup(self) -> None:
         self.pyramid = Pyramid(self.encoder.dtype)
-        self.decode_head = UperHead(self.num_classes, self.channels, self.encoder.dtype)
-        self.auxiliary_head = FcnHead(self.num_classes, self.auxiliary_channels, self.encoder.dtype)
+        self.decode_head = UperHead(self.num_classes, self.channels, self.dropout, self.encoder.dtype)
+        self.auxiliary_head = FcnHead(self.num_classes, self.auxiliary_channels, self.dropout, self.encoder.dtype)
 
-    def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Images `[b, H, W, 3]`, normalised, of patch size p and an even number of patches a side.
 
         Returns:
-          Logits float32 `[b, 4 H/p, 4 W/p, c]`, and the auxiliary ones `[b, H/p, W/p, c]`.
+          Logits float32 `[b, 4 H/p, 4 W/p, c]`, and auxiliary ones of one head `[b, H/p, W/p, c]`.
         """
         outputs = self.encoder(images, train=train, all_layers=True)
-        height = images.shape[1] // self.encoder.patch_size
-        maps = [rearrange(outputs[i][:, 1:], "b (h w) d -> b h w d", h=height) for i in self.layers]
+        maps = block_maps(outputs, self.layers, images.shape[1] // self.encoder.patch_size)
         levels = self.pyramid(maps, train)
-        return self.decode_head(levels, train), self.auxiliary_head(levels[2], train)
-
-
-def _classifier(num_classes: int) -> nn.Dense:
-    return nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01), name="classifier")
-
-
-def resize(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Bilinear resizing of `[b, h, w, c]` to a size not smaller; cells keep their area (align_corners=False)."""
-    return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), "bilinear", antialias=False)
+        return self.decode_head(levels, train), (self.auxiliary_head(levels[2], train),)
 
 
 def average_pool(x: jax.Array, side: int) -> jax.Array:

@@ -118,7 +118,7 @@ def test_segmentation(tmp_path, capsys):
     with torch.no_grad():
         found = reference(channels_first(images), output_hidden_states=True)
         expected = found.logits.permute(0, 2, 3, 1).numpy()
-    logits, auxiliary = jax.jit(model.clone(layers=(1, 3, 5, 9)).apply)({"params": params}, images)
+    logits, (auxiliary,) = jax.jit(model.clone(layers=(1, 3, 5, 9)).apply)({"params": params}, images)
     difference = np.abs(logits - expected).max()
     with capsys.disabled():
         print(f"\nsegmentation: largest difference {difference:.1e} of {expected.std():.2f}")

@@ -41,8 +41,9 @@ def small():
 
 def test_batch_norm_in_training(small):
     model, params, images = small
-    run = jax.jit(lambda params: model.apply({"params": params}, images, train=True, mutable="updates"))
-    (logits, auxiliary), sown = run(params)
+    rngs = {"dropout": jax.random.key(0)}
+    run = jax.jit(lambda params: model.apply({"params": params}, images, train=True, mutable="updates", rngs=rngs))
+    (logits, (auxiliary,)), sown = run(params)
     assert logits.shape == (2, 16, 16, 3) and auxiliary.shape == (2, 4, 4, 3)
     updates = sown["updates"]["auxiliary_head"]["conv_0"]["norm"]
     assert updates["mean"][0].shape == (4,) and np.all(updates["var"][0] > 0.9 - 1e-6)
@@ -53,14 +54,3 @@ def test_running_statistics_have_no_gradient(small):
     gradients = jax.jit(jax.grad(lambda params: model.apply({"params": params}, images)[0].sum()))(params)
     norm = gradients["decode_head"]["fusion"]["norm"]
     assert not np.any(norm["mean"]) and not np.any(norm["var"]) and np.any(norm["scale"])
-
-
-def test_normalised_over_the_batch():
-    x = 3 + 2 * np.random.default_rng(0).standard_normal((4, 5, 5, 2)).astype(np.float32)
-    norm = upernet.BatchNorm()
-    variables = norm.init(jax.random.key(0), x, False)
-    y, sown = norm.apply(variables, x, True, mutable="updates")
-    np.testing.assert_allclose(y.mean((0, 1, 2)), 0, atol=1e-5)
-    np.testing.assert_allclose(y.std((0, 1, 2)), 1, atol=1e-3)
-    np.testing.assert_allclose(sown["updates"]["mean"][0], 0.1 * x.mean((0, 1, 2)), rtol=1e-5)
-    np.testing.assert_allclose(sown["updates"]["var"][0], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-4)

@@ -1,0 +1,60 @@
+"""Measures of semantic segmentation, all from one confusion matrix (mmsegmentation's `mean_iou`)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from beit_jax.errors import UserError
+
+IGNORE = 255  # the label of pixels that count nothing
+
+
+def confusion(predicted: jax.Array, label: jax.Array, num_classes: int, ignore: int = IGNORE) -> jax.Array:
+    """Counts of pixels by class: int32 `[c, c]`, row the label, column the prediction.
+
+    Integers, since float32 loses count at 2^24 pixels. Batches are to be added on the host, in float64.
+
+    Args:
+      predicted: int32 `[...]`, classes.
+      label: int32 `[...]`, classes or `ignore`. Other labels count nothing either; a task refuses them beforehand.
+      num_classes: number of classes c.
+      ignore: the label of pixels without one.
+
+    Raises:
+      ValueError: more pixels than int32 can count.
+    """
+    if label.size >= 2**31:
+        raise ValueError(f"found {label.size} pixels in one confusion matrix, expected fewer than 2^31")
+    counted = (label != ignore) & (label >= 0) & (label < num_classes) & (predicted >= 0) & (predicted < num_classes)
+    cell = jnp.where(counted, label * num_classes + predicted, num_classes**2)
+    counts = jnp.zeros(num_classes**2 + 1, jnp.int32).at[cell.reshape(-1)].add(1)
+    return counts[:-1].reshape(num_classes, num_classes)
+
+
+def per_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """IoU and accuracy `[c]` of a confusion matrix `[c, c]`.
+
+    A class in neither labels nor predictions has no IoU, a class without labels no accuracy: NaN.
+    """
+    right, labelled, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
+    union = labelled + predicted - right
+    nothing = np.full(len(counts), np.nan)
+    iou = np.divide(right, union, out=nothing.copy(), where=union > 0)
+    return iou, np.divide(right, labelled, out=nothing, where=labelled > 0)
+
+
+def summarize(counts: np.ndarray) -> dict[str, float]:
+    """`miou`, `mean_accuracy`, over the classes that have one, and `pixel_accuracy`, of a confusion matrix `[c, c]`.
+
+    Raises:
+      UserError: no pixel has a label.
+    """
+    counts = np.asarray(counts, np.float64)
+    if not counts.sum():
+        raise UserError("found no labelled pixel in the evaluation set; expected labels below model.num_classes")
+    iou, accuracy = per_class(counts)
+    return {
+        "miou": float(np.nanmean(iou)),
+        "mean_accuracy": float(np.nanmean(accuracy)),
+        "pixel_accuracy": float(np.trace(counts) / counts.sum()),
+    }
