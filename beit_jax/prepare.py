@@ -149,6 +149,11 @@ def complete(config: ConfigDict) -> ConfigDict:
     if "num_classes" in config.model:
         classes = pipeline.info(config.data).num_classes
         config.model.num_classes = config.model.num_classes or classes
+        if not config.model.num_classes:
+            raise UserError(
+                f"{config.data.source} does not tell how many classes its label maps have; give "
+                "model.num_classes, such as 150 for ADE20K"
+            )
         if classes > config.model.num_classes:
             raise UserError(
                 f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes; "
@@ -192,7 +197,8 @@ def check_rows(config: ConfigDict, part: str) -> None:
             )
         task = tasks.create(ConfigDict({**config, "cache_features": False}))  # the one that takes images
     found = pipeline.spec(data, data[f"{part}split"], data[f"{part}ops"])
-    wanted = {key: (spec.shape, spec.dtype) for key, spec in task.batch_spec(1).items()}
+    specs = (task.eval_spec or task.batch_spec) if part else task.batch_spec
+    wanted = {key: (spec.shape, spec.dtype) for key, spec in specs(1).items()}
     _compare(found, wanted, name, f"{task.name} task")
 
 

@@ -14,14 +14,25 @@ from beit_jax.tasks import layers
 
 AT_LEAST_ONE = (
     *("batch_size", "keep", "log_every", "save_every", "data.shuffle_buffer", "data.repeats"),
-    *("optimizer.accumulate", "model.image_size", "model.unroll"),
+    *("optimizer.accumulate", "model.image_size", "model.unroll", "model.channels", "model.auxiliary_channels"),
+    *("inference.side", "inference.label_side"),
 )
 POSITIVE = ("model.norm_eps", "knn.temperature", "optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
 NOT_NEGATIVE = (
     *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.subset_seed"),
     *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "model.layer_scale", "model.num_classes"),
-    *("mixup", "cutmix", "knn.k", "model.init_scale", "elbo.kl_weight", "elbo.kl_steps", "elbo.temperature_steps"),
+    *(
+        "mixup",
+        "cutmix",
+        "knn.k",
+        "auxiliary_weight",
+        "inference.stride",
+        "model.init_scale",
+        "elbo.kl_weight",
+        "elbo.kl_steps",
+        "elbo.temperature_steps",
+    ),
 )
 FRACTIONS = (
     "data.max_bad_fraction",
@@ -29,6 +40,7 @@ FRACTIONS = (
     "optimizer.b2",
     "optimizer.ema",
     "model.drop_path",
+    "model.dropout",
     "label_smoothing",
 )
 REGULAR_EXPRESSIONS = ("init_fresh", "init_drop")
@@ -37,6 +49,9 @@ CHOICES = {
     "init_resize": ("official", "timm", "hf"),
     "model.relative_position": ("none", "shared", "per_block"),
     "model.pooling": ("mean", "cls"),
+    "optimizer.schedule": ("cosine", "linear"),
+    "model.head": ("upernet", "setr_pup"),
+    "loss_denominator": ("all", "valid"),
     "features": ("cls_mean", "cls", "mean"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.remat": ("none", "full", *vit.REMAT_POLICIES),
@@ -191,6 +206,33 @@ def _check_vit(config: ConfigDict) -> None:
         _check_pretraining(config, config.model.image_size // patch)
     if config.task == "probe":
         _check_probe(config)
+    if config.task == "segment":
+        _check_segment(config, config.model.image_size // patch)
+
+
+def _check_segment(config: ConfigDict, grid: int) -> None:
+    model, inference, (variant, patch) = config.model, config.inference, variants.parse(config.model.variant)
+    outside = [layer for layer in model.layers if type(layer) is not int or not 0 <= layer < variant.depth]
+    if outside:
+        raise UserError(
+            f"model.layers={model.layers!r} has {outside[0]!r}; expected blocks 0 to {variant.depth - 1} of "
+            f"{model.variant}"
+        )
+    if model.head == "upernet" and (len(model.layers) != 4 or grid % 2):
+        raise UserError(
+            f"upernet makes its pyramid of four layers and an even grid of patches; found model.layers="
+            f"{model.layers!r} and {grid}x{grid} patches"
+        )
+    if model.head == "setr_pup" and (patch < 2 or patch & (patch - 1)):
+        raise UserError(
+            f"setr_pup doubles the resolution up to the image's; found patches of {patch}, expected 2, 4, 8, ..."
+        )
+    if inference.stride > model.image_size:
+        raise UserError(
+            f"inference.stride={inference.stride} leaves pixels between windows of model.image_size={model.image_size}"
+        )
+    if not inference.ratios or not all(type(ratio) in (int, float) and ratio > 0 for ratio in inference.ratios):
+        raise UserError(f"inference.ratios={inference.ratios!r}; expected numbers above 0, such as (0.75, 1.0)")
 
 
 def _check_probe(config: ConfigDict) -> None:

@@ -17,7 +17,7 @@ def random_batch(task: Task, size: int, seed: int = 0, classes: int = 10) -> dic
         if spec.dtype == jnp.bool_:
             return rng.random(spec.shape) < 0.4
         if spec.dtype == jnp.int32:
-            return rng.integers(0, classes, spec.shape, np.int32)
+            return rng.integers(0, 4 if name == "label_map" else classes, spec.shape, np.int32)
         return rng.uniform(0.1, 0.9, spec.shape).astype(np.float32)
 
     specs: Mapping[str, jax.ShapeDtypeStruct] = task.batch_spec(size)

@@ -99,7 +99,7 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
 
 
 def _shapes(config: ConfigDict) -> dict[str, Any]:
-    return jax.eval_shape(lambda key: tasks.init(config, key), jax.random.key(0))
+    return jax.eval_shape(tasks.create(config).init, jax.random.key(0))
 
 
 def _check_names(found: files.Files, expected: Mapping[str, tuple[int, ...]], where: str) -> None:

@@ -35,7 +35,7 @@ def config_of(files: Files, where: str) -> ConfigDict:
     tensors = _Tensors(files, next((task for name, task in kinds.items() if name in files.state), "classify"), where)
     stated = files.layout == "hf" and files.settings
     section = settings.from_hf(files.settings, where) if stated else _seen(tensors)
-    config = segmentation() if tensors.task == "segment" else defaults(tensors.task)
+    config = defaults(tensors.task)
     config.model.update({key: value for key, value in section.items() if key in config.model})
     _heads(config, tensors, files.settings)
     size = config.model.image_size
@@ -139,14 +139,6 @@ def _heads(config: ConfigDict, tensors: _Tensors, stated: Mapping[str, Any]) -> 
             raise UserError(f"{tensors.where} has out_indices={layers!r}; expected four blocks of {variant.depth}")
         model.layers = tuple(layers)
     config.labels = settings.labels_of(stated, model.num_classes, tensors.where)
-
-
-def segmentation() -> ConfigDict:
-    """The config of a segmentation network; that of no run, since training it is not here yet."""
-    model = defaults("classify").model.to_dict()
-    del model["pooling"], model["init_scale"]
-    head = dict(channels=768, layers=(3, 5, 7, 11), auxiliary_channels=256)
-    return ConfigDict(dict(task="segment", model=model | head, labels=())).lock()
 
 
 def _dvae(state: Mapping[str, np.ndarray], where: str) -> ConfigDict:

@@ -1,19 +1,19 @@
 """Tasks: one file for each thing to learn."""
 
 import flax.linen as nn
-import jax
 from ml_collections import ConfigDict
 
 from beit_jax.tasks import classify, pretrain, probe, segment, tokenizer
-from beit_jax.tasks.task import FrozenPart, Params, Task
+from beit_jax.tasks.task import FrozenPart, Task
 
-__all__ = ["FrozenPart", "Task", "create", "init", "model"]
+__all__ = ["FrozenPart", "Task", "create", "model"]
 
 _CREATE = {
     "tokenizer": tokenizer.create,
     "pretrain": pretrain.create,
     "classify": classify.create,
     "probe": probe.create,
+    "segment": segment.create,
 }
 
 
@@ -22,11 +22,6 @@ def model(config: ConfigDict) -> nn.Module:
     if config.task == "tokenizer":
         return tokenizer.model(config.model)
     return {"pretrain": pretrain, "classify": classify, "probe": probe, "segment": segment}[config.task].model(config)
-
-
-def init(config: ConfigDict, key: jax.Array) -> Params:
-    """Fresh parameters of that network."""
-    return segment.init(config, key) if config.task == "segment" else create(config).init(key)
 
 
 def create(config: ConfigDict) -> Task:

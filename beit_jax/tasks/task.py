@@ -12,6 +12,9 @@ Batch = Mapping[str, jax.Array]
 Rows = Mapping[str, np.ndarray]  # one process's rows of a batch, on the host
 # (sum, count) pairs: they add up over micro-batches, devices and evaluation batches, and are divided once at the end.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
+# Beside them a loss may give running statistics under this name: a tree of new values for parameters that have no
+# gradient. The step takes the mean over micro-batches.
+STATISTICS = "statistics"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,7 @@ class Task:
       loss: `(params, frozen, batch, key, step) -> metrics`; the step minimises `metrics["loss"]`, sum over count.
       measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows not `valid` count nothing.
       summarize: from the added sums, on the host, to named numbers.
+      eval_spec: as `batch_spec`, of evaluation batches where they differ.
       check: raises a `UserError` where the values of a first batch cannot be learned from.
       pictures: `(params, frozen, batch) -> {name: [b, h, w, 3] in [0, 1]}`, things to look at, aligned by row.
     """
@@ -56,6 +60,7 @@ class Task:
     summarize: Callable[[dict[str, Any]], dict[str, float]]
     check: Callable[[Rows], None] = lambda rows: None
     pictures: Callable[[Params, Params, Batch], dict[str, jax.Array]] | None = None
+    eval_spec: Callable[[int], dict[str, jax.ShapeDtypeStruct]] | None = None
     embed: Callable[[Params, Params, jax.Array], jax.Array] | None = None
     frozen: Mapping[str, FrozenPart] = dataclasses.field(default_factory=dict)
 

@@ -9,12 +9,13 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.training.params import choose, flatten, map_names, unflatten
-from beit_jax.training.schedule import warmup_cosine
+from beit_jax.training.schedule import warmup_cosine, warmup_linear
 
 # Weight decay by name and not by rank, which stacking layers would change. The mask token and the tables of relative
 # positions are decayed, as in the official code.
 DECAY = (
     (r"(bias|scale|gamma_1|gamma_2|cls_token|pos_embed)$", False),
+    (r"norm/(mean|var)$", False),  # running statistics, which are not learned
     (r".*", True),
 )
 
@@ -45,7 +46,10 @@ def make(
             f"the warm-up takes {warmup_steps} steps of a run of {total_steps}; shorten optimizer.warmup_epochs or "
             "optimizer.warmup_steps"
         )
-    rate = warmup_cosine(config.lr, config.min_lr, warmup_steps, total_steps, config.decay_steps)
+    if config.schedule == "linear":
+        rate = warmup_linear(config.lr, config.min_lr, warmup_steps, total_steps)
+    else:
+        rate = warmup_cosine(config.lr, config.min_lr, warmup_steps, total_steps, config.decay_steps)
     decay = config.weight_decay
     if config.weight_decay_end >= 0:
         decay = warmup_cosine(config.weight_decay, config.weight_decay_end, 0, total_steps)

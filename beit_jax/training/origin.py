@@ -1,5 +1,6 @@
 """Where a run starts; the order of precedence stands in `checkpoint.py`."""
 
+import collections
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -127,9 +128,14 @@ def _kept(fresh: state.TrainState, loaded: Params) -> str:
     found, expected = flatten(loaded), flatten(fresh.params)
     names = not_in(fresh.params, loaded)
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
-    parts = {"not there": [name for name in names if name not in found], "of another shape": changed}
-    told = "; ".join(f"{title}: {', '.join(names)}" for title, names in parts.items() if names)
-    return f"; initialised anew, {told}" if told else ""
+    absent = [name for name in names if name not in found]
+    if len(absent) > 8:  # a whole head
+        parts = collections.Counter(name.partition("/")[0] for name in absent)
+        absent = [f"{part} ({number} parameters)" for part, number in parts.items()]
+    told = [
+        f"{title}: {', '.join(some)}" for title, some in (("not there", absent), ("of another shape", changed)) if some
+    ]
+    return f"; initialised anew, {'; '.join(told)}" if told else ""
 
 
 def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:

@@ -1,4 +1,4 @@
-"""Learning rate and weight decay as functions of the step (official `utils.cosine_scheduler`)."""
+"""Learning rate and weight decay as functions of the step (official `utils.cosine_scheduler`, mmcv's `poly`)."""
 
 import jax
 import jax.numpy as jnp
@@ -30,5 +30,24 @@ def warmup_cosine(base: float, end: float, warmup: int, total: int, cosine: int 
         progress = jnp.clip((step - warmup) / length, 0.0, 1.0)
         falling = end + 0.5 * (base - end) * (1.0 + jnp.cos(jnp.pi * progress))
         return jnp.where(step < warmup, rising, falling)
+
+    return value
+
+
+def warmup_linear(base: float, end: float, warmup: int, total: int) -> optax.Schedule:
+    """A straight line from `base` at step 0 to `end` at step `total`, scaled down during the warm-up (mmcv's `poly`).
+
+    The factor rises linearly from 1e-6 at step 0 to 1 at step `warmup`.
+
+    >>> schedule = warmup_linear(1.0, 0.0, warmup=2, total=4)
+    >>> [round(float(schedule(step)), 3) for step in range(4)]
+    [0.0, 0.375, 0.5, 0.25]
+    """
+
+    def value(step: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        falling = end + (base - end) * (1.0 - step / total)
+        left = 1.0 - step / max(warmup, 1)
+        return falling * (1.0 - jnp.maximum(left, 0.0) * (1.0 - 1e-6))
 
     return value

@@ -9,7 +9,8 @@ import optax
 from einops import rearrange
 from flax import struct
 
-from beit_jax.tasks.task import Batch, Metrics, Params, Task
+from beit_jax.tasks.task import STATISTICS, Batch, Metrics, Params, Task
+from beit_jax.training.params import flatten, unflatten
 
 
 @struct.dataclass
@@ -59,12 +60,13 @@ def make_step(
     """
 
     def gradient(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
-        def summed_loss(params: Params) -> tuple[jax.Array, Metrics]:
-            metrics = task.loss(params, frozen, batch, key, step)
-            return metrics["loss"][0], metrics
+        def summed_loss(params: Params) -> tuple[jax.Array, Any]:
+            metrics = dict(task.loss(params, frozen, batch, key, step))
+            statistics = metrics.pop(STATISTICS, {})
+            return metrics["loss"][0], (metrics, statistics)
 
-        (_, metrics), gradients = jax.value_and_grad(summed_loss, has_aux=True)(params)
-        return gradients, metrics
+        (_, (metrics, statistics)), gradients = jax.value_and_grad(summed_loss, has_aux=True)(params)
+        return gradients, metrics, statistics
 
     def accumulated(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
         def add(total: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
@@ -77,16 +79,17 @@ def make_step(
         micro_batch = jax.tree.map(lambda rows: rows[0], batch)
         shapes = jax.eval_shape(gradient, params, frozen, micro_batch, key, step)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        total, _ = jax.lax.scan(add, zeros, (batch, jnp.arange(accumulate)))
-        return total
+        (gradients, metrics, statistics), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(accumulate)))
+        return gradients, metrics, jax.tree.map(lambda leaf: leaf / accumulate, statistics)
 
     def step(state: TrainState, frozen: Params, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate == 1 else accumulated
-        gradients, metrics = compute(state.params, frozen, batch, key, state.step)
+        gradients, metrics, statistics = compute(state.params, frozen, batch, key, state.step)
         gradients = jax.tree.map(lambda g: g / metrics["loss"][1], gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        params = unflatten(flatten(params) | flatten(statistics))
         ema = state.ema
         if ema is not None:
             ema = jax.tree.map(lambda old, new: ema_decay * old + (1.0 - ema_decay) * new, ema, params)

@@ -11,6 +11,10 @@ HEADLINES = {
     "tokenizer": (("perplexity", "codes in use (perplexity)", 1, "{:.1f}"),),
     "pretrain": (("mlm_acc", "masked-token accuracy, %", 100, "{:.1f}"),),
     "classify": (("top1", "top-1, %", 100, "{:.1f}"),),
+    "segment": (
+        ("miou", "mIoU, %", 100, "{:.1f}"),
+        ("pixel_accuracy", "pixel accuracy, %", 100, "{:.1f}"),
+    ),
     "probe": (
         ("top1", "linear probe of the best layer, top-1, %", 100, "{:.1f}"),
         ("best_layer", "that layer", 1, "{:.0f}"),

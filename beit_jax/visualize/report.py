@@ -20,6 +20,7 @@ CURVES = {
     "pretrain": (("loss", "eval/loss", "nats per masked token"), ("mlm_acc", "eval/mlm_acc", "masked-token accuracy")),
     "classify": (("loss", "eval/loss", "nats per image"), ("top1", "eval/top1", "top-1 accuracy")),
     "probe": (("", "eval/loss", "nats per image"), ("", "eval/top1", "top-1 accuracy of the best layer")),
+    "segment": (("loss", "", "nats per pixel"), ("", "eval/miou", "mean intersection over union")),
 }
 
 EXPLAINED = {
@@ -36,6 +37,9 @@ EXPLAINED = {
     "images": "evaluation images counted",
     "best_layer": "the layer with the best top1, counted from 1",
     "knn_top1": "top-1 accuracy of the nearest neighbours' vote, by the features of the best layer",
+    "miou": "intersection over union, mean over classes",
+    "mean_accuracy": "share of each class's pixels that are right, mean over classes",
+    "pixel_accuracy": "share of labelled pixels that are right",
     "loss": "cross-entropy or negative bound on the evaluation set",
 }
 
@@ -46,6 +50,9 @@ CAPTIONS = {
     "reconstruction.png": "what is left of them after the tokenizer: decoded from their tokens",
     "masked.png": "what BEiT sees",
     "prediction.png": "the tokens that BEiT puts in the masked places, decoded together with the visible ones",
+    "image.png": "held-out images, contrast stretched",
+    "label_map.png": "their true classes",
+    "segmentation.png": "the classes found",
     "tokenizer.png": "the true tokens, decoded: the best that the row above could be",
 }
 
@@ -176,7 +183,7 @@ def _panels(workdir: Path, groups: list[Group]) -> list[str]:
             found = {}
             for group in same:
                 for metric, suffix in ((logged, "training"), (evaluated, "evaluation")):
-                    if metric == logged and len(same) > 1:
+                    if metric == logged and evaluated and len(same) > 1:
                         continue  # several stages in one panel are compared by their evaluation
                     seeds = [_curve(run, metric) for run in group.runs]
                     if metric and all(seeds):
@@ -184,7 +191,7 @@ def _panels(workdir: Path, groups: list[Group]) -> list[str]:
             if found:
                 title = ", ".join(filter(None, (task, labels)))
                 png = curves.draw(f"{title}: {unit}", found, unit)
-                name = re.sub(r"\W+", "_", f"curve {title} {evaluated.removeprefix('eval/')}") + ".png"
+                name = re.sub(r"\W+", "_", f"curve {title} {evaluated.removeprefix('eval/') or logged}") + ".png"
                 (workdir / name).write_bytes(png)
                 panels.append(_image(png))
     return panels

@@ -6,7 +6,7 @@ from beit_references import random_parameters
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.convert import preprocessing, recognise
+from beit_jax.convert import preprocessing
 from beit_jax.convert.pretrained import Pretrained
 
 POSITIONS = {"absolute": ("none", True), "shared": ("shared", False), "per_block": ("per_block", False)}
@@ -14,7 +14,7 @@ POSITIONS = {"absolute": ("none", True), "shared": ("shared", False), "per_block
 
 def config(task, variant="Micro/4", positions="per_block", pooling="mean", size=16, classes=11):
     """A config of the task, of any size."""
-    made = recognise.segmentation() if task == "segment" else configs.defaults(task)
+    made = configs.defaults(task)
     if task == "tokenizer":
         made.model.update(dict(image_size=16, vocab=24, hidden=8, decoder_init=6))
         return with_preprocess(made, 112)
@@ -38,5 +38,5 @@ def with_preprocess(made, size):
 def pretrained(*args, **kwargs):
     """The model of such a config with random weights."""
     made = config(*args, **kwargs)
-    params = random_parameters(jax.eval_shape(lambda key: tasks.init(made, key), jax.random.key(0)))
+    params = random_parameters(jax.eval_shape(tasks.create(made).init, jax.random.key(0)))
     return Pretrained(tasks.model(made), jax.tree.map(np.asarray, params), made)

@@ -1,0 +1,99 @@
+"""Semantic segmentation on ADE20K (arXiv 2106.08254, section 3.2; official `semantic_segmentation`).
+
+  python -m beit_jax.train --config configs/segment.py:data=folder:PATH/ADEChallengeData2016 --workdir runs/segment \\
+      --config.init_from=runs/pretrain
+  python -m beit_jax.train --config configs/segment.py:head=setr_pup,runlocal --workdir runs/try  a minute on a laptop
+  python -m beit_jax.evaluate --checkpoint runs/segment --pictures overlays
+  python -m beit_jax.evaluate --checkpoint runs/segment --config.inference.flip=True \\
+      --config.inference.clamp_to_crop=True --config.inference.ratios="(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)"
+
+Arguments
+  head     upernet (the released code) or setr_pup (the paper's tables 3, 4 and 10)
+  variant  B/16 or L/16
+  size     512 or 640: side of the crops, and short side of the images in evaluation
+  stage    pt: from pre-training; pt2ft: after intermediate fine-tuning, such as the first stage of configs/transfer.py
+  data     folder:PATH with images/{training,validation} and annotations/{training,validation}
+  runlocal the scenes of digits that are made here, without a download
+
+ADE20K has to be fetched by hand (ADEChallengeData2016.zip): what tensorflow-datasets calls scene_parse150 holds the
+instances of another challenge. The last command is the multi-scale evaluation of the released code, in which the three
+smallest scales are one; without clamp_to_crop it is the paper's. Images whose long side is beyond the canvas of
+inference.side are reduced to fit it; give more where memory allows.
+
+Hardware: the authors used 8 V100 (32 GB), 2 images each. Time of this code at this size: not measured; memory in
+docs/benchmarks.md. Expected mIoU: UPerNet B/16 at 640, pt2ft 53.6 (multi-scale 54.2), L/16 56.7 (57.0) (official
+README); SETR-PUP B/16 at 512 from pre-training on ImageNet-1k 45.6, with intermediate fine-tuning 47.7 (paper, table
+3). Not measured here yet.
+"""
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import defaults, parse_arg
+
+# head, size of the encoder, stage: lr, layer decay, stochastic depth
+RECIPES = {
+    ("upernet", "base", "pt"): (7e-4, 0.65, 0.1),
+    ("upernet", "base", "pt2ft"): (3e-5, 0.9, 0.1),
+    ("upernet", "large", "pt2ft"): (2e-5, 0.95, 0.2),
+    ("setr_pup", "base", "pt"): (1e-3, 0.65, 0.1),
+    ("setr_pup", "base", "pt2ft"): (1e-3, 0.65, 0.1),
+}
+LAYERS = {
+    ("upernet", "base"): (3, 5, 7, 11),
+    ("upernet", "large"): (7, 11, 15, 23),
+    ("setr_pup", "base"): (4, 7, 9, 11),
+}
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The settings of a row of the official table, or of the paper's appendix."""
+    arg = parse_arg(
+        arg, head="upernet", variant="B/16", size=512, stage="pt", data="folder:ADEChallengeData2016", runlocal=False
+    )
+    encoder = "large" if arg.variant.startswith("L") else "base"
+    if (arg.head, encoder, arg.stage) not in RECIPES:
+        known = "; ".join(", ".join(row) for row in RECIPES)
+        raise ValueError(f"no settings are published for {arg.head}, {encoder}, {arg.stage}; expected one of {known}")
+    config = defaults("segment")
+    opt = config.optimizer
+    opt.lr, opt.layer_decay, drop_path = RECIPES[arg.head, encoder, arg.stage]
+    opt.schedule, opt.min_lr, opt.warmup_steps, opt.weight_decay = "linear", 0.0, 1500, 0.05
+    config.batch_size, config.steps, config.eval_every = 16, 160_000, 16_000
+    config.model.update(dict(variant=arg.variant, image_size=arg.size, drop_path=drop_path, head=arg.head))
+    config.model.layers = LAYERS[arg.head, encoder]
+    config.model.channels = 256 if arg.head == "setr_pup" else 1024 if encoder == "large" else 768
+    config.model.dropout = 0.0 if arg.head == "setr_pup" else 0.1
+    if encoder == "large":
+        config.model.layer_scale = 1e-6  # of fresh parameters; a checkpoint brings its own
+        if arg.size == 640:
+            opt.accumulate = 2
+    config.data.source, config.data.shuffle_buffer = arg.data, 20_000
+    config.model.num_classes, zero, long = 150, "reduce_zero_label|", 4 * arg.size
+    if arg.runlocal:
+        zero, long = "", runlocal(config)
+    size, inference = config.model.image_size, config.inference
+    inference.side = max(inference.side, size)
+    normalize, keep = "normalize('imagenet')", "keep('image', 'label_map'"
+    largest = 1.0 if arg.runlocal else 0.75  # share of a class in a crop; scenes of digits are mostly background
+    config.data.ops = (
+        f"decode|{zero}random_ratio_resize({size}, {long})|random_segment_crop({size}, {largest})|flip_lr"
+        f"|photometric_distortion|{normalize}|pad_to({size}, {size})|{keep})"
+    )
+    config.data.eval_ops = (
+        f"decode|{zero}resize_within({size}, {inference.side})|{normalize}"
+        f"|pad_for_evaluation({inference.side}, {inference.label_side})|{keep}, 'size', 'label_size')"
+    )
+    return config
+
+
+def runlocal(config: ConfigDict) -> int:
+    """Shrinks everything to scenes of digits; returns the long side of the training images."""
+    config.data.source, config.data.eval_split = "digit_scenes", "test"
+    config.batch_size, config.steps, config.log_every, config.save_every, config.eval_every = 16, 20, 10, 10, 20
+    config.optimizer.warmup_steps = 5
+    layers = (0, 0, 1, 1) if config.model.head == "upernet" else (0, 1)
+    config.model.update(
+        dict(variant="Micro/4", image_size=32, num_classes=0, channels=16, auxiliary_channels=16, layers=layers)
+    )
+    config.inference.update(dict(side=32, label_side=32))
+    return 128

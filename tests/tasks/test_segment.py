@@ -1,0 +1,140 @@
+"""The segmentation task: running statistics in the state, whole images of any size, labels, and pictures."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from batches import random_batch
+from tiny import config as tiny
+
+from beit_jax import tasks
+from beit_jax.errors import UserError
+from beit_jax.evals.segmentation import IGNORE
+from beit_jax.tasks import segment
+from beit_jax.tasks.task import STATISTICS
+from beit_jax.training import optimizer, sharding, state
+from beit_jax.training.evaluation import Evaluator
+from beit_jax.training.params import choose, flatten
+
+pytestmark = pytest.mark.usefixtures("in_the_checkout")  # with the promotion of types that optax needs
+
+
+@pytest.fixture(scope="module", params=["upernet", "setr_pup"])
+def made(request):
+    config = tiny("segment")
+    config.model.head, config.model.drop_path = request.param, 0.0
+    task = tasks.create(config)
+    return config, task, jax.jit(task.init)(jax.random.key(0))
+
+
+def device_batch(task, rows=8, seed=0):
+    return {name: jnp.asarray(values) for name, values in random_batch(task, rows, seed).items()}
+
+
+def test_loss_is_that_of_all_heads(made):
+    config, task, params = made
+    batch = device_batch(task)
+    metrics = jax.jit(task.loss)(params, {}, batch, jax.random.key(0), jnp.int32(0))
+    net = segment.model(config)
+    (logits, auxiliary), _ = net.apply(
+        {"params": params}, batch["image"], train=True, mutable=["updates"], rngs={"dropout": jax.random.key(1)}
+    )
+
+    def plain(logits):
+        logits = jax.image.resize(logits, (*batch["label_map"].shape, 4), "bilinear", antialias=False)
+        log_p = jax.nn.log_softmax(logits)
+        return -np.take_along_axis(np.asarray(log_p), np.asarray(batch["label_map"])[..., None], axis=-1).sum()
+
+    expected = plain(logits) + 0.4 * sum(plain(extra) for extra in auxiliary)
+    np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-4)
+    assert float(metrics["loss"][1]) == batch["label_map"].size
+    assert len(auxiliary) == (4 if config.model.head == "setr_pup" else 1)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_running_statistics_are_the_step_s_and_have_no_gradient_and_no_decay(made, accumulate):
+    config, task, params = made
+    tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=0)
+    batch = device_batch(task)
+    current = state.TrainState(jnp.int32(0), params, tx.init(params), None)
+    after, _ = jax.jit(state.make_step(task, tx, accumulate))(current, {}, batch, jax.random.key(0))
+    before, found = flatten(params), flatten(after.params)
+    names = [name for name in before if name.endswith(("/mean", "/var"))]
+    assert names and not any(choose(optimizer.DECAY, name) for name in names)
+    parts = [{name: rows[i::accumulate] for name, rows in batch.items()} for i in range(accumulate)]
+    each = [
+        flatten(jax.jit(task.loss)(params, {}, part, jax.random.key(0), jnp.int32(0))[STATISTICS]) for part in parts
+    ]
+    for name in names:
+        np.testing.assert_allclose(found[name], np.mean([one[name] for one in each], axis=0), rtol=1e-4, atol=1e-6)
+        assert np.abs(np.asarray(found[name] - before[name])).max() > 1e-6
+    assert set(each[0]) == set(names)
+
+
+def scenes(task, sizes, side=24):
+    """An evaluation set of images of several sizes on canvases, whose classes are stripes of brightness."""
+    rng, rows = np.random.default_rng(0), []
+    for index, (height, width) in enumerate(sizes):
+        label_height, label_width = height + index % 3, width
+        label = np.full((side, side), IGNORE, np.int32)
+        label[:label_height, :label_width] = rng.integers(0, 4, (label_height, label_width))
+        label[0, 0] = IGNORE
+        image = np.zeros((side, side, 3), np.float32)
+        image[:height, :width] = rng.uniform(size=(height, width, 3))
+        rows.append((image, label, (height, width), (label_height, label_width)))
+    columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(4)]
+    names = ("image", "label_map", "size", "label_size")
+    return {name: column.astype(np.float32 if name == "image" else np.int32) for name, column in zip(names, columns)}
+
+
+def batches(columns, batch_size):
+    total = len(columns["image"])
+    for start in range(0, total, batch_size):
+        places = np.arange(start, start + batch_size)
+        yield {name: column[places % total] for name, column in columns.items()} | {"valid": places < total}
+
+
+def test_measures_do_not_depend_on_batches_or_devices(made):
+    _, task, params = made
+    sizes = [(16, 16), (10, 20), (22, 9), (20, 22), (16, 17), (8, 8), (22, 22), (12, 16), (18, 11), (9, 21), (16, 22)]
+    columns, results = scenes(task, sizes), []
+    alone = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    eight = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+    for mesh, batch_size in ((alone, 4), (eight, 8)):
+        with jax.set_mesh(mesh):
+            results.append(Evaluator(task, mesh).run(params, {}, list(batches(columns, batch_size))))
+    assert results[0] == results[1]
+    assert results[0]["images"] == len(sizes)
+    assert 0 < results[0]["miou"] < 0.5
+
+
+def test_labels_that_are_no_classes():
+    rows = {"label_map": np.array([[[0, 3], [255, 1]]], np.int32)}
+    segment.check_labels(rows, 4)
+    with pytest.raises(UserError, match=r"found the label 3, expected 0 to 2, or 255 .* reduce_zero_label"):
+        segment.check_labels(rows, 3)
+    with pytest.raises(UserError, match="found no labelled pixel"):
+        segment.check_labels({"label_map": np.full((1, 2, 2), 255)}, 3)
+
+
+def test_overlays_lie_on_the_objects():
+    # A bright square in rows 4..7 and columns 8..11 of an image of 8x16 pixels, whose label map is twice as large.
+    image = np.zeros((1, 16, 16, 3), np.float32)
+    image[0, 4:8, 8:12] = 1.0
+    label = np.full((1, 32, 32), IGNORE, np.int32)
+    label[0, :16, :32] = 0
+    label[0, 8:16, 16:24] = 1
+    batch = dict(
+        image=jnp.asarray(image),
+        label_map=jnp.asarray(label),
+        size=jnp.array([[8, 16]], jnp.int32),
+        label_size=jnp.array([[16, 32]], jnp.int32),
+    )
+    pictures = segment.overlays(batch, jnp.asarray(label), 2)
+    marked = np.abs(np.asarray(pictures["label_map"]) - np.asarray(segment.palette(2)[0]) * 0.6).max(axis=-1)[0] > 1e-3
+    expected = np.zeros((16, 16), bool)
+    expected[4:8, 8:12] = True
+    expected[8:] = True  # beside the image, the canvas is white
+    np.testing.assert_array_equal(marked, expected)
+    np.testing.assert_array_equal(pictures["label_map"], pictures["segmentation"])
+    assert float(pictures["image"].min()) >= 0 and float(pictures["image"].max()) <= 1
