@@ -30,6 +30,11 @@ ARGUMENTS = {
     "probe": ["", "setting=code", "variant=L/16", "data=cifar100,cache", "runlocal"],
     "label_efficiency": ["", "data=cifar100,variant=S/16,epochs=300,seeds=2,init=runs/pretrain", "runlocal"],
     "digits": ["", "seeds=1,runlocal"],
+    "segment": [
+        *("", "size=640,stage=pt2ft", "variant=L/16,stage=pt2ft", "variant=L/16,stage=pt2ft,size=640"),
+        *("head=setr_pup", "head=setr_pup,stage=pt2ft", "runlocal", "head=setr_pup,runlocal"),
+    ],
+    "digit_scenes": ["", "seeds=1,runlocal,scenes=50,steps=10,lr=1e-3,layer_decay=0.9"],
     "quickstart": ["", "labels=20,seeds=2,lr=4e-3,layer_decay=0.75,steps=1000", "runlocal"],
 }
 
@@ -164,6 +169,7 @@ def test_arms_of_a_comparison_differ_in_one_key(repository):
             "digits:runlocal,seeds=1",
             ("tokenizer", "pretrain_seed0", "beit_1_labels_seed0", "probe_beit_seed0", "probe_random_seed0"),
         ),
+        ("digit_scenes:runlocal,seeds=1", ("tokenizer", "pretrain", "scenes_beit_seed0")),
     ],
 )
 def test_recipes_run(repository, tmp_path, capsys, name, some):
@@ -178,14 +184,39 @@ def test_recipes_run(repository, tmp_path, capsys, name, some):
         assert (tmp_path / "curve_classify_1_of_the_labels_top1.png").exists()
 
 
-@pytest.mark.parametrize("name", ["tokenizer", "pretrain", "finetune", "probe"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer:", "pretrain:", "finetune:", "probe:", "segment:head=upernet,", "segment:head=setr_pup,"]
+)
 def test_runlocal_runs(repository, tmp_path, name):
+    file, _, arguments = name.partition(":")
     with jax.numpy_dtype_promotion("standard"):
         fewer = ["--config.steps=6", "--config.log_every=3", "--config.save_every=3"]
-        train.main([f"--config={repository}/configs/{name}.py:runlocal", f"--workdir={tmp_path}", *fewer])
+        train.main([f"--config={repository}/configs/{file}.py:{arguments}runlocal", f"--workdir={tmp_path}", *fewer])
     lines = read(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [3, 6]
     assert (tmp_path / "report.html").exists()
+    if file == "segment":
+        assert (tmp_path / "pictures" / "segmentation.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),  # crop, lr, layer decay, stochastic depth, layers, channels, micro-batches
+    [
+        ("", (512, 7e-4, 0.65, 0.1, (3, 5, 7, 11), 768, 1)),
+        ("stage=pt2ft", (512, 3e-5, 0.9, 0.1, (3, 5, 7, 11), 768, 1)),
+        ("stage=pt2ft,size=640", (640, 3e-5, 0.9, 0.1, (3, 5, 7, 11), 768, 1)),
+        ("stage=pt2ft,variant=L/16", (512, 2e-5, 0.95, 0.2, (7, 11, 15, 23), 1024, 1)),
+        ("stage=pt2ft,variant=L/16,size=640", (640, 2e-5, 0.95, 0.2, (7, 11, 15, 23), 1024, 2)),
+        ("head=setr_pup", (512, 1e-3, 0.65, 0.1, (4, 7, 9, 11), 256, 1)),
+    ],
+)
+def test_rows_of_the_segmentation_table(repository, row, expected):
+    (config,) = stages(repository, "segment", row).values()
+    opt, model = config.optimizer, config.model
+    found = model.image_size, opt.lr, opt.layer_decay, model.drop_path, model.layers, model.channels, opt.accumulate
+    assert found == expected
+    assert (config.batch_size, config.steps, opt.warmup_steps, opt.schedule) == (16, 160_000, 1500, "linear")
+    assert (opt.weight_decay, opt.min_lr, config.auxiliary_weight) == (0.05, 0.0, 0.4)
 
 
 def test_quick_start_path_skips_what_is_finished(repository, tmp_path, capsys):

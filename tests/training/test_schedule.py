@@ -28,3 +28,12 @@ def test_short_warm_ups_are_finite(warmup):
 
 def test_example_of_the_docstring():
     assert doctest.testmod(schedule).failed == 0
+
+
+def test_straight_line_of_the_160k_segmentation_run():
+    # mmcv: the line counts from step 0; in the warm-up it is multiplied by 1 - (1 - step / 1500) * (1 - 1e-6).
+    lr = schedule.warmup_linear(7e-4, 0.0, warmup=1500, total=160_000)
+    for step in (0, 1, 750, 1499, 1500, 80_000, 159_999):
+        line = 7e-4 * (1 - step / 160_000)
+        factor = 1 - (1 - step / 1500) * (1 - 1e-6) if step < 1500 else 1.0
+        np.testing.assert_allclose(lr(step), line * factor, rtol=2e-4, atol=1e-12)
