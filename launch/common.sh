@@ -91,12 +91,16 @@ run() { # a command, or its line under --dry-run
   if [ "$dry_run" = 1 ]; then quote "$@"; else "$@"; fi
 }
 
-# Runs a command and passes SIGTERM on to it; returns its status. `told` counts the signals.
+tell() { # passes SIGTERM on to the process $1
+  kill -TERM "$1" 2>/dev/null || true
+}
+
+# Runs a command, tells it when we are told to stop, and returns its status. `told` counts the signals.
 until_told() {
   local pid status=0 seen=-1
   "$@" &
   pid=$!
-  trap 'told=$((told + 1)); kill -TERM "$pid" 2>/dev/null || true' TERM
+  trap 'told=$((told + 1)); tell "$pid"' TERM
   while [ "$seen" != "$told" ]; do # a signal ends `wait` before the command has ended
     seen=$told
     status=0

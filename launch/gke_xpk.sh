@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # TPU slices of a GKE cluster, through xpk (pip install xpk), with the image of launch/Dockerfile.
 #
-#   launch/gke_xpk.sh image  --image REGISTRY/beit_jax:v1                builds and pushes it, from this checkout
+#   launch/gke_xpk.sh image  --image REGISTRY/beit_jax:v1                builds it from this checkout, and pushes it
 #   launch/gke_xpk.sh create --cluster tpus --name beit --type v6e-16 --image REGISTRY/beit_jax:v1 --storage runs \
 #       -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
 #   launch/gke_xpk.sh list   --cluster tpus

@@ -2,16 +2,17 @@
 # Cloud TPU VMs and pod slices, one or several, as queued resources.
 #
 #   launch/tpu_vm.sh create --name beit --zone us-central2-b --type v4-32 --spot
-#   launch/tpu_vm.sh wait   --name beit --zone us-central2-b      until the machines are there
-#   launch/tpu_vm.sh sync   --name beit --zone us-central2-b      tracked files, as they are now, to every worker; installs
-#   launch/tpu_vm.sh run    --name beit --zone us-central2-b -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
-#   launch/tpu_vm.sh logs   --name beit --zone us-central2-b      follows those of worker 0; Ctrl-C ends only the following
-#   launch/tpu_vm.sh stop   --name beit --zone us-central2-b      SIGTERM, and waits until the run has saved
-#   launch/tpu_vm.sh ssh    --name beit --zone us-central2-b -- COMMAND         in the shell of every worker
-#   launch/tpu_vm.sh delete --name beit --zone us-central2-b      the machines and what is on their disks
+#   launch/tpu_vm.sh wait   ...                until the machines are there
+#   launch/tpu_vm.sh sync   ...                the tracked files, as they are now, to every worker; installs
+#   launch/tpu_vm.sh run    ... -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
+#   launch/tpu_vm.sh logs   ...                follows; Ctrl-C ends the following only
+#   launch/tpu_vm.sh stop   ...                SIGTERM, and waits until the run has saved
+#   launch/tpu_vm.sh ssh    ... -- COMMAND     in the shell of every worker
+#   launch/tpu_vm.sh delete ...                the machines and their disks
 #
-# A run is detached: it goes on when the connection is lost. Give the same `run` again to continue after a stop or on new
-# machines. All workers must see the workdir: a mounted bucket, Filestore, NFS.
+# where ... is --name and --zone, as in the first line.
+# A run is detached: it goes on when the connection is lost. Give the same `run` again to continue after a stop, or on
+# new machines. All workers must see the workdir: a mounted bucket, Filestore, NFS. For TPU7x see gke_xpk.sh.
 #
 #   --name NAME --zone ZONE   of the queued resource; always needed
 #   --project PROJECT         (that of gcloud config)
@@ -99,9 +100,9 @@ case "$action" in
     expect_training "$module"
     # shellcheck disable=SC2016
     alive='[ -e beit_jax.pid ] && kill -0 "$(cat beit_jax.pid)" 2>/dev/null'
+    refuse="if $alive; then echo 'a run is under way here; stop it first' >&2; exit 1; fi"
     start="setsid ../beit_jax_venv/bin/python -m $(quote "$module" "${rest[@]}") >>../beit_jax.log 2>&1 </dev/null"
-    everywhere "if $alive; then echo 'a run is under way here; stop it first' >&2; exit 1; fi
-cd beit_jax && { $start & echo \$! >../beit_jax.pid; }"
+    everywhere "$refuse; cd beit_jax && { $start & echo \$! >../beit_jax.pid; }"
     ;;
   logs)
     expect --worker "$worker" '[0-9]{1,5}|all' "the number of a worker, or all"
