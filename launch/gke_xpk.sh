@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # TPU slices of a GKE cluster, through xpk (pip install xpk), with the image of launch/Dockerfile.
 #
-#   launch/gke_xpk.sh image  --image REGISTRY/beit_jax:v1                builds it from this checkout, and pushes it
-#   launch/gke_xpk.sh create --cluster tpus --name beit --type v6e-16 --image REGISTRY/beit_jax:v1 --storage runs \
-#       -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
+#   launch/gke_xpk.sh image  --image registry.example/beit_jax:v1      builds it from this checkout, and pushes it
+#   launch/gke_xpk.sh create --cluster tpus --name beit --type v6e-16 --image registry.example/beit_jax:v1 \
+#       --storage runs -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
 #   launch/gke_xpk.sh list   --cluster tpus
-#   launch/gke_xpk.sh logs   --cluster tpus --name beit                  of the first worker of each slice
-#   launch/gke_xpk.sh delete --cluster tpus --name beit                  SIGTERM: the run saves; create it again to go on
+#   launch/gke_xpk.sh logs   --cluster tpus --name beit      of the first worker of each slice
+#   launch/gke_xpk.sh delete --cluster tpus --name beit      the run saves; create it again to go on
 #
 # A workload that is preempted, or loses a machine, is started again and continues. All pods must see the workdir: a
 # storage that was attached to the cluster by `xpk storage attach`.
@@ -71,7 +71,7 @@ case "$action" in
     workload create --workload "$name" --tpu-type "$type" --num-slices "$slices" --docker-image "$image" \
       --priority "$priority" --max-restarts "$restarts" --restart-on-exit-codes 1 \
       --termination-grace-period-seconds "$grace" \
-      --command "exec launch/in_pod.sh $(quote python -m "$module" "${rest[@]}")"
+      --command "exec launch/restartable.sh $(quote python -m "$module" "${rest[@]}")"
     ;;
   list) workload list ;;
   logs)

@@ -9,8 +9,8 @@ The config file defines, beside get_config, a generator of overrides, which is g
       for lr in (1e-3, 4e-3):
           yield {"optimizer.lr": lr}
 
-The key "arg" stands for the argument of get_config: {"arg": "variant=S/16"}. Each member has a folder under the workdir,
-called after its overrides. Run the same command again to continue: finished members are skipped.
+The key "arg" stands for the argument of get_config: {"arg": "variant=S/16"}. Each member has a folder under the
+workdir, called after its overrides. Run the same command again to continue: finished members are skipped.
 """
 
 import argparse
@@ -55,7 +55,9 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--config", required=True, metavar="FILE[:ARG]")
     parser.add_argument("--workdir", required=True, metavar="FOLDER", help="of the members' folders")
-    parser.add_argument("--via", default="", metavar="COMMAND", help="what takes the arguments of training, with its --")
+    parser.add_argument(
+        "--via", default="", metavar="COMMAND", help="what takes the arguments of training, with its --"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the members that are left")
     arguments = parser.parse_args(argv)
     left = [member for member in members(arguments.config, arguments.workdir) if not member.finished()]

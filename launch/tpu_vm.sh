@@ -93,7 +93,7 @@ case "$action" in
     unpack="$unpack && tar -xzf beit_jax.tar.gz -C beit_jax"
     install="python3 -m pip install --quiet --user uv && uv=\$HOME/.local/bin/uv"
     install="$install && \$uv venv --quiet --allow-existing --python 3.12 beit_jax_venv"
-    install="$install && \$uv pip install --quiet --python beit_jax_venv --editable './beit_jax[data,tpu]'"
+    install="$install && \$uv pip install --quiet --python ./beit_jax_venv --editable './beit_jax[data,tpu]'"
     everywhere "$unpack && $install"
     ;;
   run)

@@ -11,6 +11,14 @@ TRAINING = ["--", "--config", "configs/pretrain.py:variant=L/16", "--workdir", "
 QUOTED = """--config configs/pretrain.py:variant=L/16 --workdir '/mnt/it'"'"'s mine'"""
 TPU = ["--name", "beit", "--zone", "us-central2-b"]
 GKE = ["--cluster", "tpus", "--name", "beit"]
+CREATE = [
+    *("--type=v6e-16", "--image=me/beit:v1", "--storage=runs", "--slices=2"),
+    *("--project=my-project", "--zone=us-east5-b"),
+]
+SLURM = [
+    *("--name=large", "--nodes=4", "--gpus-per-node=8", "--cpus-per-task=6", "--time=1-12:00:00"),
+    *("--partition=gpu", "--account=vision", "--grace=300"),
+]
 QUEUED = "gcloud compute tpus queued-resources"
 
 DRY_RUNS = {
@@ -57,7 +65,7 @@ bash -c 'commit=$(git stash create) && git archive --format=tar.gz --output buil
 'mkdir -p beit_jax && find beit_jax -mindepth 1 -maxdepth 1 ! -name runs -exec rm -rf {{}} + \
 && tar -xzf beit_jax.tar.gz -C beit_jax && python3 -m pip install --quiet --user uv && uv=$HOME/.local/bin/uv \
 && $uv venv --quiet --allow-existing --python 3.12 beit_jax_venv \
-&& $uv pip install --quiet --python beit_jax_venv --editable '"'"'./beit_jax[data,tpu]'"'"''
+&& $uv pip install --quiet --python ./beit_jax_venv --editable '"'"'./beit_jax[data,tpu]'"'"''
 """,
     ),
     "tpu run": (
@@ -95,12 +103,11 @@ docker push registry.example/me/beit_jax:v1
 """,
     ),
     "gke create": (
-        ["gke_xpk.sh", "create", *GKE, "--type=v6e-16", "--image=me/beit:v1", "--storage=runs", "--slices=2"]
-        + ["--project=my-project", "--zone=us-east5-b", "--", "--config", "configs/pretrain.py", "--workdir", "/mnt/a b"],
+        ["gke_xpk.sh", "create", *GKE, *CREATE, "--", "--config", "configs/pretrain.py", "--workdir", "/mnt/a b"],
         "xpk workload create --cluster tpus --project my-project --zone us-east5-b --storage runs --workload beit "
         "--tpu-type v6e-16 --num-slices 2 --docker-image me/beit:v1 --priority medium --max-restarts 50 "
         "--restart-on-exit-codes 1 --termination-grace-period-seconds 300 --command "
-        "'exec launch/in_pod.sh python -m beit_jax.train --config configs/pretrain.py --workdir "
+        "'exec launch/restartable.sh python -m beit_jax.train --config configs/pretrain.py --workdir "
         """'"'"'/mnt/a b'"'"''\n""",
     ),
     "gke list": (["gke_xpk.sh", "list", "--cluster", "tpus"], "xpk workload list --cluster tpus\n"),
@@ -123,8 +130,7 @@ launch/slurm.sbatch python -m beit_jax.train {QUOTED}
 """,
     ),
     "slurm on GPUs": (
-        ["slurm.sh", "--name=large", "--nodes=4", "--gpus-per-node=8", "--cpus-per-task=6", "--time=1-12:00:00"]
-        + ["--partition=gpu", "--account=vision", "--grace=300", "--logs=logs", "--module=beit_jax.evaluate", "--", "x"],
+        ["slurm.sh", *SLURM, "--logs=logs", "--module=beit_jax.evaluate", "--", "x"],
         """\
 mkdir -p logs
 sbatch --job-name large --nodes 4 --ntasks-per-node 8 --gpus-per-node 8 --cpus-per-task 6 --time 1-12:00:00 \
@@ -193,7 +199,10 @@ REFUSED = [
     (["tpu_vm.sh", "create", *TPU, "--type", "v4-8", "--slices", "x"], "--slices: found 'x'"),
     (["tpu_vm.sh", "run", *TPU], "no arguments for beit_jax.train"),
     (["tpu_vm.sh", "ssh", *TPU], "no command; expected -- COMMAND"),
-    (["tpu_vm.sh", "logs", *TPU, "--worker", "some"], "--worker: found 'some', expected the number of a worker, or all"),
+    (
+        ["tpu_vm.sh", "logs", *TPU, "--worker", "some"],
+        "--worker: found 'some', expected the number of a worker, or all",
+    ),
     (["gke_xpk.sh"], "found '', expected image, create, list, logs or delete"),
     (["gke_xpk.sh", "list"], "--cluster is missing"),
     (["gke_xpk.sh", "delete", "--cluster", "tpus"], "--name is missing"),  # xpk would delete all workloads
@@ -207,7 +216,7 @@ REFUSED = [
     (["slurm.sh", "--partition=-ls", *TRAINING], "--partition has no value"),
     (["slurm.sh", "--account", "a b", *TRAINING], "--account: found 'a b'"),
     (["slurm.sbatch"], "no command; submit by launch/slurm.sh"),
-    (["in_pod.sh"], "no command; see"),
+    (["restartable.sh"], "no command; see"),
 ]
 
 
@@ -219,7 +228,7 @@ def test_wrong_input_is_one_line_and_status_2(launch, arguments, message):
     assert done.stderr.startswith(f"error: {message}") and done.stderr.count("\n") == 1 + message.count("\n")
 
 
-@pytest.mark.parametrize("script", ["local.sh", "tpu_vm.sh", "gke_xpk.sh", "slurm.sh", "in_pod.sh"])
+@pytest.mark.parametrize("script", ["local.sh", "tpu_vm.sh", "gke_xpk.sh", "slurm.sh", "restartable.sh"])
 def test_help(launch, repository, script):
     for flag in ("--help", "-h"):
         done = launch(script, flag)
