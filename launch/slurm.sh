@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Submits a run to Slurm. It is queued again when it is preempted or reaches its time limit, and continues.
+#
+#   launch/slurm.sh --nodes 2 --gpus-per-node 8 --time 24:00:00 -- --config configs/pretrain.py --workdir runs/pretrain
+#
+# What follows -- goes to python -m beit_jax.train, the same in every process: one for each GPU, or for each node where
+# there are none. All nodes must see this folder and the workdir. Stop for good: scancel JOB.
+#
+#   --name NAME           of the job (beit_jax)
+#   --nodes N             (1)
+#   --gpus-per-node N     (0)
+#   --cpus-per-task N     for each process (what the cluster gives)
+#   --time LIMIT          such as 24:00:00 (that of the partition)
+#   --partition NAME, --account NAME   (those of the cluster)
+#   --grace SECONDS       before the time limit, to save and be queued again (120)
+#   --logs FOLDER         for NAME-JOB.log (runs/slurm)
+#   --module NAME         what to run (beit_jax.train)
+#   --dry-run             print the commands
+#
+# For anything else sbatch has variables: SBATCH_QOS=..., SBATCH_CONSTRAINT=... before the command.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+name=beit_jax nodes=1 gpus_per_node=0 cpus_per_task="" time="" partition="" account="" grace=120 logs=runs/slurm
+module=beit_jax.train
+parse "name nodes gpus_per_node cpus_per_task time partition account grace logs module" "" "$@"
+word='[A-Za-z0-9_][A-Za-z0-9_.,-]*'
+expect --name "$name" "$word" "letters, digits, hyphens"
+expect_number --nodes "$nodes" 1
+expect_number --gpus-per-node "$gpus_per_node" 0
+expect_number --grace "$grace" 1
+expect_training "$module"
+
+# JAX takes one GPU for each process where Slurm starts them: as many processes as GPUs.
+flags=(--job-name "$name" --nodes "$nodes" --ntasks-per-node "$((gpus_per_node > 0 ? gpus_per_node : 1))")
+if [ "$gpus_per_node" -gt 0 ]; then flags+=(--gpus-per-node "$gpus_per_node"); fi
+add --cpus-per-task "$cpus_per_task" '[1-9][0-9]*' "a whole number of at least 1"
+add --time "$time" '[0-9]+(-[0-9]+)?(:[0-9]+){0,2}' "a time such as 24:00:00"
+add --partition "$partition" "$word" "letters, digits, hyphens"
+add --account "$account" "$word" "letters, digits, hyphens"
+run mkdir -p "$logs" # without it Slurm ends the job, and says nothing
+run sbatch "${flags[@]}" --signal "B:TERM@$grace" --output "$logs/%x-%j.log" \
+  launch/slurm.sbatch "${PYTHON:-python}" -m "$module" "${rest[@]}"

@@ -1,0 +1,103 @@
+"""Scripts are run as users run them: from the root of the repository, in processes of their own."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+# A trainer that says where it is, and then does as its argument tells it; SIGTERM and SIGINT end it in good order.
+TRAINER = """
+import json, os, signal, sys, time
+heard = []
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: heard.append(number))
+index = os.environ.get("BEIT_JAX_PROCESS_INDEX", "0")
+names = ("BEIT_JAX_COORDINATOR", "BEIT_JAX_PROCESS_COUNT", "BEIT_JAX_PROCESS_INDEX", "CUDA_VISIBLE_DEVICES")
+print(json.dumps({"argv": sys.argv[1:], **{name: os.environ.get(name) for name in names}}), flush=True)
+for rule in sys.argv[1:]:  # INDEX=STATUS: ends at once; INDEX=deaf: hears nothing
+    who, _, what = rule.partition("=")
+    if who == index and what == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    elif who == index:
+        sys.exit(int(what))
+while not heard:
+    time.sleep(0.02)
+print("saved after signal", heard[0], flush=True)
+"""
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """Of a script whose programs are looked for in tmp_path/bin first, and whose trainer is `--module fake_trainer`."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "fake_trainer.py").write_text(TRAINER)
+    return os.environ | {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}",
+        "PYTHON": sys.executable,
+    }
+
+
+@pytest.fixture
+def program(tmp_path, environment):
+    """Puts a program of the given name and bash text in the place of the real one."""
+
+    def put(name, text):
+        file = tmp_path / "bin" / name
+        file.write_text(f"#!/usr/bin/env bash\n{text}\n")
+        file.chmod(0o755)
+
+    return put
+
+
+@pytest.fixture
+def launch(repository, environment):
+    """Runs a script of launch/ to its end."""
+
+    def run(script, *arguments, cwd=repository):
+        command = [str(repository / "launch" / script), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=60)
+
+    return run
+
+
+@pytest.fixture
+def start(repository, environment):
+    """Starts a script of launch/, and kills what is left of it at the end of the test."""
+    started = []
+
+    def run(script, *arguments, **more):
+        process = subprocess.Popen(
+            [str(repository / "launch" / script), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=repository,
+            env=environment | more,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def wait_for():
+    """Waits until a condition holds."""
+
+    def wait(condition, seconds=20):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, "it did not happen in time"
+            time.sleep(0.02)
+
+    return wait
