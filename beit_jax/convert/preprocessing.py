@@ -146,6 +146,12 @@ def to_ops(config: ConfigDict) -> str:
         masks = f"blockwise_mask({config.num_masked}, {max(1, round(16 * grid * grid / 196))}, {grid})"
         ending = f"normalize({statistics})|map_pixels('tokenizer_image')|{masks}"
         return f"decode|{views}|{ending}|keep('image', 'tokenizer_image', 'mask')"
+    if config.task == "segment":  # of published checkpoints, which are of ADE20K, where 0 is no class
+        side, label_side = config.inference.side, config.inference.label_side
+        whole = f"reduce_zero_label|resize_within({size}, {side})|normalize({statistics})"
+        return (
+            f"decode|{whole}|pad_for_evaluation({side}, {label_side})|keep('image', 'label_map', 'size', 'label_size')"
+        )
     resize = f"{'resize_small' if section.keep_ratio else 'resize'}({section.resize}, {method!r})|central_crop({size})"
     if config.task == "tokenizer":
         return f"decode|{resize}|map_pixels('image')|keep('image')"
@@ -162,6 +168,8 @@ def from_ops(ops: str, size: int) -> ConfigDict:
         if name in calls:
             resize, method = (*calls[name], "bicubic")[:2]
             return make(size, method, resize, name == "resize_small", **statistics)
+    if "resize_within" in calls:
+        return make(size, "bilinear", size, True, **statistics)
     if "two_views_center" in calls:
         return make(size, resize=round(size / (*calls["two_views_center"], 0.875)[2]), **statistics)
     return make(size, resize=official(size).resize, **statistics)

@@ -140,17 +140,12 @@ def save_pretrained(
     """
     target = Path(folder)
     check_target(target, format)
-    writers: dict[tuple[str, bool], Callable[..., None]] = {
-        ("beit_jax", False): _write_ours,
-        ("beit_jax", True): _write_ours,
-        ("hf", False): _write_hf,
-        ("unilm", False): _write_unilm,
-        ("timm", False): _write_timm,
-        ("dalle", True): _write_dalle,
-    }
-    write = writers.get((format, config.task == "tokenizer"))
-    if write is None or (format == "timm" and config.task != "classify"):
-        raise UserError(f"format={format!r} has no place for a model of the task {config.task!r}; see --help")
+    write, tasks_of_format = WRITERS[format]
+    if config.task not in tasks_of_format or (
+        format != "beit_jax" and config.model.get("head", "upernet") != "upernet"
+    ):
+        what = f"a model of the task {config.task!r}" if config.task not in tasks_of_format else config.model.head
+        raise UserError(f"format={format!r} has no place for {what}; see --help")
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     expected = flatten(_shapes(config))
     merge(unflatten(expected), unflatten(flat))  # the same names and shapes, or an error that lists the others
@@ -235,3 +230,14 @@ def _write_safetensors(folder: Path, state: Mapping[str, np.ndarray]) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+ENCODERS = ("pretrain", "classify", "segment")
+# By format: what writes it, and the tasks whose models it has names for.
+WRITERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
+    "beit_jax": (_write_ours, configs.TASKS),
+    "hf": (_write_hf, ENCODERS),
+    "unilm": (_write_unilm, ENCODERS),
+    "timm": (_write_timm, ("classify",)),
+    "dalle": (_write_dalle, ("tokenizer",)),
+}
