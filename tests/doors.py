@@ -7,7 +7,7 @@ import pytest
 from beit_jax import train
 from beit_jax.errors import UserError
 
-CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune", "probe")}
+CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune", "probe", "segment")}
 
 
 def command(task, workdir, *overrides):

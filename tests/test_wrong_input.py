@@ -49,6 +49,13 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
             ["--config.data.ops=decode|flip_lr|resize(16)"],
             ["data.ops draw random", "flip_lr", "cache_features"],
         ),
+        ("segment", ["--config.model.num_classes=5"], ["num_classes=5", "digit_scenes has 11 classes"]),
+        ("segment", ["--config.model.layers=(0, 1)"], ["upernet", "four layers", "(0, 1)"]),
+        ("segment", ["--config.model.layers=(0, 0, 1, 2)"], ["model.layers", "2", "blocks 0 to 1"]),
+        ("segment", ["--config.inference.stride=40"], ["stride=40", "image_size=32"]),
+        ("segment", ["--config.inference.side=64"], ["eval_ops", "32, 32, 3", "64, 64, 3"]),
+        ("segment", ["--config.data.source=digits"], ["label map"]),
+        ("segment", ["--config.data.labels_per_class=3"], ["label maps", "take a slice"]),
         ("pretrain", ["--config.knn.k=5"], ["knn.ops leave no 'label'", "k-NN evaluation"]),
     ],
 )
