@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.convert import change, files, names, preprocessing, recognise, settings, torch_files
+from beit_jax.convert import change, files, names, preprocessing, recognise, settings, torch_writing
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
 from beit_jax.training.adapt import METHODS, adapt
@@ -167,7 +167,7 @@ def check_target(target: Path, format: str) -> None:
         raise UserError(f"{target} exists; choose another folder, or remove it")
     for library in {"unilm": ("torch",), "dalle": ("torch", "dall_e")}.get(format, ()):
         if importlib.util.find_spec(library) is None:
-            raise UserError(f"format={format!r} needs {library}, which is not installed: {torch_files.INSTALL}")
+            raise UserError(f"format={format!r} needs {library}, which is not installed: {torch_writing.INSTALL}")
 
 
 @contextlib.contextmanager
@@ -212,11 +212,11 @@ def _write_timm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict
 
 def _write_unilm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
     state = names.to_layout(flat, "unilm", config.task) | names.buffers(flat, "unilm", config.task)
-    torch_files.save(folder / "checkpoint.pth", state, nest="state_dict" if config.task == "segment" else "model")
+    torch_writing.save(folder / "checkpoint.pth", state, nest="state_dict" if config.task == "segment" else "model")
 
 
 def _write_dalle(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
-    torch_files.save_dalle(folder, names.to_layout(flat, "dalle", config.task), config.model)
+    torch_writing.save_dalle(folder, names.to_layout(flat, "dalle", config.task), config.model)
 
 
 def _write_safetensors(folder: Path, state: Mapping[str, np.ndarray]) -> None:

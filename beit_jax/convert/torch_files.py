@@ -22,7 +22,6 @@ from beit_jax.errors import UserError
 
 EXTENSIONS = (".bin", ".pth", ".pt", ".pkl")
 NESTS = ("model", "module", "state_dict")  # where official checkpoints keep their tensors
-INSTALL = "pip install 'beit_jax[parity]'"
 
 KINDS = {
     "FloatStorage": np.float32,
@@ -254,59 +253,3 @@ def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> dict[str
 def _dict(module: Record, name: str) -> Mapping[str, Any]:
     value = getattr(module, name, {})
     return value if isinstance(value, Mapping) else {}
-
-
-def tensor(value: np.ndarray) -> Any:
-    """A PyTorch tensor of an array; needs torch.
-
-    Raises:
-      UserError: torch is not installed.
-    """
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"this needs torch, which is not installed: {INSTALL}") from error
-    return torch.from_numpy(np.array(value, order="C"))
-
-
-def save(path: Path, state: Mapping[str, np.ndarray], nest: str) -> None:
-    """Writes `{nest: state}`, as the official code does."""
-    tensors = {name: tensor(value) for name, value in state.items()}
-    import torch
-
-    torch.save({nest: tensors}, path)
-
-
-def dalle_modules(state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The package `dall_e`'s encoder and decoder, in evaluation mode.
-
-    Args:
-      state: of both, in the layout "dalle".
-      sizes: `vocab`, `hidden`, `groups`, `blocks_per_group`, `decoder_init`.
-
-    Raises:
-      UserError: `dall_e` is not installed, or has no such size.
-    """
-    try:
-        import dall_e
-    except ImportError as error:
-        raise UserError(
-            f"this needs torch and dall_e ({error}): {INSTALL} && pip install --no-deps dall-e attrs"
-        ) from error
-    if sizes["groups"] != 4:
-        raise UserError(f"model.groups={sizes['groups']}; OpenAI's dVAE has 4 groups, and no other number")
-    same = dict(n_hid=sizes["hidden"], vocab_size=sizes["vocab"], n_blk_per_group=sizes["blocks_per_group"])
-    encoder, decoder = dall_e.Encoder(**same), dall_e.Decoder(**same, n_init=sizes["decoder_init"])
-    for part, module in (("encoder.", encoder), ("decoder.", decoder)):
-        own = {name.removeprefix(part): tensor(value) for name, value in state.items() if name.startswith(part)}
-        module.load_state_dict(own)
-    return encoder.eval(), decoder.eval()
-
-
-def save_dalle(folder: Path, state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> None:
-    """Writes whole pickled modules, `encoder.pkl` and `decoder.pkl`, as OpenAI published them; see `dalle_modules`."""
-    modules = dalle_modules(state, sizes)
-    import torch
-
-    for name, module in zip(("encoder.pkl", "decoder.pkl"), modules):
-        torch.save(module, folder / name)

@@ -12,7 +12,7 @@ import pytest
 from random_models import pretrained
 
 import beit_jax
-from beit_jax.convert import names, torch_files
+from beit_jax.convert import names, torch_files, torch_writing
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
 
@@ -130,7 +130,7 @@ def test_a_bare_pickle_that_would_run_something(tmp_path):
 def test_official_nests_with_everything_beside(tmp_path, nest, legacy):
     flat = flatten(pretrained("classify").params)
     state = names.to_layout(flat, "unilm", "classify") | names.buffers(flat, "unilm", "classify")
-    tensors = collections.OrderedDict((name, torch_files.tensor(value)) for name, value in state.items())
+    tensors = collections.OrderedDict((name, torch_writing.tensor(value)) for name, value in state.items())
     beside = {
         "args": argparse.Namespace(lr=1e-3, model="beit"),
         "epoch": 3,
