@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +11,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from beit_jax.errors import UserError
+from beit_jax.training import distributed
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,13 +75,24 @@ def _one_line(error: Exception) -> str:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit status 2."""
+    """Calls `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit status 2.
+
+    Of several processes that are one run, the others end with one that fails, and wait for one that is not done.
+    """
     logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot mend
     try:
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        distributed.fail(2, str(error))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None
+        distributed.fail(130, "interrupted")
+    except Exception as error:
+        traceback.print_exc()
+        distributed.fail(1, f"{type(error).__name__}: {error}".splitlines()[0])
+    except SystemExit as end:
+        if not end.code:
+            distributed.finish()
+        raise
+    distributed.finish()

@@ -21,7 +21,10 @@ from beit_jax.errors import UserError
 __all__ = ["TASKS", "defaults"]  # so that config files import from one place
 
 # Keys that may differ between a run and its continuation, because they change no number of the run.
-FREE_KEYS = ("log_every", "eval_every", "picture_every", "save_every", "keep", "mesh")
+FREE_KEYS = (
+    *("log_every", "eval_every", "picture_every", "save_every", "keep", "keep_every", "mesh"),
+    *("max_bad_steps", "stall_factor"),  # of a run that ended with a loss that is not finite, or seems to hang
+)
 
 
 def recipe(**stages: ConfigDict) -> ConfigDict:

@@ -54,6 +54,9 @@ def _shared(task: str) -> ConfigDict:
             picture_every=0,  # steps between pictures; the last step always has them
             save_every=1000,  # steps; the last step is always saved
             keep=2,  # newest checkpoints kept
+            keep_every=0,  # steps whose checkpoints are kept for good; 0: none
+            max_bad_steps=0,  # in a row whose loss is not finite: skipped, and one more ends the run
+            stall_factor=30.0,  # times the usual time without a step: the stacks of all threads are printed; 0: never
             data=dict(
                 source="imagenet2012",  # a tfds name, folder:PATH, or digits
                 data_dir="",  # where prepared tfds data sets lie; empty: the default of tfds

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from beit_jax import command_line
 from beit_jax import config as configs
 from beit_jax.errors import UserError
+from beit_jax.training import distributed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -39,11 +40,14 @@ def main(argv: Sequence[str]) -> None:
     from beit_jax.training import checkpoint as checkpoints
 
     command_line.local_folder("checkpoint", checkpoint)
+    distributed.start()
     found = checkpoints.locate(checkpoint)
     config = configs.load(path) if path else configs.from_json(checkpoints.load_config(found))
     values = define()
     command_line.parse(rest, values, config)
-    print(json.dumps(evaluate(config, found, values.pictures), indent=1))
+    numbers = evaluate(config, found, values.pictures)
+    if distributed.is_main():
+        print(json.dumps(numbers, indent=1))
 
 
 def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[str, float]:
@@ -83,7 +87,9 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[s
         params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.whole(mesh))), placement)
         frozen, evaluator = origin.load_frozen(config, task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
         if pictures:
-            save_pictures(Path(pictures), evaluator.pictures(params, frozen, batches))
+            made = evaluator.pictures(params, frozen, batches)
+            if distributed.is_main():
+                save_pictures(Path(pictures), made)
         values = evaluator.run(params, frozen, batches)
         for evaluation in more:
             values |= evaluation(mesh, params, frozen)

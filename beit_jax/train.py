@@ -3,10 +3,12 @@
   python -m beit_jax.train --config configs/quickstart.py --workdir runs/quickstart
   python -m beit_jax.train --config configs/pretrain.py:variant=L/16 --workdir runs/large --config.batch_size=1024
 
-Run the same command again to continue after a stop of any kind; finished stages are skipped. Each run writes
+Run the same command again to continue after a stop of any kind; finished stages are skipped. SIGTERM saves and ends
+with status 0. Several processes, started alike, become one run (see launch/README.md). Each run writes
 checkpoints/, metrics.jsonl, tensorboard/, pictures/, config.json and, at its end, result.json into its folder.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +21,7 @@ from ml_collections import ConfigDict
 from beit_jax import command_line
 from beit_jax import config as configs
 from beit_jax.errors import UserError
+from beit_jax.training import distributed, lock, stop
 
 RESULT = "result.json"  # of a finished run: its last evaluation
 
@@ -38,7 +41,13 @@ def main(argv: Sequence[str]) -> None:
     command_line.parse(rest, values, config)
     if not values.workdir:
         raise UserError("--workdir is missing; expected the folder of the run, such as --workdir=runs/quickstart")
-    train(config, command_line.local_folder("workdir", values.workdir))
+    workdir = command_line.local_folder("workdir", values.workdir)
+    distributed.start()
+    try:
+        train(config, workdir)
+    except stop.Stopped as stopped:
+        stop.say(stopped.text)
+        raise
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
@@ -54,6 +63,12 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
     validate(config)
     _check_owner(workdir, config)
+    with lock.hold(workdir) if distributed.is_main() else contextlib.nullcontext():
+        distributed.barrier("workdir")
+        return _train(config, workdir)
+
+
+def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     names = config.get("stages", ())
     stages = {name: (config[name], workdir / name) for name in names} or {config.task: (config, workdir)}
     results = {name: _finished(folder) for name, (_, folder) in stages.items()}
@@ -61,19 +76,25 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     _write(workdir / "config.json", configs.to_json(config))
     for name, (_, folder) in stages.items():
         if results[name] is not None:
-            print(f"{name}: finished before, skipped", flush=True)
+            stop.say(f"{name}: finished before, skipped")
             continue
         results[name] = _run(runs[name])
         _write(folder / RESULT, json.dumps(results[name], indent=1))
-    _report(workdir)
+        stop.check()
+    if distributed.is_main():
+        _report(workdir)
     return results
 
 
 def _finished(folder: Path) -> dict[str, float] | None:
     """The last evaluation of a run that has ended."""
     try:
-        return json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+        found = (folder / RESULT).read_text(encoding="utf-8") if distributed.is_main() else ""
+    except FileNotFoundError:
+        found = ""
+    try:
+        return json.loads(distributed.from_main(found))
+    except json.JSONDecodeError:
         return None
 
 
@@ -131,7 +152,9 @@ def _check_owner(workdir: Path, config: ConfigDict) -> None:
 
 
 def _write(file: Path, text: str) -> None:
-    """Whole or not at all, also when the power fails."""
+    """Whole or not at all, also when the power fails; from one process."""
+    if not distributed.is_main():
+        return
     temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -151,4 +174,5 @@ def _report(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
+    stop.listen()
     command_line.run(main)

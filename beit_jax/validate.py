@@ -19,6 +19,7 @@ AT_LEAST_ONE = (
 )
 POSITIVE = ("model.norm_eps", "knn.temperature", "optimizer.eps", "elbo.temperature_start", "elbo.temperature_end")
 NOT_NEGATIVE = (
+    *("keep_every", "max_bad_steps", "stall_factor"),
     *("epochs", "steps", "eval_every", "picture_every", "seed", "data.labels_per_class", "data.subset_seed"),
     *("optimizer.lr", "optimizer.min_lr", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.decay_steps"),
     *("optimizer.weight_decay", "optimizer.clip_norm", "model.layer_scale", "model.num_classes"),

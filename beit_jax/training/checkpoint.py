@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax, asynchronous, atomic.
+"""Checkpoints: how they are found and read; `saving` writes them, with Orbax, asynchronous and atomic.
 
 Where a run starts, first match wins:
   1. the newest checkpoint in its own folder that can be read (a broken one is set aside, and said so),
@@ -10,15 +10,12 @@ A checkpoint holds the items `params`, `ema` (where the run keeps averaged param
 state) and `meta` (config, versions). The position in the data needs no item: it is a function of the step.
 """
 
-import itertools
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from beit_jax import __version__
 from beit_jax.errors import UserError
@@ -29,84 +26,6 @@ FOLDER = "checkpoints"
 # What Orbax and its storage raise for files that are cut off, changed or gone. Anything else, such as a lack of memory,
 # says nothing about the checkpoint.
 DAMAGE = (ValueError, KeyError, TypeError, OSError, EOFError)
-
-
-class Checkpoints:
-    """The checkpoints of one run."""
-
-    def __init__(self, run: Path, keep: int = 1):
-        """
-        Args:
-          run: the run's folder; checkpoints lie in `checkpoints/STEP` below it.
-          keep: how many of the newest are kept.
-        """
-        self._folder = (run / FOLDER).absolute()
-        options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.LatestN(keep))
-        self._manager = ocp.CheckpointManager(self._folder, options=options)
-
-    def latest_step(self) -> int | None:
-        """The newest step saved, whether or not it can be read."""
-        return self._manager.latest_step()
-
-    def save(self, state: TrainState, step: int, meta: Mapping[str, Any]) -> None:
-        """Starts to write the state; returns as soon as it is copied off the devices.
-
-        Errors of an earlier save that failed in the background are raised here.
-        """
-        items = {
-            "params": ocp.args.StandardSave(state.params),
-            "state": ocp.args.StandardSave({"step": state.step, "opt_state": state.opt_state}),
-            "meta": ocp.args.JsonSave({"versions": _versions(), **meta}),
-        }
-        if state.ema is not None:
-            items["ema"] = ocp.args.StandardSave(state.ema)
-        self._manager.save(step, args=ocp.args.Composite(**items))
-
-    def restore(self, abstract: TrainState) -> TrainState | None:
-        """The newest state that can be read, or None where none was ever saved.
-
-        Newer ones that cannot be read are set aside, once a good one is found.
-
-        Args:
-          abstract: shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct`).
-
-        Raises:
-          UserError: no checkpoint can be read, or one is of another model; they stay where they are.
-        """
-        broken: dict[int, Exception] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                state = restore(self._folder / str(step), abstract)
-            except DAMAGE as error:
-                broken[step] = error
-                continue
-            for newer, error in broken.items():
-                self._set_aside(newer, error)
-            return state
-        if broken:
-            raise UserError(
-                f"none of the checkpoints in {self._folder} can be read ({first_line(broken[max(broken)])}); delete "
-                "that folder to start from scratch"
-            )
-        return None
-
-    def close(self) -> None:
-        """Waits for saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
-
-    def _set_aside(self, step: int, error: Exception) -> None:
-        """A step that stays in place would make Orbax refuse to save that step again, without a word."""
-        broken = self._folder / str(step)
-        names = (f"{step}.broken{number or ''}" for number in itertools.count())
-        aside = next(path for path in map(self._folder.joinpath, names) if not path.exists())
-        broken.rename(aside)
-        self._manager.reload()
-        warnings.warn(
-            f"checkpoint {broken} cannot be read ({first_line(error)}); set aside as {aside.name}, using the one "
-            "before it",
-            stacklevel=3,
-        )
 
 
 def is_ours(folder: Path) -> bool:
@@ -196,7 +115,7 @@ def save_params(run: Path, params: Mapping[str, Any], config: str) -> None:
       config: text of `config.to_json`.
     """
     with ocp.CheckpointManager((run / FOLDER).absolute()) as manager:
-        meta = {"versions": _versions(), "config": config}
+        meta = {"versions": versions(), "config": config}
         manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
 
 
@@ -226,9 +145,18 @@ def load_config(checkpoint: Path) -> str:
     Raises:
       UserError: the checkpoint holds none.
     """
+    return load_meta(checkpoint)["config"]
+
+
+def load_meta(checkpoint: Path) -> dict[str, Any]:
+    """What was given to `Checkpoints.save` as `meta`, and the versions of the libraries.
+
+    Raises:
+      UserError: the checkpoint holds none.
+    """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
-            return checkpointer.restore(checkpoint / "meta")["config"]
+            return checkpointer.restore(checkpoint / "meta")
     except DAMAGE as error:
         raise UserError(
             f"checkpoint {checkpoint} does not say which config made it ({first_line(error)}); give it: --config FILE"
@@ -253,7 +181,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of the libraries that write a checkpoint."""
     import flax
     import optax
 

@@ -3,7 +3,6 @@
 import collections
 import contextlib
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,14 +14,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax.config import to_json
-from beit_jax.errors import UserError
-from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task
+from beit_jax.tasks.task import Batch, Params, Rows, Task
 from beit_jax.training import optimizer as optimizers
-from beit_jax.training import origin, sharding, state
-from beit_jax.training.checkpoint import Checkpoints
+from beit_jax.training import origin, sharding, state, stop
 from beit_jax.training.clock import Clock
+from beit_jax.training.distributed import is_main
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.metrics import MetricWriter
+from beit_jax.training.saving import Checkpoints
+from beit_jax.training.watchdog import Watchdog
+from beit_jax.training.window import Window
 
 Evaluation = Callable[[Mesh, Params, Params], dict[str, float]]
 IN_FLIGHT = 2  # steps that may wait on the device: it never idles, and batches in memory stay bounded
@@ -57,17 +58,19 @@ def train(
 
     Raises:
       UserError: what the user can mend: a checkpoint or a mesh that does not fit, a loss that is not finite.
+      stop.Stopped: the state is saved, for a signal asked to stop.
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
     optimizer, learning_rate = optimizers.make(config.optimizer, total, warmup)
     with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
-        checkpoints = Checkpoints(run, config.keep)
+        at_end.callback(stop.release)  # when everything is closed
+        checkpoints = Checkpoints(run, config.keep, config.keep_every)
         at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
         current, where_from = origin.initial_state(config, task, optimizer, checkpoints, run, mesh)
         frozen = origin.load_frozen(config, task, mesh, run)
         step, evaluator = int(current.step), Evaluator(task, mesh)
-        if jax.process_index() == 0:
+        if is_main():
             table = sharding.describe(current.params, mesh)
             (run / "parameters.txt").write_text(table + "\n", encoding="utf-8")
             _say(f"{run.name}: {table.splitlines()[-1]}; each one in {run / 'parameters.txt'}")
@@ -79,18 +82,20 @@ def train(
             start = time.perf_counter()
             update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
             _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
-        writer = MetricWriter(run, step)
+        writer = MetricWriter(run, step, is_main())
         at_end.callback(writer.close)
+        watchdog = at_end.enter_context(Watchdog(config.stall_factor))
         clock.restart()
         key = jax.random.key(config.seed + 1)  # of dropped paths and relaxed codes; the parameters took `seed`
-        pending, in_flight = [], collections.deque()
+        window, in_flight = Window(config.max_bad_steps, checkpoints.meta.get("window")), collections.deque()
         results = {}
 
         def evaluate() -> dict[str, float]:
             weights = current.params if current.ema is None else current.ema
-            values = evaluator.run(weights, frozen, eval_set)
-            for evaluation in more:
-                values |= evaluation(mesh, weights, frozen)
+            values = evaluator.run(weights, frozen, _watched(eval_set, watchdog))
+            with watchdog.asleep():
+                for evaluation in more:
+                    values |= evaluation(mesh, weights, frozen)
             if _due(step, config.picture_every, total):
                 writer.pictures(step, evaluator.pictures(weights, frozen, eval_set))
             epoch = {"epoch": step / per_epoch}
@@ -98,33 +103,53 @@ def train(
             _say(f"{run.name} {step}/{total}  eval  {_format(values)}")
             return values
 
-        for batch in batches:
-            current, metrics = update(current, frozen, batch, key)
-            step += 1
-            clock.step()
-            pending.append(metrics)
-            in_flight.append(metrics["loss"])
-            if len(in_flight) > IN_FLIGHT:
-                jax.block_until_ready(in_flight.popleft())
-            save = _due(step, config.save_every, total)
-            if save or _due(step, config.log_every, total):
-                # Always before a save, so that no state is saved that is not finite.
-                means = _means(pending, step, checkpoints.latest_step())
-                speed = clock.report(total - step)
-                speed["examples_per_second"] = speed.pop("steps_per_second") * config.batch_size
-                rate = {"learning_rate": float(learning_rate(step - 1))}
-                left = speed.pop("seconds_left")
-                writer.write(step, {"epoch": step / per_epoch} | means | rate | speed)
-                _say(_progress(run.name, step, total, means | rate, speed, left, mesh.size))
-                pending = []
-            with clock.pause():
-                if _due(step, config.eval_every, total):
-                    results = evaluate()
-                if save:
-                    checkpoints.save(current, step, {"config": to_json(config)})
-            if step == total:
-                break
-        return results or evaluate()
+        def save(**meta: Any) -> None:
+            with watchdog.asleep():
+                checkpoints.save(current, step, {"config": to_json(config), **meta})
+
+        stop.hold()
+        try:
+            if checkpoints.meta.get("evaluation_due") and step < total:
+                results = evaluate()
+            for batch in batches:
+                current, metrics = update(current, frozen, batch, key)
+                step += 1
+                clock.step()
+                window.add(metrics)
+                in_flight.append(metrics["loss"])
+                if len(in_flight) > IN_FLIGHT:
+                    jax.block_until_ready(in_flight.popleft())
+                    watchdog.step()
+                checkpoints.check()
+                saving = _due(step, config.save_every, total)
+                if saving or _due(step, config.log_every, total):
+                    # Always before a save, so that no state is saved that is not finite.
+                    means = window.line(step, checkpoints.latest_step())
+                    speed = clock.report(total - step)
+                    speed["examples_per_second"] = speed.pop("steps_per_second") * config.batch_size
+                    rate = {"learning_rate": float(learning_rate(step - 1))}
+                    left = speed.pop("seconds_left")
+                    writer.write(step, {"epoch": step / per_epoch} | means | rate | speed)
+                    _say(_progress(run.name, step, total, means | rate, speed, left, mesh.size))
+                stopping, evaluating = stop.poll(), _due(step, config.eval_every, total)
+                with clock.pause():
+                    if evaluating and not stopping:
+                        try:
+                            results = evaluate()
+                        except stop.Stopping:
+                            stopping = True
+                    if saving:
+                        save(evaluation_due=evaluating and stopping)
+                    elif stopping:
+                        kept = window.keep(step, checkpoints.latest_step())
+                        save(evaluation_due=evaluating, window=kept)
+                if stopping:
+                    raise stop.Stopping
+                if step == total:
+                    break
+            return results or evaluate()
+        except stop.Stopping:
+            raise stop.Stopped(f"{run.name}: stopped by SIGTERM at step {step}, which is saved; {stop.AGAIN}") from None
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -135,8 +160,11 @@ def trace_step(
     config: ConfigDict, task: Task, optimizer: optax.GradientTransformation, mesh: Mesh, current: Any, frozen: Any
 ) -> jax.stages.Traced:
     """The training step, traced for a mesh from arrays or shapes; needs no data and, given shapes, no memory."""
-    step = state.make_step(task, optimizer, config.optimizer.accumulate, config.optimizer.ema)
-    jitted = jax.jit(step, out_shardings=(sharding.shardings(mesh, current), None), donate_argnums=0)
+    skip_bad = config.max_bad_steps > 0
+    step = state.make_step(task, optimizer, config.optimizer.accumulate, config.optimizer.ema, skip_bad)
+    # Every process reads the metrics.
+    out = sharding.shardings(mesh, current), sharding.whole(mesh)
+    jitted = jax.jit(step, out_shardings=out, donate_argnums=0)
     rows = sharding.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=rows)
@@ -153,6 +181,19 @@ def _checked(stream: Iterable[Rows], task: Task) -> Iterator[Rows]:
     return itertools.chain([first], rest)
 
 
+def _watched(batches: Iterable[Rows], watchdog: Watchdog) -> Iterator[Rows]:
+    """The batches of an evaluation, which is left where the run is to stop.
+
+    Raises:
+      stop.Stopping: in all processes at the same batch.
+    """
+    for batch in batches:
+        if stop.poll():
+            raise stop.Stopping
+        watchdog.beat()
+        yield batch
+
+
 def _to_devices(stream: Iterator[Rows], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:
     """Global batches on the devices, only what the task needs."""
     names = task.batch_spec(1)
@@ -160,33 +201,6 @@ def _to_devices(stream: Iterator[Rows], task: Task, mesh: Mesh, clock: Clock) ->
         with clock.wait():
             rows = next(stream)
         yield sharding.to_devices(mesh, {name: rows[name] for name in names})
-
-
-def _means(pending: list[Metrics], step: int, saved: int | None) -> dict[str, float]:
-    """Mean of each metric over the steps since the last line.
-
-    Args:
-      pending: metrics of the steps up to `step`.
-      step: the last one.
-      saved: the step of the newest checkpoint.
-
-    Raises:
-      UserError: one that is not finite, or a loss over nothing.
-    """
-    fetched = jax.device_get(pending)
-    between = f"between steps {step - len(fetched) + 1} and {step}"
-    totals = {name: [sum(float(metrics[name][part]) for metrics in fetched) for part in (0, 1)] for name in fetched[0]}
-    if not totals["loss"][1]:
-        raise UserError(f"there was nothing to learn {between}: the loss is a mean over no value; see data.ops")
-    means = {name: total / count for name, (total, count) in totals.items()}
-    for name, value in means.items():
-        if not math.isfinite(value):
-            way_out = f"the checkpoint of step {saved} is finite" if saved is not None else "there is no checkpoint yet"
-            raise UserError(
-                f"the {name} is {value} {between}; {way_out}: lower optimizer.lr or set optimizer.clip_norm, and start "
-                f"in a new workdir{', with resume_from' if saved is not None else ''}"
-            )
-    return means
 
 
 def _progress(
@@ -213,5 +227,5 @@ def _format(values: Mapping[str, float]) -> str:
 
 
 def _say(text: str) -> None:
-    if jax.process_index() == 0:
+    if is_main():
         print(text, flush=True)

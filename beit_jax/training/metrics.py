@@ -15,13 +15,17 @@ FILE = "metrics.jsonl"
 class MetricWriter:
     """Writes the numbers and pictures of one run, from one process."""
 
-    def __init__(self, run: Path, start_step: int = 0):
+    def __init__(self, run: Path, start_step: int = 0, writes: bool = True):
         """
         Args:
           run: the run's folder.
           start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its
             last checkpoint, are removed: these steps are made again.
+          writes: whether this is the process that writes; nothing is done in the others.
         """
+        self._writes = writes
+        if not writes:
+            return
         run.mkdir(parents=True, exist_ok=True)
         self._pictures = run / "pictures"
         path = run / FILE
@@ -34,17 +38,23 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of `metrics.jsonl`: `{"step": 10, "loss": 0.5, ...}`."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
     def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Writes `pictures/NAME.png`, images `[b, h, w, 3]` in [0, 1] side by side, and the same to TensorBoard."""
+        if not self._writes:
+            return
         for name, strip in save_pictures(self._pictures, pictures).items():
             self._board.add_image(name, strip, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flushes and closes the files."""
+        if not self._writes:
+            return
         self._file.close()
         self._board.close()
 

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.tasks.task import FrozenPart, Params, Task
-from beit_jax.training import checkpoint, state
+from beit_jax.training import checkpoint, saving, state
 from beit_jax.training.adapt import adapt
 from beit_jax.training.params import flatten, merge, not_in
 from beit_jax.training.sharding import shardings, whole
@@ -85,7 +85,7 @@ def initial_state(
     config: ConfigDict,
     task: Task,
     optimizer: optax.GradientTransformation,
-    checkpoints: checkpoint.Checkpoints,
+    checkpoints: saving.Checkpoints,
     run: Path,
     mesh: Mesh,
 ) -> tuple[state.TrainState, str]:

@@ -42,7 +42,11 @@ def create(task: Task, optimizer: optax.GradientTransformation, key: jax.Array, 
 
 
 def make_step(
-    task: Task, optimizer: optax.GradientTransformation, accumulate: int = 1, ema_decay: float = 0.0
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+    skip_bad: bool = False,
 ) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """The training step, a pure function to be jitted.
 
@@ -54,6 +58,8 @@ def make_step(
       optimizer: an optax transformation.
       accumulate: micro-batches per update; they divide the batch.
       ema_decay: of the averaged parameters; 0: none.
+      skip_bad: a step whose loss or update is not finite changes nothing but the number of steps, adds nothing to the
+        metrics, and is counted in `skipped_steps`.
 
     Returns:
       `step(state, frozen, batch, key) -> (state, metrics)`; the key is that of the run, folded with the step here.
@@ -96,6 +102,16 @@ def make_step(
         one = jnp.float32(1.0)
         metrics["grad_norm"] = (optax.tree.norm(gradients), one)
         metrics["param_norm"] = (optax.tree.norm(params), one)
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        updated = TrainState(state.step + 1, params, opt_state, ema)
+        return _unless_bad(updated, state, metrics) if skip_bad else (updated, metrics)
 
     return step
+
+
+def _unless_bad(updated: TrainState, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
+    """The updated state where everything is finite, and otherwise the one before it, at the next step."""
+    sums = jnp.stack([metrics[name][0] for name in ("loss", "grad_norm", "param_norm")])
+    good = jnp.isfinite(sums).all()
+    kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state).replace(step=updated.step)
+    metrics = jax.tree.map(lambda value: jnp.where(good, value, jnp.zeros_like(value)), metrics)
+    return kept, metrics | {"skipped_steps": (1.0 - good.astype(jnp.float32), jnp.float32(1.0))}

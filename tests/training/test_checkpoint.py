@@ -5,7 +5,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.errors import UserError
-from beit_jax.training import checkpoint, optimizer, origin, sharding, state
+from beit_jax.training import checkpoint, optimizer, origin, saving, sharding, state
 from beit_jax.training.params import flatten
 
 
@@ -15,7 +15,7 @@ def saved(run, mesh):
     tx, _ = optimizer.make(tiny("pretrain").optimizer, 10, 2)
     placement = jax.tree.map(lambda leaf: leaf.sharding, origin.abstract_state(task, tx, True, mesh))
     current = jax.jit(lambda key: state.create(task, tx, key, True), out_shardings=placement)(jax.random.key(0))
-    checkpoints = checkpoint.Checkpoints(run)
+    checkpoints = saving.Checkpoints(run)
     checkpoints.save(current, 0, {"config": "{}"})
     checkpoints.close()
     return task, tx, jax.device_get(current)
@@ -25,7 +25,7 @@ def test_restores_onto_another_mesh(tmp_path):
     task, tx, written = saved(tmp_path, sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
     mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
     abstract = origin.abstract_state(task, tx, True, mesh)
-    restored = checkpoint.Checkpoints(tmp_path).restore(abstract)
+    restored = saving.Checkpoints(tmp_path).restore(abstract)
     kernel = flatten(restored.params)["encoder/blocks/mlp/fc1/kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 64)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), written)
