@@ -68,7 +68,7 @@ def _shared(task: str) -> ConfigDict:
                 label_fraction=1.0,  # share of each class to train on
                 subset_seed=0,  # which examples these are
                 repeats=1,  # views of an image in a row (repeated augmentation); an epoch keeps its length
-                shuffle_buffer=50_000,  # undecoded records
+                shuffle_buffer=50_000,  # undecoded records, over all processes
                 max_bad_fraction=0.01,  # unreadable images: stop above this share
             ),
             mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: the devices that are left

@@ -19,7 +19,7 @@ from beit_jax.data import registry, subset
 from beit_jax.data.assertions import told
 from beit_jax.data.ops_image import LABEL_MAP, READABLE, unit_range
 from beit_jax.data.registry import Features, Program
-from beit_jax.data.sources import ID, Share, Source, open_source
+from beit_jax.data.sources import ID, Share, Source, open_source, streams
 from beit_jax.data.unreadable import Unreadable
 from beit_jax.errors import UserError
 
@@ -89,8 +89,9 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
 class TrainStream:
     """Iterator without end over the batches of one process, from a given step on.
 
-    The batch of a step depends on the seed and the step alone. An epoch is the split in a new order, cut to whole
-    batches; with `repeats` (repeated augmentation, arXiv 1901.09335) as many views of fewer images.
+    The batch of a step depends on the seed and the step, and not on the number of processes (see `sources.streams`). An
+    epoch is the split in a new order, cut to whole batches; with `repeats` (repeated augmentation, arXiv 1901.09335) as
+    many views of fewer images.
     """
 
     def __init__(self, source: Source, dataset: tf.data.Dataset, steps_per_epoch: int, max_bad_fraction: float):
@@ -144,26 +145,31 @@ def make_train(
         raise UserError(f"found the seed {seed}; expected a whole number from 0 to 2147483647")
     source = _to_train_on(config)
     rows = _rows_per_process(batch_size, process_count)
-    share = Share(process_index, process_count)
+    count = streams(batch_size, config.repeats, process_count)
+    block = batch_size // count  # neighbouring rows of each batch, which one stream fills
+    own = range(process_index * count // process_count, (process_index + 1) * count // process_count)
     steps_per_epoch = source.num_examples // batch_size
     if not steps_per_epoch:
         raise UserError(
             f"found {source.num_examples} examples in '{config.split}' of {config.source}, expected at least one batch "
             f"of {batch_size}; lower the batch size"
         )
-    per_epoch = steps_per_epoch * rows
     first_epoch, first_step = divmod(start_step, steps_per_epoch)
 
-    def epoch_of_raw(epoch: tf.Tensor) -> tf.data.Dataset:
-        start = tf.where(epoch == first_epoch, tf.constant(first_step * rows, tf.int64), 0)
-        raw = source.raw(seed, epoch, start // config.repeats, share)
+    def stream(index: int, epoch: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
+        raw = source.raw(seed, epoch, start // config.repeats, Share(index, count))
         if config.repeats > 1:
             raw = raw.flat_map(plain_graph(lambda *element: _repeated(element, config.repeats)))
-        return raw.skip(start % config.repeats).take(per_epoch - start)
+        return raw.skip(start % config.repeats).take(steps_per_epoch * block - start)
+
+    def epoch_of_raw(epoch: tf.Tensor) -> tf.data.Dataset:
+        start = tf.where(epoch == first_epoch, tf.constant(first_step * block, tf.int64), 0)
+        turns = tf.data.Dataset.range(len(own)).flat_map(plain_graph(lambda turn: _repeated((turn,), block))).repeat()
+        return tf.data.Dataset.choose_from_datasets([stream(index, epoch, start) for index in own], turns)
 
     def address(place: tf.Tensor) -> tf.Tensor:
-        epoch, position = place // per_epoch, place % per_epoch
-        return tf.stack([seed * 2**32 + epoch, position * process_count + process_index])
+        step, row = place // rows, place % rows + process_index * rows
+        return tf.stack([seed * 2**32 + step // steps_per_epoch, step % steps_per_epoch * batch_size + row])
 
     raw = tf.data.Dataset.range(first_epoch, EPOCHS).flat_map(plain_graph(epoch_of_raw))
     places = tf.data.Dataset.counter(tf.constant(start_step * rows, tf.int64))
@@ -202,11 +208,12 @@ def _once(
         )
     rows = _rows_per_process(batch_size, process_count)
     steps = -(-source.num_examples // batch_size)
-    own = len(range(process_index, source.num_examples, process_count))
+    least, more = divmod(source.num_examples, process_count)
+    own, first = least + (process_index < more), process_index * least + min(process_index, more)
     zero = tf.constant(0, tf.int64)
 
     def numbered(place: tf.Tensor, raw: Any) -> tuple:
-        return tf.stack([0, place * process_count + process_index]), place < own, raw
+        return tf.stack([zero, first + place]), place < own, raw
 
     raw = source.raw(None, zero, zero, Share(process_index, process_count)).repeat().take(steps * rows)
     dataset = raw.enumerate().map(plain_graph(numbered))

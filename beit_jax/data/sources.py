@@ -19,13 +19,25 @@ from beit_jax.errors import UserError
 
 ID = "_id"  # names a record in messages
 FILES_AT_ONCE = 16
+STREAMS = 16
 
 
 class Share(NamedTuple):
-    """The part of the examples that one of several processes reads."""
+    """One of the parts into which the examples are split: a stream of training, or what a process evaluates."""
 
     index: int = 0
     count: int = 1
+
+
+def streams(batch_size: int, repeats: int, processes: int) -> int:
+    """Into how many shares an epoch of training is split, each of which fills a block of rows of every batch.
+
+    Up to `STREAMS` processes divide the same shares among themselves, so that batches do not depend on their number.
+    Where it does not divide the shares, each process has one.
+    """
+    groups = batch_size // repeats if batch_size % repeats == 0 else 1  # all views of an image in one batch
+    shares = next(number for number in range(min(STREAMS, groups), 0, -1) if groups % number == 0)
+    return processes if shares % processes else shares
 
 
 class Source(Protocol):
@@ -35,7 +47,10 @@ class Source(Protocol):
     num_classes: int
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
-        """The raw elements of a process's share of an epoch from the `start`-th on; in file order if `seed` is None."""
+        """The raw elements of a share of an epoch from the `start`-th on; contiguous in file order if `seed` is None.
+
+        Shares differ by one element at most, and the first ones are the longer ones.
+        """
 
     def record(self, raw: Any) -> Features:
         """`image`, the bytes of a file, `label`, int64, or `label_map`, the bytes of a PNG file, and `_id`, a name."""
@@ -56,11 +71,15 @@ class Listed:
         self._in_files = in_files
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
-        """Positions in the split, int64; see `Source`. Process i of n takes every n-th one of the epoch's order."""
+        """Positions in the split, int64; see `Source`. Share i of n is every n-th one of the epoch's order."""
         order = tf.range(self.num_examples, dtype=tf.int64)
-        if seed is not None:
-            # A real permutation: the cheaper index_shuffle is far from even for the few labelled examples of a task.
-            order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), epoch]))
+        if seed is None:
+            least, more = divmod(self.num_examples, share.count)
+            first = share.index * least + min(share.index, more)
+            own = order[first : first + least + (share.index < more)]
+            return tf.data.Dataset.from_tensor_slices(own[start:])
+        # A real permutation: the cheaper index_shuffle is far from even for the few labelled examples of a task.
+        order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), epoch]))
         return tf.data.Dataset.from_tensor_slices(order[share.index + start * share.count :: share.count])
 
     def record(self, raw: tf.Tensor) -> Features:
@@ -93,7 +112,7 @@ class Sharded:
         self._features, self._decoders = decoding.extract_features(features), decoding.decoders
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
-        """(file name, position in the file, serialized record); see `Source`. Processes read contiguous parts."""
+        """(file name, position in the file, serialized record); see `Source`. Shares are contiguous parts, shuffled."""
         split = tfds.even_splits(self._split, share.count)[share.index]
         files = self._builder.info.splits[split].file_instructions
         names = tf.constant([os.fspath(file.filename) for file in files])
@@ -104,11 +123,15 @@ class Sharded:
             order = tf.random.experimental.stateless_shuffle(order, key)
         columns = tuple(tf.gather(column, order) for column in (names, skips, takes))
         records = tf.data.Dataset.from_tensor_slices(columns).interleave(
-            _read_file, cycle_length=FILES_AT_ONCE, block_length=FILES_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE
+            _read_file,
+            cycle_length=max(1, FILES_AT_ONCE // share.count),
+            block_length=FILES_AT_ONCE,
+            num_parallel_calls=tf.data.AUTOTUNE,
         )
         if seed is not None:
             shuffle_seed = tf.random.stateless_uniform([], key + 1, minval=None, maxval=None, dtype=tf.int64)
-            records = records.shuffle(self._buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+            window = max(1, self._buffer // share.count)  # the buffer is that of all shares together
+            records = records.shuffle(window, seed=shuffle_seed, reshuffle_each_iteration=False)
         return records.skip(start)
 
     def record(self, raw: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> Features:

@@ -73,17 +73,32 @@ def test_augmentation_differs_between_epochs(data_config, class_folder):
     assert not first & second
 
 
-def test_processes_share_each_global_batch(data_config, class_folder):
-    config = data_config(source=f"folder:{class_folder}", ops=OPS)
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("kind", ["folder", "sharded", "repeated"])
+def test_batches_do_not_depend_on_the_number_of_processes(data_config, class_folder, sharded_dir, kind, processes):
+    # So nothing is lost or seen twice where it changes in the middle of an epoch.
+    changes = {
+        "folder": dict(source=f"folder:{class_folder}"),
+        "sharded": dict(data_dir=sharded_dir, split="train[250:310]"),
+        "repeated": dict(source=f"folder:{class_folder}", repeats=2),
+    }
+    config = data_config(**changes[kind], ops=OPS)
     whole = take(pipeline.make_train(config, seed=0, batch_size=12, start_step=3), 4)
     parts = [
-        take(pipeline.make_train(config, seed=0, batch_size=12, start_step=3, process_index=index, process_count=2), 4)
-        for index in range(2)
+        pipeline.make_train(config, seed=0, batch_size=12, start_step=3, process_index=index, process_count=processes)
+        for index in range(processes)
     ]
-    for batch, *pieces in zip(whole, *parts, strict=True):
-        for key, value in batch.items():
-            joined = np.stack([piece[key] for piece in pieces], axis=1).reshape(value.shape)
-            np.testing.assert_array_equal(joined, value)
+    for batch, *pieces in zip(whole, *(take(part, 4) for part in parts), strict=True):
+        assert_same([batch], [{key: np.concatenate([piece[key] for piece in pieces]) for key in batch}])
+
+
+def test_processes_that_do_not_divide_the_streams(data_config):
+    config = data_config(split="train[:24]", ops="decode|resize(8)")
+    streams = [
+        pipeline.make_train(config, seed=0, batch_size=24, process_index=index, process_count=8) for index in range(8)
+    ]
+    images = [image.tobytes() for stream in streams for image in next(stream)["image"]]
+    assert len(images) == len(set(images)) == 24
 
 
 def test_processes_read_disjoint_records(data_config, sharded_dir):

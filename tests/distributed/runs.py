@@ -1,0 +1,90 @@
+"""Runs of `beit_jax.train` in processes of their own, on simulated devices."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from beit_jax.training.metrics import read
+
+CONFIG = "configs/pretrain.py:runlocal"
+SHORT = ["--config.batch_size=16", "--config.steps=12", "--config.log_every=3", "--config.eval_every=6"]
+SHORT += ["--config.save_every=6", "--config.keep=9", "--config.mesh.fsdp=2"]
+LIMIT_S = 300
+
+
+class Run:
+    """One run of one or several processes."""
+
+    def __init__(self, workdir, processes=1, devices=8, arguments=SHORT, **environment):
+        port = free_port()
+        self.output = ["" for _ in range(processes)]
+        self.processes = []
+        command = [sys.executable, "-m", "beit_jax.train", f"--config={CONFIG}", f"--workdir={workdir}", *arguments]
+        for index in range(processes):
+            own = os.environ | environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
+            if processes > 1:
+                own |= {
+                    "BEIT_JAX_COORDINATOR": f"127.0.0.1:{port}",
+                    "BEIT_JAX_PROCESS_COUNT": str(processes),
+                    "BEIT_JAX_PROCESS_INDEX": str(index),
+                }
+            self.processes.append(
+                subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            )
+        for process in self.processes:
+            os.set_blocking(process.stdout.fileno(), False)
+
+    def wait_for(self, text):
+        """Returns once the first process has printed a text."""
+        deadline = time.monotonic() + LIMIT_S
+        while text not in self.output[0]:
+            assert time.monotonic() < deadline and self.processes[0].poll() is None, self.told()
+            self._read()
+        return self
+
+    def stop(self, index=0):
+        """Sends SIGTERM to one process and returns the statuses of all."""
+        self.processes[index].send_signal(signal.SIGTERM)
+        return self.statuses()
+
+    def statuses(self):
+        """Of all processes, once they have ended."""
+        deadline = time.monotonic() + LIMIT_S
+        while any(process.poll() is None for process in self.processes):
+            assert time.monotonic() < deadline, self.told()
+            self._read()
+        self._read()
+        return [process.returncode for process in self.processes]
+
+    def finish(self):
+        """Runs to the end, which is to be a good one."""
+        assert not any(self.statuses()), self.told()
+        return self
+
+    def told(self):
+        """The output of all processes."""
+        return "\n----\n".join(self.output)
+
+    def _read(self):
+        streams = [process.stdout for process in self.processes]
+        for stream in select.select(streams, [], [], 0.01)[0]:
+            self.output[streams.index(stream)] += stream.read() or ""
+        time.sleep(0.01)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def numbers(workdir):
+    """The lines of a run's metrics without those that measure time."""
+    skip = ("examples_per_second", "input_wait")
+    return [
+        {name: value for name, value in line.items() if name not in skip} for line in read(workdir / "metrics.jsonl")
+    ]
