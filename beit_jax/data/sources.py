@@ -19,7 +19,7 @@ from beit_jax.errors import UserError
 
 ID = "_id"  # names a record in messages
 FILES_AT_ONCE = 16
-STREAMS = 16
+STREAMS = 8
 
 
 class Share(NamedTuple):

@@ -25,6 +25,8 @@ LOOK_S = 1.0  # between two looks for a process that has failed
 PART_S = 20  # for the others to hear of a failure, before the coordinator goes
 
 _rounds: collections.Counter[str] = collections.Counter()
+_joined = False  # a call to the service before it knows this process would end the process
+_guard = threading.RLock()  # of `_joined`
 
 
 def start() -> None:
@@ -35,6 +37,7 @@ def start() -> None:
     Raises:
       UserError: settings that are missing or wrong, or processes that do not come up.
     """
+    global _joined
     import jax
 
     settings = None if jax.distributed.is_initialized() else _explicit() or _detected()
@@ -51,6 +54,7 @@ def start() -> None:
             "the processes of this run did not find each other "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); start all of them, or set {', '.join(VARIABLES)}"
         ) from error
+    _joined = True
     if count() > 1:
         client().key_value_set(f"{KEYS}/hosts/{index()}", socket.gethostname())
         threading.Thread(target=_end_with_the_others, name="other processes", daemon=True).start()
@@ -117,8 +121,8 @@ def _state() -> Any:
 
 
 def client() -> Any:
-    """The coordination service of a run with several processes."""
-    return _state().client
+    """The coordination service of a run with several processes; None for a process by itself."""
+    return _state().client if _joined else None
 
 
 def index() -> int:
@@ -165,7 +169,7 @@ def _exchange(name: str, value: str, timeout_s: float) -> dict[str, str]:
     try:
         client().wait_at_barrier(folder, round(timeout_s * 1000))
     except Exception as error:
-        here = _by_process(folder)
+        here = look(folder)
         missing = [str(process) for process in range(count()) if str(process) not in here]
         if not missing:
             raise UserError(f"barrier {name!r} failed: {str(error).splitlines()[0]}; start the run again") from error
@@ -173,23 +177,29 @@ def _exchange(name: str, value: str, timeout_s: float) -> dict[str, str]:
             f"after {timeout_s:g} s at the barrier {name!r} these processes are missing: "
             f"{', '.join(map(_described, missing))}; look at their logs, and start the run again"
         ) from error
-    return _by_process(folder)
+    return look(folder)
 
 
 def _described(process: str) -> str:
-    return f"{process} ({_by_process(f'{KEYS}/hosts').get(process, 'never came up')})"
+    return f"{process} ({look(f'{KEYS}/hosts').get(process, 'never came up')})"
 
 
-def _by_process(folder: str) -> dict[str, str]:
-    return {key.rpartition("/")[2]: value for key, value in client().key_value_dir_get(folder)}
+def look(folder: str) -> dict[str, str]:
+    """What processes have left in a folder of the service, by their index; nothing for a process by itself."""
+    with _guard:
+        found = client().key_value_dir_get(folder) if client() else ()
+    return {key.rpartition("/")[2]: value for key, value in found}
 
 
 def finish() -> None:
     """Waits for the other processes and parts; without it the end of the coordinator would kill them."""
+    global _joined
     if client():
         import jax
 
         sys.stdout.flush()
+        with _guard:
+            _joined = False
         jax.distributed.shutdown()
 
 
@@ -214,7 +224,7 @@ def leave(status: int, reason: str = "") -> NoReturn:
             client().key_value_set(f"{KEYS}/failed/{index()}", reason)
         client().key_value_set(f"{KEYS}/gone/{index()}", "", allow_overwrite=True)
         deadline = time.monotonic() + PART_S
-        while is_main() and len(client().key_value_dir_get(f"{KEYS}/gone")) < count() and time.monotonic() < deadline:
+        while is_main() and len(look(f"{KEYS}/gone")) < count() and time.monotonic() < deadline:
             time.sleep(0.05)
     os._exit(status)
 
@@ -224,7 +234,7 @@ def _end_with_the_others() -> None:
     while True:
         time.sleep(LOOK_S)
         try:
-            failed = _by_process(f"{KEYS}/failed") if client() else {}
+            failed = look(f"{KEYS}/failed")
         except Exception:
             return  # the service is gone; JAX ends the process
         others = [reason for process, reason in failed.items() if process != str(index())]

@@ -107,9 +107,9 @@ def _wait(reader: int) -> None:
 def _asked() -> bool:
     """Whether another process got the signal."""
     try:
-        return distributed.count() > 1 and bool(distributed.client().key_value_dir_get(KEYS))
+        return bool(distributed.look(KEYS))
     except Exception:
-        return False  # the service has not come up, or is gone
+        return False  # the service is gone
 
 
 def _settle() -> None:

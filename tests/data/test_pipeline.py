@@ -93,12 +93,12 @@ def test_batches_do_not_depend_on_the_number_of_processes(data_config, class_fol
 
 
 def test_processes_that_do_not_divide_the_streams(data_config):
-    config = data_config(split="train[:24]", ops="decode|resize(8)")
+    config = data_config(split="train[:12]", ops="decode|resize(8)")
     streams = [
-        pipeline.make_train(config, seed=0, batch_size=24, process_index=index, process_count=8) for index in range(8)
+        pipeline.make_train(config, seed=0, batch_size=12, process_index=index, process_count=4) for index in range(4)
     ]
     images = [image.tobytes() for stream in streams for image in next(stream)["image"]]
-    assert len(images) == len(set(images)) == 24
+    assert len(images) == len(set(images)) == 12
 
 
 def test_processes_read_disjoint_records(data_config, sharded_dir):
