@@ -40,24 +40,33 @@ def start() -> None:
     global _joined
     import jax
 
-    settings = None if jax.distributed.is_initialized() else _explicit() or _detected()
-    if settings is None or settings.get("num_processes") == 1:
+    if not jax.distributed.is_initialized() and not _initialize():
         return
+    _joined = True
+    if count() > 1:
+        client().key_value_set(f"{KEYS}/hosts/{index()}", socket.gethostname(), allow_overwrite=True)
+        threading.Thread(target=_end_with_the_others, name="other processes", daemon=True).start()
+
+
+def _initialize() -> bool:
+    """Whether there are other processes, which are found then."""
+    import jax
+
+    settings = _explicit() or _detected()
+    if settings is None or settings.get("num_processes") == 1:
+        return False
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM, which `stop` listens to
     may_be_alone = settings.pop("may_be_alone", False)
     try:
         jax.distributed.initialize(initialization_timeout=START_S, **settings)
     except Exception as error:
         if may_be_alone and "coordinator_address should be defined" in str(error):
-            return
+            return False
         raise UserError(
             "the processes of this run did not find each other "
             f"({type(error).__name__}: {str(error).splitlines()[0]}); start all of them, or set {', '.join(VARIABLES)}"
         ) from error
-    _joined = True
-    if count() > 1:
-        client().key_value_set(f"{KEYS}/hosts/{index()}", socket.gethostname())
-        threading.Thread(target=_end_with_the_others, name="other processes", daemon=True).start()
+    return True
 
 
 def _explicit() -> dict[str, Any] | None:
