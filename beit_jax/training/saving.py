@@ -36,7 +36,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.AnyPreservationPolicy(kept))
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self.meta: dict[str, Any] = {}  # of the checkpoint restored
-        self._saving: int | None = None
+        self._unsealed: set[int] = set()  # steps saved, or being saved, without checksums
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checksums")
 
     def latest_step(self) -> int | None:
@@ -64,7 +64,7 @@ class Checkpoints:
             )
         with self._errors():
             self._manager.save(step, args=ocp.args.Composite(**items))
-        self._saving = step
+        self._unsealed.add(step)
 
     def check(self) -> None:
         """Looks after a save that is under way; cheap, called after every step.
@@ -72,13 +72,14 @@ class Checkpoints:
         Raises:
           UserError: it failed.
         """
-        if self._saving is None:
+        if not self._unsealed:
             return
         with self._errors():
             self._manager.check_for_errors()
-        if is_main() and (self._folder / str(self._saving)).is_dir():
-            self._sealer.submit(integrity.seal, self._folder / str(self._saving))
-            self._saving = None
+        done = {step for step in self._unsealed if (self._folder / str(step)).is_dir()}
+        self._unsealed -= done
+        for step in sorted(done) if is_main() else ():
+            self._sealer.submit(integrity.seal, self._folder / str(step))
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -86,9 +87,10 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            reason = str(error).partition("\n")[0].rpartition('": ')[2]  # what the system said stands at the end
             raise UserError(
-                f"a checkpoint could not be written to {self._folder} ({checkpoint.first_line(error)}); see that there "
-                f"is room, and run the same command again{self._older()}"
+                f"a checkpoint could not be written to {self._folder} ({type(error).__name__}: {reason}); see that "
+                f"there is room, and run the same command again{self._older()}"
             ) from error
 
     def _older(self) -> str:

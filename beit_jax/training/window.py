@@ -58,6 +58,8 @@ class Window:
         self._steps = fetched = [
             {name: tuple(float(part) for part in parts) for name, parts in metrics.items()} for metrics in fetched
         ]
+        if not fetched:
+            return {}, self._bad
         between = f"between steps {step - len(fetched) + 1} and {step}"
         bad = self._bad
         for metrics in fetched:

@@ -1,0 +1,111 @@
+"""One run: stopped early, locked, on a full disk, with damaged checkpoints."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from collections import namedtuple
+
+import jax
+import pytest
+from doors import command, refused
+from runs import Run, numbers
+
+from beit_jax import train
+from beit_jax.training import lock
+
+pytestmark = pytest.mark.usefixtures("in_the_checkout")
+SETTINGS = ["--config.steps=8", "--config.log_every=2", "--config.save_every=2", "--config.keep=2"]
+SETTINGS += ["--config.keep_every=4"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, repository):
+    workdir = tmp_path_factory.mktemp("finished")
+    with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(repository)
+        train.main(command("pretrain", workdir, *SETTINGS))
+    return workdir
+
+
+@pytest.fixture
+def at_six(finished, tmp_path):
+    """A copy of the run as it was after its checkpoint of step 6."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "8")
+    (tmp_path / "result.json").unlink()
+    return tmp_path
+
+
+def steps(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def whole(workdir, step):
+    """The bytes of a checkpoint."""
+    folder = workdir / "checkpoints" / str(step)
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_newest_and_every_fourth_are_kept(finished):
+    assert steps(finished) == [4, 6, 8]
+    assert sorted(path.stem for path in (finished / "checksums").iterdir()) == ["4", "6", "8"]
+    assert not (finished / lock.FILE).exists()
+
+
+def test_changed_bytes_are_noticed(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
+    file = max((tmp_path / "checkpoints" / "8" / "params").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.warns(UserWarning, match=r"checkpoints/8 cannot be read \(params/.* has changed\); set aside"):
+        train.main(command("pretrain", tmp_path, *SETTINGS))
+    assert numbers(tmp_path) == numbers(finished)
+
+
+def test_a_workdir_in_use(finished):
+    with lock.hold(finished):
+        code = "from beit_jax import command_line, train; command_line.run(train.main)"
+        arguments = [sys.executable, "-c", code, *command("pretrain", finished, *SETTINGS)]
+        done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 2 and "is in use by process" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_disk_that_is_said_to_be_full(at_six, finished, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
+    before = whole(at_six, 6)
+    message = refused(command("pretrain", at_six, *SETTINGS))
+    assert "the checkpoint of step 8 needs" in message and "MiB and" in message and "0.0 MiB left; make room" in message
+    assert message.endswith("to continue from step 6, which is whole")
+    assert steps(at_six) == [4, 6] and whole(at_six, 6) == before
+
+
+def test_files_that_cannot_grow(at_six, finished):
+    """The kernel refuses files of more than 100 kB: an error of writing in the background, as on a full disk."""
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+    before = whole(at_six, 6)
+    arguments = [sys.executable, "-m", "beit_jax.train", *command("pretrain", at_six, *SETTINGS)]
+    done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert done.returncode == 2 and len(errors) == 1, done.stderr
+    assert "a checkpoint could not be written to" in errors[0] and "File too large" in errors[0]
+    assert errors[0].endswith("to continue from step 6, which is whole"), errors
+    assert whole(at_six, 6) == before
+    train.main(command("pretrain", at_six, *SETTINGS))
+    assert numbers(at_six) == numbers(finished)
+    assert json.loads((at_six / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
+
+
+def test_told_to_stop_while_libraries_are_loaded(tmp_path):
+    run = Run(tmp_path / "run", devices=1)
+    while not (tmp_path / "run" / lock.FILE).exists() and run.processes[0].poll() is None:
+        pass
+    assert run.stop() == [0], run.told()
+    assert "before there was anything to save" in run.output[0]
