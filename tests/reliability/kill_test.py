@@ -9,6 +9,7 @@ its numbers are not those of the run left alone, bit for bit.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -52,9 +53,13 @@ def steps(workdir: Path) -> list[int]:
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
 
 
-def being_written(workdir: Path) -> bool:
-    """Whether a checkpoint is under way."""
-    return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+def being_written(workdir: Path, since: float) -> bool:
+    """Whether a checkpoint is under way that was begun since a time, and not left by an earlier kill."""
+    for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_mtime > since:
+                return True
+    return False
 
 
 def wait(process: subprocess.Popen, until: Callable[[], bool]) -> bool:
@@ -68,15 +73,17 @@ def wait(process: subprocess.Popen, until: Callable[[], bool]) -> bool:
 
 def interrupt(workdir: Path, number: int, dice: random.Random, seconds: float, writing: bool) -> tuple[str, int | None]:
     """Starts the run, sends it a signal, and returns the moment and the status; None: it ended before."""
+    log = workdir.with_suffix(".log")
+    written = log.stat().st_size if log.exists() else 0
     process, delay = start(workdir), dice.uniform(1.5 if number == signal.SIGTERM else 0.05, seconds)
-    began = time.monotonic()
-    alive = wait(process, lambda: time.monotonic() - began > delay)
+    began = time.time()
+    alive = wait(process, lambda: time.time() - began > delay)
     if writing:
-        alive = wait(process, lambda: being_written(workdir))
+        alive = wait(process, lambda: being_written(workdir, began))
         time.sleep(dice.uniform(0, 0.02))
-    moment = "while a checkpoint was written" if being_written(workdir) else "between checkpoints"
-    if not steps(workdir):
-        moment = "before the first checkpoint"
+    moment = "while a checkpoint was written" if being_written(workdir, began) else "while it trained or evaluated"
+    if "compiled in" not in log.read_text()[written:]:
+        moment = "before it trained"
     if not alive:
         process.wait()
         return "after the end", None
