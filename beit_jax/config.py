@@ -70,7 +70,8 @@ def _error_in(file: str, error: Exception) -> UserError:
     """An error that running a config file raised, in one line that says where."""
     if isinstance(error, UserError):
         return error
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == Path(file)]
+    here, frames = Path(file).absolute(), traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == here]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
     reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     return UserError(f"config {file}:{line}: {type(error).__name__}: {reason}")

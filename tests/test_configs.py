@@ -5,6 +5,7 @@ import pytest
 
 from beit_jax import config as configs
 from beit_jax import tasks, train
+from beit_jax.errors import UserError
 from beit_jax.training import loop, optimizer, origin, sharding
 from beit_jax.training.metrics import read
 from beit_jax.validate import validate
@@ -24,11 +25,17 @@ ARGUMENTS = {
         *("", "variant=L/16", "paper", "image_size=384", "variant=L/16,image_size=512", "data=folder:somewhere"),
         *(f"recipe={name}" for name in ("22k", "22k_to_1k", "higher", "cifar100", "deit")),
         *(f"recipe={name},variant=L/16" for name in ("22k", "22k_to_1k")),
+        "variant=L/16,paper",
+        "statistics=inception",
         "runlocal",
     ],
     "transfer": ["", "supervised,image_size=384", "variant=L/16", "runlocal"],
-    "probe": ["", "setting=code", "variant=L/16", "data=cifar100,cache", "runlocal"],
-    "label_efficiency": ["", "data=cifar100,variant=S/16,epochs=300,seeds=2,init=runs/pretrain", "runlocal"],
+    "probe": ["", "setting=code,statistics=inception", "variant=L/16", "data=cifar100,cache", "runlocal"],
+    "label_efficiency": [
+        "init=runs/pretrain",
+        "data=cifar100,variant=S/16,epochs=300,seeds=2,init=runs/pretrain",
+        "runlocal",
+    ],
     "digits": ["", "seeds=1,runlocal"],
     "segment": [
         *("", "size=640,stage=pt2ft", "variant=L/16,stage=pt2ft", "variant=L/16,stage=pt2ft,size=640"),
@@ -158,6 +165,38 @@ def test_rows_of_the_official_table(repository, row, expected):
 def test_evaluation_crops(repository, size, statistics, ending):
     (config,) = stages(repository, "finetune", f"image_size={size}").values()
     assert config.data.eval_ops == f"decode|{ending}|normalize('{statistics}')|keep('image', 'label')"
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "expected"),  # an encoder goes on seeing pixels as in its pre-training
+    [
+        ("pretrain", "", "imagenet"),
+        ("finetune", "", "imagenet"),
+        ("finetune", "recipe=higher,image_size=384", "imagenet"),
+        ("finetune", "recipe=cifar100", "imagenet"),
+        ("finetune", "statistics=inception", "inception"),
+        ("pretrain", "data=imagenet21k", "inception"),
+        ("finetune", "recipe=22k", "inception"),
+        ("finetune", "recipe=22k_to_1k", "inception"),
+        ("transfer", "", "inception"),
+        ("transfer", "supervised", "inception"),
+        ("probe", "", "imagenet"),
+        ("probe", "statistics=inception", "inception"),
+    ],
+)
+def test_statistics_of_the_pixels(repository, name, arg, expected):
+    for config in stages(repository, name, arg).values():
+        assert f"normalize('{expected}')" in config.data.ops and f"normalize('{expected}')" in config.data.eval_ops
+
+
+def test_stochastic_depth_of_the_paper(repository):
+    found = [stages(repository, "finetune", arg)["finetune"] for arg in ("variant=L/16", "variant=L/16,paper")]
+    assert [config.model.drop_path for config in found] == [0.2, 0.1]
+
+
+def test_a_comparison_with_nothing_is_refused(repository):
+    with pytest.raises(UserError, match="init is empty, so that both arms would start from scratch"):
+        configs.load(str(repository / "configs" / "label_efficiency.py"))
 
 
 def test_arms_of_a_comparison_differ_in_one_key(repository):
