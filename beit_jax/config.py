@@ -29,7 +29,12 @@ def recipe(**stages: ConfigDict) -> ConfigDict:
 
     A later stage names an earlier one by `init_from="stage:NAME"`. Stages called `NAME_seed0`, `NAME_seed1`, ... are
     shown as one group, with mean and deviation.
+
+    Raises:
+      UserError: there is no stage.
     """
+    if not stages:
+        raise UserError("found a recipe without stages, expected at least one; does it run over seeds=0?")
     return ConfigDict(dict(stages=tuple(stages), **stages)).lock()
 
 

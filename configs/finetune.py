@@ -107,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
     normalize, keep = f"|normalize('{statistics}')", "|keep('image', 'label')"
     # Evaluation cuts the centre out of the short side resized to 256/224 of the size, without a margin from 384 on.
     short = pixels if pixels >= 384 else round(pixels * 256 / 224)
-    augment = f"decode|random_resized_crop({pixels})|flip_lr|randaugment{normalize}"
+    augment = f"decode|random_resized_crop({pixels})|flip_lr|randaugment(statistics='{statistics}'){normalize}"
     config.data.ops = augment + ("|random_erasing" if recipe.erasing else "") + keep
     config.data.eval_ops = f"decode|resize_small({short})|central_crop({pixels}){normalize}{keep}"
     return config

@@ -7,8 +7,8 @@ Both arms of a pair have the settings of configs/finetune.py and differ in init_
 accuracy against epochs, a panel for each share, as in the figure of convergence. Every arm trains as many epochs as
 the recipe says, so that small shares get few steps: raise `epochs` for them.
 
-Arguments: init (a pre-training run or checkpoint), data, variant, statistics, epochs (0: the recipe's), seeds,
-runlocal; see configs/finetune.py. The chosen part of a tfds data set is held in memory, undecoded: 1.3 GB for 1% of
+Arguments: init (a pre-training run or checkpoint), data, variant and statistics as in configs/finetune.py, epochs (0:
+the recipe's), seeds, runlocal. The chosen part of a tfds data set is held in memory, undecoded: 1.3 GB for 1% of
 ImageNet, 14 GB for 10%.
 """
 

@@ -29,7 +29,7 @@ ARGUMENTS = {
         "statistics=inception",
         "runlocal",
     ],
-    "transfer": ["", "supervised,image_size=384", "variant=L/16", "runlocal"],
+    "transfer": ["init=runs/pretrain", "supervised,image_size=384", "variant=L/16,init=runs/pretrain", "runlocal"],
     "probe": ["", "setting=code,statistics=inception", "variant=L/16", "data=cifar100,cache", "runlocal"],
     "label_efficiency": [
         "init=runs/pretrain",
@@ -112,7 +112,9 @@ def test_official_values_are_the_defaults(repository):
     assert "inception" in large.data.ops and "imagenet" in base.data.ops
     (finetune,) = stages(repository, "finetune", "").values()
     assert (finetune.mixup, finetune.cutmix, finetune.label_smoothing) == (0.8, 1.0, 0.1)
-    assert "randaugment|" in finetune.data.ops and finetune.data.ops.endswith("random_erasing|keep('image', 'label')")
+    assert "|randaugment(statistics='imagenet')|" in finetune.data.ops and finetune.data.ops.endswith(
+        "random_erasing|keep('image', 'label')"
+    )
     (intermediate,) = stages(repository, "finetune", "recipe=22k_to_1k").values()
     assert (intermediate.mixup, intermediate.cutmix) == (0, 0)
     (tokenizer,) = stages(repository, "tokenizer", "").values()
@@ -178,7 +180,7 @@ def test_evaluation_crops(repository, size, statistics, ending):
         ("pretrain", "data=imagenet21k", "inception"),
         ("finetune", "recipe=22k", "inception"),
         ("finetune", "recipe=22k_to_1k", "inception"),
-        ("transfer", "", "inception"),
+        ("transfer", "init=runs/pretrain", "inception"),
         ("transfer", "supervised", "inception"),
         ("probe", "", "imagenet"),
         ("probe", "statistics=inception", "inception"),
