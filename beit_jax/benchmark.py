@@ -38,8 +38,8 @@ def main(argv: Sequence[str]) -> None:
     config, values = configs.load(path), _flags()
     command_line.parse(rest, values, config)
     if values.compile_only:
-        if values.vs or values["steps"].present:
-            raise UserError("--compile_only runs no step; leave out --vs and --steps")
+        if values.vs or values.tokens_given or values["steps"].present:
+            raise UserError("--compile_only runs no step; leave out --vs, --tokens_given and --steps")
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is looked for
         from beit_jax.benchmarks import compiled
 
@@ -48,9 +48,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "--devices simulates devices, which only --compile_only does; a measurement takes all there are"
         )
+    if values.vs:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
     from beit_jax.benchmarks import step
 
-    return step.run(config, values.stage, values.steps, values.vs, values.json)
+    return step.run(config, values.stage, values.steps, values.vs, values.tokens_given, values.json)
 
 
 def _flags() -> flags.FlagValues:
@@ -59,6 +61,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_string("stage", "", "Which stage of a recipe.", flag_values=values)
     flags.DEFINE_integer("steps", 20, "Steps to time, after the first two.", 1, flag_values=values)
     flags.DEFINE_enum("vs", None, ["torch"], "Library whose BEiT runs in turns with ours.", flag_values=values)
+    flags.DEFINE_bool("tokens_given", False, "Pre-train on tokens that are not computed.", flag_values=values)
     flags.DEFINE_bool("compile_only", False, "Compile for simulated devices, run nothing.", flag_values=values)
     flags.DEFINE_integer("devices", 1, "How many devices to compile for.", 1, flag_values=values)
     return values

@@ -60,7 +60,7 @@ def measure(config: ConfigDict) -> dict[str, Any]:
         "devices": made.mesh.size,
         "mesh": dict(made.mesh.shape),
         "batch_size": config.batch_size,
-        "dtype": config.model.get("dtype", "float32"),
+        "dtype": program.dtype(config),
         "parameters": sum(leaf.size for leaf in params),
         "replicated_share": sum(program.size(leaf) for leaf in params if program.held(leaf) == program.size(leaf))
         / sum(map(program.size, params)),

@@ -5,13 +5,12 @@ import json
 import math
 import os
 import random
-import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from beit_jax import command_line
+from beit_jax.benchmarks.timing import in_turns
 
 
 def main(argv: Sequence[str]) -> None:
@@ -70,15 +69,16 @@ def _masks(settings: argparse.Namespace) -> None:
     graph = tf.function(lambda seeds: blockwise_masks(seeds, grid, **rule), autograph=False)
     numbers = random.Random(0).random
 
-    def in_graph(turn: int) -> None:
-        first = turn * batch
-        places = tf.range(first, first + batch, dtype=tf.int64)
-        graph(tf.stack([tf.zeros_like(places), places], axis=1)).numpy()
+    def in_graph(first: int, count: int) -> None:
+        for call in range(first, first + count):
+            places = tf.range(call * batch, (call + 1) * batch, dtype=tf.int64)
+            graph(tf.stack([tf.zeros_like(places), places], axis=1)).numpy()
 
-    def plainly(turn: int) -> None:
-        np.stack([plain_mask(numbers, grid, **rule) for _ in range(batch)])
+    def plainly(first: int, count: int) -> None:
+        for _ in range(count):
+            np.stack([plain_mask(numbers, grid, **rule) for _ in range(batch)])
 
-    ours, plain = _alternate(in_graph, plainly, settings.rounds)
+    ours, plain = in_turns([in_graph, plainly], settings.rounds, calls=10)
     figures = {"graph": ours / batch * 1e6, "plain": plain / batch * 1e6, "ratio": plain / ours}
     if settings.json:
         print(json.dumps({"batch": batch, "grid": list(grid), "unit": "microseconds per mask", **figures}))
@@ -87,19 +87,3 @@ def _masks(settings: argparse.Namespace) -> None:
     print(f"block masks on a {setting}")
     print(f"  in the graph, a batch at once   {figures['graph']:7.1f} us per mask")
     print(f"  plain NumPy loop                {figures['plain']:7.1f} us per mask, {figures['ratio']:.1f} times ours")
-
-
-def _alternate(
-    one: Callable[[int], None], other: Callable[[int], None], rounds: int, calls: int = 10
-) -> tuple[float, float]:
-    """Median seconds of a call of each, measured in turns so that a busy moment does not favour either."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for function in (one, other):
-        function(0)  # traces the graph and fills caches
-    for turn in range(rounds):
-        for function, taken in zip((one, other), seconds, strict=True):
-            start = time.perf_counter()
-            for call in range(calls):
-                function(turn * calls + call)
-            taken.append((time.perf_counter() - start) / calls)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])

@@ -5,12 +5,14 @@ import math
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax import tasks
 from beit_jax.errors import UserError
+from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.task import Params, Task
 from beit_jax.training import loop, optimizer, origin, sharding
 from beit_jax.training.state import TrainState
@@ -65,19 +67,26 @@ def complete(config: ConfigDict, stage: str, dtype: str) -> ConfigDict:
     return chosen
 
 
-def make(config: ConfigDict) -> Program:
-    """The program of a completed config for the devices that are there.
+def make(config: ConfigDict, task: Task | None = None) -> Program:
+    """The program of a completed config for the devices that are there, with its own task or another.
 
     Raises:
       UserError: the mesh does not fit the devices, or the batch the mesh.
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
-    task = tasks.create(config)
+    task = task or tasks.create(config)
     tx, _ = optimizer.make(config.optimizer, config.steps or STEPS, config.optimizer.warmup_steps)
     with jax.set_mesh(mesh):
         state = origin.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
         return Program(config, task, tx, mesh, state, origin.abstract_frozen(task, mesh))
+
+
+def dtype(config: ConfigDict) -> str:
+    """The type of the matrix products that a completed config asks for, on the devices that are there."""
+    if config.task == "tokenizer":
+        return np.dtype(tasks.model(config).dtype).name
+    return encoder_fields(config.model)["dtype"].name
 
 
 def size(leaf: jax.ShapeDtypeStruct) -> int:
