@@ -92,16 +92,16 @@ def measure(config: ConfigDict, steps: int, vs: str | None = None, tokens_given:
         raise UserError(f"--vs compares one device, found {made.mesh.size}; hide the others from JAX")
     dtype = program.dtype(config)
     rows = made_up.rows(config, made.task)
-    contestants = [Step(made, rows)]
-    if vs:
+    peers = []
+    if vs:  # first, since what it needs may be missing
         from beit_jax.benchmarks.torch_peer import TorchPeer
 
-        contestants.append(TorchPeer(config, dtype, rows))
+        peers.append(TorchPeer(config, dtype, rows))
+    contestants = [Step(made, rows), *peers]
     rounds = min(ROUNDS, steps)
     seconds = in_turns(contestants, rounds, calls=-(-steps // rounds))
     found = _figures(made, contestants[0], seconds[0], dtype, tokens_given)
-    if vs:
-        peer = contestants[1]
+    for peer in peers:
         found["vs"] = seconds[1] / seconds[0]
         found["peer"] = {
             "name": peer.name,

@@ -41,31 +41,45 @@ def test_the_named_interface_without_tensorflow(repository):
     assert "UserError: --vs=torch needs torch and transformers: blocked: torch;" in done.stderr
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "classify", "segment"])
-def test_every_task_learns_its_made_up_batch(task):
+@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "classify", "probe", "segment"])
+def test_made_up_batches_can_be_learned_from(task):
     config = program.complete(tiny.config(task), "", "auto")
+    made = tasks.create(config)
+    rows = made_up.rows(config, made)
+    made.check(rows)
+    assert {name: (spec.shape, spec.dtype) for name, spec in made.batch_spec(config.batch_size).items()} == {
+        name: (values.shape, values.dtype) for name, values in rows.items()
+    }
+
+
+def test_steps_change_the_state():
+    config = program.complete(tiny.config("classify"), "", "auto")
     made = program.make(config)
     contestant = step.Step(made, made_up.rows(config, made.task))
     contestant(0, 1)
     first = contestant.loss
     contestant(1, 5)
-    assert contestant.loss < first
+    assert contestant.loss < first and contestant.compile_seconds > 0
 
 
 def test_given_tokens_are_the_same_loss():
     config = program.complete(tiny.config("pretrain"), "", "auto")
     task = tasks.create(config)
     given = made_up.with_tokens(config, task)
-    rows = made_up.rows(config, task)
-    key = jax.random.key(3)
-    params, frozen = task.init(key), {"tokenizer": task.frozen["tokenizer"].init(key)}
-    tokens = tasks.pretrain.tokenizer.model(config.tokenizer).apply(
-        {"params": frozen["tokenizer"]}, rows["tokenizer_image"], method="tokens"
-    )
+    rows, key = made_up.rows(config, task), jax.random.key(3)
+    net = tasks.pretrain.tokenizer.model(config.tokenizer)
+
+    @jax.jit
+    def both(rows):
+        params, frozen = task.init(key), {"tokenizer": task.frozen["tokenizer"].init(key)}
+        tokens = net.apply({"params": frozen["tokenizer"]}, rows["tokenizer_image"], method="tokens")
+        with_tokens = {"image": rows["image"], "mask": rows["mask"], "tokens": tokens}
+        computed = task.loss(params, frozen, rows, key, 0)["loss"]
+        return tokens, computed, given.loss(params, {}, with_tokens, key, 0)["loss"]
+
+    tokens, computed, found = both(rows)
     assert len(np.unique(tokens)) > 1
-    computed = task.loss(params, frozen, rows, key, 0)
-    found = given.loss(params, {}, {"image": rows["image"], "mask": rows["mask"], "tokens": tokens}, key, 0)
-    np.testing.assert_allclose(found["loss"], computed["loss"], rtol=1e-6)
+    np.testing.assert_allclose(found, computed, rtol=1e-6)
     assert given.batch_spec(2).keys() == {"image", "mask", "tokens"} and not given.frozen
 
 
