@@ -216,12 +216,9 @@ def test_arms_of_a_comparison_differ_in_one_key(repository):
     ("name", "some"),  # stages of each kind
     [
         ("transfer:runlocal", ("intermediate", "finetune")),
-        ("label_efficiency:runlocal", ("from_beit_1pct_seed0", "from_scratch_1pct_seed0")),
-        (
-            "digits:runlocal,seeds=1",
-            ("tokenizer", "pretrain_seed0", "beit_1_labels_seed0", "probe_beit_seed0", "probe_random_seed0"),
-        ),
-        ("digit_scenes:runlocal,seeds=1", ("tokenizer", "pretrain", "scenes_beit_seed0")),
+        ("label_efficiency:runlocal", ("from_beit_1pct_seed0",)),
+        ("digits:runlocal,seeds=1", ("scratch_1_labels_seed0", "probe_random_seed0")),
+        ("digit_scenes:runlocal,seeds=1", ("scenes_scratch_seed0",)),
     ],
 )
 def test_recipes_run(repository, tmp_path, capsys, name, some):
