@@ -1,117 +1,70 @@
-"""Figures of this machine, each beside a plain way of doing the same.
+"""Speed, memory and communication of this machine, or of one that is not there.
 
-  python -m beit_jax.benchmark masks                  block masks on one core: microseconds a mask
+  python -m beit_jax.benchmark --config configs/pretrain.py --config.batch_size=256
+      the training step on made-up batches: images/s, MFU, memory; --vs=torch runs transformers' BEiT in turns with it
+  python -m beit_jax.benchmark --config configs/pretrain.py:variant=L/16 --compile_only --devices=8 --config.mesh.fsdp=8
+      compiles the step for simulated devices: bytes on each device, bytes moved by each kind of collective
+  python -m beit_jax.benchmark masks
+      block masks on one core: microseconds a mask
 
-Both are timed in turns; --json prints the figures for a program to read.
+Nothing is read: no images, no checkpoints. With --json the last line of standard output is one JSON object.
 """
 
-import argparse
-import json
-import math
 import os
-import random
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
+from absl import flags
 
 from beit_jax import command_line
+from beit_jax import config as configs
+from beit_jax.benchmarks import masks
+from beit_jax.errors import UserError
+
+NAMED = {"masks": masks.main}
 
 
 def main(argv: Sequence[str]) -> None:
-    """Runs the benchmark that the first argument names."""
-    parser = command_line.Parser(
-        prog="python -m beit_jax.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = parser.add_subparsers(dest="benchmark", required=True)
-    masks = names.add_parser("masks", help="block masks for masked image modelling, on one core")
-    masks.add_argument("--batch", type=_positive, default=256, help="masks made at once (default 256)")
-    masks.add_argument("--grid", type=_positive, nargs=2, default=(14, 14), metavar=("ROWS", "COLUMNS"), help="patches")
-    masks.add_argument("--rounds", type=_positive, default=7, help="ten batches each, of which the median is told")
-    masks.add_argument("--json", action="store_true", help="print one JSON object")
-    masks.set_defaults(run=_masks)
-    settings = parser.parse_args(argv)
-    settings.run(settings)
+    """The door; see the module's docstring."""
+    if argv and not argv[0].startswith("-"):
+        if argv[0] not in NAMED:
+            raise UserError(f"found the benchmark {argv[0]!r}, expected {', '.join(NAMED)}, or --config=FILE")
+        return NAMED[argv[0]](argv[1:])
+    values = _flags()
+    flags.DEFINE_string("config", "", "Config file, with arguments: FILE[:name=value,...].", flag_values=values)
+    command_line.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
+    path, rest = command_line.take(argv, "config")
+    if not path:
+        raise UserError(f"--config is missing; expected a file such as configs/pretrain.py, or {', '.join(NAMED)}")
+    config, values = configs.load(path), _flags()
+    command_line.parse(rest, values, config)
+    if values.compile_only:
+        if values.vs or values.tokens_given or values["steps"].present:
+            raise UserError("--compile_only runs no step; leave out --vs, --tokens_given and --steps")
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is looked for
+        from beit_jax.benchmarks import compiled
+
+        return compiled.run(config, values.stage, values.devices, values.json)
+    if values["devices"].present:
+        raise UserError(
+            "--devices simulates devices, which only --compile_only does; a measurement takes all there are"
+        )
+    if values.vs:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
+    from beit_jax.benchmarks import step
+
+    return step.run(config, values.stage, values.steps, values.vs, values.tokens_given, values.json)
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
-    return int(text)
-
-
-def plain_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: int, min_block: int) -> np.ndarray:
-    """bool `[h, w]`: the rule of `data.ops_mask.blockwise_masks`, one mask and one attempt at a time."""
-    mask, count = np.zeros(grid, bool), 0
-    while count < num_masked:
-        cap = num_masked - count
-        for _ in range(10):
-            area = min_block + (cap - min_block) * uniform()
-            root_aspect = math.exp((uniform() - 0.5) * math.log(1 / 0.3))
-            height, width = round(math.sqrt(area) * root_aspect), round(math.sqrt(area) / root_aspect)
-            if height >= grid[0] or width >= grid[1]:
-                continue
-            top, left = int(uniform() * (grid[0] - height + 1)), int(uniform() * (grid[1] - width + 1))
-            block = mask[top : top + height, left : left + width]
-            new = height * width - int(block.sum())
-            if 0 < new <= cap:
-                block[:] = True
-                count += new
-                break
-        else:
-            break
-    return mask
-
-
-def _masks(settings: argparse.Namespace) -> None:
-    from beit_jax.data.ops_mask import blockwise_masks  # before TensorFlow, which it keeps quiet
-
-    if hasattr(os, "sched_setaffinity"):  # one core, whatever else TensorFlow and NumPy would take
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    import tensorflow as tf
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    grid, batch = tuple(settings.grid), settings.batch
-    rule = dict(num_masked=max(1, 75 * grid[0] * grid[1] // 196), min_block=max(1, 16 * grid[0] * grid[1] // 196))
-    # Nothing here needs TensorFlow's rewriting of Python, which makes ten lines of an error's one.
-    graph = tf.function(lambda seeds: blockwise_masks(seeds, grid, **rule), autograph=False)
-    numbers = random.Random(0).random
-
-    def in_graph(turn: int) -> None:
-        first = turn * batch
-        places = tf.range(first, first + batch, dtype=tf.int64)
-        graph(tf.stack([tf.zeros_like(places), places], axis=1)).numpy()
-
-    def plainly(turn: int) -> None:
-        np.stack([plain_mask(numbers, grid, **rule) for _ in range(batch)])
-
-    ours, plain = _alternate(in_graph, plainly, settings.rounds)
-    figures = {"graph": ours / batch * 1e6, "plain": plain / batch * 1e6, "ratio": plain / ours}
-    if settings.json:
-        print(json.dumps({"batch": batch, "grid": list(grid), "unit": "microseconds per mask", **figures}))
-        return
-    setting = f"{grid[0]}x{grid[1]} grid, batches of {batch}, one core, median of {settings.rounds} rounds"
-    print(f"block masks on a {setting}")
-    print(f"  in the graph, a batch at once   {figures['graph']:7.1f} us per mask")
-    print(f"  plain NumPy loop                {figures['plain']:7.1f} us per mask, {figures['ratio']:.1f} times ours")
-
-
-def _alternate(
-    one: Callable[[int], None], other: Callable[[int], None], rounds: int, calls: int = 10
-) -> tuple[float, float]:
-    """Median seconds of a call of each, measured in turns so that a busy moment does not favour either."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for function in (one, other):
-        function(0)  # traces the graph and fills caches
-    for turn in range(rounds):
-        for function, taken in zip((one, other), seconds, strict=True):
-            start = time.perf_counter()
-            for call in range(calls):
-                function(turn * calls + call)
-            taken.append((time.perf_counter() - start) / calls)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+def _flags() -> flags.FlagValues:
+    values = flags.FlagValues()
+    flags.DEFINE_bool("json", False, "Print one JSON object as the last line.", flag_values=values)
+    flags.DEFINE_string("stage", "", "Which stage of a recipe.", flag_values=values)
+    flags.DEFINE_integer("steps", 20, "Steps to time, after the first two.", 1, flag_values=values)
+    flags.DEFINE_enum("vs", None, ["torch"], "Library whose BEiT runs in turns with ours.", flag_values=values)
+    flags.DEFINE_bool("tokens_given", False, "Pre-train on tokens that are not computed.", flag_values=values)
+    flags.DEFINE_bool("compile_only", False, "Compile for simulated devices, run nothing.", flag_values=values)
+    flags.DEFINE_integer("devices", 1, "How many devices to compile for.", 1, flag_values=values)
+    return values
 
 
 if __name__ == "__main__":

@@ -32,7 +32,12 @@ def recipe(**stages: ConfigDict) -> ConfigDict:
 
     A later stage names an earlier one by `init_from="stage:NAME"`. Stages called `NAME_seed0`, `NAME_seed1`, ... are
     shown as one group, with mean and deviation.
+
+    Raises:
+      UserError: there is no stage.
     """
+    if not stages:
+        raise UserError("found a recipe without stages, expected at least one; does it run over seeds=0?")
     return ConfigDict(dict(stages=tuple(stages), **stages)).lock()
 
 
@@ -73,7 +78,8 @@ def _error_in(file: str, error: Exception) -> UserError:
     """An error that running a config file raised, in one line that says where."""
     if isinstance(error, UserError):
         return error
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == Path(file)]
+    here, frames = Path(file).absolute(), traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == here]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
     reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
     return UserError(f"config {file}:{line}: {type(error).__name__}: {reason}")

@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> None:
     distributed.start()
     found = checkpoints.locate(checkpoint)
     config = configs.load(path) if path else configs.from_json(checkpoints.load_config(found))
+    if "stages" in config:
+        raise UserError(f"--config={path} is a recipe of several runs; leave it out to take the checkpoint's own")
     values = define()
     command_line.parse(rest, values, config)
     numbers = evaluate(config, found, values.pictures)

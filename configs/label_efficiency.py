@@ -7,8 +7,9 @@ Both arms of a pair have the settings of configs/finetune.py and differ in init_
 accuracy against epochs, a panel for each share, as in the figure of convergence. Every arm trains as many epochs as
 the recipe says, so that small shares get few steps: raise `epochs` for them.
 
-Arguments: init (a pre-training run or checkpoint), data, variant, epochs (0: the recipe's), seeds, runlocal. The chosen
-part of a tfds data set is held in memory, undecoded: 1.3 GB for 1% of ImageNet, 14 GB for 10%.
+Arguments: init (a pre-training run or checkpoint), data, variant and statistics as in configs/finetune.py, epochs (0:
+the recipe's), seeds, runlocal. The chosen part of a tfds data set is held in memory, undecoded: 1.3 GB for 1% of
+ImageNet, 14 GB for 10%.
 """
 
 from pathlib import Path
@@ -23,7 +24,10 @@ SHARES = {"1pct": 0.01, "10pct": 0.1, "100pct": 1.0}
 
 def get_config(arg: str = "") -> ConfigDict:
     """A recipe of six stages a seed."""
-    arg = parse_arg(arg, init="", data="imagenet2012", variant="B/16", epochs=0.0, seeds=1, runlocal=False)
+    known = dict(init="", data="imagenet2012", variant="B/16", statistics="", epochs=0.0, seeds=1, runlocal=False)
+    arg = parse_arg(arg, **known)
+    if not arg.init and not arg.runlocal:
+        raise ValueError("init is empty, so that both arms would start from scratch; give a pre-training run")
     stages = {}
     for name, share in SHARES.items():
         for seed in range(arg.seeds):
@@ -34,7 +38,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def finetune(arg: ConfigDict, share: float, seed: int, init_from: str) -> ConfigDict:
     """One run."""
-    config = load(f"{FINETUNE}:data={arg.data},variant={arg.variant}" + (",runlocal" if arg.runlocal else ""))
+    ending = f"variant={arg.variant},statistics={arg.statistics}" + (",runlocal" if arg.runlocal else "")
+    config = load(f"{FINETUNE}:data={arg.data},{ending}")
     config.epochs = arg.epochs or config.epochs
     config.seed = config.data.subset_seed = seed
     config.init_from, config.data.label_fraction = init_from, share

@@ -9,8 +9,11 @@ Arguments
            code: class token and mean side by side, a probe on every layer, 100 epochs, the best layer named
   cache    no augmentation, so that features are computed once: minutes in place of hours, and some points less.
            They stay in memory: 4 bytes x images x layers x width
+  statistics  of the pixels, as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and the published
+           weights); if not given, imagenet where the data are ImageNet-1k
   variant, data, runlocal
 
+--config.knn.k=20 adds nearest neighbours, by features of all images, which stay in memory as with `cache`.
 Encoders that were fine-tuned have a table of relative positions in each block:
 --config.model.relative_position=per_block. Layers count from 1. Expected on ImageNet-1k (paper, table 12): B/16 56.7%,
 L/16 73.5%; the last layer alone gives about 20% (microsoft/unilm#419). Not measured here yet.
@@ -23,7 +26,8 @@ from beit_jax.config import defaults, parse_arg, split_of
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the paper or of the released code."""
-    arg = parse_arg(arg, setting="paper", variant="B/16", data="imagenet2012", cache=False, runlocal=False)
+    known = dict(setting="paper", variant="B/16", data="imagenet2012", statistics="", cache=False, runlocal=False)
+    arg = parse_arg(arg, **known)
     if arg.setting not in ("paper", "code"):
         raise ValueError(f"setting={arg.setting!r}; expected paper or code")
     config = defaults("probe")
@@ -44,7 +48,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.encoder.init_from, config.layers, config.knn.k = "random", (), 10
     config.data.eval_split = split_of(config.data.source)
     pixels = config.model.image_size
-    statistics = "imagenet" if config.data.source.startswith("imagenet2012") else "inception"
+    of_1k = config.data.source.startswith("imagenet2012")
+    statistics = arg.statistics or ("imagenet" if of_1k else "inception")
     ending = f"|normalize('{statistics}')|keep('image', 'label')"
     config.data.eval_ops = f"decode|resize_small({round(pixels * 256 / 224)})|central_crop({pixels}){ending}"
     config.data.ops = f"decode|random_resized_crop({pixels}, method='bilinear')|flip_lr{ending}"

@@ -1,7 +1,6 @@
 """Two labelled data sets one after the other: intermediate fine-tuning of BEiT, or ViT's supervised transfer.
 
-  python -m beit_jax.train --config configs/transfer.py --workdir runs/transfer \\
-      --config.intermediate.init_from=runs/pretrain
+  python -m beit_jax.train --config configs/transfer.py:init=runs/pretrain --workdir runs/transfer
   python -m beit_jax.train --config configs/transfer.py:supervised --workdir runs/vit
   python -m beit_jax.train --config configs/transfer.py:runlocal --workdir runs/try       a minute on a laptop
 
@@ -9,8 +8,8 @@ The stage `intermediate` learns the labels of a large data set from a pre-traine
 with DeiT's recipe), `finetune` those of the data set that counts, at `image_size`. Their settings are those of
 configs/finetune.py: recipes 22k (or deit) and 22k_to_1k.
 
-Arguments: variant, middle (the large data set: a tfds name or folder:PATH), data, image_size (of the last stage),
-supervised, runlocal.
+Arguments: init (a pre-training run or checkpoint), variant, middle (the large data set: a tfds name or folder:PATH),
+data, image_size (of the last stage), supervised, runlocal.
 
 Expected: B/16 85.2% at 224 and 86.8% at 384, L/16 87.4% and 88.4% (official README). Not measured here yet.
 """
@@ -27,11 +26,21 @@ FINETUNE = Path(__file__).with_name("finetune.py")
 def get_config(arg: str = "") -> ConfigDict:
     """A recipe of two stages."""
     arg = parse_arg(
-        arg, variant="B/16", middle="imagenet21k", data="imagenet2012", image_size=224, supervised=False, runlocal=False
+        arg,
+        init="",
+        variant="B/16",
+        middle="imagenet21k",
+        data="imagenet2012",
+        image_size=224,
+        supervised=False,
+        runlocal=False,
     )
+    if not (arg.init or arg.supervised or arg.runlocal):
+        raise ValueError("init is empty; give a pre-training run, or supervised to start from scratch")
     ending = f"variant={arg.variant}" + (",runlocal" if arg.runlocal else "")
     first = "deit" if arg.supervised else "22k"
     intermediate = load(f"{FINETUNE}:recipe={first},data={arg.middle},{ending}")
     finetune = load(f"{FINETUNE}:recipe=22k_to_1k,data={arg.data},image_size={arg.image_size},{ending}")
+    intermediate.init_from = arg.init
     finetune.init_from = "stage:intermediate"
     return recipe(intermediate=intermediate, finetune=finetune)

@@ -136,6 +136,18 @@ def test_arguments_of_configs():
         configs.parse_arg("variant", variant="B/16")
 
 
+def test_a_recipe_without_stages():
+    with pytest.raises(UserError, match="a recipe without stages"):
+        configs.recipe()
+
+
+def test_the_line_of_a_mistake_is_named_by_a_relative_path_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "broken.py").write_text("def get_config(arg):\n    return 1 / 0")
+    with pytest.raises(UserError, match=r"config broken\.py:2: ZeroDivisionError"):
+        configs.load("broken.py")
+
+
 def test_files_that_are_no_configs(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         configs.load(str(tmp_path / "none.py"))

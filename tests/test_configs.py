@@ -5,6 +5,7 @@ import pytest
 
 from beit_jax import config as configs
 from beit_jax import tasks, train
+from beit_jax.errors import UserError
 from beit_jax.training import loop, optimizer, origin, sharding
 from beit_jax.training.metrics import read
 from beit_jax.validate import validate
@@ -24,11 +25,17 @@ ARGUMENTS = {
         *("", "variant=L/16", "paper", "image_size=384", "variant=L/16,image_size=512", "data=folder:somewhere"),
         *(f"recipe={name}" for name in ("22k", "22k_to_1k", "higher", "cifar100", "deit")),
         *(f"recipe={name},variant=L/16" for name in ("22k", "22k_to_1k")),
+        "variant=L/16,paper",
+        "statistics=inception",
         "runlocal",
     ],
-    "transfer": ["", "supervised,image_size=384", "variant=L/16", "runlocal"],
-    "probe": ["", "setting=code", "variant=L/16", "data=cifar100,cache", "runlocal"],
-    "label_efficiency": ["", "data=cifar100,variant=S/16,epochs=300,seeds=2,init=runs/pretrain", "runlocal"],
+    "transfer": ["init=runs/pretrain", "supervised,image_size=384", "variant=L/16,init=runs/pretrain", "runlocal"],
+    "probe": ["", "setting=code,statistics=inception", "variant=L/16", "data=cifar100,cache", "runlocal"],
+    "label_efficiency": [
+        "init=runs/pretrain",
+        "data=cifar100,variant=S/16,epochs=300,seeds=2,init=runs/pretrain",
+        "runlocal",
+    ],
     "digits": ["", "seeds=1,runlocal"],
     "segment": [
         *("", "size=640,stage=pt2ft", "variant=L/16,stage=pt2ft", "variant=L/16,stage=pt2ft,size=640"),
@@ -105,7 +112,9 @@ def test_official_values_are_the_defaults(repository):
     assert "inception" in large.data.ops and "imagenet" in base.data.ops
     (finetune,) = stages(repository, "finetune", "").values()
     assert (finetune.mixup, finetune.cutmix, finetune.label_smoothing) == (0.8, 1.0, 0.1)
-    assert "randaugment|" in finetune.data.ops and finetune.data.ops.endswith("random_erasing|keep('image', 'label')")
+    assert "|randaugment(statistics='imagenet')|" in finetune.data.ops and finetune.data.ops.endswith(
+        "random_erasing|keep('image', 'label')"
+    )
     (intermediate,) = stages(repository, "finetune", "recipe=22k_to_1k").values()
     assert (intermediate.mixup, intermediate.cutmix) == (0, 0)
     (tokenizer,) = stages(repository, "tokenizer", "").values()
@@ -160,6 +169,38 @@ def test_evaluation_crops(repository, size, statistics, ending):
     assert config.data.eval_ops == f"decode|{ending}|normalize('{statistics}')|keep('image', 'label')"
 
 
+@pytest.mark.parametrize(
+    ("name", "arg", "expected"),  # an encoder goes on seeing pixels as in its pre-training
+    [
+        ("pretrain", "", "imagenet"),
+        ("finetune", "", "imagenet"),
+        ("finetune", "recipe=higher,image_size=384", "imagenet"),
+        ("finetune", "recipe=cifar100", "imagenet"),
+        ("finetune", "statistics=inception", "inception"),
+        ("pretrain", "data=imagenet21k", "inception"),
+        ("finetune", "recipe=22k", "inception"),
+        ("finetune", "recipe=22k_to_1k", "inception"),
+        ("transfer", "init=runs/pretrain", "inception"),
+        ("transfer", "supervised", "inception"),
+        ("probe", "", "imagenet"),
+        ("probe", "statistics=inception", "inception"),
+    ],
+)
+def test_statistics_of_the_pixels(repository, name, arg, expected):
+    for config in stages(repository, name, arg).values():
+        assert f"normalize('{expected}')" in config.data.ops and f"normalize('{expected}')" in config.data.eval_ops
+
+
+def test_stochastic_depth_of_the_paper(repository):
+    found = [stages(repository, "finetune", arg)["finetune"] for arg in ("variant=L/16", "variant=L/16,paper")]
+    assert [config.model.drop_path for config in found] == [0.2, 0.1]
+
+
+def test_a_comparison_with_nothing_is_refused(repository):
+    with pytest.raises(UserError, match="init is empty, so that both arms would start from scratch"):
+        configs.load(str(repository / "configs" / "label_efficiency.py"))
+
+
 def test_arms_of_a_comparison_differ_in_one_key(repository):
     for name, arms, free in (
         ("label_efficiency", ("from_beit_1pct_seed0", "from_scratch_1pct_seed0"), set()),
@@ -175,12 +216,9 @@ def test_arms_of_a_comparison_differ_in_one_key(repository):
     ("name", "some"),  # stages of each kind
     [
         ("transfer:runlocal", ("intermediate", "finetune")),
-        ("label_efficiency:runlocal", ("from_beit_1pct_seed0", "from_scratch_1pct_seed0")),
-        (
-            "digits:runlocal,seeds=1",
-            ("tokenizer", "pretrain_seed0", "beit_1_labels_seed0", "probe_beit_seed0", "probe_random_seed0"),
-        ),
-        ("digit_scenes:runlocal,seeds=1", ("tokenizer", "pretrain", "scenes_beit_seed0")),
+        ("label_efficiency:runlocal", ("from_beit_1pct_seed0",)),
+        ("digits:runlocal,seeds=1", ("scratch_1_labels_seed0", "probe_random_seed0")),
+        ("digit_scenes:runlocal,seeds=1", ("scenes_scratch_seed0",)),
     ],
 )
 def test_recipes_run(repository, tmp_path, capsys, name, some):

@@ -5,7 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from doors import command
+from doors import command, refused
 from PIL import Image
 
 from beit_jax import evaluate, train
@@ -48,6 +48,13 @@ def test_probe_of_a_pretrained_encoder(pretrained, tmp_path, capsys):
     # From images in place of the features that were computed once.
     evaluate.main([f"--checkpoint={tmp_path}", "--config.batch_size=40"])
     assert json.loads(capsys.readouterr().out) == pytest.approx(result(tmp_path), rel=1e-4)
+
+
+def test_probe_of_an_encoder_with_other_settings(pretrained, tmp_path):
+    other = [f"--config.encoder.init_from={pretrained}", "--config.model.relative_position=none"]
+    message = refused(command("probe", tmp_path, *other))
+    assert "encoder from" in message and "unexpected: encoder/relative_position/table" in message
+    assert "init_fresh" not in message  # which a probe does not heed
 
 
 def test_a_head_of_another_number_of_classes_is_made_anew_and_told(pretrained, tmp_path, capsys):

@@ -136,6 +136,11 @@ def test_checkpoint_without_its_config(finished, tmp_path):
     assert "does not say which config made it" in refused([f"--checkpoint={tmp_path}"], evaluate)
 
 
+def test_a_recipe_is_no_config_of_a_checkpoint(finished):
+    message = refused([f"--checkpoint={finished}", "--config=configs/quickstart.py"], evaluate)
+    assert "quickstart.py is a recipe of several runs; leave it out" in message
+
+
 def test_resume_from_another_model_is_one_line(finished, tmp_path):
     message = refused(
         command("finetune", tmp_path, f"--config.resume_from={finished}", "--config.model.variant=Nano/4")

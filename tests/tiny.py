@@ -21,7 +21,7 @@ def config(task: str) -> ConfigDict:
         made.tokenizer.update(DVAE | dict(init_from="random"))
         made.num_masked = 12
     elif task == "segment":
-        made.model.update(dict(num_classes=4, channels=8, auxiliary_channels=8, layers=(0, 0, 1, 1), dropout=0.0))
+        made.model.update(dict(head="setr_pup", num_classes=4, channels=8, layers=(1,), dropout=0.0))
         made.inference.update(dict(side=24, label_side=24))
     elif task == "probe":
         made.model.num_classes, made.encoder.init_from = 10, "random"

@@ -8,20 +8,24 @@ example).
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.ops_color import blend, brightness, contrast, saturation
+from beit_jax.data.ops_image import STATISTICS
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.errors import UserError
 
 MAX_LEVEL = 10.0
-FILL = 128.0  # round(255 * 0.5)
+OUTSIDE = -1.0  # what a warp puts where it reaches beyond the image, until it is filled
 
 Augmentation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # levels float32 [h, w, 3], level, sign
 
 
 @register(random=True)
-def randaugment(count: int = 2, level: float = 9.0, deviation: float = 0.5, probability: float = 0.5) -> Op:
+def randaugment(
+    count: int = 2, level: float = 9.0, deviation: float = 0.5, probability: float = 0.5, statistics: str = "inception"
+) -> Op:
     """`count` operations on uint8 `image`, drawn with replacement (`--aa`).
 
     Args:
@@ -29,12 +33,17 @@ def randaugment(count: int = 2, level: float = 9.0, deviation: float = 0.5, prob
       level: mean magnitude, 0 to 10.
       deviation: standard deviation of the magnitude, which is clipped to 0..10.
       probability: that a drawn operation is applied.
+      statistics: whose mean fills what lies beyond the image, see `ops_image.normalize`.
     """
     if not (count >= 0 and 0 <= level <= MAX_LEVEL and deviation >= 0 and 0 <= probability <= 1):
         raise UserError(
             f"randaugment: found {count}, {level}, {deviation}, {probability}; expected a number of operations, a "
             "level from 0 to 10, a deviation and a probability"
         )
+    if statistics not in STATISTICS:
+        raise UserError(f"randaugment: found {statistics!r}; expected {' or '.join(STATISTICS)}")
+    mean = np.broadcast_to(STATISTICS[statistics][0], 3)
+    fill = tf.constant(np.round(255 * mean), tf.float32)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.uint8:
@@ -52,6 +61,7 @@ def randaugment(count: int = 2, level: float = 9.0, deviation: float = 0.5, prob
                 lambda image=image, turn=turn, sign=sign: _apply(which[turn], image, levels[turn], sign),
                 lambda image=image: image,
             )
+            image = tf.where(image == OUTSIDE, fill, image)
         return {**features, "image": tf.ensure_shape(tf.cast(image, tf.uint8), features["image"].shape)}
 
     return op
@@ -167,7 +177,7 @@ def _sides(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def warp(image: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
-    """Pillow's bicubic `Image.transform` with an affine map from new to old places; outside of the image `FILL`.
+    """Pillow's bicubic `Image.transform` with an affine map from new to old places; outside of the image `OUTSIDE`.
 
     Args:
       image: whole levels float32 `[h, w, 3]`.
@@ -190,7 +200,7 @@ def warp(image: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
             column = tf.clip_by_value(tf.cast(left, tf.int32) + j - 1, 0, width - 1)
             line += x_weights[j][..., None] * tf.gather(flat, row * width + column)
         total += y_weights[i][..., None] * line
-    return tf.where(inside[..., None], tf.floor(tf.clip_by_value(total, 0.0, 255.0)), FILL)
+    return tf.where(inside[..., None], tf.floor(tf.clip_by_value(total, 0.0, 255.0)), OUTSIDE)
 
 
 def _cubic(t: tf.Tensor) -> list[tf.Tensor]:

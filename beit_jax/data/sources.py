@@ -104,6 +104,8 @@ class Sharded:
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
         self._builder, self._split, self._buffer = builder, split, shuffle_buffer
         self.num_examples = builder.info.splits[split].num_examples
+        if not self.num_examples:
+            raise UserError(f"found no examples in '{split}' of {builder.info.name}, expected at least one")
         features = builder.info.features
         self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
         self.num_classes = features["label"].num_classes if self._has_label else 1

@@ -5,7 +5,7 @@ exp(cosine / temperature). Every layer of the encoder is evaluated, and the best
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
@@ -36,39 +36,44 @@ class Knn:
       train: images that vote.
       test: images that are classified.
       num_classes: number of classes.
-      k: neighbours; cut to the number of images that vote.
+      k: neighbours; all images that vote where they are fewer.
       temperature: of the weights.
     """
 
     def __init__(self, task: Task, train: LabelledSet, test: LabelledSet, num_classes: int, k: int, temperature: float):
         self._task, self._sets, self._num_classes = task, (train, test), num_classes
-        self._k, self._temperature = min(k, train.images), temperature
+        self._k, self._temperature = k, temperature
         self._extractor = functools.cache(lambda mesh: Extractor(task, mesh))
+        self._vote = functools.cache(self._compiled)
+        self._found: dict[str, float] = {}
 
     def __call__(self, mesh: Mesh, params: Params, frozen: Params) -> dict[str, float]:
         """`knn_top1` of the best layer, `knn_best_layer`, and `knn_top1_layerNN` of each; layers count from 1."""
+        if self._found and "encoder" in self._task.frozen:
+            return self._found  # an encoder that does not learn: nothing has changed
         extract = self._extractor(mesh)
         (bank, classes), (queries, truth) = (extract(params, frozen, *labelled) for labelled in self._sets)
         top1 = np.zeros(bank.shape[1])
         for layer in range(bank.shape[1]):
             votes = self._classify(mesh, bank[:, layer], classes, queries[:, layer])
             top1[layer] = np.mean(votes == truth)
-        return layers.best({"top1": top1}, range(1, len(top1) + 1), prefix="knn_")
+        self._found = layers.best({"top1": top1}, self._task.embedded, prefix="knn_")
+        return self._found
 
     def _classify(self, mesh: Mesh, bank: np.ndarray, classes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-        function = jax.jit(
-            functools.partial(vote, num_classes=self._num_classes, k=self._k, temperature=self._temperature),
-            out_shardings=whole(mesh),
-        )
         bank, classes = jax.device_put((bank, classes), whole(mesh))
         rows = -(-QUERIES // mesh.size) * mesh.size
         found = []
         for start in range(0, len(queries), rows):
             part = queries[start : start + rows]
             padded = np.pad(part, ((0, rows - len(part)), (0, 0)))
-            guesses = function(bank, classes, jax.device_put(padded, batch_sharding(mesh)))
+            guesses = self._vote(mesh)(bank, classes, jax.device_put(padded, batch_sharding(mesh)))
             found.append(np.asarray(guesses)[: len(part)])
         return np.concatenate(found)
+
+    def _compiled(self, mesh: Mesh) -> Callable[..., jax.Array]:
+        settings = dict(num_classes=self._num_classes, k=self._k, temperature=self._temperature)
+        return jax.jit(functools.partial(vote, **settings), out_shardings=whole(mesh))
 
 
 def vote(
@@ -81,13 +86,15 @@ def vote(
       classes: int32 `[n]`, theirs.
       queries: float32 `[m, f]`.
       num_classes: number of classes.
-      k: neighbours, at most n.
+      k: neighbours; n where it is larger.
       temperature: of the weights.
 
     Returns:
       int32 `[m]`.
     """
-    similarity, nearest = jax.lax.top_k(_unit(queries) @ _unit(bank).T, k)
+    # In float32 proper: accelerators would round the factors, and with them who is near.
+    similarity = jnp.matmul(_unit(queries), _unit(bank).T, precision=jax.lax.Precision.HIGHEST)
+    similarity, nearest = jax.lax.top_k(similarity, min(k, bank.shape[0]))
     # The same factor for all neighbours of a query changes no vote, and keeps small temperatures finite.
     weights = jnp.exp((similarity - similarity[:, :1]) / temperature)
     rows = jnp.arange(queries.shape[0])[:, None]

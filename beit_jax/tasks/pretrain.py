@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
-from beit_jax.tasks import tokenizer
+from beit_jax.tasks import layers, tokenizer
 from beit_jax.tasks.encoder import encoder_fields, features
 from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
 
@@ -34,12 +34,13 @@ def create(config: ConfigDict) -> Task:
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
     `[b, g, g]`.
     """
+    variant, patch = variants.parse(config.model.variant)
     learned = _MaskedModelling(
         net=model(config),
         tokenizer=tokenizer.model(config.tokenizer),
         image_size=config.model.image_size,
         tokenizer_size=config.tokenizer.image_size,
-        grid=config.model.image_size // variants.parse(config.model.variant)[1],
+        grid=config.model.image_size // patch,
         num_masked=config.num_masked,
     )
     part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
@@ -53,6 +54,7 @@ def create(config: ConfigDict) -> Task:
         check=learned.check,
         pictures=learned.pictures,
         embed=learned.embed,
+        embedded=layers.chosen((), variant.depth),
         frozen={"tokenizer": part},
     )
 

@@ -86,6 +86,7 @@ def create(config: ConfigDict) -> Task:
         summarize=lambda sums: summarize(sums, chosen),
         check=check,
         embed=embed,
+        embedded=chosen,
         frozen={"encoder": encoder},
     )
 

@@ -43,6 +43,7 @@ class Task:
       batch_spec: from a batch size to the shapes and dtypes of a training batch (without `valid`).
       init: from a PRNG key to parameters.
       embed: `(params, frozen, images [b, h, w, 3]) -> [b, l, f]`, what l layers of the encoder make of images.
+      embedded: the numbers of these layers, counted from 1.
       frozen: parts passed to every function as `frozen[name]`.
       loss: `(params, frozen, batch, key, step) -> metrics`; the step minimises `metrics["loss"]`, sum over count.
       measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows not `valid` count nothing.
@@ -62,6 +63,7 @@ class Task:
     pictures: Callable[[Params, Params, Batch], dict[str, jax.Array]] | None = None
     eval_spec: Callable[[int], dict[str, jax.ShapeDtypeStruct]] | None = None
     embed: Callable[[Params, Params, jax.Array], jax.Array] | None = None
+    embedded: tuple[int, ...] = ()
     frozen: Mapping[str, FrozenPart] = dataclasses.field(default_factory=dict)
 
 

@@ -25,7 +25,7 @@ class Evaluator:
         """Named numbers over all valid rows of the batches; sums are added in float64 on the host.
 
         Raises:
-          UserError: the set is empty.
+          UserError: the set is empty, or its first batch has values that cannot be measured, such as unknown labels.
         """
         total, running = None, None
 
@@ -34,6 +34,8 @@ class Evaluator:
             return sums if total is None else jax.tree.map(np.add, total, sums)
 
         for batch in batches:
+            if running is None:
+                self._task.check(batch)
             # One batch is computed while the sums of the one before it are fetched.
             ahead = self._measure(params, frozen, to_devices(self._mesh, batch))
             if running is not None:

@@ -18,6 +18,8 @@ from beit_jax.training.adapt import adapt
 from beit_jax.training.params import flatten, merge, not_in
 from beit_jax.training.sharding import shardings, whole
 
+WAY_OUT = "choose the same model, or name the parameters to leave fresh in init_fresh and those to ignore in init_drop"
+
 
 def abstract_state(task: Task, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh) -> state.TrainState:
     """Shapes, dtypes and shardings of the train state; nothing is allocated."""
@@ -61,7 +63,7 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
     elif config.init_from and not started:
         with _named("init_from", config.init_from):
             found = adapt(shapes(config.init_from), params, config.init_resize)
-            merge(params, found, config.init_fresh, config.init_drop)
+            merge(params, found, config.init_fresh, config.init_drop, WAY_OUT)
     for name, part in task.frozen.items():
         if part.source != "random":
             with _named(name, part.source):
@@ -117,7 +119,7 @@ def initial_state(
         return fresh, "starting from scratch"
     source = checkpoint.locate(config.init_from, run.parent)
     loaded = adapt(checkpoint.load_params(source, whole(mesh)), abstract.params, config.init_resize)
-    merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop)
+    merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop, WAY_OUT)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
     return fresh.replace(params=params, ema=ema), f"starting from the parameters of {source}{_kept(fresh, loaded)}"

@@ -45,7 +45,11 @@ def map_names(function: Callable[[str, Any], Any], tree: Any) -> Any:
 
 
 def merge(
-    initial: Mapping[str, Any], loaded: Mapping[str, Any], fresh: Sequence[str] = (), drop: Sequence[str] = ()
+    initial: Mapping[str, Any],
+    loaded: Mapping[str, Any],
+    fresh: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    way_out: str = "choose settings of the model that are those of the checkpoint",
 ) -> dict[str, Any]:
     """Puts loaded parameters in the place of initial ones; every name and shape must agree.
 
@@ -54,6 +58,7 @@ def merge(
       loaded: tree of parameters from a checkpoint.
       fresh: regular expressions of names that keep their initial value where `loaded` has none of that shape.
       drop: regular expressions of loaded names that are not wanted.
+      way_out: ends the message of the error.
 
     Raises:
       UserError: lists every missing, unexpected and mis-shaped name.
@@ -78,10 +83,7 @@ def merge(
         if names
     ]
     if problems:
-        raise UserError(
-            f"the checkpoint does not fit the model; {'; '.join(problems)}. Choose the same model, or name the "
-            "parameters to leave fresh in init_fresh and those to ignore in init_drop"
-        )
+        raise UserError(f"the checkpoint does not fit the model; {'; '.join(problems)}: {way_out}")
     return unflatten(target | {name: source[name] for name in wanted})
 
 

@@ -30,8 +30,9 @@ def config(task, variant="Micro/4", positions="per_block", pooling="mean", size=
 
 
 def with_preprocess(made, size):
+    whole_images = preprocessing.make(size, "bilinear", size, True, *preprocessing.STATISTICS["imagenet"])
     with made.unlocked():
-        made.preprocess = preprocessing.official(size)
+        made.preprocess = whole_images if made.task == "segment" else preprocessing.official(size)
     return made
 
 

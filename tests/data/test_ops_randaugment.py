@@ -62,6 +62,7 @@ def test_as_pillow(name):
     for level in (0.0, 3.7, 9.0, 10.0):
         for sign in (-1.0, 1.0):
             ours = run(tf.constant(pixels, tf.float32), tf.constant(level / 10), tf.constant(sign)).numpy()
+            ours = np.where(ours == ops_randaugment.OUTSIDE, FILL[0], ours)
             theirs = np.asarray(PILLOW[name](Image.fromarray(pixels), level, sign), np.float32)
             assert np.array_equal(ours, np.floor(ours)) and ours.min() >= 0 and ours.max() <= 255
             difference = np.abs(ours - theirs)
@@ -90,6 +91,14 @@ def augment():
         return lambda seed: run(tf.constant([3, seed], tf.int64)).numpy()
 
     return make
+
+
+@pytest.mark.parametrize(("statistics", "fill"), [("inception", (128, 128, 128)), ("imagenet", (124, 116, 104))])
+def test_what_lies_beyond_the_image_has_the_mean_colour(augment, statistics, fill):
+    run = augment(f"1, 10.0, 0.0, 1.0, statistics={statistics!r}")
+    corners = np.stack([run(seed)[[0, 0, -1, -1], [0, -1, 0, -1]] for seed in range(60)])
+    filled = (corners == np.array(fill)).all(axis=-1).any(axis=1)
+    assert 8 < filled.sum() < 40  # five of fifteen operations move an image
 
 
 def test_half_of_two_operations(augment):

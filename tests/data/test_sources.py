@@ -163,3 +163,8 @@ def test_datasets_without_images_or_in_other_files(tmp_path):
     prepare(Shapes, tmp_path, file_format="array_record")
     with pytest.raises(UserError, match="shapes is stored as array_record, expected tfrecord; prepare it again so"):
         open_source("shapes", str(tmp_path), "train", 100)
+
+
+def test_an_empty_slice(sharded_dir):
+    with pytest.raises(UserError, match=r"found no examples in 'train\[:0\]' of digits"):
+        open_source("digits", sharded_dir, "train[:0]", 100)

@@ -22,7 +22,7 @@ def plain_vote(bank, classes, query, k, temperature):
     return int(np.argmax(votes))
 
 
-@pytest.mark.parametrize("k", [1, 7, 40])
+@pytest.mark.parametrize("k", [1, 7, 40, 41])
 def test_votes_are_those_of_a_plain_loop(k):
     rng = np.random.default_rng(k)
     bank, classes = rng.normal(size=(40, 6)), rng.integers(0, CLASSES, 40).astype(np.int32)
@@ -79,3 +79,37 @@ def test_the_evaluator_on_one_and_eight_devices(encoder, images):
     # Each query is in the bank: its nearest neighbour is itself.
     expected = {"knn_top1": 1.0, "knn_best_layer": 1.0, "knn_top1_layer01": 1.0, "knn_top1_layer02": 1.0}
     assert results[0] == expected
+
+
+class Counted(Examples):
+    """Counts how often it was read."""
+
+    reads = 0
+
+    def __iter__(self):
+        self.reads += 1
+        return super().__iter__()
+
+
+def test_layers_keep_their_numbers_and_a_frozen_encoder_is_asked_once(encoder, images):
+    _, frozen = encoder
+    config = tiny("probe")
+    config.layers = (2,)
+    mesh, train, test = meshes()[0], Counted(images, 8), Counted(images, 8)
+    sets = [knn.LabelledSet(part, 43) for part in (train, test)]
+    evaluation = knn.Knn(tasks.create(config), *sets, num_classes=10, k=1, temperature=0.07)
+    with jax.set_mesh(mesh):
+        first, again = (evaluation(mesh, {}, frozen) for _ in range(2))
+    assert first == again == {"knn_top1": 1.0, "knn_best_layer": 2.0, "knn_top1_layer02": 1.0}
+    assert (train.reads, test.reads) == (1, 1)
+
+
+def test_an_encoder_that_learns_is_asked_again(images):
+    config = tiny("pretrain")
+    task, mesh = tasks.create(config), meshes()[0]
+    sets = [knn.LabelledSet(Counted(images, 8), 43) for _ in range(2)]
+    evaluation = knn.Knn(task, *sets, num_classes=10, k=5, temperature=0.07)
+    with jax.set_mesh(mesh):
+        for seed in (0, 1):
+            assert evaluation(mesh, jax.jit(task.init)(jax.random.key(seed)), {})["knn_best_layer"] in (1, 2)
+    assert [part.batches.reads for part in sets] == [2, 2]

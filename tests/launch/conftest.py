@@ -15,6 +15,9 @@ heard = []
 for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, _: heard.append(number))
 index = os.environ.get("BEIT_JAX_PROCESS_INDEX", "0")
+folder = os.path.dirname(os.path.abspath(__file__))
+ready = [f"{folder}/ready{i}" for i in range(int(os.environ.get("BEIT_JAX_PROCESS_COUNT", "1")))]
+open(f"{folder}/ready{index}", "w").close()
 names = ("BEIT_JAX_COORDINATOR", "BEIT_JAX_PROCESS_COUNT", "BEIT_JAX_PROCESS_INDEX", "CUDA_VISIBLE_DEVICES")
 print(json.dumps({"argv": sys.argv[1:], **{name: os.environ.get(name) for name in names}}), flush=True)
 for rule in sys.argv[1:]:  # INDEX=STATUS: ends at once; INDEX=deaf: hears nothing
@@ -22,6 +25,8 @@ for rule in sys.argv[1:]:  # INDEX=STATUS: ends at once; INDEX=deaf: hears nothi
     if who == index and what == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     elif who == index:
+        while what != "0" and not all(map(os.path.exists, ready)):  # a failure comes when all listen to signals
+            time.sleep(0.02)
         sys.exit(int(what))
 while not heard:
     time.sleep(0.02)

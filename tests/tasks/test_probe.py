@@ -88,3 +88,5 @@ def test_layers_that_are_not_there():
     for missing in (0, 4, "last"):
         with pytest.raises(UserError, match=rf"there is no layer {missing!r}: the encoder has the layers 1 to 3"):
             layers.chosen((2, missing), 3)
+    with pytest.raises(UserError, match=r"layers=\(1, 1\) names a layer twice"):
+        layers.chosen((1, 1), 3)

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")  # with the promotion of
 def made(request):
     config = tiny("segment")
     config.model.head, config.model.drop_path = request.param, 0.0
+    config.model.layers = (0, 0, 1, 1)
+    config.model.auxiliary_channels = 8
     task = tasks.create(config)
     return config, task, jax.jit(task.init)(jax.random.key(0))
 

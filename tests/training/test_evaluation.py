@@ -7,6 +7,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.data.in_memory import Examples
+from beit_jax.errors import UserError
 from beit_jax.training import sharding
 from beit_jax.training.evaluation import Evaluator
 
@@ -38,3 +39,11 @@ def test_one_and_eight_devices_and_any_batch(images, name):
         assert result == pytest.approx(results[0], rel=1e-5)
         assert result["top1"] == results[0]["top1"] and result["top5"] == results[0]["top5"]
     assert 0 < results[0]["top5"] < 1
+
+
+@pytest.mark.parametrize("name", ["classify", "probe"])
+def test_labels_of_no_class(images, name):
+    task, mesh = tasks.create(tiny(name)), sharding.make_mesh(dict(data=8, fsdp=1, tensor=1))
+    hidden = images | {"label": np.full(43, -1, np.int32)}  # as in test splits whose labels are kept secret
+    with jax.set_mesh(mesh), pytest.raises(UserError, match="found the label -1, expected 0 to 9"):
+        Evaluator(task, mesh).run({}, {}, Examples(hidden, 16))

@@ -43,3 +43,7 @@ def test_merge_lists_everything_that_is_wrong():
     assert "missing: c" in str(error.value)
     assert "unexpected: d" in str(error.value)
     assert "b (5,) (expected (3,))" in str(error.value)
+    # What init_fresh and init_drop can mend is said by those who heed them.
+    assert "init_fresh" not in str(error.value)
+    with pytest.raises(UserError, match="init_fresh"):
+        params.merge(tree(a=(2,)), tree(a=(3,)), way_out="see init_fresh")

@@ -1,0 +1,1 @@
+"""What `python -m beit_jax.benchmark` measures: one file each."""

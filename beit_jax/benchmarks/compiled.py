@@ -1,0 +1,117 @@
+"""The training step compiled for devices that are not there: memory of each, and what they exchange."""
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from beit_jax.benchmarks import collectives, program
+from beit_jax.training.params import flatten
+
+REMATERIALIZATION = "nvoluntary full rematerialization"  # XLA found no way to reshard but to gather everything
+
+
+def run(config: ConfigDict, stage: str, devices: int, as_json: bool) -> None:
+    """Compiles and prints; JAX must not have looked for devices yet.
+
+    Raises:
+      UserError: the config is wrong, or does not fit so many devices.
+    """
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_enable_compilation_cache", False)  # it would hide the time and the warnings
+    found = measure(program.complete(config, stage, dtype="bfloat16"))
+    for line in _lines(found):
+        print(line)
+    if as_json:
+        print(json.dumps(found))
+
+
+def measure(config: ConfigDict) -> dict[str, Any]:
+    """Figures of the step of a completed config, compiled for the devices that are there.
+
+    Returns:
+      `parameters` and their `replicated_share`, the share of bytes that every device holds whole; `bytes_per_device`;
+      `memory` as the compiler plans it, on each device; `collectives`, see `collectives.moved`;
+      `rematerializations`, XLA's warnings of arrays that are gathered whole to be split anew; `compile_seconds`.
+
+    Raises:
+      UserError: the mesh does not fit the devices, or the batch the mesh.
+    """
+    made = program.make(config)
+    start = time.perf_counter()
+    with _compiler_log() as log:
+        # Machine code is not optimised, since it is not run; what XLA makes of the graph is the same.
+        compiled = made.trace().lower().compile({"xla_backend_optimization_level": 0})
+    seconds = time.perf_counter() - start
+    state, planned = made.state, compiled.memory_analysis()
+    arguments, temporaries = planned.argument_size_in_bytes, planned.temp_size_in_bytes
+    outputs = planned.output_size_in_bytes - planned.alias_size_in_bytes  # the new state takes the old one's place
+    params = flatten(state.params).values()
+    rows = config.batch_size // (made.mesh.shape["data"] * made.mesh.shape["fsdp"])
+    return {
+        "devices": made.mesh.size,
+        "mesh": dict(made.mesh.shape),
+        "batch_size": config.batch_size,
+        "dtype": program.dtype(config),
+        "parameters": sum(leaf.size for leaf in params),
+        "replicated_share": sum(program.size(leaf) for leaf in params if program.held(leaf) == program.size(leaf))
+        / sum(map(program.size, params)),
+        "bytes_per_device": {
+            "parameters": program.held(state.params),
+            "optimizer_state": program.held(state.opt_state),
+            "averaged_parameters": program.held(state.ema),
+            "frozen_parameters": program.held(made.frozen),
+            "batch": sum(map(program.size, made.task.batch_spec(rows).values())),
+        },
+        "memory": {
+            "arguments": arguments,
+            "outputs": outputs,
+            "temporaries": temporaries,
+            "peak": arguments + outputs + temporaries,  # XLA's own figure for CPU leaves the temporaries out
+        },
+        "collectives": collectives.moved(compiled.as_text(), made.mesh.size),
+        "rematerializations": sum(REMATERIALIZATION in line for line in log),
+        "compile_seconds": seconds,
+    }
+
+
+@contextlib.contextmanager
+def _compiler_log() -> Iterator[list[str]]:
+    """Lines that the compiler, which is no Python, writes to the process's stderr; they are shown there afterwards."""
+    lines: list[str] = []
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile("w+", errors="replace") as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lines
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            file.seek(0)
+            lines.extend(file)
+            sys.stderr.writelines(lines)
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    """The figures for people."""
+    mesh = " x ".join(f"{axis}={size}" for axis, size in found["mesh"].items())
+    yield f"{found['devices']} simulated device(s), {mesh}, batch {found['batch_size']}, {found['dtype']}"
+    share = found["replicated_share"]
+    yield f"{found['parameters']:,} parameters, {share:.1%} of their bytes whole on every device"
+    for title, key in (("held", "bytes_per_device"), ("planned by the compiler", "memory")):
+        yield f"MiB on each device, {title}"
+        yield from (f"  {name.replace('_', ' '):<22}{size / 2**20:12,.1f}" for name, size in found[key].items())
+    yield "MiB that each device sends in a step"
+    for kind, sums in found["collectives"].items():
+        yield f"  {kind:<22}{sums['bytes'] / 2**20:12,.1f}  in {sums['count']:,} operations"
+    yield f"involuntary full rematerializations: {found['rematerializations']}"
+    yield f"compiled in {found['compile_seconds']:.1f} s"

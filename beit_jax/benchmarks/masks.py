@@ -1,0 +1,89 @@
+"""Block masks on one core: microseconds a mask, in the graph and in a plain NumPy loop, timed in turns."""
+
+import argparse
+import json
+import math
+import os
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from beit_jax import command_line
+from beit_jax.benchmarks.timing import in_turns
+
+
+def main(argv: Sequence[str]) -> None:
+    """`python -m beit_jax.benchmark masks`, with the arguments behind that name."""
+    parser = command_line.Parser(prog="python -m beit_jax.benchmark masks", description=__doc__)
+    parser.add_argument("--batch", type=_positive, default=256, help="masks made at once (default 256)")
+    parser.add_argument(
+        "--grid", type=_positive, nargs=2, default=(14, 14), metavar=("ROWS", "COLUMNS"), help="patches"
+    )
+    parser.add_argument("--rounds", type=_positive, default=7, help="ten batches each, of which the median is told")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    _masks(parser.parse_args(argv))
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
+    return int(text)
+
+
+def plain_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: int, min_block: int) -> np.ndarray:
+    """bool `[h, w]`: the rule of `data.ops_mask.blockwise_masks`, one mask and one attempt at a time."""
+    mask, count = np.zeros(grid, bool), 0
+    while count < num_masked:
+        cap = num_masked - count
+        for _ in range(10):
+            area = min_block + (cap - min_block) * uniform()
+            root_aspect = math.exp((uniform() - 0.5) * math.log(1 / 0.3))
+            height, width = round(math.sqrt(area) * root_aspect), round(math.sqrt(area) / root_aspect)
+            if height >= grid[0] or width >= grid[1]:
+                continue
+            top, left = int(uniform() * (grid[0] - height + 1)), int(uniform() * (grid[1] - width + 1))
+            block = mask[top : top + height, left : left + width]
+            new = height * width - int(block.sum())
+            if 0 < new <= cap:
+                block[:] = True
+                count += new
+                break
+        else:
+            break
+    return mask
+
+
+def _masks(settings: argparse.Namespace) -> None:
+    from beit_jax.data.ops_mask import blockwise_masks  # before TensorFlow, which it keeps quiet
+
+    if hasattr(os, "sched_setaffinity"):  # one core, whatever else TensorFlow and NumPy would take
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    grid, batch = tuple(settings.grid), settings.batch
+    rule = dict(num_masked=max(1, 75 * grid[0] * grid[1] // 196), min_block=max(1, 16 * grid[0] * grid[1] // 196))
+    # Nothing here needs TensorFlow's rewriting of Python, which makes ten lines of an error's one.
+    graph = tf.function(lambda seeds: blockwise_masks(seeds, grid, **rule), autograph=False)
+    numbers = random.Random(0).random
+
+    def in_graph(first: int, count: int) -> None:
+        for call in range(first, first + count):
+            places = tf.range(call * batch, (call + 1) * batch, dtype=tf.int64)
+            graph(tf.stack([tf.zeros_like(places), places], axis=1)).numpy()
+
+    def plainly(first: int, count: int) -> None:
+        for _ in range(count):
+            np.stack([plain_mask(numbers, grid, **rule) for _ in range(batch)])
+
+    ours, plain = in_turns([in_graph, plainly], settings.rounds, calls=10)
+    figures = {"graph": ours / batch * 1e6, "plain": plain / batch * 1e6, "ratio": plain / ours}
+    if settings.json:
+        print(json.dumps({"batch": batch, "grid": list(grid), "unit": "microseconds per mask", **figures}))
+        return
+    setting = f"{grid[0]}x{grid[1]} grid, batches of {batch}, one core, median of {settings.rounds} rounds"
+    print(f"block masks on a {setting}")
+    print(f"  in the graph, a batch at once   {figures['graph']:7.1f} us per mask")
+    print(f"  plain NumPy loop                {figures['plain']:7.1f} us per mask, {figures['ratio']:.1f} times ours")

@@ -1,0 +1,157 @@
+"""The training step on made-up batches: images a second, and how far that is from what the chip can do."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from beit_jax.benchmarks import chips, flops, made_up, program
+from beit_jax.benchmarks.timing import in_turns
+from beit_jax.errors import UserError
+from beit_jax.tasks.task import Rows
+from beit_jax.training import origin, sharding
+from beit_jax.training import state as states
+
+ROUNDS = 5  # turns, of which the median is told
+
+
+class Step:
+    """A contestant of `timing.in_turns`: the step of a program, compiled, on one batch that stays on the devices.
+
+    Attributes:
+      compile_seconds: what tracing and compiling took.
+      loss: of the last step.
+    """
+
+    def __init__(self, made: program.Program, rows: Rows):
+        start = time.perf_counter()
+        self._update = made.trace().lower().compile()
+        self.compile_seconds = time.perf_counter() - start
+        config, self.loss = made.config, float("nan")
+        with jax.set_mesh(made.mesh):
+            initialise = jax.jit(
+                lambda key: states.create(made.task, made.optimizer, key, config.optimizer.ema > 0),
+                out_shardings=jax.tree.map(lambda leaf: leaf.sharding, made.state),
+            )
+            self._state = initialise(jax.random.key(config.seed))
+            self._frozen = origin.load_frozen(config, made.task, made.mesh, Path())
+            self._batch = sharding.to_devices(made.mesh, rows)
+        self._key = jax.random.key(config.seed + 1)
+
+    def __call__(self, first: int, count: int) -> None:
+        """Makes `count` steps, and waits for the last; the host runs ahead of the device in between."""
+        for _ in range(count):
+            self._state, metrics = self._update(self._state, self._frozen, self._batch, self._key)
+        jax.block_until_ready((self._state, metrics))
+        total, weight = metrics["loss"]
+        self.loss = float(total) / float(weight)
+
+
+def run(config: ConfigDict, stage: str, steps: int, vs: str | None, tokens_given: bool, as_json: bool) -> None:
+    """Measures and prints.
+
+    Raises:
+      UserError: the config is wrong or does not fit the devices, or there is nothing to compare with.
+    """
+    jax.config.update("jax_enable_compilation_cache", False)  # it would hide the time of compiling
+    found = measure(program.complete(config, stage, dtype="auto"), steps, vs, tokens_given)
+    for line in _lines(found):
+        print(line)
+    if as_json:
+        print(json.dumps(found))
+
+
+def measure(config: ConfigDict, steps: int, vs: str | None = None, tokens_given: bool = False) -> dict[str, Any]:
+    """Figures of a completed config's training step on the devices that are there.
+
+    Args:
+      config: from `program.complete`.
+      steps: to time, in at most `ROUNDS` turns.
+      vs: "torch" to run transformers' BEiT in turns with it; tokens are then given to both.
+      tokens_given: whether pre-training finds the tokens in its batches, instead of computing them.
+
+    Returns:
+      `images_per_second`, `tflops` (10^12 model FLOPs a second), `mfu` (of the chip's peak) and `peak_bytes` of each
+      device, None where not known; `step_ms`; `gflop_per_image`; `compile_seconds`; the last step's `loss`; what was
+      measured; with `vs`, our images per second over the `peer`'s, whose figures are there too.
+
+    Raises:
+      UserError: the config does not fit the devices, or there is nothing to compare with.
+    """
+    made = program.make(config)
+    tokens_given = tokens_given or vs is not None
+    if tokens_given:
+        if config.task != "pretrain":
+            raise UserError(f"--vs and --tokens_given are for pre-training, but task={config.task!r}; leave them out")
+        made = program.make(config, made_up.with_tokens(config, made.task))
+    if vs and made.mesh.size > 1:
+        raise UserError(f"--vs compares one device, found {made.mesh.size}; hide the others from JAX")
+    dtype = program.dtype(config)
+    rows = made_up.rows(config, made.task)
+    peers = []
+    if vs:  # first, since what it needs may be missing
+        from beit_jax.benchmarks.torch_peer import TorchPeer
+
+        peers.append(TorchPeer(config, dtype, rows))
+    contestants = [Step(made, rows), *peers]
+    rounds = min(ROUNDS, steps)
+    seconds = in_turns(contestants, rounds, calls=-(-steps // rounds))
+    found = _figures(made, contestants[0], seconds[0], dtype, tokens_given)
+    for peer in peers:
+        found["vs"] = seconds[1] / seconds[0]
+        found["peer"] = {
+            "name": peer.name,
+            "images_per_second": config.batch_size / seconds[1],
+            "step_ms": seconds[1] * 1e3,
+            "peak_bytes": peer.peak_bytes(),
+            "loss": peer.loss,
+        }
+    return found
+
+
+def _figures(made: program.Program, step: Step, seconds: float, dtype: str, tokens_given: bool) -> dict[str, Any]:
+    config, device = made.config, jax.local_devices()[0]
+    speed = config.batch_size / seconds / made.mesh.size
+    per_image = flops.training(config, tokens_given)
+    peak = chips.peak(device.device_kind, dtype)
+    return {
+        "task": config.task,
+        "variant": config.model.get("variant", None),
+        "device": device.device_kind,
+        "devices": made.mesh.size,
+        "batch_size": config.batch_size,
+        "dtype": dtype,
+        "tokens_given": tokens_given,
+        "images_per_second": speed,
+        "step_ms": seconds * 1e3,
+        "gflop_per_image": per_image and per_image / 1e9,
+        "tflops": per_image and per_image * speed / 1e12,
+        "mfu": per_image * speed / peak if per_image and peak else None,
+        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+        "compile_seconds": step.compile_seconds,
+        "loss": step.loss,
+    }
+
+
+def _lines(found: dict[str, Any]) -> Iterator[str]:
+    """The figures for people."""
+    name = " ".join(filter(None, (found["task"], found["variant"])))
+    tokens = ", tokens given" if found["tokens_given"] else ""
+    devices = f"{found['devices']} {found['device']} device(s)"
+    yield f"{name}: training step, batch {found['batch_size']}, {found['dtype']}{tokens}, on {devices}"
+    yield f"  {found['images_per_second']:,.1f} images/s per device, {found['step_ms']:,.1f} ms a step"
+    if found["tflops"] is not None:
+        mfu = "MFU not known for this chip and type" if found["mfu"] is None else f"MFU {found['mfu']:.1%}"
+        yield f"  {found['tflops']:.3g} TFLOP/s at {found['gflop_per_image']:.5g} GFLOP an image, {mfu}"
+    memory = found["peak_bytes"]
+    yield f"  peak memory {f'{memory / 2**30:.2f} GiB' if memory else 'not told by the backend'}"
+    yield f"  compiled in {found['compile_seconds']:.1f} s"
+    if "vs" in found:
+        peer = found["peer"]
+        yield f"{peer['name']}: the same batch and tokens; forward, backward, clipping, AdamW; logits of all patches"
+        yield f"  {peer['images_per_second']:,.1f} images/s, {peer['step_ms']:,.1f} ms a step"
+        yield f"ours over theirs: {found['vs']:.2f}"

@@ -1,0 +1,26 @@
+"""Clocks."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+Contestant = Callable[[int, int], None]  # makes the calls `first` to `first + count - 1`, and waits for the last
+
+
+def in_turns(contestants: Sequence[Contestant], rounds: int, calls: int) -> list[float]:
+    """Median seconds of a call of each, measured in turns so that a busy moment does not favour any.
+
+    Args:
+      contestants: called as `(first, count)`.
+      rounds: turns of each.
+      calls: in a turn, between which the device need not idle.
+    """
+    seconds: list[list[float]] = [[] for _ in contestants]
+    for contestant in contestants:
+        contestant(0, 2)  # compiles, and fills caches
+    for turn in range(rounds):
+        for contestant, taken in zip(contestants, seconds, strict=True):
+            start = time.perf_counter()
+            contestant(turn * calls, calls)
+            taken.append((time.perf_counter() - start) / calls)
+    return [statistics.median(taken) for taken in seconds]

@@ -1,0 +1,144 @@
+"""Memory and collectives of steps that are compiled for simulated devices."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from beit_jax.benchmarks import collectives, compiled, program
+from beit_jax.errors import UserError
+from beit_jax.training import sharding
+
+HLO = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%inner (p: (s32[], bf16[16,4])) -> (s32[], bf16[16,4]) {
+  %gather = bf16[16,4]{1,0} all-gather(%shard), channel_id=1, replica_groups=[2,4]<=[8], dimensions={0}
+}
+
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %inside = (s32[], bf16[16,4]) while(%t), condition=%c2, body=%inner, backend_config={"known_trip_count":{"n":"3"}}
+  %both = (f32[8]{0}, f32[]) all-reduce(%x, %y), replica_groups={{0,2},{1,3}}, to_apply=%add
+}
+
+%c2 (p: (s32[], bf16[16,4])) -> pred[] {
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+%condition (p: (s32[], f32[8])) -> pred[] {
+  ROOT %less.1 = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %loop = (s32[], f32[8]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %part = f32[2]{0} reduce-scatter(%z), replica_groups=[1,8]<=[8], dimensions={0}, to_apply=%add
+  %swap = u8[3,5]{1,0} collective-permute(%q), source_target_pairs={{0,1},{1,0}}
+  %axes = f32[8]{0} all-gather(%x), replica_groups=mesh['a'=2,'b'=8], device_ids=([8,2]T(1,0)) {'a','b':(2)4}
+  ROOT %exchange = (pred[4]{0}, pred[4]{0}) all-to-all(%r, %s), replica_groups={{0,1},{2,3}}
+}
+"""
+
+
+def test_counts_and_bytes_by_hand():
+    assert collectives.moved(HLO, devices=8) == {
+        "all-gather": {"count": 16, "bytes": 15 * 16 * 4 * 2 * 3 // 4 + 32 * 7 // 8},
+        "reduce-scatter": {"count": 1, "bytes": 2 * 4 * 7},
+        "all-reduce": {"count": 5, "bytes": 5 * 36 * 2 * 1 // 2},
+        "all-to-all": {"count": 1, "bytes": 4},
+        "collective-permute": {"count": 1, "bytes": 15},
+    }
+
+
+def test_groups_in_an_unknown_notation_are_refused():
+    with pytest.raises(ValueError, match="unknown notation of groups"):
+        collectives.moved(HLO.replace("[1,8]<=[8]", "everyone"), devices=8)
+
+
+def test_loops_of_a_real_program():
+    mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, "fsdp", None))
+
+    def layers(x, kernels):
+        def layer(x, kernel):
+            return jnp.tanh(x @ jax.lax.with_sharding_constraint(kernel, whole)), None
+
+        return jax.lax.scan(layer, x, kernels)[0]
+
+    x, kernels = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 64), (6, 64, 64)))
+    text = jax.jit(layers, in_shardings=(whole, split), out_shardings=whole).lower(x, kernels).compile().as_text()
+    found = collectives.moved(text, devices=8)["all-gather"]
+    assert found["count"] in (1, 6)  # all layers before the loop, or one at a time in it
+    assert found["bytes"] == 6 * 64 * 64 * 4 * 3 // 4
+
+
+def measured(task, **mesh):
+    config = tiny.config(task)
+    config.mesh.update(mesh)
+    return compiled.measure(program.complete(config, "", "bfloat16"))
+
+
+@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "classify", "probe", "segment"])
+def test_every_task(task):
+    found = measured(task, data=2, fsdp=4)
+    held = found["bytes_per_device"]
+    assert held["optimizer_state"] == pytest.approx(2 * held["parameters"], rel=0.01)  # two moments, two counters
+    # Parts of the tokenizer that the step does not read are no arguments of it.
+    assert found["memory"]["arguments"] >= sum(held.values()) - held["frozen_parameters"]
+    assert found["rematerializations"] == 0
+
+
+def test_sharding_divides_the_state_and_moves_parameters():
+    data, fsdp = measured("pretrain", data=8), measured("pretrain", data=1, fsdp=8)
+    assert data["replicated_share"] == 1.0 and fsdp["replicated_share"] < 0.2
+    assert data["bytes_per_device"]["parameters"] == 4 * data["parameters"]
+    expected = fsdp["replicated_share"] + (1 - fsdp["replicated_share"]) / 8
+    assert fsdp["bytes_per_device"]["parameters"] == pytest.approx(4 * data["parameters"] * expected)
+    assert data["collectives"]["all-gather"]["bytes"] == 0 < fsdp["collectives"]["all-gather"]["bytes"]
+    # Every gradient is summed over the devices, in float32.
+    assert data["collectives"]["all-reduce"]["bytes"] >= 2 * 4 * data["parameters"] * 7 // 8
+
+
+def test_dtype_classes_and_untrained_parts_are_filled_in():
+    config = tiny.config("probe")
+    config.model.num_classes, config.encoder.init_from = 0, ""
+    made = program.complete(config, "", "bfloat16")
+    assert (made.model.num_classes, made.model.dtype, made.encoder.init_from) == (1000, "bfloat16", "random")
+    assert config.model.num_classes == 0  # a copy
+    config.model.dtype = "float32"
+    assert program.complete(config, "", "bfloat16").model.dtype == "float32"
+
+
+def test_the_door(repository):
+    config = f"{repository}/configs/quickstart.py:runlocal,seeds=1"
+    arguments = ["--stage=pretrain", "--compile_only", "--devices=4", "--config.pretrain.mesh.fsdp=2", "--json"]
+    command = [sys.executable, "-m", "beit_jax.benchmark", f"--config={config}", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    *lines, last = done.stdout.splitlines()
+    found = json.loads(last)
+    assert (found["devices"], found["mesh"]) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
+    assert f"{found['parameters']:,} parameters" in done.stdout
+    assert any(line.split() == ["peak", f"{found['memory']['peak'] / 2**20:,.1f}"] for line in lines)
+
+
+def test_a_stage_must_exist():
+    with pytest.raises(UserError, match="found --stage=pretrain, expected no --stage"):
+        program.complete(tiny.config("pretrain"), "pretrain", "auto")
+
+
+def test_bytes_of_shapes():
+    mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
+    leaf = jax.ShapeDtypeStruct((8, 3), np.dtype("bfloat16"), sharding=NamedSharding(mesh, P("fsdp")))
+    assert (program.size(leaf), program.held({"a": leaf, "b": None})) == (48, 12)

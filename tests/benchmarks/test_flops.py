@@ -1,0 +1,105 @@
+"""Counted operations beside known figures, and beside the products that stand in a traced step."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+from batches import random_batch
+
+from beit_jax import config as configs
+from beit_jax import tasks
+from beit_jax.benchmarks import chips, flops
+
+
+@pytest.mark.parametrize(
+    ("variant", "masked", "gigaflops"),
+    [("B/16", 75, 107.98), ("B/16", 196, 112.55), ("L/16", 75, 372.79), ("L/16", 196, 378.88)],
+)
+def test_pretraining_as_worked_out_by_hand(variant, masked, gigaflops):
+    config = configs.defaults("pretrain")
+    config.model.variant, config.num_masked = variant, masked
+    assert flops.training(config, tokens_given=True) / 1e9 == pytest.approx(gigaflops, abs=0.005)
+    assert flops.training(config) / 1e9 == pytest.approx(gigaflops + 52.12, abs=0.01)
+
+
+def test_tokenizer_as_worked_out_by_hand():
+    assert flops.dvae_encoder(configs.defaults("pretrain").tokenizer) / 1e9 == pytest.approx(52.12, abs=0.005)
+
+
+def products(jaxpr):
+    """FLOPs of the products in a jaxpr, those in loops as often as these run."""
+    total = 0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name in ("dot_general", "conv_general_dilated"):
+            left, right = (variable.aval.shape for variable in equation.invars)
+            (out,) = (variable.aval.shape for variable in equation.outvars)
+            if name == "dot_general":
+                contracted = math.prod(left[axis] for axis in params["dimension_numbers"][0][0])
+            else:
+                contracted = math.prod(right) // right[params["dimension_numbers"].rhs_spec[0]]
+            total += 2 * math.prod(out) * contracted
+        inner = [
+            getattr(value, "jaxpr", value)
+            for given in params.values()
+            for value in (given if isinstance(given, tuple) else (given,))
+            if hasattr(getattr(value, "jaxpr", value), "eqns")
+        ]
+        total += params.get("length", 1) * sum(map(products, inner))
+    return total
+
+
+def traced(config):
+    task, rows = tasks.create(config), 2
+    key, batch = jax.random.key(0), random_batch(task, rows)
+    params = jax.eval_shape(task.init, key)
+    frozen = {name: jax.eval_shape(part.init, key) for name, part in task.frozen.items()}
+
+    def loss(params, frozen, batch):
+        metrics = task.loss(params, frozen, batch, key, jnp.int32(0))
+        return metrics["loss"][0], metrics
+
+    step = jax.value_and_grad(loss, has_aux=True)
+    return products(jax.make_jaxpr(step)(params, frozen, batch).jaxpr) / rows
+
+
+@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "classify", "probe"])
+def test_the_traced_step_has_as_many(task):
+    config = tiny.config(task)
+    if task == "probe":
+        config.layers = (1,)
+    if "variant" in config.model:
+        config.model.variant = "48x3x4/4"
+    assert flops.training(config) == traced(config)
+
+
+def test_segmentation_is_not_counted():
+    assert flops.training(tiny.config("segment")) is None
+
+
+def test_features_that_are_computed_once_cost_nothing():
+    config = tiny.config("probe")
+    config.cache_features = True
+    assert flops.training(config) == traced(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "tera"),
+    [
+        ("NVIDIA H200", 989.5),
+        ("NVIDIA H100 80GB HBM3", 989.5),
+        ("NVIDIA H100 PCIe", 756.5),
+        ("NVIDIA A100-SXM4-40GB", 312),
+        ("TPU v4", 275),
+        ("TPU v5 lite", 197),
+        ("TPU v5p", 459),
+        ("TPU v6 lite", 918),
+        ("cpu", None),
+        ("NVIDIA L40S", None),
+    ],
+)
+def test_peaks(kind, tera):
+    assert chips.peak(kind, "bfloat16") == (tera and tera * 1e12)
+    assert chips.peak(kind, "float32") is None
