@@ -39,9 +39,6 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "", flag_values=values)
     command_line.parse(rest, values, config)
-    if os.environ.get("BEIT_JAX_PROCESS_COUNT", "1") != "1":
-        # Each would train on its own, in the same workdir.
-        raise UserError("BEIT_JAX_PROCESS_COUNT asks for several processes, which cannot train together yet; start one")
     if not values.workdir:
         raise UserError("--workdir is missing; expected the folder of the run, such as --workdir=runs/quickstart")
     workdir = command_line.local_folder("workdir", values.workdir)

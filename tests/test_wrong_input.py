@@ -84,12 +84,6 @@ def test_a_late_stage_is_refused_before_the_first_starts(tmp_path, argument, ove
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("BEIT_JAX_PROCESS_COUNT", "2")
-    assert "cannot train together yet" in refused(command("finetune", tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
-
-
 def test_no_stack_trace_on_the_command_line(tmp_path):
     arguments = [sys.executable, "-m", "beit_jax.train", "--config=configs/none.py", f"--workdir={tmp_path}"]
     done = subprocess.run(arguments, capture_output=True, text=True)

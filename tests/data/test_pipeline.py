@@ -148,17 +148,20 @@ def test_few_labels(data_config):
     assert {image.tobytes() for image in first["image"]} == {image.tobytes() for image in second["image"]}
 
 
-@pytest.mark.parametrize("start", [0, 1, 5])
+@pytest.mark.parametrize("start", [1, 5])
 def test_repeated_augmentation(data_config, start):
     # 12 batches of 12 rows an epoch, 48 of the 144 examples, three views of each in a row.
     config = data_config(ops="decode|flip_lr|random_resized_crop(8)", labels_per_class=15, repeats=3)
     once = data_config(ops="decode|resize(8)", labels_per_class=15, repeats=3)
-    plain = pipeline.make_train(data_config(ops="decode|resize(8)", labels_per_class=15), seed=0, batch_size=12)
-    order = [image.tobytes() for _ in range(12) for image in next(plain)["image"]]
-    stream = pipeline.make_train(once, seed=0, batch_size=12, start_step=start)
-    assert stream.steps_per_epoch == 12
-    seen = [image.tobytes() for _ in range(start, 12) for image in next(stream)["image"]]
-    assert seen == [order[place // 3] for place in range(start * 12, 144)]
+
+    def images(start):
+        stream = pipeline.make_train(once, seed=0, batch_size=12, start_step=start)
+        assert stream.steps_per_epoch == 12
+        return [image.tobytes() for _ in range(start, 12) for image in next(stream)["image"]]
+
+    epoch = images(0)
+    assert all(epoch[place] == epoch[place // 3 * 3] for place in range(144)) and len(set(epoch)) == 48
+    assert images(start) == epoch[start * 12 :]
     views = next(pipeline.make_train(config, seed=0, batch_size=12))["image"]
     assert len({view.tobytes() for view in views}) == 12
 
