@@ -11,8 +11,8 @@ import time
 from beit_jax.training.metrics import read
 
 CONFIG = "configs/pretrain.py:runlocal"
-SHORT = ["--config.batch_size=16", "--config.steps=12", "--config.log_every=3", "--config.eval_every=6"]
-SHORT += ["--config.save_every=6", "--config.keep=9", "--config.mesh.fsdp=2"]
+SHORT = ["--config.batch_size=16", "--config.steps=48", "--config.log_every=9", "--config.eval_every=24"]
+SHORT += ["--config.save_every=24", "--config.keep=9", "--config.mesh.fsdp=2"]
 LIMIT_S = 150
 
 
