@@ -12,7 +12,7 @@ class Examples:
 
     Args:
       columns: arrays `[n, ...]` by name, the same on every process.
-      batch_size: over all processes.
+      batch_size: over all processes, whose number divides it.
       process_index: which process this is.
       process_count: of how many.
     """
@@ -21,7 +21,8 @@ class Examples:
         self, columns: Mapping[str, np.ndarray], batch_size: int, process_index: int = 0, process_count: int = 1
     ):
         self._columns, self._batch_size = columns, batch_size
-        self._own = slice(process_index, None, process_count)
+        rows = batch_size // process_count
+        self._own = slice(process_index * rows, (process_index + 1) * rows)  # of every batch
         self.num_examples = len(next(iter(columns.values())))
 
     def train(self, seed: int, step: int) -> Iterator[dict[str, np.ndarray]]:
