@@ -9,6 +9,7 @@ set, come last.
 import concurrent.futures
 import sys
 import tempfile
+import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,6 +121,7 @@ def _write_shards(images: Images, own: list[Shard]) -> None:
     done = [shard.path.exists() for shard in own]
     total, before = (sum(shard.stop - shard.start for shard in some) for some in (own, _chosen(own, done)))
     pause = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
+    tqdm.set_lock(threading.RLock())  # its own is one between processes, which has to be cleared away after a kill
     pool = concurrent.futures.ThreadPoolExecutor(shard_plan.READERS)
     with tqdm(total=total, initial=before, unit=" images", mininterval=pause, smoothing=0.05) as progress:
         try:
