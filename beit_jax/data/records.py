@@ -146,6 +146,11 @@ def _write_shard(images: Images, shard: Shard, pool: concurrent.futures.Executor
             for record in _records(images, shard, pool):
                 writer.write(record)
                 progress.update()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} is gone: another process writes the same shards; start each worker once, and run the "
+            "same command again when none is running"
+        ) from error
     except (OSError, tf.errors.OpError) as error:
         reason = error.message if isinstance(error, tf.errors.OpError) else error.strerror or str(error)
         raise UserError(
