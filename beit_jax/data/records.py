@@ -13,7 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -79,11 +79,14 @@ def write(images: str, out: Path, name: str, shards: int, worker: int, workers: 
     place = out / name / VERSION
     plan = shard_plan.plan(found, lambda split: _number_of_shards(split, shards))
     shard_plan.claim(place, plan)
-    if workers == 1:
-        _remove(place, f"*{PART}*")
-    files = {split: _shards(place, name, split, **numbers) for split, numbers in plan["splits"].items()}
+    files = {
+        split: _shards(place, name, split, numbers["images"], numbers["shards"])
+        for split, numbers in plan["splits"].items()
+    }
     every = [shard for shards in files.values() for shard in shards]
-    _write_shards(found, every[worker::workers])
+    own = every[worker::workers]
+    _clear(place, None if workers == 1 else {shard.path.name for shard in own})
+    _write_shards(found, own)
     missing = sum(not shard.path.exists() for shard in every)
     if not missing:
         _write_metadata(place, name, found, files)
@@ -96,7 +99,7 @@ def _number_of_shards(split: Split, wanted: int) -> int:
     return min(number.get_number_shards(sum(split.sizes), len(split.files)), len(split.files))
 
 
-def _shards(place: Path, name: str, split: str, images: int, shards: int, **_: Any) -> list[Shard]:
+def _shards(place: Path, name: str, split: str, images: int, shards: int) -> list[Shard]:
     paths = _template(place, name, split).sharded_filepaths(shards)
     bounds = [0, *tfds.core.utils.shard_utils.get_shard_boundaries(images, shards)]
     return [Shard(Path(path), split, *part) for path, *part in zip(paths, bounds, bounds[1:])]
@@ -116,8 +119,6 @@ def _features(images: Images) -> tfds.features.FeaturesDict:
 
 
 def _write_shards(images: Images, own: list[Shard]) -> None:
-    for shard in own:  # what is left of runs that were killed
-        _remove(shard.path.parent, f"{shard.path.name}{PART}*")
     done = [shard.path.exists() for shard in own]
     total, before = (sum(shard.stop - shard.start for shard in some) for some in (own, _chosen(own, done)))
     pause = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
@@ -131,9 +132,11 @@ def _write_shards(images: Images, own: list[Shard]) -> None:
             pool.shutdown(cancel_futures=True)
 
 
-def _remove(place: Path, pattern: str) -> None:
-    for path in place.glob(pattern):
-        path.unlink(missing_ok=True)
+def _clear(place: Path, names: set[str] | None) -> None:
+    """Removes what runs that were killed have left of the files of these names; None: of all."""
+    for path in place.glob(f"*{PART}*"):
+        if names is None or path.name.partition(PART)[0] in names:
+            path.unlink(missing_ok=True)
 
 
 def _chosen(shards: list[Shard], which: list[bool]) -> list[Shard]:
@@ -220,7 +223,8 @@ def _write_metadata(place: Path, name: str, images: Images, files: dict[str, lis
             for file in sorted(Path(new).iterdir(), key=lambda path: path.name == "features.json"):
                 with shard_plan.whole(place / file.name) as part:
                     part.write_bytes(file.read_bytes())
-        _remove(place, f"{name}-*{PART}*")  # of workers that were killed, and whose shards others wrote
+        # Of workers that were killed, and whose shards others wrote.
+        _clear(place, {shard.path.name for shards in files.values() for shard in shards})
     except OSError as error:
         raise UserError(
             f"cannot write {place}: {error.strerror or error}; make room, and run the same command again"

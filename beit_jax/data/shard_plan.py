@@ -50,6 +50,7 @@ def read(root: str) -> Images:
     Raises:
       UserError: nothing to read, a file that cannot be read, splits with different classes.
     """
+    root = str(Path(root))
     splits, classes, paired = {}, {}, folder.is_paired(root)
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         for name in folder.list_splits(root):

@@ -72,18 +72,15 @@ def test_metadata(out):
     assert info.splits["train"].shard_lengths == [12] * 5
     files = [os.fspath(path) for path in info.splits["train"].filepaths]
     assert info.splits["train"].num_bytes == sum(map(len, tf.data.TFRecordDataset(files).as_numpy_iterator()))
-    decoded = next(iter(info.splits)), tfds.load("photos", data_dir=str(out), split="train[:5]")
-    assert all(example["image"].dtype == tf.uint8 for example in decoded[1])
+    decoded = tfds.load("photos", data_dir=str(out), split="train[:5]")
+    assert [example["image"].shape[-1] for example in decoded] == [3] * 5
 
 
 def test_unlabelled_splits_with_broken_images(tmp_path):
-    contents = {"train/1.jpg": b"", "train/2.png": b"no image", "train/deep.er/3.gif": b"\xff" * 9, "val/1.bmp": b"BM"}
+    contents = {"train/1.jpg": b"", "train/2.png": b"no image", "train/3.gif": b"\xff" * 9, "val/1.bmp": b"BM"}
     for name, content in contents.items():
         (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "images" / name).write_bytes(content)
-    shutil.move(tmp_path / "images/train/deep.er/3.gif", tmp_path / "images/train/3.gif")
-    (tmp_path / "images/train/deep.er").rmdir()
-    contents["train/3.gif"] = contents.pop("train/deep.er/3.gif")
     assert write(tmp_path / "images", tmp_path / "out").images == {"train": 3, "validation": 1}
     found = stored(tmp_path / "out") + stored(tmp_path / "out", "validation")
     assert {example["file_name"].decode(): example["image"] for example in found} == contents
@@ -97,12 +94,12 @@ def test_label_maps(tmp_path):
             path = tmp_path / kind / "training" / f"{index}.{extension}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((4, 5), level, np.uint8)).save(path)
-    write(tmp_path, tmp_path.with_name("pairs_out"), shards=2)
+    out = tmp_path.with_name("pairs_out")
+    write(tmp_path, out, shards=2)
     pairs = list_pairs(str(tmp_path), "train")
-    found = stored(tmp_path.with_name("pairs_out"))
     expected = [tuple(Path(path).read_bytes() for path in pair) for pair in pairs]
-    assert [(example["image"], example["annotation"]) for example in found] == expected
-    source = open_source("photos", str(tmp_path.with_name("pairs_out")), "train", 1)
+    assert [(example["image"], example["annotation"]) for example in stored(out)] == expected
+    source = open_source("photos", str(out), "train", 1)
     zero = tf.constant(0, tf.int64)
     raw = source.raw(None, zero, zero, pipeline.Share())
     read = list(raw.map(lambda *raw: source.record(raw)).as_numpy_iterator())
@@ -167,9 +164,8 @@ def test_a_full_disk(tmp_path):
             write(images, tmp_path, 1)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    message = str(error.value)
-    assert re.match(r"cannot write .*photos-validation.tfrecord-00000-of-00001: .*; finished shards stay", message)
-    assert "File too large" in message and "\n" not in message
+    expected = r"cannot write .*photos-validation.tfrecord-00000-of-00001: .*File too large.*; finished shards stay.*"
+    assert re.fullmatch(expected, str(error.value))
     assert sorted(made(tmp_path)) == ["photos-train.tfrecord-00000-of-00001", shard_plan.FILE]
     write(images, tmp_path, 1)
     write(images, tmp_path / "whole", 1)
@@ -211,9 +207,6 @@ def test_what_has_changed_is_refused(tmp_path):
     (images / "a" / "8.jpg").rename(images / "a" / "0.jpg")
     message = refused(door(images, tmp_path / "out", "--shards=2"), shard_dataset)
     assert "was begun with 4 shards of 'train', found 2 now" in message
-    (images / "a").rename(images / "z")
-    assert "was begun for other images" in refused(arguments, shard_dataset)
-    (images / "z").rename(images / "a")
     assert made(tmp_path / "out") == before
     shard_dataset.main(arguments)
     assert len(stored(tmp_path / "out")) == 8
@@ -230,7 +223,6 @@ def test_what_has_changed_is_refused(tmp_path):
         (["--images=images", "--out=taken"], "taken/images/1.0.0 holds something else than shards"),
         (["--images=images", "--out=gs://bucket"], "is a URL"),
         (["--images=images", "--out=out", "--worker=2/2"], "found --worker=2/2, expected I/N with I from 0 to N - 1"),
-        (["--images=images", "--out=out", "--worker=two"], "found --worker=two"),
         (["--images=images", "--out=out", "--shards=-1"], "found --shards=-1"),
         (["--images=images", "--out=out", "--name=mnist"], "mnist is the name of another data set"),
         (["--images=images", "--out=out", "--name=1st/photos"], "found the name '1st/photos'"),
@@ -243,8 +235,8 @@ def test_mistakes(tmp_path, monkeypatch, arguments, message):
     for folder in ("empty", "taken/images/1.0.0/mine", "apart"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "file").touch()
-    many(tmp_path / "apart" / "val", 2)
-    many(tmp_path / "apart" / "test", 1)
+    for split, count in (("val", 2), ("test", 1)):
+        many(tmp_path / "apart" / split, count)
     assert message in refused(arguments, shard_dataset)
     assert not (tmp_path / "out").exists()
 
@@ -259,9 +251,7 @@ def test_one_line_on_the_command_line(tmp_path):
 def test_the_pipeline_reads_them(out, data_config):
     config = data_config(source="photos", data_dir=str(out), eval_split="train")
     alone = pipeline.make_train(config, seed=0, batch_size=8)
-    two = [
-        pipeline.make_train(config, seed=0, batch_size=8, process_index=index, process_count=2) for index in range(2)
-    ]
+    two = [pipeline.make_train(config, seed=0, batch_size=8, process_index=i, process_count=2) for i in (0, 1)]
     for _ in range(8):
         whole, parts = next(alone), [next(stream) for stream in two]
         for key in whole:
