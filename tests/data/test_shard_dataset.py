@@ -244,8 +244,11 @@ def test_mistakes(tmp_path, monkeypatch, arguments, message):
 def test_one_line_on_the_command_line(tmp_path):
     arguments = [sys.executable, "-m", "beit_jax.shard_dataset", "--images=x", "--out=y", "--worker=1/1"]
     done = subprocess.run(arguments, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("error: found --worker=1/1"), done.stderr
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and done.stderr.startswith("error: found --worker=1/1")
+    ), done.stderr
 
 
 def test_the_pipeline_reads_them(out, data_config):
