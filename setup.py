@@ -13,6 +13,7 @@ DATA = [
     f"tensorflow>=2.21; {ELSEWHERE}",
     "tensorflow-datasets>=4.9.10",
     "importlib_resources>=6",  # imported by tensorflow-datasets, which does not ask for it
+    "tqdm>=4.66",  # the progress bar of tensorflow-datasets, and of shard_dataset
     "scikit-learn>=1.5",  # ships the scanned digits of the quick start, so that nothing is downloaded
     *VIZ,  # a run on images ends in pictures
 ]

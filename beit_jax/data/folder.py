@@ -1,8 +1,12 @@
 """Folders of images: which files belong to a split, and which class each one is, or which label map it has."""
 
+import contextlib
 import hashlib
+import logging
 import os
 import re
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,15 +15,22 @@ from beit_jax.errors import UserError
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
 IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for segmentation
 SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
+_SPLIT_OF = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
 SPLIT = re.compile(r"(?P<name>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+SLOW_S = 5.0  # listing takes longer where there are millions of images, or a network before them
 
 
 class Listing(NamedTuple):
-    """Paths of the images, the class number of each, and how many classes there are (1 without class folders)."""
+    """Paths of the images, the class number of each, and the names of the classes (none without class folders)."""
 
     paths: list[str]
     labels: list[int]
-    num_classes: int
+    classes: list[str]
+
+    @property
+    def num_classes(self) -> int:
+        """1 without class folders."""
+        return max(1, len(self.classes))
 
 
 def list_folder(root: str, split: str) -> Listing:
@@ -36,17 +47,34 @@ def list_folder(root: str, split: str) -> Listing:
     if not top.is_dir():
         raise UserError(f"there is no folder {root}; check the path behind 'folder:'")
     folder, reference = _split_folder(top, match["name"])
-    classes = _class_folders(reference)
-    unknown = sorted(set(_class_folders(folder)) - set(classes))
-    if unknown:
-        raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
-    found = [(path, 0) for path in _images_in(folder)]
-    for label, name in enumerate(classes):
-        found += [(path, label) for path in _images_below(folder / name)]
-    if not found:
-        raise UserError(f"{folder} holds no images; expected {', '.join(EXTENSIONS)} files, in class folders or not")
-    found = _slice(_mixed(found, folder), match["start"], match["stop"], split)
-    return Listing([path for path, _ in found], [label for _, label in found], max(1, len(classes)))
+    with _said_if_slow(folder):
+        below = _class_folders(folder)
+        classes = list(below) if reference == folder else list(_class_folders(reference))
+        unknown = sorted(below.keys() - set(classes))
+        if unknown:
+            raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
+        found = [(path, 0) for path in _images_in(folder)]
+        for label, name in enumerate(classes):
+            found += [(path, label) for path in below.get(name, ())]
+        if not found:
+            expected = f"{', '.join(EXTENSIONS)} files, in class folders or not"
+            raise UserError(f"{folder} holds no images; expected {expected}")
+        found = _slice(_mixed(found, folder), match["start"], match["stop"], split)
+    return Listing([path for path, _ in found], [label for _, label in found], classes)
+
+
+def list_splits(root: str) -> list[str]:
+    """Names of the splits of a folder that `list_folder` or `list_pairs` reads; ["train"] without split folders.
+
+    Raises UserError for a missing folder.
+    """
+    top = Path(root, IMAGES) if is_paired(root) else Path(root)
+    if not top.is_dir():
+        raise UserError(f"there is no folder {root}; check the path")
+    present = _subfolders(top)
+    if not _has_splits(present):
+        return ["train"]
+    return [split for split in SPLIT_FOLDERS if split in {_SPLIT_OF[folder] for folder in present}]
 
 
 def is_paired(root: str) -> bool:
@@ -102,29 +130,36 @@ def _match(split: str) -> re.Match:
 def _split_folder(top: Path, name: str) -> tuple[Path, Path]:
     """The folder of a split, and the one whose class folders give the classes their numbers."""
     present = _subfolders(top)
-    known = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
-    if not present or set(present) - set(known):
+    if not _has_splits(present):
         if name != "train":
             raise UserError(
                 f"{top} has no split folders, so that there is only 'train' and its slices, not '{name}'; "
                 "set the split to one such as train[90%:]"
             )
         return top, top
-    splits = {known[folder]: top / folder for folder in present}
+    splits = {_SPLIT_OF[folder]: top / folder for folder in present}
     if name not in splits:
         raise UserError(f"{top} has the splits {', '.join(splits)}, not '{name}'; choose one or add the folder")
     return splits[name], splits.get("train", splits[name])
+
+
+def _has_splits(subfolders: list[str]) -> bool:
+    return bool(subfolders) and not set(subfolders) - set(_SPLIT_OF)
 
 
 def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _class_folders(folder: Path) -> list[str]:
-    names = [name for name in _subfolders(folder) if any(True for _ in _images_below(folder / name))]
-    if names and any(True for _ in _images_in(folder)):
-        raise UserError(f"{folder} holds images beside the class folder {names[0]}; move them into class folders")
-    return names
+def _class_folders(folder: Path) -> dict[str, list[str]]:
+    """Paths of the images of each class folder, by its name, in the order of names; without empty ones."""
+    below = {name: list(_images_below(folder / name)) for name in _subfolders(folder)}
+    below = {name: paths for name, paths in below.items() if paths}
+    if below and any(True for _ in _images_in(folder)):
+        raise UserError(
+            f"{folder} holds images beside the class folder {next(iter(below))}; move them into class folders"
+        )
+    return below
 
 
 def _is_image(name: str) -> bool:
@@ -140,10 +175,27 @@ def _images_below(folder: Path):
         yield from (os.path.join(parent, name) for name in names if _is_image(name))
 
 
+def relative(path: str, folder: str | Path) -> str:
+    """The name of a listed file in the folder it was listed in, as text: `Path` would take as long as the listing."""
+    return path.removeprefix(os.path.join(folder, "")).replace(os.sep, "/")
+
+
+@contextlib.contextmanager
+def _said_if_slow(folder: Path) -> Iterator[None]:
+    message = "listing the images of %s takes a while; as records (docs/data.md) they would not have to be listed"
+    timer = threading.Timer(SLOW_S, logging.getLogger("beit_jax").warning, (message, folder))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def _mixed(found: list[tuple[str, Any]], folder: Path) -> list[tuple[str, Any]]:
     def position(item: tuple[str, Any]) -> bytes:
-        relative = Path(item[0]).relative_to(folder).as_posix()
-        return hashlib.blake2b(relative.encode("utf-8", "surrogateescape"), digest_size=16).digest()
+        name = relative(item[0], folder).encode("utf-8", "surrogateescape")
+        return hashlib.blake2b(name, digest_size=16).digest()
 
     return sorted(found, key=position)
 

@@ -52,9 +52,7 @@ class ShardedPairs(_Pairs, Sharded):
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
         super().__init__(builder, split, shuffle_buffer)
         self.num_classes = NUM_CLASSES.get(builder.name, UNKNOWN)
-        as_stored = {name: tfds.decode.SkipDecoding() for name in ("image", FEATURE)}
-        decoding = tfds.decode.PartialDecoding(dict.fromkeys(as_stored, True), decoders=as_stored)
-        self._features, self._decoders = decoding.extract_features(builder.info.features), decoding.decoders
+        self._read("image", FEATURE)
 
     def record(self, raw: tuple[Any, ...]) -> Features:
         """See `sources.Source`."""

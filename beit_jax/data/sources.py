@@ -18,6 +18,7 @@ from beit_jax.data.registry import Features
 from beit_jax.errors import UserError
 
 ID = "_id"  # names a record in messages
+FILE_NAME = "file_name"  # the feature of tfds data sets that tells where a record comes from
 FILES_AT_ONCE = 16
 STREAMS = 8
 
@@ -67,7 +68,8 @@ class Listed:
 
     def __init__(self, images: list, labels: list[int], ids: list, num_classes: int, in_files: bool):
         self.num_examples, self.num_classes = len(images), num_classes
-        self._images, self._labels, self._ids = tf.constant(images), tf.constant(labels, tf.int64), tf.constant(ids)
+        self._images, self._labels = tf.constant(images), tf.constant(labels, tf.int64)
+        self._ids = self._images if ids is images else tf.constant(ids)
         self._in_files = in_files
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
@@ -108,9 +110,18 @@ class Sharded:
             raise UserError(f"found no examples in '{split}' of {builder.info.name}, expected at least one")
         features = builder.info.features
         self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+        self._has_name = FILE_NAME in features and isinstance(features[FILE_NAME], tfds.features.Text)
         self.num_classes = features["label"].num_classes if self._has_label else 1
-        wanted = {"image": True, "label": True} if self._has_label else {"image": True}
-        decoding = tfds.decode.PartialDecoding(wanted, decoders={"image": tfds.decode.SkipDecoding()})
+        self._read("image", *(["label"] if self._has_label else []))
+
+    def _read(self, *wanted: str) -> None:
+        """Sets which features records are read into: these, and the name of the file; images stay encoded."""
+        features = self._builder.info.features
+        as_stored = {
+            name: tfds.decode.SkipDecoding() for name in wanted if isinstance(features[name], tfds.features.Image)
+        }
+        kept = [*wanted, *([FILE_NAME] if self._has_name else [])]
+        decoding = tfds.decode.PartialDecoding(dict.fromkeys(kept, True), decoders=as_stored)
         self._features, self._decoders = decoding.extract_features(features), decoding.decoders
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
@@ -141,7 +152,7 @@ class Sharded:
         name, position, serialized = raw
         features = self._features.deserialize_example(serialized, decoders=self._decoders)
         label = features["label"] if self._has_label else tf.constant(0, tf.int64)
-        place = tf.strings.join([name, tf.strings.as_string(position)], "#")
+        place = features[FILE_NAME] if self._has_name else tf.strings.join([name, tf.strings.as_string(position)], "#")
         return {"image": features["image"], "label": label, ID: place}
 
     def labels(self) -> np.ndarray:
@@ -186,10 +197,7 @@ def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Li
     from beit_jax.data import pairs  # which is built on this file
 
     if name.startswith("folder:"):
-        if is_paired(name.removeprefix("folder:")):
-            return pairs.ListedPairs(list_pairs(name.removeprefix("folder:"), split))
-        listing = list_folder(name.removeprefix("folder:"), split)
-        return Listed(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
+        return _listed(name.removeprefix("folder:"), split)
     builder = _tfds_builder(name, data_dir or None)
     kind = pairs.ShardedPairs if pairs.has_label_maps(builder) else Sharded
     try:
@@ -197,6 +205,17 @@ def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Li
     except (ValueError, KeyError) as error:
         known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
         raise UserError(f"cannot read split '{split}' of {name}, which has {known}: {_first_line(error)}") from None
+
+
+@functools.lru_cache(maxsize=4)
+def _listed(folder: str, split: str) -> Listed:
+    """The files of a folder, listed once: all that a run asks of a split is asked of the same files."""
+    from beit_jax.data import pairs
+
+    if is_paired(folder):
+        return pairs.ListedPairs(list_pairs(folder, split))
+    listing = list_folder(folder, split)
+    return Listed(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
 
 
 def _tfds_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
