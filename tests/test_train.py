@@ -123,6 +123,8 @@ def test_result_cut_off_by_a_kill_is_made_again(finished, tmp_path):
     (tmp_path / "result.json").write_text('{"loss":')
     train.main(command("finetune", tmp_path))
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
+    steps = [[line["step"] for line in read(run / "metrics.jsonl")] for run in (tmp_path, finished)]
+    assert steps[0] == steps[1]  # its evaluation stands there once
 
 
 def test_unreadable_config_of_a_workdir(finished, tmp_path):

@@ -82,7 +82,7 @@ def train(
             start = time.perf_counter()
             update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
             _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
-        writer = MetricWriter(run, step, is_main())
+        writer = MetricWriter(run, step, is_main(), evaluates=step >= total)
         at_end.callback(writer.close)
         watchdog = at_end.enter_context(Watchdog(config.stall_factor))
         clock.restart()

@@ -15,13 +15,14 @@ FILE = "metrics.jsonl"
 class MetricWriter:
     """Writes the numbers and pictures of one run, from one process."""
 
-    def __init__(self, run: Path, start_step: int = 0, writes: bool = True):
+    def __init__(self, run: Path, start_step: int = 0, writes: bool = True, evaluates: bool = False):
         """
         Args:
           run: the run's folder.
           start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its
             last checkpoint, are removed: these steps are made again.
           writes: whether this is the process that writes; nothing is done in the others.
+          evaluates: whether the evaluation at `start_step` is made again; its line is removed too.
         """
         self._writes = writes
         if not writes:
@@ -30,6 +31,8 @@ class MetricWriter:
         self._pictures = run / "pictures"
         path = run / FILE
         kept = [line for line in read(path) if line["step"] <= start_step]
+        if evaluates:
+            kept = [line for line in kept if line["step"] < start_step or "loss" in line]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, path)
