@@ -65,6 +65,10 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     _check_owner(workdir, config)
     with lock.hold(workdir) if distributed.is_main() else contextlib.nullcontext():
         distributed.barrier("workdir")
+        if not (workdir / lock.FILE).exists():
+            raise UserError(
+                f"--workdir={workdir} is not the folder that process 0 sees; expected a file system that all hosts share"
+            )
         return _train(config, workdir)
 
 

@@ -10,7 +10,8 @@ A checkpoint holds the items `params`, `ema` (where the run keeps averaged param
 state) and `meta` (config, versions). The position in the data needs no item: it is a function of the step.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +92,20 @@ def restore(checkpoint: Path, abstract: TrainState) -> TrainState:
         items["ema"] = abstract.ema
     for item, expected in items.items():
         _check_shapes(checkpoint / item, expected)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with _known_damage(), ocp.StandardCheckpointer() as checkpointer:
         read = {name: checkpointer.restore(checkpoint / name, item) for name, item in items.items()}
     return TrainState(params=read["params"], ema=read.get("ema"), **read["state"])
+
+
+@contextlib.contextmanager
+def _known_damage() -> Iterator[None]:
+    """Where an array's file is cut short or gone, Orbax raises a bare `Exception`."""
+    try:
+        yield
+    except Exception as error:
+        if type(error) is Exception:
+            raise ValueError(str(error)) from error
+        raise
 
 
 def _check_shapes(item: Path, expected: Any) -> None:
@@ -133,7 +145,7 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
     shapes = shapes_of(checkpoint)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _known_damage(), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(item, abstract)
     except DAMAGE as error:
         raise UserError(f"checkpoint {item} cannot be read ({first_line(error)}); choose another") from error

@@ -207,13 +207,14 @@ def finish() -> None:
         import jax
 
         sys.stdout.flush()
+        barrier("end")  # until then this process answers the others
         with _guard:
             _joined = False
         jax.distributed.shutdown()
 
 
 def fail(status: int, reason: str) -> NoReturn:
-    """Ends this process with a status, and all others, which would wait for it for ever."""
+    """Ends this process with a status, and all others with the same: they would wait for it for ever."""
     if count() > 1:
         leave(status, f"process {_described(str(index()))}: {reason}")
     raise SystemExit(status)
@@ -230,7 +231,7 @@ def leave(status: int, reason: str = "") -> NoReturn:
     sys.stderr.flush()
     with contextlib.suppress(Exception):  # whatever is wrong with the service, the process ends
         if reason:
-            client().key_value_set(f"{KEYS}/failed/{index()}", reason)
+            client().key_value_set(f"{KEYS}/failed/{index()}", f"{status} {reason}")
         client().key_value_set(f"{KEYS}/gone/{index()}", "", allow_overwrite=True)
         deadline = time.monotonic() + PART_S
         while is_main() and len(look(f"{KEYS}/gone")) < count() and time.monotonic() < deadline:
@@ -246,7 +247,8 @@ def _end_with_the_others() -> None:
             failed = look(f"{KEYS}/failed")
         except Exception:
             return  # the service is gone; JAX ends the process
-        others = [reason for process, reason in failed.items() if process != str(index())]
+        others = [told for process, told in failed.items() if process != str(index())]
         if others:
-            print(f"error: {others[0]}; this process ends with it", file=sys.stderr)
-            leave(1)
+            status, _, reason = others[0].partition(" ")
+            print(f"error: {reason}; this process ends with it", file=sys.stderr)
+            leave(int(status))

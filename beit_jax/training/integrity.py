@@ -25,17 +25,22 @@ def seal(checkpoint: Path) -> None:
     os.replace(temporary, _sums(checkpoint))
 
 
+def unseal(checkpoint: Path) -> None:
+    """Forgets the checksums of a checkpoint that is to be written, or was set aside."""
+    _sums(checkpoint).unlink(missing_ok=True)
+
+
 def sealed(checkpoint: Path) -> bool:
     """Whether there are checksums of a checkpoint."""
     return _sums(checkpoint).exists()
 
 
 def damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files; empty: nothing, or nothing is known of them."""
+    """What is wrong with a checkpoint's files; empty: nothing."""
     try:
-        expected = json.loads(_sums(checkpoint).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return ""  # killed before they were written
+        expected = dict(json.loads(_sums(checkpoint).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return _unreadable(checkpoint)  # killed before they were written
     try:
         found = _measure(checkpoint)
     except OSError as error:
@@ -44,6 +49,21 @@ def damage(checkpoint: Path) -> str:
     if not wrong:
         return ""
     return f"{wrong[0]} {'has changed' if wrong[0] in found else 'is gone'}"
+
+
+def _unreadable(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint without checksums: all of its arrays' bytes are read once."""
+    import tensorstore
+
+    for manifest in sorted(checkpoint.glob("*/manifest.ocdbt")):
+        spec = {"driver": "ocdbt", "base": f"file://{manifest.parent.absolute()}/"}
+        try:
+            store = tensorstore.KvStore.open(spec).result()
+            for key in store.list().result():
+                store.read(key).result()
+        except ValueError as error:
+            return f"{manifest.parent.name}: {str(error).splitlines()[0]}"
+    return ""
 
 
 def _sums(checkpoint: Path) -> Path:

@@ -20,6 +20,7 @@ from beit_jax.errors import UserError
 
 FILE = "lock"
 ALIVE_S = 5.0  # between two signs of life
+SIGN_BYTES = 512
 
 
 @contextlib.contextmanager
@@ -40,9 +41,12 @@ def hold(workdir: Path, alive_s: float = ALIVE_S) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error}; choose another folder") from error
     with file:
-        _wait_for_death(path, file, alive_s)
+        _wait_for_death(path, alive_s)
+        try:
+            _sign(file)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error}; make room, and run the same command again") from error
         done = threading.Event()
-        _sign(file)
         thread = threading.Thread(target=_live, args=(file, done, alive_s), name="lock", daemon=True)
         thread.start()
         try:
@@ -63,13 +67,12 @@ def _locked(path: Path) -> TextIO:
       UserError: another process of this host has locked it.
     """
     while True:
-        file = path.open("a+", encoding="utf-8")
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            owner = _owner(file)
             file.close()
-            raise _refusal(path, owner) from None
+            raise _refusal(path, _owner(path)) from None
         except OSError:
             return file  # a file system without locks: the signs of life remain
         with contextlib.suppress(FileNotFoundError):
@@ -78,14 +81,14 @@ def _locked(path: Path) -> TextIO:
         file.close()  # its owner has just removed it
 
 
-def _wait_for_death(path: Path, file: TextIO, alive_s: float) -> None:
+def _wait_for_death(path: Path, alive_s: float) -> None:
     """Returns once the owner of another host has been silent for long enough."""
-    owner = _owner(file)
+    owner = _owner(path)
     if owner.get("host") in (None, socket.gethostname()):
         return
     for _ in range(4):
         time.sleep(alive_s)
-        if _owner(file) != owner:
+        if _owner(path) != owner:
             raise _refusal(path, owner)
 
 
@@ -96,19 +99,18 @@ def _refusal(path: Path, owner: dict[str, object]) -> UserError:
     )
 
 
-def _owner(file: TextIO) -> dict[str, object]:
-    file.seek(0)
+def _owner(path: Path) -> dict[str, object]:
+    """What the owner wrote last; opened anew, since file systems over a network look again only then."""
     try:
-        return json.loads(file.read())
-    except json.JSONDecodeError:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
         return {}
 
 
 def _sign(file: TextIO) -> None:
-    os.ftruncate(file.fileno(), 0)
-    file.seek(0)
-    json.dump({"host": socket.gethostname(), "pid": os.getpid(), "alive": time.time()}, file)
-    file.flush()
+    sign = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "alive": time.time()})
+    os.pwrite(file.fileno(), sign.ljust(SIGN_BYTES).encode(), 0)  # in place: needs no room on a disk that is full
+    os.fsync(file.fileno())  # other hosts see it
 
 
 def _live(file: TextIO, done: threading.Event, alive_s: float) -> None:

@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import itertools
+import json
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +16,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint, integrity
-from beit_jax.training.distributed import agree, barrier, is_main
+from beit_jax.training.distributed import agree, barrier, from_main, is_main
 from beit_jax.training.state import TrainState
 
 
@@ -36,7 +37,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.AnyPreservationPolicy(kept))
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self.meta: dict[str, Any] = {}  # of the checkpoint restored
-        self._unsealed: set[int] = set()  # steps saved, or being saved, without checksums
+        self._unsealed: int | None = None  # the step saved last, or being saved, without checksums
         self._sealer = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checksums")
 
     def latest_step(self) -> int | None:
@@ -62,9 +63,12 @@ class Checkpoints:
                 f"the checkpoint of step {step} needs {needed / 2**20:,.1f} MiB and {self._folder} has "
                 f"{free / 2**20:,.1f} MiB left; make room, and run the same command again{self._older()}"
             )
+        if is_main():
+            integrity.unseal(self._folder / str(step))
         with self._errors():
             self._manager.save(step, args=ocp.args.Composite(**items))
-        self._unsealed.add(step)
+        self.check()  # the save before this one has ended
+        self._unsealed = step
 
     def check(self) -> None:
         """Looks after a save that is under way; cheap, called after every step.
@@ -72,14 +76,13 @@ class Checkpoints:
         Raises:
           UserError: it failed.
         """
-        if not self._unsealed:
+        if self._unsealed is None:
             return
         with self._errors():
             self._manager.check_for_errors()
-        done = {step for step in self._unsealed if (self._folder / str(step)).is_dir()}
-        self._unsealed -= done
-        for step in sorted(done) if is_main() else ():
-            self._sealer.submit(integrity.seal, self._folder / str(step))
+        if is_main() and (self._folder / str(self._unsealed)).is_dir():
+            self._sealer.submit(integrity.seal, self._folder / str(self._unsealed))
+            self._unsealed = None
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -109,7 +112,8 @@ class Checkpoints:
           UserError: no checkpoint can be read, or one is of another model; they stay where they are.
         """
         broken: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        # A file system over a network may show each host another list.
+        for step in json.loads(from_main(json.dumps(sorted(self._manager.all_steps(), reverse=True)))):
             folder, state = self._folder / str(step), None
             reason = integrity.damage(folder) if is_main() else ""
             if not agree(bool(reason)):
@@ -126,6 +130,7 @@ class Checkpoints:
                 self._sealer.submit(integrity.seal, folder)
             with contextlib.suppress(UserError):
                 self.meta = checkpoint.load_meta(folder)
+            self.meta = json.loads(from_main(json.dumps(self.meta)))
             return state
         if broken:
             raise UserError(
@@ -153,6 +158,7 @@ class Checkpoints:
         aside = next(path for path in map(self._folder.joinpath, names) if not path.exists())
         barrier("damaged checkpoint")
         if is_main():
+            integrity.unseal(broken)
             broken.rename(aside)
         barrier("damaged checkpoint")
         self._manager.reload()
