@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import to_json
 from beit_jax.tasks.task import Batch, Params, Rows, Task
+from beit_jax.training import memory, origin, sharding, state, stop
 from beit_jax.training import optimizer as optimizers
-from beit_jax.training import origin, sharding, state, stop
 from beit_jax.training.clock import Clock
 from beit_jax.training.distributed import is_main
 from beit_jax.training.evaluation import Evaluator
@@ -64,16 +64,15 @@ def train(
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
     optimizer, learning_rate = optimizers.make(config.optimizer, total, warmup)
     with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
+        abstract = origin.abstract_state(task, optimizer, config.optimizer.ema > 0, mesh)
+        memory.check_whole(mesh, config.mesh.max_whole, abstract, origin.abstract_frozen(task, mesh))
         at_end.callback(stop.release)  # when everything is closed
         checkpoints = Checkpoints(run, config.keep, config.keep_every)
         at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
         current, where_from = origin.initial_state(config, task, optimizer, checkpoints, run, mesh)
         frozen = origin.load_frozen(config, task, mesh, run)
         step, evaluator = int(current.step), Evaluator(task, mesh)
-        if is_main():
-            table = sharding.describe(current.params, mesh)
-            (run / "parameters.txt").write_text(table + "\n", encoding="utf-8")
-            _say(f"{run.name}: {table.splitlines()[-1]}; each one in {run / 'parameters.txt'}")
+        _note(run, memory.describe(current, frozen), "w")
         _say(f"{run.name}: {where_from}; {total} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
 
         clock, batches = Clock(), ()
@@ -81,7 +80,8 @@ def train(
             batches = _to_devices(_checked(make_stream(step), task), task, mesh, clock)
             start = time.perf_counter()
             update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
-            _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
+            plan = memory.line("planned by the compiler", memory.planned(update))
+            _note(run, [f"compiled in {time.perf_counter() - start:.1f} s; {plan}"], "a")
         writer = MetricWriter(run, step, is_main())
         at_end.callback(writer.close)
         watchdog = at_end.enter_context(Watchdog(config.stall_factor))
@@ -224,6 +224,14 @@ def _progress(
 
 def _format(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _note(run: Path, lines: list[str], mode: str) -> None:
+    """Keeps lines in the run's `parameters.txt`, and prints the last one."""
+    if is_main():
+        with (run / "parameters.txt").open(mode, encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    _say(f"{run.name}: {lines[-1]}")
 
 
 def _say(text: str) -> None:
