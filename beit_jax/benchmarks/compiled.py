@@ -47,7 +47,7 @@ def measure(config: ConfigDict) -> dict[str, Any]:
     """
     made = program.make(config)
     start = time.perf_counter()
-    with _compiler_log() as log:
+    with compiler_log() as log:
         # Machine code is not optimised, since it is not run; what XLA makes of the graph is the same.
         compiled = made.trace().lower().compile({"xla_backend_optimization_level": 0})
     seconds = time.perf_counter() - start
@@ -67,13 +67,18 @@ def measure(config: ConfigDict) -> dict[str, Any]:
         },
         "memory": memory.planned(compiled),
         "collectives": collectives.moved(compiled.as_text(), made.mesh.size),
-        "rematerializations": sum(REMATERIALIZATION in line for line in log),
+        "rematerializations": rematerializations(log),
         "compile_seconds": seconds,
     }
 
 
+def rematerializations(log: list[str]) -> int:
+    """How many XLA warns of; it does with `TF_CPP_MIN_LOG_LEVEL` at 0 or 1, for programs that are in no cache."""
+    return sum(REMATERIALIZATION in line for line in log)
+
+
 @contextlib.contextmanager
-def _compiler_log() -> Iterator[list[str]]:
+def compiler_log() -> Iterator[list[str]]:
     """Lines that the compiler, which is no Python, writes to the process's stderr; they are shown there afterwards."""
     lines: list[str] = []
     sys.stderr.flush()
