@@ -71,7 +71,13 @@ def _shared(task: str) -> ConfigDict:
                 shuffle_buffer=50_000,  # undecoded records, over all processes
                 max_bad_fraction=0.01,  # unreadable images: stop above this share
             ),
-            mesh=dict(data=-1, fsdp=1, tensor=1),  # -1: the devices that are left
+            mesh=dict(
+                data=-1,  # over all slices; -1 here or in one of the next two: the devices that are left
+                fsdp=1,
+                tensor=1,
+                slices=1,  # with a slower network between them, which share data; -1: as the devices say
+                max_whole=0.1,  # share of bytes that may be whole on every device where fsdp or tensor splits them
+            ),
             optimizer=dict(
                 lr=1.5e-3,
                 min_lr=1e-5,

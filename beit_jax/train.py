@@ -67,7 +67,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
         distributed.barrier("workdir")
         if not (workdir / lock.FILE).exists():
             raise UserError(
-                f"--workdir={workdir} is not the folder that process 0 sees; expected a file system that all hosts share"
+                f"--workdir={workdir} is not the folder that process 0 sees; expected a file system that all share"
             )
         return _train(config, workdir)
 

@@ -152,7 +152,7 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key, choices in CHOICES.items():
         if key in flat and flat[key] not in choices:
             raise UserError(f"{key}={flat[key]!r}; expected one of {', '.join(choices)}")
-    for key in ("mix_probability", "mix_switch"):
+    for key in ("mix_probability", "mix_switch", "mesh.max_whole"):
         if key in flat and not 0 <= flat[key] <= 1:
             raise UserError(f"{key}={flat[key]!r}; expected between 0 and 1")
     for key in ("optimizer.layer_decay", "data.label_fraction"):
@@ -163,9 +163,10 @@ def _check_ranges(flat: dict[str, Any]) -> None:
             f"data.labels_per_class={flat['data.labels_per_class']} and data.label_fraction="
             f"{flat['data.label_fraction']:g}: give one of them, and not both"
         )
-    for key in (f"mesh.{axis}" for axis in ("data", "fsdp", "tensor")):
-        if flat[key] < 1 and flat[key] != -1:
-            raise UserError(f"{key}={flat[key]!r}; expected at least 1, or -1 for the devices that are left")
+    for axis in ("data", "fsdp", "tensor", "slices"):
+        if flat[f"mesh.{axis}"] < 1 and flat[f"mesh.{axis}"] != -1:
+            told = "as many as the devices say" if axis == "slices" else "the devices that are left"
+            raise UserError(f"mesh.{axis}={flat[f'mesh.{axis}']!r}; expected at least 1, or -1 for {told}")
 
 
 def _check_texts(flat: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import jax
 from ml_collections import ConfigDict
 
 from beit_jax.benchmarks import collectives, program
-from beit_jax.training.params import flatten
+from beit_jax.training import memory
 
 REMATERIALIZATION = "nvoluntary full rematerialization"  # XLA found no way to reshard but to gather everything
 
@@ -39,22 +39,19 @@ def measure(config: ConfigDict) -> dict[str, Any]:
 
     Returns:
       `parameters` and their `replicated_share`, the share of bytes that every device holds whole; `bytes_per_device`;
-      `memory` as the compiler plans it, on each device; `collectives`, see `collectives.moved`;
+      `memory`, see `memory.planned`; `collectives`, see `collectives.moved`;
       `rematerializations`, XLA's warnings of arrays that are gathered whole to be split anew; `compile_seconds`.
 
     Raises:
-      UserError: the mesh does not fit the devices, or the batch the mesh.
+      UserError: the mesh does not fit the devices, the batch or the parameters.
     """
     made = program.make(config)
     start = time.perf_counter()
-    with _compiler_log() as log:
+    with compiler_log() as log:
         # Machine code is not optimised, since it is not run; what XLA makes of the graph is the same.
         compiled = made.trace().lower().compile({"xla_backend_optimization_level": 0})
     seconds = time.perf_counter() - start
-    state, planned = made.state, compiled.memory_analysis()
-    arguments, temporaries = planned.argument_size_in_bytes, planned.temp_size_in_bytes
-    outputs = planned.output_size_in_bytes - planned.alias_size_in_bytes  # the new state takes the old one's place
-    params = flatten(state.params).values()
+    params = jax.tree.leaves(made.state.params)
     rows = config.batch_size // (made.mesh.shape["data"] * made.mesh.shape["fsdp"])
     return {
         "devices": made.mesh.size,
@@ -62,29 +59,26 @@ def measure(config: ConfigDict) -> dict[str, Any]:
         "batch_size": config.batch_size,
         "dtype": program.dtype(config),
         "parameters": sum(leaf.size for leaf in params),
-        "replicated_share": sum(program.size(leaf) for leaf in params if program.held(leaf) == program.size(leaf))
-        / sum(map(program.size, params)),
+        "replicated_share": sum(memory.size(leaf) for leaf in params if memory.held(leaf) == memory.size(leaf))
+        / sum(map(memory.size, params)),
         "bytes_per_device": {
-            "parameters": program.held(state.params),
-            "optimizer_state": program.held(state.opt_state),
-            "averaged_parameters": program.held(state.ema),
-            "frozen_parameters": program.held(made.frozen),
-            "batch": sum(map(program.size, made.task.batch_spec(rows).values())),
+            **memory.parts(made.state, made.frozen),
+            "batch": sum(map(memory.size, made.task.batch_spec(rows).values())),
         },
-        "memory": {
-            "arguments": arguments,
-            "outputs": outputs,
-            "temporaries": temporaries,
-            "peak": arguments + outputs + temporaries,  # XLA's own figure for CPU leaves the temporaries out
-        },
+        "memory": memory.planned(compiled),
         "collectives": collectives.moved(compiled.as_text(), made.mesh.size),
-        "rematerializations": sum(REMATERIALIZATION in line for line in log),
+        "rematerializations": rematerializations(log),
         "compile_seconds": seconds,
     }
 
 
+def rematerializations(log: list[str]) -> int:
+    """How many XLA warns of; it does with `TF_CPP_MIN_LOG_LEVEL` at 0 or 1, for programs that are in no cache."""
+    return sum(REMATERIALIZATION in line for line in log)
+
+
 @contextlib.contextmanager
-def _compiler_log() -> Iterator[list[str]]:
+def compiler_log() -> Iterator[list[str]]:
     """Lines that the compiler, which is no Python, writes to the process's stderr; they are shown there afterwards."""
     lines: list[str] = []
     sys.stderr.flush()
@@ -107,9 +101,8 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"{found['devices']} simulated device(s), {mesh}, batch {found['batch_size']}, {found['dtype']}"
     share = found["replicated_share"]
     yield f"{found['parameters']:,} parameters, {share:.1%} of their bytes whole on every device"
-    for title, key in (("held", "bytes_per_device"), ("planned by the compiler", "memory")):
-        yield f"MiB on each device, {title}"
-        yield from (f"  {name.replace('_', ' '):<22}{size / 2**20:12,.1f}" for name, size in found[key].items())
+    yield memory.line("held", found["bytes_per_device"])
+    yield memory.line("planned by the compiler", found["memory"])
     yield "MiB that each device sends in a step"
     for kind, sums in found["collectives"].items():
         yield f"  {kind:<22}{sums['bytes'] / 2**20:12,.1f}  in {sums['count']:,} operations"

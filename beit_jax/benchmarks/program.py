@@ -1,8 +1,6 @@
 """The training step of a config, without data or checkpoints: the config completed, shapes, the trace."""
 
 import dataclasses
-import math
-from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +12,7 @@ from beit_jax import tasks
 from beit_jax.errors import UserError
 from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.task import Params, Task
-from beit_jax.training import loop, optimizer, origin, sharding
+from beit_jax.training import loop, memory, optimizer, origin, sharding
 from beit_jax.training.state import TrainState
 from beit_jax.validate import validate
 
@@ -71,7 +69,7 @@ def make(config: ConfigDict, task: Task | None = None) -> Program:
     """The program of a completed config for the devices that are there, with its own task or another.
 
     Raises:
-      UserError: the mesh does not fit the devices, or the batch the mesh.
+      UserError: the mesh does not fit the devices, the batch or the parameters.
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
@@ -79,7 +77,9 @@ def make(config: ConfigDict, task: Task | None = None) -> Program:
     tx, _ = optimizer.make(config.optimizer, config.steps or STEPS, config.optimizer.warmup_steps)
     with jax.set_mesh(mesh):
         state = origin.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
-        return Program(config, task, tx, mesh, state, origin.abstract_frozen(task, mesh))
+        frozen = origin.abstract_frozen(task, mesh)
+    memory.check_whole(mesh, config.mesh.max_whole, state, frozen)
+    return Program(config, task, tx, mesh, state, frozen)
 
 
 def dtype(config: ConfigDict) -> str:
@@ -87,14 +87,3 @@ def dtype(config: ConfigDict) -> str:
     if config.task == "tokenizer":
         return np.dtype(tasks.model(config).dtype).name
     return encoder_fields(config.model)["dtype"].name
-
-
-def size(leaf: jax.ShapeDtypeStruct) -> int:
-    """Bytes of an array of that shape."""
-    return leaf.size * leaf.dtype.itemsize
-
-
-def held(tree: Any) -> int:
-    """Bytes of a tree of shapes with shardings on each device."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)

@@ -47,12 +47,27 @@ class Knn:
         self._vote = functools.cache(self._compiled)
         self._found: dict[str, float] = {}
 
-    def __call__(self, mesh: Mesh, params: Params, frozen: Params) -> dict[str, float]:
-        """`knn_top1` of the best layer, `knn_best_layer`, and `knn_top1_layerNN` of each; layers count from 1."""
+    def __call__(
+        self,
+        mesh: Mesh,
+        params: Params,
+        frozen: Params,
+        watched: Callable[[Iterable[Rows]], Iterable[Rows]] = lambda batches: batches,
+    ) -> dict[str, float]:
+        """`knn_top1` of the best layer, `knn_best_layer`, and `knn_top1_layerNN` of each; layers count from 1.
+
+        Args:
+          mesh: of the devices.
+          params: of the task.
+          frozen: of the task.
+          watched: what batches are looked at through, such as a watch for signals to stop.
+        """
         if self._found and "encoder" in self._task.frozen:
             return self._found  # an encoder that does not learn: nothing has changed
         extract = self._extractor(mesh)
-        (bank, classes), (queries, truth) = (extract(params, frozen, *labelled) for labelled in self._sets)
+        (bank, classes), (queries, truth) = (
+            extract(params, frozen, watched(labelled.batches), labelled.images) for labelled in self._sets
+        )
         top1 = np.zeros(bank.shape[1])
         for layer in range(bank.shape[1]):
             votes = self._classify(mesh, bank[:, layer], classes, queries[:, layer])

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.nn.initializers import Initializer
 
 from beit_jax.models.relative_position import RelativePositionBias
@@ -38,7 +39,7 @@ class Attention(nn.Module):
 
         Args:
           x: `[b, n, d]`.
-          bias: float32 `[1, h, n, n]`, added to the logits beside the block's own.
+          bias: float32 `[p, h, n, n]`, added to the logits beside the block's own; see `attention_weights`.
 
         Returns:
           `[b, n, d]` in `dtype`.
@@ -51,7 +52,7 @@ class Attention(nn.Module):
         value = value + self._bias("v_bias", shape)
 
         if self.grid is not None:
-            own = RelativePositionBias(self.heads, self.grid, name="relative_position")()
+            own = RelativePositionBias(self.heads, self.grid, name="relative_position")(x.shape[0])
             bias = own if bias is None else bias + own
         weights = attention_weights(query, key, bias)
         self.sow("intermediates", "weights", weights)
@@ -71,10 +72,14 @@ def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None) 
     Args:
       query: `[b, n, h, d/h]`.
       key: `[b, n, h, d/h]`.
-      bias: `[1, h, n, n]` or None.
+      bias: `[p, h, n, n]`, one for each of p equal parts of the batch, or None.
 
     Returns:
       float32 `[b, h, n, n]`; rows, which belong to queries, sum to one.
     """
     logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-    return jax.nn.softmax(logits if bias is None else logits + bias)
+    if bias is not None:
+        logits = rearrange(
+            rearrange(logits, "(p b) ... -> p b ...", p=len(bias)) + bias[:, None], "p b ... -> (p b) ..."
+        )
+    return jax.nn.softmax(logits)

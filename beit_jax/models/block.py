@@ -62,7 +62,7 @@ class Block(nn.Module):
         Args:
           x: float32 `[b, n, d]`.
           layer: this block's place in the stack.
-          bias: attention bias float32 `[1, h, n, n]` shared by all blocks, or None.
+          bias: attention bias float32 `[p, h, n, n]` shared by all blocks, or None.
 
         Returns:
           float32 `[b, n, d]`, and the same once more if `collect`, else None.

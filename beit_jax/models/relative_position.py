@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax.models.constrain import one_per_part
+
 # Pairs that involve the class token, which has no place on the grid, own the last three rows of the table.
 CLS_TO_PATCH, PATCH_TO_CLS, CLS_TO_CLS = -3, -2, -1
 
@@ -51,7 +53,14 @@ class RelativePositionBias(nn.Module):
     grid: tuple[int, int]
 
     @nn.compact
-    def __call__(self) -> jax.Array:
-        """Returns float32 `[1, h, n+1, n+1]`, looked up in the parameter `table` `[R, h]`, initially zero."""
+    def __call__(self, rows: int = 1) -> jax.Array:
+        """Looks the pairs up in the parameter `table` `[R, h]`, initially zero.
+
+        Args:
+          rows: b, of the batch to whose logits the bias will be added.
+
+        Returns:
+          float32 `[p, h, n+1, n+1]`, alike for the p parts that the mesh makes of the batch; see `one_per_part`.
+        """
         table = self.param("table", nn.initializers.zeros, (table_rows(self.grid), self.heads), jnp.float32)
-        return table[relative_position_index(self.grid)].transpose(2, 0, 1)[None]
+        return one_per_part(table, rows)[:, relative_position_index(self.grid)].transpose(0, 3, 1, 2)

@@ -91,7 +91,7 @@ class Encoder(nn.Module):
         x = batch_sharded(self._tokens(images, mask, grid))
         bias = None
         if self.relative_position == "shared":
-            bias = RelativePositionBias(self.heads, grid, name="relative_position")()
+            bias = RelativePositionBias(self.heads, grid, name="relative_position")(x.shape[0])
         x, outputs = self._blocks(grid, train=train, collect=all_layers)(x, layers(self.depth, self.drop_path), bias)
         if all_layers:
             return outputs

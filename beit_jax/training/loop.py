@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import itertools
+import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,17 +16,18 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import to_json
 from beit_jax.tasks.task import Batch, Params, Rows, Task
+from beit_jax.training import memory, origin, sharding, state, stop
 from beit_jax.training import optimizer as optimizers
-from beit_jax.training import origin, sharding, state, stop
 from beit_jax.training.clock import Clock
-from beit_jax.training.distributed import is_main
+from beit_jax.training.distributed import from_main, is_main
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.metrics import MetricWriter
 from beit_jax.training.saving import Checkpoints
 from beit_jax.training.watchdog import Watchdog
 from beit_jax.training.window import Window
 
-Evaluation = Callable[[Mesh, Params, Params], dict[str, float]]
+Watched = Callable[[Iterable[Rows]], Iterable[Rows]]
+Evaluation = Callable[[Mesh, Params, Params, Watched], dict[str, float]]
 IN_FLIGHT = 2  # steps that may wait on the device: it never idles, and batches in memory stay bounded
 
 
@@ -33,7 +35,7 @@ def train(
     config: ConfigDict,
     task: Task,
     run: Path,
-    make_stream: Callable[[int], Iterable[Rows]],
+    make_stream: Callable[[int, int], Iterable[Rows]],
     eval_set: Iterable[Rows],
     more: Iterable[Evaluation],
     total: int,
@@ -46,9 +48,11 @@ def train(
       config: of the run, validated.
       task: what is learned.
       run: the run's folder.
-      make_stream: from the step to start at to this process's batches, without end.
+      make_stream: from the step to start at, and the number of processes that have come so far, to this process's
+        batches, without end.
       eval_set: this process's evaluation batches, with `valid`; can be iterated again and again.
-      more: what else is measured at each evaluation, from the mesh, the parameters and the frozen ones.
+      more: what else is measured at each evaluation, from the mesh, the parameters, the frozen ones, and what batches
+        are to be looked at through.
       total: length of the run in steps.
       warmup: steps of warm-up.
       per_epoch: steps of an epoch.
@@ -64,38 +68,39 @@ def train(
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
     optimizer, learning_rate = optimizers.make(config.optimizer, total, warmup)
     with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
+        abstract = origin.abstract_state(task, optimizer, config.optimizer.ema > 0, mesh)
+        memory.check_whole(mesh, config.mesh.max_whole, abstract, origin.abstract_frozen(task, mesh))
         at_end.callback(stop.release)  # when everything is closed
         checkpoints = Checkpoints(run, config.keep, config.keep_every)
         at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
         current, where_from = origin.initial_state(config, task, optimizer, checkpoints, run, mesh)
         frozen = origin.load_frozen(config, task, mesh, run)
         step, evaluator = int(current.step), Evaluator(task, mesh)
-        if is_main():
-            table = sharding.describe(current.params, mesh)
-            (run / "parameters.txt").write_text(table + "\n", encoding="utf-8")
-            _say(f"{run.name}: {table.splitlines()[-1]}; each one in {run / 'parameters.txt'}")
+        _note(run, memory.describe(current, frozen), "w")
         _say(f"{run.name}: {where_from}; {total} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
 
         clock, batches = Clock(), ()
         if step < total:
-            batches = _to_devices(_checked(make_stream(step), task), task, mesh, clock)
+            saved_by = checkpoints.meta.get("processes", jax.process_count())
+            batches = _to_devices(_checked(make_stream(step, saved_by), task), task, mesh, clock)
             start = time.perf_counter()
             update = trace_step(config, task, optimizer, mesh, current, frozen).lower().compile()
-            _say(f"{run.name}: compiled in {time.perf_counter() - start:.1f} s")
-        writer = MetricWriter(run, step, is_main(), evaluates=step >= total)
+            plan = memory.line("planned by the compiler", memory.planned(update))
+            _note(run, [f"compiled in {time.perf_counter() - start:.1f} s; {plan}"], "a")
+        writer = MetricWriter(run, step, is_main())
         at_end.callback(writer.close)
         watchdog = at_end.enter_context(Watchdog(config.stall_factor))
         clock.restart()
         key = jax.random.key(config.seed + 1)  # of dropped paths and relaxed codes; the parameters took `seed`
         window, in_flight = Window(config.max_bad_steps, checkpoints.meta.get("window")), collections.deque()
-        results = {}
+        results = json.loads(from_main(json.dumps(writer.evaluation(step))))
 
         def evaluate() -> dict[str, float]:
             weights = current.params if current.ema is None else current.ema
             values = evaluator.run(weights, frozen, _watched(eval_set, watchdog))
             with watchdog.asleep():
                 for evaluation in more:
-                    values |= evaluation(mesh, weights, frozen)
+                    values |= evaluation(mesh, weights, frozen, lambda batches: _watched(batches, watchdog))
             if _due(step, config.picture_every, total):
                 writer.pictures(step, evaluator.pictures(weights, frozen, eval_set))
             epoch = {"epoch": step / per_epoch}
@@ -105,12 +110,13 @@ def train(
 
         def save(**meta: Any) -> None:
             with watchdog.asleep():
-                checkpoints.save(current, step, {"config": to_json(config), **meta})
+                meta |= {"config": to_json(config), "processes": jax.process_count()}
+                checkpoints.save(current, step, meta)
 
         stop.hold()
         try:
-            if checkpoints.meta.get("evaluation_due") and step < total:
-                results = evaluate()
+            if checkpoints.meta and not results and _due(step, config.eval_every, total):
+                results = evaluate()  # which was stopped
             for batch in batches:
                 current, metrics = update(current, frozen, batch, key)
                 step += 1
@@ -131,18 +137,17 @@ def train(
                     left = speed.pop("seconds_left")
                     writer.write(step, {"epoch": step / per_epoch} | means | rate | speed)
                     _say(_progress(run.name, step, total, means | rate, speed, left, mesh.size))
-                stopping, evaluating = stop.poll(), _due(step, config.eval_every, total)
+                stopping = stop.poll()
                 with clock.pause():
-                    if evaluating and not stopping:
+                    if saving:
+                        save()
+                    if _due(step, config.eval_every, total) and not stopping:
                         try:
                             results = evaluate()
                         except stop.Stopping:
                             stopping = True
-                    if saving:
-                        save(evaluation_due=evaluating and stopping)
-                    elif stopping:
-                        kept = window.keep(step, checkpoints.latest_step())
-                        save(evaluation_due=evaluating, window=kept)
+                    if stopping and not saving:
+                        save(window=window.keep(step, checkpoints.latest_step()))
                 if stopping:
                     raise stop.Stopping
                 if step == total:
@@ -187,11 +192,12 @@ def _watched(batches: Iterable[Rows], watchdog: Watchdog) -> Iterator[Rows]:
     Raises:
       stop.Stopping: in all processes at the same batch.
     """
-    for batch in batches:
+    for number, batch in enumerate(batches):
         if stop.poll():
             raise stop.Stopping
         watchdog.beat()
-        yield batch
+        with contextlib.nullcontext() if number else watchdog.asleep():  # the first one waits for the compiler
+            yield batch
 
 
 def _to_devices(stream: Iterator[Rows], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:
@@ -224,6 +230,14 @@ def _progress(
 
 def _format(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
+def _note(run: Path, lines: list[str], mode: str) -> None:
+    """Keeps lines in the run's `parameters.txt`, and prints the last one."""
+    if is_main():
+        with (run / "parameters.txt").open(mode, encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+    _say(f"{run.name}: {lines[-1]}")
 
 
 def _say(text: str) -> None:

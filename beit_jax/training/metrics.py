@@ -10,34 +10,38 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 FILE = "metrics.jsonl"
+EVALUATION = "eval/"  # before the names of what an evaluation measures
 
 
 class MetricWriter:
     """Writes the numbers and pictures of one run, from one process."""
 
-    def __init__(self, run: Path, start_step: int = 0, writes: bool = True, evaluates: bool = False):
+    def __init__(self, run: Path, start_step: int = 0, writes: bool = True):
         """
         Args:
           run: the run's folder.
           start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its
             last checkpoint, are removed: these steps are made again.
           writes: whether this is the process that writes; nothing is done in the others.
-          evaluates: whether the evaluation at `start_step` is made again; its line is removed too.
         """
         self._writes = writes
         if not writes:
             return
         run.mkdir(parents=True, exist_ok=True)
         self._pictures = run / "pictures"
-        path = run / FILE
+        self._path = path = run / FILE
         kept = [line for line in read(path) if line["step"] <= start_step]
-        if evaluates:
-            kept = [line for line in kept if line["step"] < start_step or "loss" in line]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, path)
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
+
+    def evaluation(self, step: int) -> dict[str, float]:
+        """The numbers of an evaluation that has been written; empty where there is none, or this process writes not."""
+        lines = [line for line in read(self._path) if line["step"] == step] if self._writes else []
+        found = {name: value for line in lines for name, value in line.items() if name.startswith(EVALUATION)}
+        return {name.removeprefix(EVALUATION): value for name, value in found.items()}
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of `metrics.jsonl`: `{"step": 10, "loss": 0.5, ...}`."""

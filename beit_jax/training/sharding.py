@@ -4,12 +4,14 @@ Axes: batches are split over `data` and `fsdp`; parameters and optimizer states 
 below. Axis types are Auto: XLA propagates the shardings and inserts the collectives.
 """
 
+import collections
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,9 +29,9 @@ PARTITION = (
     (r"blocks/mlp/fc1/kernel$", P(None, "fsdp", "tensor")),  # [l, d, m]
     (r"blocks/mlp/fc1/bias$", P(None, "tensor")),
     (r"blocks/mlp/fc2/kernel$", P(None, "tensor", "fsdp")),  # [l, m, d]
-    (r"lm_head/kernel$", P("fsdp", "tensor")),  # [d, v]
+    (r"(^|/)(lm_)?head/kernel$", P("fsdp", "tensor")),  # [d, v]
     (r"lm_head/bias$", P("tensor")),
-    (r"/conv(_\d)?/kernel$|/(input|output|id_path)/kernel$", P(None, None, None, "fsdp")),  # dVAE [k, k, i, o]
+    (r"/(conv(_\d)?|up_\d|input|output|id_path)/kernel$", P(None, None, None, "fsdp")),  # [k, k, i, o]
     (r"patch_embed/kernel$", P(None, None, None, "fsdp")),  # [p, p, 3, d]
     (r".*", P()),
 )
@@ -38,12 +40,16 @@ PARTITION = (
 def make_mesh(sizes: Mapping[str, int], devices: list[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices.
 
+    Several slices, with a slower network between them, share `data` alone: its first part is the first slice, and so
+    on, so that what `fsdp` and `tensor` exchange stays within a slice.
+
     Args:
-      sizes: devices along `data`, `fsdp`, `tensor`; one of them may be -1: what is left.
+      sizes: devices along `data`, `fsdp`, `tensor`; one of them may be -1: what is left. `slices`, 1 if absent, divides
+        `data`; -1: as many as the devices say.
       devices: instead of all.
 
     Raises:
-      UserError: the sizes do not multiply to the number of devices.
+      UserError: the sizes do not multiply to the number of devices, or the slices are not those of the devices.
     """
     devices = devices or jax.devices()
     shape = [sizes[axis] for axis in AXES]
@@ -56,7 +62,42 @@ def make_mesh(sizes: Mapping[str, int], devices: list[jax.Device] | None = None)
             f"mesh ({asked}) does not fit {len(devices)} device(s); the sizes must multiply to that number, "
             "and one of them may be -1"
         )
-    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    arranged = _arranged(shape, sizes.get("slices", 1), devices)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arranged(shape: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
+    """The devices `[data, fsdp, tensor]`; `slices` may be -1."""
+    sizes = collections.Counter(getattr(device, "slice_index", 0) for device in devices)
+    told, processes = len(sizes), len({device.process_index for device in devices})
+    if slices == -1:
+        slices = told
+    # Hosts of GPUs count as slices: there, a mesh that ignores them is slower but works.
+    if 1 < told != slices and (slices > 1 or devices[0].platform == "tpu"):
+        raise UserError(f"mesh.slices={slices}, but the devices are in {told} slices; set mesh.slices={told}")
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if told == 1 and processes not in (1, slices):
+        raise UserError(
+            f"mesh.slices={slices}, but these devices know of no slices and belong to {processes} processes; "
+            f"expected 1, or {processes}: then each process is a slice"
+        )
+    if len(set(sizes.values())) > 1:
+        raise UserError(
+            f"found slices of {min(sizes.values())} to {max(sizes.values())} devices; expected as many in each"
+        )
+    data, fsdp, tensor = shape
+    if data % slices:
+        raise UserError(
+            f"mesh.slices={slices} does not divide data={data}, so that fsdp={fsdp} x tensor={tensor} would reach over "
+            f"the border of a slice of {len(devices) / slices:g} devices; choose a data that it divides"
+        )
+    if told == processes == 1:  # simulated devices, which are all alike
+        return np.asarray(devices).reshape(shape)
+    inner, outer = (data // slices, fsdp, tensor), (slices, 1, 1)
+    return mesh_utils.create_hybrid_device_mesh(
+        inner, outer, devices, process_is_granule=told == 1, allow_split_physical_axes=True
+    )
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
@@ -88,8 +129,14 @@ def whole(mesh: Mesh) -> NamedSharding:
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """
     Raises:
-      UserError: the rows of a (micro-)batch cannot be dealt evenly to the devices.
+      UserError: the rows of a (micro-)batch cannot be dealt evenly to the devices, or not by their processes.
     """
+    groups = mesh.devices.reshape(-1, mesh.shape["tensor"])
+    if any(device.process_index != group[0].process_index for group in groups for device in group):
+        raise UserError(
+            f"tensor={mesh.shape['tensor']} spreads rows of the batch over several processes, each of which reads rows "
+            "of its own; choose one that stays within a process, and fsdp for the rest"
+        )
     rows, ways = batch_size // accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
     if rows % ways:
         micro = f" / accumulate={accumulate}" if accumulate > 1 else ""
@@ -103,22 +150,3 @@ def to_devices(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Arr
     """This process's rows of a batch, as global arrays."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
-
-
-def describe(params: Any, mesh: Mesh) -> str:
-    """A table of all parameters: name, shape, dtype, sharding, bytes per device; and their totals."""
-    rows, count, total = [], 0, 0
-
-    def add(name: str, leaf: Any) -> None:
-        nonlocal count, total
-        spec = shardings(mesh, {"": leaf})[""] if leaf.sharding is None else leaf.sharding
-        held = math.prod(spec.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        split = ",".join(str(axis) for axis in spec.spec) or "whole"
-        rows.append((name, "x".join(map(str, leaf.shape)) or "1", str(leaf.dtype), split, f"{held:,}"))
-        count, total = count + math.prod(leaf.shape), total + held
-
-    map_names(add, params)
-    header = ("parameter", "shape", "dtype", "split over", "bytes/device")
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in [header, *rows]]
-    return "\n".join([*lines, f"{count:,} parameters, {total:,} bytes on each device"])

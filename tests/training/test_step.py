@@ -46,6 +46,7 @@ def one_device():
     [
         *((task, dict(data=2, fsdp=4, tensor=1)) for task in TASKS),
         ("pretrain", dict(data=2, fsdp=2, tensor=2)),
+        ("pretrain", dict(data=4, fsdp=2, tensor=1, slices=2)),
     ],
 )
 def test_one_device_equals_eight(task, sizes):

@@ -1,0 +1,96 @@
+"""What each device holds: the table, the compiler's plan, and the limit on what is whole everywhere."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from jax.sharding import NamedSharding
+
+from beit_jax.errors import UserError
+from beit_jax.training import memory, sharding
+from beit_jax.training.origin import with_shardings
+from beit_jax.training.state import TrainState
+
+MIB = 2**20
+
+
+def made_up(mesh, **shapes):
+    """The train state, as shapes, of parameters of these names (`__` for `/`), and Adam's."""
+    params = {name.replace("__", "/"): jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    state = jax.eval_shape(
+        lambda params: TrainState(jnp.int32(0), params, optax.scale_by_adam().init(params), None), params
+    )
+    return with_shardings(state, mesh)
+
+
+def mesh_of(data=1, fsdp=1, tensor=1):
+    return sharding.make_mesh(dict(data=data, fsdp=fsdp, tensor=tensor), jax.devices()[: data * fsdp * tensor])
+
+
+def test_table_and_totals_by_hand():
+    mesh = mesh_of(fsdp=4, tensor=2)
+    state = made_up(mesh, head__kernel=(512, 256), norm__scale=(1024,))
+    frozen = with_shardings({"tokenizer": {"conv": jax.ShapeDtypeStruct((256, 1024), jnp.bfloat16)}}, mesh)
+    lines = [line.split() for line in memory.describe(state, frozen)]
+    assert lines[1:3] == [
+        ["head/kernel", "512x256", "float32", "fsdp,tensor", f"{512 * 256 * 4 // 8:,}"],
+        ["norm/scale", "1024", "float32", "whole", "4,096"],
+    ]
+    # 64 + 4 KiB; twice that, and the counter; 512 KiB.
+    assert " ".join(lines[3]) == (
+        "132,096 parameters; MiB on each device, held: parameters 0.1, optimizer state 0.1, frozen parameters 0.5"
+    )
+    assert memory.parts(state, frozen) == {
+        "parameters": 68 * 1024,
+        "optimizer_state": 2 * 68 * 1024 + 4,
+        "averaged_parameters": 0,
+        "frozen_parameters": MIB // 2,
+    }
+
+
+def test_plan_of_a_step_that_takes_the_place_of_its_state():
+    rows = NamedSharding(mesh_of(data=8), sharding.BATCH)
+    state, batch = (jax.ShapeDtypeStruct((8, n), jnp.float32, sharding=rows) for n in (1024, 256))
+    step = jax.jit(lambda x, y: (x + 1.0, y * 2.0), donate_argnums=0, out_shardings=rows)
+    found = memory.planned(step.trace(state, batch).lower().compile())
+    assert (found["arguments"], found["aliased"]) == (5 * 1024, 4 * 1024)
+    assert 1024 <= found["outputs"] < 1024 + 64  # and the pointers of the pair
+    assert found["peak"] == found["arguments"] + found["outputs"] + found["temporaries"]
+
+
+def test_sizes_of_nothing_are_left_out():
+    line = memory.line("held", {"optimizer_state": 1536 * 2**20, "batch": 0, "peak": MIB // 2})
+    assert line == "MiB on each device, held: optimizer state 1,536.0, peak 0.5"
+
+
+def check(mesh, limit=0.1, **shapes):
+    memory.check_whole(mesh, limit, made_up(mesh, **shapes), {})
+
+
+def test_large_arrays_without_a_rule_are_refused():
+    shapes = dict(head__kernel=(1024, 1024), new__kernel=(1024, 512), new__bias=(1024,))
+    message = (
+        r"33.3% of the bytes .* state/params/new/kernel, 2 MiB, .*expected at most mesh.max_whole=0.1; "
+        r"choose mesh.fsdp \(now 2\) and mesh.tensor \(now 1\) to divide their sides, or give them a rule"
+    )
+    with pytest.raises(UserError, match=message):
+        check(mesh_of(data=2, fsdp=2), **shapes)
+    check(mesh_of(data=2, fsdp=2), limit=0.34, **shapes)
+    check(mesh_of(data=4), **shapes)  # where everything is whole on purpose
+
+
+def test_small_arrays_weigh_nothing():
+    check(mesh_of(fsdp=2), new__kernel=(512, 256), new__bias=(256,))
+
+
+def test_sides_that_are_not_divided_are_refused():
+    heads = dict(blocks__attn__qkv__kernel=(2, 768, 3, 12, 64), blocks__mlp__fc1__kernel=(2, 768, 3072))
+    check(mesh_of(tensor=4), **heads)
+    with pytest.raises(UserError, match=r"qkv/kernel, 14 MiB.*tensor .now 8."):
+        check(mesh_of(tensor=8), **heads)
+
+
+def test_what_tensor_leaves_whole_by_rule_passes():
+    check(mesh_of(data=4, tensor=2), block__conv__kernel=(3, 3, 256, 256))
+    with pytest.raises(UserError, match=r"100.0% .*/block/conv/kernel, 2 MiB"):
+        check(mesh_of(fsdp=8), block__conv__kernel=(3, 3, 256, 255))
