@@ -53,14 +53,20 @@ class Run:
         if self._features:
             return self._features[0].train(config.seed, step)
         return pipeline.make_train(
-            config.data, seed=config.seed, batch_size=config.batch_size, start_step=step, **processes()
+            config.data, seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.log, **processes()
         )
 
     def eval_set(self) -> Iterable[Rows]:
         """This process's evaluation batches."""
         if self._features:
             return self._features[1]
-        return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, **processes())
+        return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, log=self.log, **processes())
+
+    @property
+    def log(self) -> Path:
+        """Where this process names unreadable images."""
+        index = jax.process_index()
+        return self.folder / (f"unreadable-{index}.txt" if index else "unreadable.txt")
 
     @functools.cached_property
     def _features(self) -> tuple[Examples, Examples] | None:
@@ -72,7 +78,7 @@ class Run:
         with jax.set_mesh(mesh):
             frozen = origin.load_frozen(config, self.task, mesh, self.folder)
             extract = Extractor(self.task, mesh)
-            once = dict(batch_size=config.batch_size) | processes()
+            once = dict(batch_size=config.batch_size, log=self.log) | processes()
             found = [
                 extract({}, frozen, images, images.num_examples)
                 for images in (pipeline.make_train_once(data, data.ops, **once), pipeline.make_eval(data, **once))

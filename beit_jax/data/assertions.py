@@ -1,8 +1,14 @@
-"""Mistakes that show only in the data, told from inside a graph in one line."""
+"""Mistakes that show only in the data: told from inside a graph in one line, or passed over inside it."""
 
+import contextlib
+import functools
 import re
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import tensorflow as tf
+
+from beit_jax.errors import UserError
 
 
 def require(condition: tf.Tensor, *parts: str | tf.Tensor) -> tf.Operation | None:
@@ -22,3 +28,24 @@ def told(message: str) -> str | None:
     """What a failed `require` said, out of the message of TensorFlow's error; None for other errors."""
     found = re.search(r"assertion failed: \[(.*)\]$", message, re.MULTILINE)
     return found and found[1]
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turns TensorFlow's errors of an input into UserError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = told(error.message)
+        if reason:
+            raise UserError(reason) from error
+        raise UserError(f"the input stopped: {error.message.splitlines()[0]}; check the files and the ops") from error
+
+
+def first_that_works(value: Any, *ways: Callable[[Any], Any]) -> Any:
+    """What the first of several functions of `value` gives that does not fail; those after it are not called.
+
+    The only way to catch an error inside a graph: a data set of one, which ignores errors.
+    """
+    tried = [tf.data.Dataset.from_tensors(value).map(way).ignore_errors(log_warning=False) for way in ways]
+    return functools.reduce(tf.data.Dataset.concatenate, tried).take(1).get_single_element()

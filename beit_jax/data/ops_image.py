@@ -2,16 +2,18 @@
 
 import tensorflow as tf
 
-from beit_jax.data.assertions import require
+from beit_jax.data import image_size
+from beit_jax.data.assertions import first_that_works, require
 from beit_jax.data.label_png import decode_labels
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.data.sources import ID
 from beit_jax.errors import UserError
 
-READABLE = "_readable"  # bool: whether the image could be decoded; keys with a leading _ are for the pipeline
+FAULT = "_fault"  # why the image cannot be read, empty if it can; keys with a leading _ are for the pipeline
 IS_LABELS = "_is_labels"
 LABEL_MAP = "label_map"  # uint8 `[h, w, 1]`: the class of every pixel of the image
 IGNORED = 255  # the label of pixels without a class
+SIGNATURES = b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"RIFF"
 STATISTICS = {
     "inception": (0.5, 0.5),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -20,15 +22,19 @@ MARGIN = 0.1
 
 
 def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
-    """uint8 `[h, w, 3]` from the bytes of a JPEG, PNG, BMP or GIF file (its first frame), or TensorFlow's errors."""
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels.
-        lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
-        lambda: tf.cond(
-            tf.strings.substr(encoded, 0, 2) == "BM", lambda: _bmp(encoded), lambda: _decode_image(encoded)
-        ),
-    )
+    """uint8 `[h, w, 3]` from the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP file, or TensorFlow's errors.
+
+    Fails for more than `image_size.MAX_PIXELS` pixels before any is decoded.
+    """
+    with tf.control_dependencies([_check_pixels(encoded)]):
+        image = tf.cond(
+            tf.io.is_jpeg(encoded),
+            # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels.
+            lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.cond(
+                tf.strings.substr(encoded, 0, 2) == "BM", lambda: _bmp(encoded), lambda: _decode_image(encoded)
+            ),
+        )
     return tf.ensure_shape(image, [None, None, 3])
 
 
@@ -61,10 +67,8 @@ def decode() -> Op:
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
         encoded = {key: features[key] for key in ("image", LABEL_MAP) if key in features}
-        read = tf.data.Dataset.from_tensors(encoded).map(_decoded)
-        unread = tf.data.Dataset.from_tensors(_undecoded(encoded))
-        # The only way to catch an error inside a graph: a data set of one that ignores errors.
-        found = read.ignore_errors(log_warning=False).concatenate(unread).take(1).get_single_element()
+        labels = [_labels_undecoded] if LABEL_MAP in encoded else []
+        found = first_that_works(encoded, _decoded, *labels, _too_large, _undecoded)
         if LABEL_MAP in found:
             is_labels = found.pop(IS_LABELS)
             with tf.control_dependencies(_check_pair(found, is_labels, features.get(ID, tf.constant("an image")))):
@@ -75,17 +79,47 @@ def decode() -> Op:
 
 
 def _decoded(encoded: Features) -> Features:
-    found = {"image": decode_rgb(encoded["image"]), READABLE: tf.constant(True)}
+    found = {"image": decode_rgb(encoded["image"]), FAULT: tf.constant("")}
     if LABEL_MAP in encoded:
-        found[LABEL_MAP], found[IS_LABELS] = decode_labels(encoded[LABEL_MAP])
+        with tf.control_dependencies([_check_pixels(encoded[LABEL_MAP])]):
+            found[LABEL_MAP], found[IS_LABELS] = decode_labels(tf.identity(encoded[LABEL_MAP]))
     return found
+
+
+def _labels_undecoded(encoded: Features) -> Features:
+    with tf.control_dependencies([decode_rgb(encoded["image"])]):
+        return _without(encoded, tf.strings.join(["its label map: ", _fault(encoded[LABEL_MAP])]))
+
+
+def _too_large(encoded: Features) -> Features:
+    with tf.control_dependencies([_check_pixels(encoded["image"], too_many=True)]):
+        height, width = tf.unstack(tf.strings.as_string(image_size.size(encoded["image"])), num=2)
+        fault = tf.strings.join([width, " x ", height, f" pixels, expected at most {image_size.MAX_PIXELS}"])
+        return _without(encoded, fault)
 
 
 def _undecoded(encoded: Features) -> Features:
-    found = {"image": tf.zeros([1, 1, 3], tf.uint8), READABLE: tf.constant(False)}
+    return _without(encoded, _fault(encoded["image"]))
+
+
+def _without(encoded: Features, fault: tf.Tensor) -> Features:
+    found = {"image": tf.zeros([1, 1, 3], tf.uint8), FAULT: fault}
     if LABEL_MAP in encoded:
         found |= {LABEL_MAP: tf.fill([1, 1, 1], tf.constant(IGNORED, tf.uint8)), IS_LABELS: tf.constant(True)}
     return found
+
+
+def _fault(encoded: tf.Tensor) -> tf.Tensor:
+    """Why bytes cannot be decoded, as far as their start tells."""
+    known = [tf.strings.substr(encoded, 0, len(start)) == start for start in SIGNATURES]
+    damaged = tf.where(tf.reduce_any(known), "damaged, cut short, or of a kind that is not read", "no image file")
+    return tf.where(encoded == "", "nothing in it, or it cannot be opened", damaged)
+
+
+def _check_pixels(encoded: tf.Tensor, too_many: bool = False) -> tf.Operation | None:
+    """Fails unless the image has as many pixels as are put up with, or more than that."""
+    pixels = tf.reduce_prod(image_size.size(encoded))
+    return require((pixels > image_size.MAX_PIXELS) == too_many, "so many pixels are not expected")
 
 
 def _check_pair(found: Features, is_labels: tf.Tensor, name: tf.Tensor) -> list:

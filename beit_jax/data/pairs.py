@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from beit_jax.data.registry import Features
-from beit_jax.data.sources import Listed, Sharded
+from beit_jax.data.sources import Listed, Sharded, read_file
 from beit_jax.errors import UserError
 
 FEATURE = "annotation"  # the name that tfds' scene_parse150 gives to its label maps
@@ -43,7 +43,7 @@ class ListedPairs(_Pairs, Listed):
         """See `sources.Source`."""
         record = super().record(raw)
         del record["label"]
-        return {**record, "label_map": tf.io.read_file(self._label_maps[raw])}
+        return {**record, "label_map": read_file(self._label_maps[raw])}
 
 
 class ShardedPairs(_Pairs, Sharded):

@@ -10,14 +10,15 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import registry, subset
-from beit_jax.data.assertions import told
-from beit_jax.data.ops_image import LABEL_MAP, READABLE, unit_range
+from beit_jax.data.assertions import readable_errors
+from beit_jax.data.ops_image import FAULT, LABEL_MAP, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source, streams
 from beit_jax.data.unreadable import Unreadable
@@ -82,7 +83,7 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
     return {
         name: (tuple(part.shape), np.dtype(part.dtype.as_numpy_dtype))
         for name, part in found.items()
-        if name not in (ID, VALID)
+        if name not in (ID, FAULT, VALID)
     }
 
 
@@ -94,19 +95,19 @@ class TrainStream:
     many views of fewer images.
     """
 
-    def __init__(self, source: Source, dataset: tf.data.Dataset, steps_per_epoch: int, max_bad_fraction: float):
+    def __init__(self, source: Source, dataset: tf.data.Dataset, steps_per_epoch: int, unreadable: Unreadable):
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
         self.steps_per_epoch = steps_per_epoch
-        self._unreadable = Unreadable(max_bad_fraction)
+        self._unreadable = unreadable
         self._batches = dataset.as_numpy_iterator()
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
 
     def __next__(self) -> dict[str, np.ndarray]:
-        with _readable_errors():
+        with readable_errors():
             batch = next(self._batches)
-        self._unreadable.add(len(batch.pop(VALID)), batch.pop(ID).tolist())
+        self._unreadable.add(len(batch.pop(VALID)), batch.pop(ID).tolist(), batch.pop(FAULT).tolist())
         self._unreadable.check()
         return batch
 
@@ -114,32 +115,39 @@ class TrainStream:
 class EvalSet:
     """Iterable, again and again, over the padded batches of one process; `valid` bool `[b]` marks rows that count."""
 
-    def __init__(self, source: Source, dataset: tf.data.Dataset, num_batches: int, max_bad_fraction: float):
+    def __init__(self, source: Source, dataset: tf.data.Dataset, num_batches: int, unreadable: Unreadable):
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
-        self._dataset, self._num_batches, self._max_bad_fraction = dataset, num_batches, max_bad_fraction
+        self._dataset, self._num_batches, self._unreadable = dataset, num_batches, unreadable
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        unreadable = Unreadable(self._max_bad_fraction)
+        self._unreadable.restart()
         batches = self._dataset.as_numpy_iterator()
         for _ in range(self._num_batches):
-            with _readable_errors():
+            with readable_errors():
                 batch = next(batches)
-            names = batch.pop(ID).tolist()
-            unreadable.add(int(batch[VALID].sum()) + len(names), names)
+            names, faults = batch.pop(ID).tolist(), batch.pop(FAULT).tolist()
+            self._unreadable.add(int(batch[VALID].sum()) + len(names), names, faults)
             yield batch
-        unreadable.check(at_least=1)
+        self._unreadable.check(whole=True)
 
 
 def make_train(
-    config: Any, *, seed: int, batch_size: int, start_step: int = 0, process_index: int = 0, process_count: int = 1
+    config: Any,
+    *,
+    seed: int,
+    batch_size: int,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    log: Path | None = None,
 ) -> TrainStream:
     """Batches of `config.split` through `config.ops` from `start_step` on: dicts of arrays `[batch / processes, ...]`.
 
     A stream started at step k yields what one started at 0 yields from its k-th batch on, bit for bit; records before
-    that are skipped undecoded. Raises UserError when the split is smaller than one batch.
+    that are skipped undecoded. `log` is the file of `Unreadable`. Raises UserError for a split below one batch.
     """
     if not 0 <= seed < 2**31:
         raise UserError(f"found the seed {seed}; expected a whole number from 0 to 2147483647")
@@ -175,50 +183,52 @@ def make_train(
     places = tf.data.Dataset.counter(tf.constant(start_step * rows, tf.int64))
     dataset = tf.data.Dataset.zip((places, raw)).map(plain_graph(lambda place, raw: (address(place), True, raw)))
     batches = _batches(dataset, source, _program(config.ops), rows)
-    return TrainStream(source, batches, steps_per_epoch, config.max_bad_fraction)
+    return TrainStream(source, batches, steps_per_epoch, Unreadable(config.max_bad_fraction, log))
 
 
-def make_eval(config: Any, *, batch_size: int, process_index: int = 0, process_count: int = 1) -> EvalSet:
+def make_eval(
+    config: Any, *, batch_size: int, process_index: int = 0, process_count: int = 1, log: Path | None = None
+) -> EvalSet:
     """`config.eval_split` through `config.eval_ops`: full batches `[batch / processes, ...]` with `valid` bool `[b]`.
 
     Over all processes each example is valid exactly once, unreadable ones never; every process has the same number of
     batches, filled up with repeated examples. Random ops draw the same numbers in every pass. Raises UserError at the
     end of a pass if too many images were unreadable.
     """
-    source = _open(config, config.eval_split)
-    return _once(config, source, config.eval_split, config.eval_ops, batch_size, process_index, process_count)
+    source, process = _open(config, config.eval_split), Share(process_index, process_count)
+    return _once(config, source, config.eval_split, config.eval_ops, batch_size, process, log)
 
 
 def make_train_once(
-    config: Any, ops: str, *, batch_size: int, process_index: int = 0, process_count: int = 1
+    config: Any, ops: str, *, batch_size: int, process_index: int = 0, process_count: int = 1, log: Path | None = None
 ) -> EvalSet:
     """As `make_eval`, of what there is to train on, through `ops`."""
     source = _to_train_on(config)
-    return _once(config, source, config.split, ops, batch_size, process_index, process_count)
+    return _once(config, source, config.split, ops, batch_size, Share(process_index, process_count), log)
 
 
 def _once(
-    config: Any, source: Source, split: str, ops: str, batch_size: int, process_index: int, process_count: int
+    config: Any, source: Source, split: str, ops: str, batch_size: int, process: Share, log: Path | None
 ) -> EvalSet:
     """Every example of a source once, in file order."""
-    if source.num_examples < process_count:
+    if source.num_examples < process.count:
         raise UserError(
-            f"found {source.num_examples} examples in '{split}' of {config.source} for {process_count} "
+            f"found {source.num_examples} examples in '{split}' of {config.source} for {process.count} "
             "processes, expected at least one each; evaluate on fewer"
         )
-    rows = _rows_per_process(batch_size, process_count)
+    rows = _rows_per_process(batch_size, process.count)
     steps = -(-source.num_examples // batch_size)
-    least, more = divmod(source.num_examples, process_count)
-    own, first = least + (process_index < more), process_index * least + min(process_index, more)
+    least, more = divmod(source.num_examples, process.count)
+    own, first = least + (process.index < more), process.index * least + min(process.index, more)
     zero = tf.constant(0, tf.int64)
 
     def numbered(place: tf.Tensor, raw: Any) -> tuple:
         return tf.stack([zero, first + place]), place < own, raw
 
-    raw = source.raw(None, zero, zero, Share(process_index, process_count)).repeat().take(steps * rows)
+    raw = source.raw(None, zero, zero, process).repeat().take(steps * rows)
     dataset = raw.enumerate().map(plain_graph(numbered))
     batches = _batches(dataset, source, _program(ops), rows)
-    return EvalSet(source, batches, steps, config.max_bad_fraction)
+    return EvalSet(source, batches, steps, Unreadable(config.max_bad_fraction, log))
 
 
 def _repeated(element: tuple, times: int) -> tf.data.Dataset:
@@ -257,7 +267,8 @@ def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: i
 
 
 def _finish(batch: Features, program: Program) -> Features:
-    seeds, counts, names, readable = (batch.pop(key) for key in (SEED, COUNTS, ID, READABLE))
+    seeds, counts, names, faults = (batch.pop(key) for key in (SEED, COUNTS, ID, FAULT))
+    readable = faults == ""
     batch = tf.cond(tf.reduce_all(readable), lambda: batch, lambda: _without_unreadable(batch, readable))
     batch = program.batch(batch, seeds)
     for key in IMAGES & batch.keys():
@@ -266,7 +277,8 @@ def _finish(batch: Features, program: Program) -> Features:
         batch["label"] = tf.cast(batch["label"], tf.int32)
     if LABEL_MAP in batch:
         batch[LABEL_MAP] = tf.cast(batch[LABEL_MAP][..., 0], tf.int32)
-    return {**batch, VALID: counts & readable, ID: tf.boolean_mask(names, counts & ~readable)}
+    unread = {key: tf.boolean_mask(column, counts & ~readable) for key, column in ((ID, names), (FAULT, faults))}
+    return {**batch, VALID: counts & readable, **unread}
 
 
 def _without_unreadable(batch: Features, readable: tf.Tensor) -> Features:
@@ -284,14 +296,3 @@ def _options() -> tf.data.Options:
     options.threading.private_threadpool_size = os.cpu_count() or 1
     options.threading.max_intra_op_parallelism = 1
     return options
-
-
-@contextlib.contextmanager
-def _readable_errors() -> Iterator[None]:
-    try:
-        yield
-    except tf.errors.OpError as error:
-        reason = told(error.message)
-        if reason:
-            raise UserError(reason) from error
-        raise UserError(f"the input stopped: {error.message.splitlines()[0]}; check the files and the ops") from error

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from beit_jax.data.assertions import first_that_works
 from beit_jax.data.folder import is_paired, list_folder, list_pairs
 from beit_jax.data.registry import Features
 from beit_jax.errors import UserError
@@ -87,7 +88,7 @@ class Listed:
     def record(self, raw: tf.Tensor) -> Features:
         """See `Source`."""
         image = self._images[raw]
-        image = tf.io.read_file(image) if self._in_files else image
+        image = read_file(image) if self._in_files else image
         return {"image": image, "label": self._labels[raw], ID: self._ids[raw]}
 
     def labels(self) -> np.ndarray:
@@ -136,7 +137,7 @@ class Sharded:
             order = tf.random.experimental.stateless_shuffle(order, key)
         columns = tuple(tf.gather(column, order) for column in (names, skips, takes))
         records = tf.data.Dataset.from_tensor_slices(columns).interleave(
-            _read_file,
+            _records_of,
             cycle_length=max(1, FILES_AT_ONCE // share.count),
             block_length=FILES_AT_ONCE,
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -183,7 +184,12 @@ def _labels(folder: str, split: str) -> np.ndarray:
     return np.fromiter(labels.as_numpy_iterator(), np.int64, source.num_examples)
 
 
-def _read_file(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+def read_file(path: tf.Tensor) -> tf.Tensor:
+    """The bytes of a file; none, which are no image, where it cannot be opened."""
+    return first_that_works(path, tf.io.read_file, lambda path: tf.constant(""))
+
+
+def _records_of(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
     records = tf.data.TFRecordDataset(name).enumerate().skip(skip).take(take)
     return records.map(lambda position, serialized: (name, position, serialized))
 

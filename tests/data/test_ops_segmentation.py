@@ -50,14 +50,14 @@ def test_decode_pairs(both_ways, picture, mode):
     found = both_ways(ops_image.decode(), encoded, SEED)
     np.testing.assert_array_equal(found["label_map"], labels[..., None])
     np.testing.assert_array_equal(found["image"], Image.open(io.BytesIO(encoded["image"])).convert("RGB"))
-    assert found["_readable"] and set(found) == {"image", "label_map", "_readable"}
+    assert not found["_fault"] and set(found) == {"image", "label_map", "_fault"}
 
 
 def test_decode_marks_pairs_of_which_one_cannot_be_read(both_ways, picture):
     whole = {"image": encode(picture(0, 20, 30), "JPEG"), "label_map": encode(np.ones((20, 30), np.uint8))}
     for key, broken in (("image", whole["image"][:200]), ("label_map", whole["label_map"][:50]), ("label_map", b"")):
         found = both_ways(ops_image.decode(), whole | {key: broken}, SEED)
-        assert not found["_readable"]
+        assert found["_fault"]
         assert (found["image"].tolist(), found["label_map"].tolist()) == ([[[0, 0, 0]]], [[[255]]])
 
 

@@ -1,0 +1,151 @@
+"""Watches the memory of the input over thousands of steps.
+
+  python tests/reliability/memory_test.py --steps 5000 --window 50000
+
+Reads small images through a large shuffle window, from sharded records and from a folder, each in a process of its own,
+and prints its resident memory as a table in Markdown. Ends with status 1 where that leaves its mean, after the warm-up
+and over all epochs, by more than 2%.
+"""
+
+import argparse
+import io
+import multiprocessing
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+OPS = "decode|flip_lr|two_views(32, 16)|normalize|map_pixels|blockwise_mask(6, 2, 4)"
+KINDS = {"sharded": "tfds records in 16 files", "folder": "a folder of files"}
+DIFFERENT = 500  # images; the others are the same again
+ROWS = 10  # of the table
+
+
+def encoded(count: int) -> list[bytes]:
+    """JPEG files of about 1 to 20 kB."""
+    from PIL import Image
+
+    random, files = np.random.default_rng(0), []
+    for _ in range(count):
+        side, buffer = int(random.integers(24, 160)), io.BytesIO()
+        Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(buffer, "JPEG", quality=50)
+        files.append(buffer.getvalue())
+    return files
+
+
+def write_records(folder: Path, count: int) -> None:
+    """A tfds dataset called `noise`."""
+    import tensorflow_datasets as tfds
+
+    files = encoded(DIFFERENT)
+
+    class Noise(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3))})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": ((index, {"image": io.BytesIO(files[index % DIFFERENT])}) for index in range(count))}
+
+        def _generate_examples(self):
+            raise NotImplementedError
+
+    Noise(data_dir=str(folder)).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=16))
+
+
+def write_folder(folder: Path, count: int) -> None:
+    """As many files."""
+    folder.mkdir()
+    files = encoded(DIFFERENT)
+    for index in range(count):
+        (folder / f"{index}.jpg").write_bytes(files[index % DIFFERENT])
+
+
+def resident() -> float:
+    """Memory of this process, in MiB."""
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def watch(kind: str, folder: Path, settings: argparse.Namespace) -> list[float]:
+    """The memory after every step, of which the warm-up comes first."""
+    place = folder / kind
+    write = write_records if kind == "sharded" else write_folder
+    # In a process of its own, as the memory that it needs is not the input's.
+    with process() as writer:
+        writer.submit(write, place, settings.records).result()
+    from beit_jax.data import pipeline
+
+    config = SimpleNamespace(
+        source="noise" if kind == "sharded" else f"folder:{place}",
+        data_dir=str(place),
+        split="train",
+        labels_per_class=0,
+        label_fraction=1.0,
+        repeats=1,
+        shuffle_buffer=settings.window,
+        max_bad_fraction=0.0,
+        ops=OPS,
+    )
+    stream = pipeline.make_train(config, seed=0, batch_size=settings.batch)
+    found, began = [], time.monotonic()
+    for step in range(settings.warmup + settings.steps):
+        next(stream)
+        found.append(resident())
+        if step % 100 == 99:
+            speed = (step + 1) / (time.monotonic() - began)
+            text = f"{kind}: {step + 1} of {settings.warmup + settings.steps} steps, {found[-1]:.0f} MiB, {speed:.0f}/s"
+            print(text, file=sys.stderr, flush=True)
+    return found
+
+
+def process() -> ProcessPoolExecutor:
+    """For one call, in a Python that has just started."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def main() -> int:
+    """Runs everything; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=5000)
+    parser.add_argument("--warmup", type=int, default=1000, help="steps before them, an epoch or more")
+    parser.add_argument("--records", type=int, default=60_000)
+    parser.add_argument("--window", type=int, default=50_000, help="of the shuffling, in records")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--limit", type=float, default=0.02, help="share by which memory may leave its mean")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    settings = parser.parse_args()
+    flat = True
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in settings.kinds:
+            with process() as watcher:
+                found = watcher.submit(watch, kind, Path(folder), settings).result()
+            np.save(f"/tmp/mem_{kind}.npy", found)
+            flat &= report(kind, np.array(found[settings.warmup :]), settings)
+    return 0 if flat else 1
+
+
+def report(kind: str, found: np.ndarray, settings: argparse.Namespace) -> bool:
+    """Prints the table of one source; returns whether its memory is flat."""
+    mean = found.mean()
+    print(f"{KINDS[kind]}: {settings.records} images, window {settings.window}, batches of {settings.batch}\n")
+    print("| steps | least MiB | most MiB | from the mean |\n| --- | --- | --- | --- |")
+    for part in np.array_split(np.arange(len(found)), ROWS):
+        least, most = found[part].min(), found[part].max()
+        change = f"{least / mean - 1:+.1%} to {most / mean - 1:+.1%}"
+        print(f"| {part[0] + 1} - {part[-1] + 1} | {least:.0f} | {most:.0f} | {change} |")
+    furthest = np.abs(found / mean - 1).max()
+    print(
+        f"\nFurthest from the mean of {mean:.0f} MiB: {furthest:.1%}, expected at most {settings.limit:.0%}\n",
+        flush=True,
+    )
+    return furthest <= settings.limit
+
+
+if __name__ == "__main__":
+    sys.exit(main())
