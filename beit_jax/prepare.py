@@ -7,6 +7,7 @@ one starts.
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,17 @@ class Run:
     steps: Steps
     params: Params
 
-    def stream(self, step: int) -> Iterable[Rows]:
-        """This process's training batches from a step on."""
-        config = self.config
+    def stream(self, step: int, saved_by: int) -> Iterable[Rows]:
+        """This process's training batches from a step on, at which so many processes saved the run."""
+        config, now = self.config, jax.process_count()
         if self._features:
             return self._features[0].train(config.seed, step)
+        if step % self.steps.per_epoch and not pipeline.same_batches(config.data, config.batch_size, saved_by, now):
+            warnings.warn(
+                f"{saved_by} processes came to step {step}, and {now} go on: with batch_size={config.batch_size} these "
+                "split the data in different ways, and the rest of this epoch has examples that were seen in it",
+                stacklevel=2,
+            )
         return pipeline.make_train(
             config.data, seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.log, **processes()
         )

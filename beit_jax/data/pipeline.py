@@ -27,6 +27,7 @@ from beit_jax.errors import UserError
 SEED = "_seed"
 COUNTS = "_counts"  # false for rows that fill up the last batches of an evaluation
 VALID = "valid"
+PLACE = "place"  # in the file order of an evaluation's examples
 IMAGES = {"image", "tokenizer_image"}
 EPOCHS = 2**31
 BATCHES_AHEAD = 2
@@ -83,7 +84,7 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
     return {
         name: (tuple(part.shape), np.dtype(part.dtype.as_numpy_dtype))
         for name, part in found.items()
-        if name not in (ID, FAULT, VALID)
+        if name not in (ID, FAULT, VALID, PLACE)
     }
 
 
@@ -107,6 +108,7 @@ class TrainStream:
     def __next__(self) -> dict[str, np.ndarray]:
         with readable_errors():
             batch = next(self._batches)
+        del batch[PLACE]
         self._unreadable.add(len(batch.pop(VALID)), batch.pop(ID).tolist(), batch.pop(FAULT).tolist())
         self._unreadable.check()
         return batch
@@ -132,6 +134,11 @@ class EvalSet:
             self._unreadable.add(int(batch[VALID].sum()) + len(names), names, faults)
             yield batch
         self._unreadable.check(whole=True)
+
+
+def same_batches(config: Any, batch_size: int, processes: int, others: int) -> bool:
+    """Whether one number of processes sees the batches that another number sees."""
+    return streams(batch_size, config.repeats, processes) == streams(batch_size, config.repeats, others)
 
 
 def make_train(
@@ -278,7 +285,7 @@ def _finish(batch: Features, program: Program) -> Features:
     if LABEL_MAP in batch:
         batch[LABEL_MAP] = tf.cast(batch[LABEL_MAP][..., 0], tf.int32)
     unread = {key: tf.boolean_mask(column, counts & ~readable) for key, column in ((ID, names), (FAULT, faults))}
-    return {**batch, VALID: counts & readable, **unread}
+    return {**batch, VALID: counts & readable, PLACE: seeds[:, 1], **unread}
 
 
 def _without_unreadable(batch: Features, readable: tf.Tensor) -> Features:

@@ -18,7 +18,7 @@ class Extractor:
 
     def __init__(self, task: Task, mesh: Mesh):
         def features(params: Params, frozen: Params, batch: Rows) -> tuple[jax.Array, ...]:
-            return task.embed(params, frozen, batch["image"]), batch["label"], batch["valid"]
+            return task.embed(params, frozen, batch["image"]), batch["label"], batch["valid"], batch["place"]
 
         self._mesh = mesh
         self._features = jax.jit(features, out_shardings=whole(mesh))  # on every process
@@ -31,21 +31,23 @@ class Extractor:
         Args:
           params: of the task.
           frozen: of the task.
-          batches: `image` `[b, h, w, 3]`, `label` `[b]` and `valid` `[b]`, each example valid once.
+          batches: `image` `[b, h, w, 3]`, `label`, `valid` and `place` `[b]`, each example valid once.
           images: how many there are.
 
         Returns:
-          float32 `[images, l, f]` and int32 `[images]`; fewer where some could not be read.
+          float32 `[images, l, f]` and int32 `[images]` in the order of places; fewer where some could not be read.
         """
-        found, labels, done, said = None, np.empty(images, np.int32), 0, time.monotonic()
+        found, labels, seen, said = None, np.empty(images, np.int32), np.zeros(images, bool), time.monotonic()
         for batch in batches:
             names = {name: batch[name] for name in ("image", "label", "valid")}
-            rows, classes, valid = jax.device_get(self._features(params, frozen, to_devices(self._mesh, names)))
+            names["place"] = np.asarray(batch["place"], np.int32)
+            outputs = self._features(params, frozen, to_devices(self._mesh, names))
+            rows, classes, valid, places = jax.device_get(outputs)
             if found is None:
                 found = np.empty((images, *rows.shape[1:]), np.float32)
-            new = slice(done, done + int(valid.sum()))
-            found[new], labels[new], done = rows[valid], classes[valid], new.stop
+            own = places[valid]
+            found[own], labels[own], seen[own] = rows[valid], classes[valid], True
             if time.monotonic() - said > SAY_EVERY and jax.process_index() == 0:
                 said = time.monotonic()
-                print(f"features of {done:,} of {images:,} images ({done / images:.0%})", flush=True)
-        return found[:done], labels[:done]
+                print(f"features of {seen.sum():,} of {images:,} images ({seen.mean():.0%})", flush=True)
+        return (found, labels) if seen.all() else (found[seen], labels[seen])
