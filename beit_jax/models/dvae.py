@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from einops import reduce, repeat
 
 from beit_jax.errors import UserError
+from beit_jax.models.constrain import batch_sharded
 
 EPSILON = 0.1  # keeps pixels away from 0 and 1, where the logit diverges
 
@@ -38,7 +39,7 @@ class Conv(nn.Module):
             y = x @ kernel[0, 0]
         else:
             y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-        return y + bias.astype(self.dtype)[None, None, None]
+        return batch_sharded(y + bias.astype(self.dtype)[None, None, None])
 
 
 class ResidualPath(nn.Module):

@@ -89,8 +89,8 @@ def _arranged(shape: list[int], slices: int, devices: list[jax.Device]) -> np.nd
     data, fsdp, tensor = shape
     if data % slices:
         raise UserError(
-            f"mesh.slices={slices} does not divide data={data}, so that fsdp={fsdp} x tensor={tensor} would reach over "
-            f"the border of a slice of {len(devices) / slices:g} devices; choose a data that it divides"
+            f"mesh.slices={slices} does not divide data={data} of {len(devices)} devices; expected fsdp={fsdp} x "
+            f"tensor={tensor} to fit into a slice, as what they exchange is not to leave it"
         )
     if told == processes == 1:  # simulated devices, which are all alike
         return np.asarray(devices).reshape(shape)

@@ -107,7 +107,7 @@ def test_devices_of_one_process_are_cut_in_order():
         (
             sizes(data=1, fsdp=32, slices=2),
             tpu_slices(2),
-            "slices=2 does not divide data=1, .* slice of 16 devices",
+            "slices=2 does not divide data=1 of 32 devices; expected fsdp=32 x tensor=1",
         ),
         (sizes(slices=-1), tpu_slices(2)[:-1], "slices of 15 to 16 devices; expected as many in each"),
         (sizes(slices=3), None, "mesh.slices=3 does not divide data=8"),
