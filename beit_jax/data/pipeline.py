@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from beit_jax.data import registry, subset
 from beit_jax.data.assertions import readable_errors
+from beit_jax.data.heap import trimmed
 from beit_jax.data.ops_image import FAULT, LABEL_MAP, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source, streams
@@ -100,7 +101,7 @@ class TrainStream:
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
         self.steps_per_epoch = steps_per_epoch
         self._unreadable = unreadable
-        self._batches = dataset.as_numpy_iterator()
+        self._batches = trimmed(dataset.as_numpy_iterator())
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self
