@@ -9,7 +9,6 @@ share of rows.
 import contextlib
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import registry, subset
-from beit_jax.data.assertions import readable_errors
-from beit_jax.data.heap import trimmed
+from beit_jax.data.batches import PLACE, VALID, EvalSet, TrainStream
 from beit_jax.data.ops_image import FAULT, LABEL_MAP, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source, streams
@@ -27,8 +25,6 @@ from beit_jax.errors import UserError
 
 SEED = "_seed"
 COUNTS = "_counts"  # false for rows that fill up the last batches of an evaluation
-VALID = "valid"
-PLACE = "place"  # in the file order of an evaluation's examples
 IMAGES = {"image", "tokenizer_image"}
 EPOCHS = 2**31
 BATCHES_AHEAD = 2
@@ -87,54 +83,6 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
         for name, part in found.items()
         if name not in (ID, FAULT, VALID, PLACE)
     }
-
-
-class TrainStream:
-    """Iterator without end over the batches of one process, from a given step on.
-
-    The batch of a step depends on the seed and the step, and not on the number of processes (see `sources.streams`). An
-    epoch is the split in a new order, cut to whole batches; with `repeats` (repeated augmentation, arXiv 1901.09335) as
-    many views of fewer images.
-    """
-
-    def __init__(self, source: Source, dataset: tf.data.Dataset, steps_per_epoch: int, unreadable: Unreadable):
-        self.num_examples, self.num_classes = source.num_examples, source.num_classes
-        self.steps_per_epoch = steps_per_epoch
-        self._unreadable = unreadable
-        self._batches = trimmed(dataset.as_numpy_iterator())
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return self
-
-    def __next__(self) -> dict[str, np.ndarray]:
-        with readable_errors():
-            batch = next(self._batches)
-        del batch[PLACE]
-        self._unreadable.add(len(batch.pop(VALID)), batch.pop(ID).tolist(), batch.pop(FAULT).tolist())
-        self._unreadable.check()
-        return batch
-
-
-class EvalSet:
-    """Iterable, again and again, over the padded batches of one process; `valid` bool `[b]` marks rows that count."""
-
-    def __init__(self, source: Source, dataset: tf.data.Dataset, num_batches: int, unreadable: Unreadable):
-        self.num_examples, self.num_classes = source.num_examples, source.num_classes
-        self._dataset, self._num_batches, self._unreadable = dataset, num_batches, unreadable
-
-    def __len__(self) -> int:
-        return self._num_batches
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        self._unreadable.restart()
-        batches = self._dataset.as_numpy_iterator()
-        for _ in range(self._num_batches):
-            with readable_errors():
-                batch = next(batches)
-            names, faults = batch.pop(ID).tolist(), batch.pop(FAULT).tolist()
-            self._unreadable.add(int(batch[VALID].sum()) + len(names), names, faults)
-            yield batch
-        self._unreadable.check(whole=True)
 
 
 def same_batches(config: Any, batch_size: int, processes: int, others: int) -> bool:
