@@ -5,7 +5,8 @@
 
 Run the same command again to continue after a stop of any kind; finished stages are skipped. SIGTERM saves and ends
 with status 0. Several processes, started alike, become one run (see launch/README.md). Each run writes
-checkpoints/, metrics.jsonl, tensorboard/, pictures/, config.json and, at its end, result.json into its folder.
+checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json and, at its end, result.json into its
+folder, and names images that could not be read in unreadable.txt.
 """
 
 import contextlib

@@ -1,5 +1,6 @@
 """One run: stopped early, locked, on a full disk, with damaged checkpoints."""
 
+import itertools
 import json
 import resource
 import shutil
@@ -13,11 +14,11 @@ from doors import command, refused
 from runs import Run, numbers
 
 from beit_jax import train
-from beit_jax.training import lock
+from beit_jax.training import lock, stop
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 SETTINGS = ["--config.steps=8", "--config.log_every=2", "--config.save_every=2", "--config.keep=2"]
-SETTINGS += ["--config.keep_every=4"]
+SETTINGS += ["--config.keep_every=4", "--config.eval_every=3"]
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +102,19 @@ def test_files_that_cannot_grow(at_six, finished):
     train.main(command("pretrain", at_six, *SETTINGS))
     assert numbers(at_six) == numbers(finished)
     assert json.loads((at_six / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
+
+
+@pytest.mark.parametrize("call", [3, 4, 5])
+def test_told_to_stop_before_and_in_an_evaluation(finished, tmp_path, call):
+    """Of step 3, which is not one that is saved: the third call is that after the step, the others are in it."""
+    calls = itertools.count(1)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(stop.Stopped) as stopped:
+        patch.setattr(stop, "poll", lambda: next(calls) >= call)
+        train.main(command("pretrain", tmp_path, *SETTINGS))
+    assert "stopped by SIGTERM at step 3, which is saved" in stopped.value.text
+    assert steps(tmp_path) == [2, 3]
+    train.main(command("pretrain", tmp_path, *SETTINGS))
+    assert numbers(tmp_path) == numbers(finished)
 
 
 def test_told_to_stop_while_libraries_are_loaded(tmp_path):
