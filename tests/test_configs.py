@@ -215,10 +215,10 @@ def test_arms_of_a_comparison_differ_in_one_key(repository):
 @pytest.mark.parametrize(
     ("name", "some"),  # stages of each kind
     [
-        ("transfer:runlocal", ("intermediate", "finetune")),
-        ("label_efficiency:runlocal", ("from_beit_1pct_seed0",)),
+        pytest.param("transfer:runlocal", ("intermediate", "finetune"), marks=pytest.mark.slow),
+        pytest.param("label_efficiency:runlocal", ("from_beit_1pct_seed0",), marks=pytest.mark.slow),
         ("digits:runlocal,seeds=1", ("scratch_1_labels_seed0", "probe_random_seed0")),
-        ("digit_scenes:runlocal,seeds=1", ("scenes_scratch_seed0",)),
+        pytest.param("digit_scenes:runlocal,seeds=1", ("scenes_scratch_seed0",), marks=pytest.mark.slow),
     ],
 )
 def test_recipes_run(repository, tmp_path, capsys, name, some):

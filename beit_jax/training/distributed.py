@@ -22,6 +22,7 @@ KEYS = "beit_jax"  # the folder of our keys in the coordination service
 START_S = 600  # for the last process to come up
 BARRIER_S = 900  # a process that prepares data or reads a large checkpoint may be this much behind
 LOOK_S = 1.0  # between two looks for a process that has failed
+LAST_WORDS_S = 1.0  # between a process's word that it goes and its end
 PART_S = 20  # for the others to hear of a failure, before the coordinator goes
 
 _rounds: collections.Counter[str] = collections.Counter()
@@ -236,6 +237,8 @@ def leave(status: int, reason: str = "") -> NoReturn:
         deadline = time.monotonic() + PART_S
         while is_main() and len(look(f"{KEYS}/gone")) < count() and time.monotonic() < deadline:
             time.sleep(0.05)
+        if is_main() and count() > 1:
+            time.sleep(LAST_WORDS_S)
     os._exit(status)
 
 

@@ -124,6 +124,7 @@ def alone(repository, tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1]), text
 
 
+@pytest.mark.slow
 def test_nothing_is_rematerialized(alone):
     """And the warning is seen where there is one."""
     found = dict(alone[0])

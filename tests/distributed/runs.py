@@ -11,8 +11,8 @@ import time
 from beit_jax.training.metrics import read
 
 CONFIG = "configs/pretrain.py:runlocal"
-SHORT = ["--config.batch_size=16", "--config.steps=48", "--config.log_every=9", "--config.eval_every=24"]
-SHORT += ["--config.save_every=24", "--config.keep=9", "--config.mesh.fsdp=2"]
+SHORT = ["--config.batch_size=16", "--config.steps=24", "--config.log_every=5", "--config.eval_every=12"]
+SHORT += ["--config.save_every=12", "--config.keep=9", "--config.mesh.fsdp=2"]
 LIMIT_S = 150
 
 

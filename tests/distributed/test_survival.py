@@ -16,7 +16,7 @@ from runs import Run, numbers
 from beit_jax import train
 from beit_jax.training import lock, stop
 
-pytestmark = pytest.mark.usefixtures("in_the_checkout")
+pytestmark = [pytest.mark.usefixtures("in_the_checkout"), pytest.mark.slow]
 SETTINGS = ["--config.steps=8", "--config.log_every=2", "--config.save_every=2", "--config.keep=2"]
 SETTINGS += ["--config.keep_every=4", "--config.eval_every=3"]
 
