@@ -132,6 +132,7 @@ def test_nothing_is_rematerialized(alone):
     assert len(found) == 7 and not any(found.values()), found
 
 
+@pytest.mark.slow
 def test_parameters_are_cast_before_they_are_gathered(alone):
     """To bfloat16, half the bytes; XLA for CPU then makes float32 of it, in the programs that are measured here."""
     gathered = re.findall(r" = (\w+)\[[\d,]*\]\S* all-gather\(.*?op_name=\"([^\"]*)", alone[1])
