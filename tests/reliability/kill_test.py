@@ -24,8 +24,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_COMPARED = ("examples_per_second", "input_wait")
-STEPS = 400
-SETTINGS = [f"--config.steps={STEPS}", "--config.log_every=7", "--config.save_every=9", "--config.eval_every=100"]
+STEPS = 150
+SETTINGS = [f"--config.steps={STEPS}", "--config.log_every=7", "--config.save_every=9", "--config.eval_every=50"]
 SETTINGS += ["--config.keep=3", "--config.batch_size=8"]
 
 
