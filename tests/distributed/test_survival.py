@@ -67,6 +67,18 @@ def test_changed_bytes_are_noticed(finished, tmp_path):
     assert numbers(tmp_path) == numbers(finished)
 
 
+def test_a_damaged_checkpoint_without_checksums(finished, tmp_path):
+    """Its run was killed before they were written."""
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checksums")
+    for file in (tmp_path / "checkpoints" / "8" / "params").rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:10])
+    with pytest.warns(UserWarning, match=r"checkpoints/8 cannot be read \(params: .*\); set aside"):
+        train.main(command("pretrain", tmp_path, *SETTINGS))
+    assert numbers(tmp_path) == numbers(finished)
+
+
 def test_a_workdir_in_use(finished):
     with lock.hold(finished):
         code = "from beit_jax import command_line, train; command_line.run(train.main)"
