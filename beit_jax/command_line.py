@@ -1,6 +1,7 @@
 """What every door shares: flags, `--help`, and one line for a user's mistake in place of a stack trace."""
 
 import argparse
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -50,6 +51,21 @@ def local_folder(flag: str, path: str) -> Path:
     if "://" in path:
         raise UserError(f"--{flag}={path} is a URL; expected a folder: mount the bucket, and give the path it has here")
     return Path(path)
+
+
+def share(worker: str) -> tuple[int, int]:
+    """Reads "I/N", the value of `--worker`: number I, from 0 on, of N that divide the work.
+
+    Raises:
+      UserError: it is something else.
+    """
+    match = re.fullmatch(r"(\d+)/(\d+)", worker)
+    index, count = map(int, match.groups()) if match else (0, 0)
+    if index >= count:
+        raise UserError(
+            f"found --worker={worker}, expected I/N with I from 0 to N - 1, such as 0/4 for the first of four"
+        )
+    return index, count
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, config: ConfigDict | None = None) -> None:

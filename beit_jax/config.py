@@ -23,6 +23,7 @@ __all__ = ["TASKS", "defaults"]  # so that config files import from one place
 # Keys that may differ between a run and its continuation, because they change no number of the run.
 FREE_KEYS = (
     *("log_every", "eval_every", "picture_every", "save_every", "keep", "keep_every", "mesh"),
+    "tokens",  # those that would be computed
     *("max_bad_steps", "stall_factor"),  # of a run that ended with a loss that is not finite, or seems to hang
 )
 
@@ -131,6 +132,19 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def stage_of(config: ConfigDict, stage: str) -> ConfigDict:
+    """One stage of a recipe, or a config without stages.
+
+    Raises:
+      UserError: the stage is none of it, or none is given for a recipe.
+    """
+    names = config.get("stages", ())
+    if stage not in (names or ("",)):
+        expected = f"--stage to name one of {', '.join(names)}" if names else "no --stage for a config without stages"
+        raise UserError(f"found --stage={stage}, expected {expected}")
+    return config[stage] if stage else config
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:

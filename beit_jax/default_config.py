@@ -114,6 +114,7 @@ def _add_pretrain(config: ConfigDict) -> None:
     config.num_masked = 75  # masked positions that the head sees; at least as many as the masks hold
     config.tokenizer = _dvae(image_size=112)
     config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
+    config.tokens = ""  # folder of tokenize_dataset, with the tokens of this very run; empty: they are computed in it
     config.knn = _knn()
 
 

@@ -14,17 +14,22 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax import tasks
 from beit_jax.data import pipeline, registry
+from beit_jax.data.fingerprint import fingerprint
 from beit_jax.data.in_memory import Examples
+from beit_jax.data.sources import streams
+from beit_jax.data.stored_tokens import StoredTokens
 from beit_jax.errors import UserError
 from beit_jax.evals.features import Extractor
 from beit_jax.evals.knn import Knn, LabelledSet
-from beit_jax.tasks import Task
+from beit_jax.tasks import Task, pretrain
 from beit_jax.tasks.task import Params, Rows
 from beit_jax.training import optimizer, origin, sharding
+from beit_jax.training.params import digest
 
 Spec = tuple[tuple[int, ...], np.dtype]  # shape and type of a batch of one example
 
@@ -59,9 +64,18 @@ class Run:
                 "split the data in different ways, and the rest of this epoch has examples that were seen in it",
                 stacklevel=2,
             )
-        return pipeline.make_train(
-            config.data, seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.log, **processes()
-        )
+        start = dict(seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.log)
+        return pipeline.make_train(config.data, **start, **processes(), tokens=self._tokens())
+
+    def _tokens(self) -> StoredTokens | None:
+        """Those given, once they are known to be the tokenizer's own."""
+        stored = stored_tokens(self.config)
+        if stored:
+            mesh = sharding.make_mesh(self.config.mesh)
+            with jax.set_mesh(mesh):
+                frozen = origin.load_frozen(self.config, self.task, mesh, self.folder)
+                stored.compare(tokenizer_key(frozen, mesh))
+        return stored
 
     def eval_set(self) -> Iterable[Rows]:
         """This process's evaluation batches."""
@@ -118,6 +132,9 @@ def prepare(config: ConfigDict, folder: Path, coming: Mapping[str, Params]) -> R
     task = tasks.create(config)
     for part in ("", "eval_"):
         check_rows(config, part)
+    if stored := stored_tokens(config):
+        stored.compare(stream_key(config, jax.process_count()))
+        stored.check(steps.total)
     knn(config, task)
     return Run(config, folder, task, steps, origin.check(config, task, folder, coming))
 
@@ -159,6 +176,8 @@ def complete(config: ConfigDict) -> ConfigDict:
         source = section.get("init_from", "")
         if source and source != "random" and not source.startswith("stage:"):
             section.init_from = str(Path(source).absolute())
+    if config.get("tokens", ""):
+        config.tokens = str(Path(config.tokens).absolute())
     if "num_classes" in config.model:
         classes = pipeline.info(config.data).num_classes
         config.model.num_classes = config.model.num_classes or classes
@@ -173,6 +192,40 @@ def complete(config: ConfigDict) -> ConfigDict:
                 "0 takes their number"
             )
     return config
+
+
+def stored_tokens(config: ConfigDict) -> StoredTokens | None:
+    """The tokens that a config of pre-training names, or none."""
+    if not config.get("tokens", ""):
+        return None
+    return StoredTokens(Path(config.tokens), pretrain.grid(config), config.batch_size)
+
+
+def stream_key(config: ConfigDict, process_count: int) -> dict[str, Any]:
+    """All that the tokens of a pre-training depend on, but the parameters of its tokenizer (see `tokenizer_key`).
+
+    The ops count as a whole, also those of the other view, but for kinds and settings of masks. Versions of libraries
+    do not: whether the images are the same is seen at each batch (`StoredTokens.reader`).
+    """
+    data = config.data
+    names = ("split", "labels_per_class", "label_fraction", "subset_seed", "repeats", "shuffle_buffer")
+    sizes = ("image_size", "vocab", "hidden", "groups", "blocks_per_group")
+    return {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        **{f"data.{name}": data[name] for name in names},
+        "data.ops": registry.but_masks(data.ops),
+        **{f"tokenizer.{name}": config.tokenizer[name] for name in sizes},
+        "precision of the tokenizer": np.dtype(pretrain.tokenizer_of(config).dtype).name,
+        "number of streams that the processes share": streams(config.batch_size, data.repeats, process_count),
+        "files of data.source": fingerprint(data),
+    }
+
+
+def tokenizer_key(frozen: Mapping[str, Params], mesh: Mesh) -> dict[str, str]:
+    """The part of the key that tells tokenizers apart, from what the task of pre-training does not learn."""
+    whole = jax.jit(lambda params: params, out_shardings=sharding.whole(mesh))(frozen["tokenizer"]["encoder"])
+    return {"parameters of the tokenizer": digest(jax.device_get(whole))}
 
 
 def _steps(config: ConfigDict) -> Steps:
@@ -209,6 +262,8 @@ def check_rows(config: ConfigDict, part: str) -> None:
                 "with cache_features=True"
             )
         task = tasks.create(ConfigDict({**config, "cache_features": False}))  # the one that takes images
+    if config.get("tokens", ""):
+        task = tasks.create(ConfigDict({**config, "tokens": ""}))
     found = pipeline.spec(data, data[f"{part}split"], data[f"{part}ops"])
     specs = (task.eval_spec or task.batch_spec) if part else task.batch_spec
     wanted = {key: (spec.shape, spec.dtype) for key, spec in specs(1).items()}

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> None:
     images, out = command_line.local_folder("images", args.images), command_line.local_folder("out", args.out)
     if args.shards < 0:
         raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 to have it chosen")
-    index, count = _worker(args.worker)
+    index, count = command_line.share(args.worker)
 
     from beit_jax.data import records
 
@@ -46,16 +46,6 @@ def main(argv: Sequence[str]) -> None:
     print(f"looking at the files in {images}", flush=True)
     written = records.write(str(images), out, name, args.shards, index, count)
     print(_report(written, name, out))
-
-
-def _worker(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    index, count = map(int, match.groups()) if match else (0, 0)
-    if index >= count:
-        raise UserError(
-            f"found --worker={text}, expected I/N with I from 0 to N - 1, such as 0/4 for the first of four"
-        )
-    return index, count
 
 
 def _report(written: Any, name: str, out: Path) -> str:

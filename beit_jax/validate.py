@@ -45,7 +45,7 @@ FRACTIONS = (
     "label_smoothing",
 )
 REGULAR_EXPRESSIONS = ("init_fresh", "init_drop")
-SOURCES = ("init_from", "resume_from", "tokenizer.init_from", "encoder.init_from")
+SOURCES = ("init_from", "resume_from", "tokenizer.init_from", "encoder.init_from", "tokens")
 CHOICES = {
     "init_resize": ("official", "timm", "hf"),
     "model.relative_position": ("none", "shared", "per_block"),

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.benchmarks.masks import plain_mask
 from beit_jax.tasks import pretrain
-from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task
+from beit_jax.tasks.task import Rows, Task
 
 _BLOCKWISE = re.compile(r"\bblockwise_mask(\([^|]*\))?")
 
@@ -50,21 +50,6 @@ def _blockwise_settings(arguments: str) -> tuple[int, int]:
     return given.get("num_masked", 75), given.get("min_block", 16)
 
 
-def with_tokens(config: ConfigDict, task: Task) -> Task:
-    """The pre-training task without its tokenizer; batches hold `tokens` int32 `[b, g, g]` for `tokenizer_image`."""
-    net = pretrain.model(config)
-
-    def batch_spec(size: int) -> dict[str, jax.ShapeDtypeStruct]:
-        specs = task.batch_spec(size)
-        tokens = jax.ShapeDtypeStruct(specs["mask"].shape, jnp.int32)
-        return {"image": specs["image"], "mask": specs["mask"], "tokens": tokens}
-
-    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
-        positions, weights = pretrain.gather_masked(batch["mask"], config.num_masked)
-        logits = net.apply(
-            {"params": params}, batch["image"], batch["mask"], positions, train=True, rngs={"drop_path": key}
-        )
-        tokens = batch["tokens"].reshape(batch["tokens"].shape[0], -1)
-        return pretrain.token_metrics(logits, jnp.take_along_axis(tokens, positions, axis=1), weights)
-
-    return dataclasses.replace(task, batch_spec=batch_spec, loss=loss, frozen={})
+def with_tokens(config: ConfigDict) -> Task:
+    """The pre-training task whose batches hold `tokens`, and without its tokenizer, which only evaluations need."""
+    return dataclasses.replace(pretrain.create(ConfigDict({**config, "tokens": "given"})), frozen={})

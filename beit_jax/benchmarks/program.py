@@ -8,8 +8,8 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.errors import UserError
 from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.task import Params, Task
 from beit_jax.training import loop, memory, optimizer, origin, sharding
@@ -49,11 +49,7 @@ def complete(config: ConfigDict, stage: str, dtype: str) -> ConfigDict:
       UserError: the config is wrong, or the stage is none of it.
     """
     config = config.copy_and_resolve_references()
-    names = config.get("stages", ())
-    if stage not in (names or ("",)):
-        expected = f"--stage to name one of {', '.join(names)}" if names else "no --stage for a config without stages"
-        raise UserError(f"found --stage={stage}, expected {expected}")
-    chosen = config[stage] if stage else config
+    chosen = configs.stage_of(config, stage)
     for key in ("tokenizer", "encoder"):  # an untrained one takes as long
         if chosen.get(key, None):
             chosen[key].init_from = "random"

@@ -82,12 +82,13 @@ def measure(config: ConfigDict, steps: int, vs: str | None = None, tokens_given:
     Raises:
       UserError: the config does not fit the devices, or there is nothing to compare with.
     """
-    made = program.make(config)
-    tokens_given = tokens_given or vs is not None
+    tokens_given = tokens_given or vs is not None or bool(config.get("tokens", ""))
     if tokens_given:
         if config.task != "pretrain":
             raise UserError(f"--vs and --tokens_given are for pre-training, but task={config.task!r}; leave them out")
-        made = program.make(config, made_up.with_tokens(config, made.task))
+        made = program.make(config, made_up.with_tokens(config))
+    else:
+        made = program.make(config)
     if vs and made.mesh.size > 1:
         raise UserError(f"--vs compares one device, found {made.mesh.size}; hide the others from JAX")
     dtype = program.dtype(config)

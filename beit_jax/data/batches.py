@@ -9,10 +9,12 @@ from beit_jax.data.assertions import readable_errors
 from beit_jax.data.heap import trimmed
 from beit_jax.data.ops_image import FAULT
 from beit_jax.data.sources import ID, Source
+from beit_jax.data.stored_tokens import Reader
 from beit_jax.data.unreadable import Unreadable
 
 VALID = "valid"
 PLACE = "place"  # in the file order of an evaluation's examples
+ROW = "_row"  # of the batch that an image is from: another one's where it could not be read
 
 
 class TrainStream:
@@ -23,10 +25,17 @@ class TrainStream:
     many views of fewer images.
     """
 
-    def __init__(self, source: Source, dataset: tf.data.Dataset, steps_per_epoch: int, unreadable: Unreadable):
+    def __init__(
+        self,
+        source: Source,
+        dataset: tf.data.Dataset,
+        steps_per_epoch: int,
+        unreadable: Unreadable,
+        tokens: Reader | None = None,
+    ):
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
         self.steps_per_epoch = steps_per_epoch
-        self._unreadable = unreadable
+        self._unreadable, self._tokens = unreadable, tokens
         self._batches = trimmed(dataset.as_numpy_iterator())
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
@@ -38,6 +47,9 @@ class TrainStream:
         del batch[PLACE]
         self._unreadable.add(len(batch.pop(VALID)), batch.pop(ID).tolist(), batch.pop(FAULT).tolist())
         self._unreadable.check()
+        rows = batch.pop(ROW)
+        if self._tokens:
+            batch["tokens"] = self._tokens(rows, batch["image"])
         return batch
 
 
@@ -57,6 +69,7 @@ class EvalSet:
         for _ in range(self._num_batches):
             with readable_errors():
                 batch = next(batches)
+            del batch[ROW]
             names, faults = batch.pop(ID).tolist(), batch.pop(FAULT).tolist()
             self._unreadable.add(int(batch[VALID].sum()) + len(names), names, faults)
             yield batch

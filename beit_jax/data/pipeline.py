@@ -16,16 +16,18 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import registry, subset
-from beit_jax.data.batches import PLACE, VALID, EvalSet, TrainStream
+from beit_jax.data.batches import PLACE, ROW, VALID, EvalSet, TrainStream
 from beit_jax.data.ops_image import FAULT, LABEL_MAP, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source, streams
+from beit_jax.data.stored_tokens import StoredTokens
 from beit_jax.data.unreadable import Unreadable
 from beit_jax.errors import UserError
 
 SEED = "_seed"
 COUNTS = "_counts"  # false for rows that fill up the last batches of an evaluation
-IMAGES = {"image", "tokenizer_image"}
+TOKENIZER_IMAGE = "tokenizer_image"
+IMAGES = {"image", TOKENIZER_IMAGE}
 EPOCHS = 2**31
 BATCHES_AHEAD = 2
 
@@ -81,7 +83,7 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
     return {
         name: (tuple(part.shape), np.dtype(part.dtype.as_numpy_dtype))
         for name, part in found.items()
-        if name not in (ID, FAULT, VALID, PLACE)
+        if name not in (ID, FAULT, VALID, PLACE, ROW)
     }
 
 
@@ -99,11 +101,13 @@ def make_train(
     process_index: int = 0,
     process_count: int = 1,
     log: Path | None = None,
+    tokens: StoredTokens | None = None,
 ) -> TrainStream:
     """Batches of `config.split` through `config.ops` from `start_step` on: dicts of arrays `[batch / processes, ...]`.
 
     A stream started at step k yields what one started at 0 yields from its k-th batch on, bit for bit; records before
-    that are skipped undecoded. `log` is the file of `Unreadable`. Raises UserError for a split below one batch.
+    that are skipped undecoded. `log` is the file of `Unreadable`. With `tokens`, those of this very stream take the
+    place of the tokenizer's view, which is not made. Raises UserError for a split below one batch.
     """
     if not 0 <= seed < 2**31:
         raise UserError(f"found the seed {seed}; expected a whole number from 0 to 2147483647")
@@ -138,8 +142,12 @@ def make_train(
     raw = tf.data.Dataset.range(first_epoch, EPOCHS).flat_map(plain_graph(epoch_of_raw))
     places = tf.data.Dataset.counter(tf.constant(start_step * rows, tf.int64))
     dataset = tf.data.Dataset.zip((places, raw)).map(plain_graph(lambda place, raw: (address(place), True, raw)))
-    batches = _batches(dataset, source, _program(config.ops), rows)
-    return TrainStream(source, batches, steps_per_epoch, Unreadable(config.max_bad_fraction, log))
+    program, given = _program(config.ops), None
+    if tokens:
+        program = registry.without(program, TOKENIZER_IMAGE)
+        given = tokens.reader(start_step, process_index * rows)
+    batches = _batches(dataset, source, program, rows)
+    return TrainStream(source, batches, steps_per_epoch, Unreadable(config.max_bad_fraction, log), given)
 
 
 def make_eval(
@@ -225,6 +233,7 @@ def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: i
 def _finish(batch: Features, program: Program) -> Features:
     seeds, counts, names, faults = (batch.pop(key) for key in (SEED, COUNTS, ID, FAULT))
     readable = faults == ""
+    batch[ROW] = tf.range(tf.size(faults))
     batch = tf.cond(tf.reduce_all(readable), lambda: batch, lambda: _without_unreadable(batch, readable))
     batch = program.batch(batch, seeds)
     for key in IMAGES & batch.keys():

@@ -7,9 +7,7 @@ set, come last.
 """
 
 import concurrent.futures
-import sys
 import tempfile
-import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +18,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from beit_jax.data import folder, pairs, shard_plan
+from beit_jax.data.progress import bar
 from beit_jax.data.shard_plan import PART, Images, Split
 from beit_jax.data.sources import FILE_NAME
 from beit_jax.errors import UserError
@@ -29,7 +28,6 @@ BYTES_AHEAD = 64 * 2**20  # of files read before they are written
 FILES_AHEAD = 256
 RECORD_OVERHEAD = 16  # bytes that a TFRecord file adds to each record: its length, and two checksums
 OURS = ("digits", "digit_scenes")
-LOG_EVERY_S = 60  # between two lines of progress in a log file
 
 
 class Shard(NamedTuple):
@@ -121,10 +119,8 @@ def _features(images: Images) -> tfds.features.FeaturesDict:
 def _write_shards(images: Images, own: list[Shard]) -> None:
     done = [shard.path.exists() for shard in own]
     total, before = (sum(shard.stop - shard.start for shard in some) for some in (own, _chosen(own, done)))
-    pause = 0.5 if sys.stderr.isatty() else LOG_EVERY_S
-    tqdm.set_lock(threading.RLock())  # its own is one between processes, which has to be cleared away after a kill
     pool = concurrent.futures.ThreadPoolExecutor(shard_plan.READERS)
-    with tqdm(total=total, initial=before, unit=" images", mininterval=pause, smoothing=0.05) as progress:
+    with bar(total, before) as progress:
         try:
             for shard in _chosen(own, [not there for there in done]):
                 _write_shard(images, shard, pool, progress)

@@ -80,6 +80,29 @@ def random_ops(spec: str) -> list[str]:
     return [name for name in names if name in _REGISTRY and _REGISTRY[name].random]
 
 
+def without(program: Program, name: str) -> Program:
+    """The program without one of its images: nothing is computed for it, and ops on batches see a black pixel."""
+
+    def example(features: Features, seed: tf.Tensor) -> Features:
+        features = program.example(features, seed)
+        if name in features:
+            features[name] = tf.zeros([1, 1, 3], features[name].dtype)
+        return features
+
+    def batch(features: Features, seeds: tf.Tensor) -> Features:
+        features = program.batch(features, seeds)
+        return {key: value for key, value in features.items() if key != name}
+
+    return Program(example, batch)
+
+
+def but_masks(spec: str) -> str:
+    """The spec in one way of writing it, and without the kinds and settings of masks: all that pixels depend on."""
+    _load_op_files()
+    calls = [(node, _read_call(node, spec)[0]) for node in _split(spec)]
+    return "|".join("mask" if name.endswith("_mask") else ast.unparse(node) for node, name in calls)
+
+
 def _load_op_files() -> None:
     from beit_jax import data
 

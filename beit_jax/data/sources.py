@@ -204,7 +204,7 @@ def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Li
 
     if name.startswith("folder:"):
         return _listed(name.removeprefix("folder:"), split)
-    builder = _tfds_builder(name, data_dir or None)
+    builder = prepared(name, data_dir or None)
     kind = pairs.ShardedPairs if pairs.has_label_maps(builder) else Sharded
     try:
         return kind(builder, split, shuffle_buffer)
@@ -224,7 +224,8 @@ def _listed(folder: str, split: str) -> Listed:
     return Listed(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
 
 
-def _tfds_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The tfds dataset of a name; raises UserError where it is not prepared in `data_dir`, or has no images."""
     if name == "digits":
         from beit_jax.data import digits
 

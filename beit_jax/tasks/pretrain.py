@@ -28,25 +28,37 @@ def model(config: ConfigDict) -> heads.MaskedImageModel:
     return heads.MaskedImageModel(encoder=encoder, vocab=config.tokenizer.vocab)
 
 
+def tokenizer_of(config: ConfigDict) -> dvae.DiscreteVAE:
+    """The network that makes the tokens of a config."""
+    return tokenizer.model(config.tokenizer)
+
+
+def grid(config: ConfigDict) -> int:
+    """Patches along a side of an image."""
+    return config.model.image_size // variants.parse(config.model.variant)[1]
+
+
 def create(config: ConfigDict) -> Task:
     """The pre-training task.
 
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
-    `[b, g, g]`.
+    `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`, and
+    only evaluation computes any.
     """
-    variant, patch = variants.parse(config.model.variant)
+    variant, _ = variants.parse(config.model.variant)
     learned = _MaskedModelling(
         net=model(config),
-        tokenizer=tokenizer.model(config.tokenizer),
+        tokenizer=tokenizer_of(config),
         image_size=config.model.image_size,
         tokenizer_size=config.tokenizer.image_size,
-        grid=config.model.image_size // patch,
+        grid=grid(config),
         num_masked=config.num_masked,
     )
     part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
     return Task(
         name="pretrain",
-        batch_spec=learned.batch_spec,
+        batch_spec=learned.given_spec if config.tokens else learned.batch_spec,
+        eval_spec=learned.batch_spec,
         init=learned.init,
         loss=learned.loss,
         measure=learned.measure,
@@ -113,6 +125,11 @@ class _MaskedModelling:
             "mask": jax.ShapeDtypeStruct((b, self.grid, self.grid), jnp.bool_),
         }
 
+    def given_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
+        specs = self.batch_spec(b)
+        del specs["tokenizer_image"]
+        return specs | {"tokens": jax.ShapeDtypeStruct((b, self.grid, self.grid), jnp.int32)}
+
     def init(self, key: jax.Array) -> Params:
         batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self.batch_spec(1).items()}
         return self.net.init(key, batch["image"], batch["mask"], jnp.zeros((1, 1), jnp.int32))["params"]
@@ -129,7 +146,7 @@ class _MaskedModelling:
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Logits `[b, k, v]`, true tokens `[b, k]`, weights `[b, k]`; with a key, stochastic depth is on."""
-        tokens = self.tokens(frozen, batch["tokenizer_image"])
+        tokens = batch["tokens"] if "tokens" in batch else self.tokens(frozen, batch["tokenizer_image"])
         positions, weights = gather_masked(batch["mask"], self.num_masked)
         rngs = {} if key is None else {"drop_path": key}
         logits = self.net.apply(

@@ -1,10 +1,12 @@
 """Trees of parameters by name, and the one idiom by which something is chosen for each of them."""
 
+import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax import traverse_util
 
 from beit_jax.errors import UserError
@@ -21,6 +23,16 @@ def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     """The inverse of `flatten`."""
     return traverse_util.unflatten_dict(dict(flat), sep="/")
+
+
+def digest(params: Mapping[str, Any]) -> str:
+    """A hash of names, types, shapes and values of arrays on the host."""
+    seen = hashlib.blake2b(digest_size=16)
+    for name, values in flatten(params).items():
+        values = np.ascontiguousarray(values)
+        seen.update(repr((name, values.dtype.name, values.shape)).encode())
+        seen.update(values.data)
+    return seen.hexdigest()
 
 
 def choose(rules: Rules, name: str) -> Any:
