@@ -7,9 +7,9 @@
   python -m beit_jax.tokenize_dataset ... --out /nfs/tokens --worker 3/8    the fourth of eight machines
 
 Crops, flips and jitter depend on the seed, the epoch and the example alone, so that the tokens of a step are those of
-the same step in any run with the same data, ops, seed, batch size and tokenizer, whatever its model, optimizer or masks.
-The length is that of the config's run; a longer one adds to the same folder. Run the same command again after a stop of
-any kind: finished files are kept.
+the same step in any run with the same data, ops, seed, batch size and tokenizer, whatever its model, optimizer and
+masks are. The length is that of the config's run; a longer one adds to the same folder. Run the same command again
+after a stop of any kind: finished files are kept.
 """
 
 import itertools
@@ -102,7 +102,7 @@ def _checked(config: ConfigDict, stage: str) -> ConfigDict:
     validate(config)
     if chosen.tokenizer.vocab > LARGEST_VOCAB:
         raise UserError(
-            f"tokenizer.vocab={chosen.tokenizer.vocab}; expected at most {LARGEST_VOCAB}: tokens are stored in two bytes"
+            f"tokenizer.vocab={chosen.tokenizer.vocab}; expected at most {LARGEST_VOCAB}: a token has two bytes"
         )
     if chosen.tokenizer.init_from.startswith("stage:"):
         name = chosen.tokenizer.init_from.removeprefix("stage:")

@@ -34,7 +34,10 @@ def test_models_tasks_and_training_without_tensorflow():
     assert done.stdout.strip().endswith("open"), done.stderr
 
 
-@pytest.mark.parametrize("door", ["train", "evaluate", "benchmark", "convert", "visualize", "shard_dataset"])
+DOORS = ["train", "evaluate", "benchmark", "convert", "visualize", "shard_dataset", "tokenize_dataset"]
+
+
+@pytest.mark.parametrize("door", DOORS)
 def test_help_is_quick(door):
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", f"beit_jax.{door}", "--help"], capture_output=True, text=True)

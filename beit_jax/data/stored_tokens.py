@@ -1,8 +1,8 @@
 """Tokens of a pre-training's images, computed once and read by every run over the same stream of batches.
 
 A folder holds `key.json`, all that the tokens depend on, and files `tokens-START-STOP.npy` of the steps from START to
-before STOP: `[steps, batch]` of `tokens`, uint16 `[g * g]` of all patches, and `level`, float32, by which the image that
-they belong to is known again. Files have their names only when they are whole and on the disk.
+before STOP: `[steps, batch]` of `tokens`, uint16 `[g * g]` of all patches, and `level`, float32, by which the image is
+known again. Files have their names only when they are whole and on the disk.
 """
 
 import json

@@ -42,8 +42,8 @@ def create(config: ConfigDict) -> Task:
     """The pre-training task.
 
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
-    `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`, and
-    only evaluation computes any.
+    `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`;
+    those of evaluation do not.
     """
     variant, _ = variants.parse(config.model.variant)
     learned = _MaskedModelling(

@@ -65,7 +65,7 @@ def test_steps_change_the_state():
 def test_given_tokens_are_the_same_loss():
     config = program.complete(tiny.config("pretrain"), "", "auto")
     task = tasks.create(config)
-    given = made_up.with_tokens(config, task)
+    given = made_up.with_tokens(config)
     rows, key = made_up.rows(config, task), jax.random.key(3)
     net = tasks.pretrain.tokenizer.model(config.tokenizer)
 
@@ -145,7 +145,7 @@ def test_beside_torch(monkeypatch, torchvision_without_its_binary):
     assert found["loss"] < np.log(16) + 0.3 and found["peer"]["loss"] < np.log(16) + 0.3
 
     made = program.make(config)
-    rows = made_up.rows(config, made_up.with_tokens(config, made.task))
+    rows = made_up.rows(config, made_up.with_tokens(config))
     peer = TorchPeer(config, "float32", rows)
     ours = sum(leaf.size for leaf in jax.tree.leaves(made.state.params))
     assert sum(parameter.numel() for parameter in peer._model.parameters()) == ours

@@ -37,6 +37,33 @@ def test_every_op_draws_for_itself(picture):
     assert 0 < unflipped < 32
 
 
+def test_a_view_that_is_not_wanted_is_not_made(picture):
+    whole = registry.build("two_views(12, 6)|normalize|map_pixels|random_mask(3, (2, 4))|keep('image', 'mask')")
+    part, seeds = registry.without(whole, "tokenizer_image"), tf.constant([[1, 2]], tf.int64)
+    features = {"image": tf.constant(picture(0, 20, 30))}
+    made = []
+    for program in (whole, part):
+        example = tf.function(program.example).get_concrete_function(features, seeds[0])
+        made.append(program.batch({key: value[None] for key, value in example(features, seeds[0]).items()}, seeds))
+        kept = tf.compat.v1.graph_util.extract_sub_graph(
+            example.graph.as_graph_def(), [output.op.name for output in example.outputs]
+        )
+        made[-1]["nodes"] = len(kept.node)
+    assert made[0].keys() == made[1].keys() == {"image", "mask", "nodes"}
+    assert made[1]["nodes"] < made[0]["nodes"]
+    for key in ("image", "mask"):
+        np.testing.assert_array_equal(made[0][key], made[1][key])
+    left = registry.without(registry.build("two_views(12, 6)|map_pixels"), "tokenizer_image")
+    assert left.batch({"tokenizer_image": tf.zeros([1, 1, 1, 3])}, seeds) == {}
+
+
+def test_what_pixels_depend_on():
+    spec = "decode | two_views(12,6)|blockwise_mask(5, 2, 4)|keep('image')"
+    assert registry.but_masks(spec) == "decode|two_views(12, 6)|mask|keep('image')"
+    assert registry.but_masks(spec) == registry.but_masks(spec.replace("blockwise_mask(5, 2, 4)", "random_mask(3)"))
+    assert registry.but_masks(spec) != registry.but_masks(spec.replace("12", "13"))
+
+
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
