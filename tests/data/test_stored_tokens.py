@@ -52,7 +52,7 @@ def store(folder, config, steps=STEPS):
 def config(request, data_config, class_folder, sharded_dir):
     if request.param == "sharded":
         return data_config(data_dir=sharded_dir, split="train[18%:23%]", ops=OPS, shuffle_buffer=40)
-    return data_config(source=f"folder:{class_folder}", ops=OPS, repeats=3 if request.param == "repeated" else 1)
+    return data_config(source=f"folder:{class_folder}", ops=OPS, repeats=2 if request.param == "repeated" else 1)
 
 
 def test_every_image_gets_its_own_tokens(config, tmp_path):

@@ -4,7 +4,9 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import Run, numbers
+from runs import CONFIG, SHORT, Run, numbers
+
+from beit_jax import tokenize_dataset
 
 pytestmark = [pytest.mark.usefixtures("in_the_checkout"), pytest.mark.slow]
 
@@ -56,6 +58,12 @@ def test_two_processes_learn_what_one_learns(straight, alone):
     close(numbers(straight), numbers(alone))
     written = sorted(path.name for path in straight.iterdir())
     assert written == sorted(path.name for path in alone.iterdir())
+
+
+def test_two_processes_learn_from_stored_tokens_what_one_learns(folder, alone):
+    tokenize_dataset.main([f"--config={CONFIG}", f"--out={folder}/tokens", *SHORT])
+    Run(folder / "given", processes=2, devices=4, arguments=[*SHORT, f"--config.tokens={folder}/tokens"]).finish()
+    close(numbers(folder / "given"), numbers(alone))
 
 
 def test_saved_by_one_process_continued_by_two_that_agree_on_where_to_stop(stopped, alone):
