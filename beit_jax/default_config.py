@@ -114,6 +114,7 @@ def _add_pretrain(config: ConfigDict) -> None:
     config.num_masked = 75  # masked positions that the head sees; at least as many as the masks hold
     config.tokenizer = _dvae(image_size=112)
     config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
+    config.tokenizer.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU and next to the codes
     config.tokens = ""  # folder of tokenize_dataset, with the tokens of this very run; empty: they are computed in it
     config.knn = _knn()
 
@@ -186,7 +187,7 @@ def _vit(task: str) -> ConfigDict:
             drop_path=0.1,
             norm_eps=1e-6,  # of the layer norms; converted transformers files bring 1e-12
             dtype="auto",  # bfloat16 on accelerators, float32 on CPU
-            remat="none",
+            remat="auto",  # none on accelerators; on CPU, keep the products of layers and compute the rest again
             unroll=1,
         )
     )

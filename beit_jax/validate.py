@@ -55,7 +55,8 @@ CHOICES = {
     "loss_denominator": ("all", "valid"),
     "features": ("cls_mean", "cls", "mean"),
     "model.dtype": ("auto", "float32", "bfloat16"),
-    "model.remat": ("none", "full", *vit.REMAT_POLICIES),
+    "tokenizer.dtype": ("auto", "float32", "bfloat16"),
+    "model.remat": ("auto", "none", "full", *vit.REMAT_POLICIES),
 }
 
 

@@ -44,7 +44,7 @@ def test_defaults_are_valid_and_survive_json(task):
         ({"model.relative_position": "both"}, "expected one of none, shared, per_block"),
         ({"model.variant": "Q/16"}, "Q/16"),
         ({"data.ops": ""}, "data.ops is empty"),
-        ({"model.remat": "foo"}, "model.remat='foo'; expected one of none, full, dots_saveable"),
+        ({"model.remat": "foo"}, "model.remat='foo'; expected one of auto, none, full, dots_saveable"),
         ({"model.unroll": 0}, "model.unroll=0; expected at least 1"),
         ({"optimizer.eps": 0.0}, "optimizer.eps=0.0; expected above 0"),
         ({"mesh.data": 0}, "mesh.data=0; expected at least 1, or -1"),

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("tokenizer", ["--config.optimizer.warmup_steps=20"], ["warm-up", "20"]),
         ("tokenizer", ["--flag=1"], ["flag"]),
         ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
-        ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "none, full"]),
+        ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "auto, none, full"]),
         ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
         ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
         ("finetune", ["--config.model.num_classes=7"], ["num_classes=7", "digits has 10 classes"]),

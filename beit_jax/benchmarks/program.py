@@ -37,13 +37,14 @@ class Program:
             return loop.trace_step(self.config, self.task, self.optimizer, self.mesh, self.state, self.frozen)
 
 
-def complete(config: ConfigDict, stage: str, dtype: str) -> ConfigDict:
+def complete(config: ConfigDict, stage: str, dtype: str, remat: str = "auto") -> ConfigDict:
     """A copy of a config, or of a recipe's stage, with all that data, devices or other runs would have told.
 
     Args:
       config: of a run or a recipe.
       stage: of the recipe; empty for a run.
-      dtype: in place of `model.dtype="auto"`; "auto" leaves it.
+      dtype: in place of `dtype="auto"`; "auto" leaves it.
+      remat: in place of `model.remat="auto"`, likewise.
 
     Raises:
       UserError: the config is wrong, or the stage is none of it.
@@ -53,8 +54,10 @@ def complete(config: ConfigDict, stage: str, dtype: str) -> ConfigDict:
     for key in ("tokenizer", "encoder"):  # an untrained one takes as long
         if chosen.get(key, None):
             chosen[key].init_from = "random"
-    if chosen.model.get("dtype", "") == "auto":
-        chosen.model.dtype = dtype
+    for section in (chosen.model, chosen.get("tokenizer", ConfigDict())):
+        for key, value in (("dtype", dtype), ("remat", remat)):
+            if section.get(key, "") == "auto":
+                section[key] = value
     if chosen.model.get("num_classes", None) == 0:
         chosen.model.num_classes = CLASSES[chosen.task]
     validate(config)

@@ -1,5 +1,7 @@
 """Multi-head self-attention as in BEiT (`Attention` in the official `modeling_finetune.py`)."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -78,8 +80,26 @@ def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None) 
       float32 `[b, h, n, n]`; rows, which belong to queries, sum to one.
     """
     logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-    if bias is not None:
-        logits = rearrange(
-            rearrange(logits, "(p b) ... -> p b ...", p=len(bias)) + bias[:, None], "p b ... -> (p b) ..."
-        )
-    return jax.nn.softmax(logits)
+    return jax.nn.softmax(logits if bias is None else _add(len(bias), logits, bias))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _add(parts: int, logits: jax.Array, bias: jax.Array) -> jax.Array:
+    """Adds `bias` `[p, h, n, n]` to the p equal parts of `logits` `[b, h, n, n]`."""
+    total = rearrange(logits, "(p b) h q k -> p b h q k", p=parts) + bias[:, None]
+    return rearrange(total, "p b h q k -> (p b) h q k")
+
+
+def _add_forward(parts: int, logits: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
+    return _add(parts, logits, bias), None
+
+
+def _add_backward(parts: int, _: None, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # The sum over the batch as a product with ones: XLA for CPU takes 40 times as long for its own sum over a leading
+    # axis, and for accelerators it makes the one from the other.
+    split = rearrange(slope, "(p b) h q k -> p b h q k", p=parts)
+    ones = jnp.ones(split.shape[1], slope.dtype)
+    return slope, jnp.einsum("pbhqk,b->phqk", split, ones, precision=jax.lax.Precision.HIGHEST)
+
+
+_add.defvjp(_add_forward, _add_backward)

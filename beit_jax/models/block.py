@@ -106,8 +106,25 @@ class Mlp(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """`[b, n, d]` -> `[b, n, d]` in `dtype`."""
         y = nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x)
-        y = nn.gelu(y, approximate=False)
+        y = gelu(y)
         return nn.Dense(x.shape[-1], kernel_init=self.end_init, dtype=self.dtype, name="fc2")(y)
+
+
+@jax.custom_jvp
+def gelu(x: jax.Array) -> jax.Array:
+    """Exact GELU, x Phi(x), of any shape.
+
+    Its derivative is given in one piece, float32, so that one array is kept for the backward pass and not several.
+    """
+    return nn.gelu(x, approximate=False)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    y = x.astype(jnp.float32)
+    slope = jax.scipy.stats.norm.cdf(y) + y * jax.scipy.stats.norm.pdf(y)
+    return gelu(x), dx * slope.astype(x.dtype)
 
 
 def layer_norm(name: str, eps: float) -> nn.LayerNorm:

@@ -7,7 +7,7 @@ weights fit.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import reduce, repeat
+from einops import rearrange, reduce, repeat
 
 from beit_jax.errors import UserError
 from beit_jax.models.constrain import batch_sharded
@@ -118,8 +118,11 @@ class DvaeEncoder(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """`[b, H, W, 3]` in [0.1, 0.9] -> float32 `[b, g, g, v]`."""
+    def __call__(self, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        """`[b, H, W, 3]` in [0.1, 0.9] -> float32 `[b, g, g, v]`.
+
+        With row-major `positions` int32 `[b, k]`, those alone, `[b, 1, k, v]`: the last layer is an eighth of the work.
+        """
         gain = 1.0 / (self.groups * self.blocks_per_group) ** 2
         x = Conv(self.hidden, 7, self.dtype, name="input")(images)
         for i in range(self.groups):
@@ -127,6 +130,9 @@ class DvaeEncoder(nn.Module):
             x = Group(self.blocks_per_group, width, (3, 3, 3, 1), gain, self.dtype, name=f"group_{i + 1}")(x)
             if i < self.groups - 1:
                 x = reduce(x, "b (h 2) (w 2) c -> b h w c", "max")
+        if positions is not None:
+            flat = rearrange(x, "b h w c -> b (h w) c")
+            x = jnp.take_along_axis(flat, positions[..., None], axis=1)[:, None]
         return Conv(self.vocab, 1, name="output")(nn.relu(x))
 
 
@@ -220,8 +226,8 @@ class DiscreteVAE(nn.Module):
         logits = self.encode(images)
         return self.decode(gumbel_softmax(key, logits, temperature, straight_through)), logits
 
-    def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[b, H, W, 3]` in [0.1, 0.9] (`map_pixels`) -> logits over the codebook, float32 `[b, g, g, v]`."""
+    def encode(self, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        """Images `[b, H, W, 3]` in [0.1, 0.9] (`map_pixels`) -> logits over the codebook; see `DvaeEncoder`."""
         height, width = images.shape[1:3]
         stride = 2 ** (self.groups - 1)
         if height % stride or width % stride:
@@ -229,11 +235,12 @@ class DiscreteVAE(nn.Module):
                 f"found images of {height}x{width} pixels, expected multiples of {stride}, the pixels per token of a "
                 f"tokenizer with {self.groups} groups: resize them or change `groups`"
             )
-        return self.encoder(images)
+        return self.encoder(images, positions)
 
-    def tokens(self, images: jax.Array) -> jax.Array:
-        """Images `[b, H, W, 3]` in [0.1, 0.9] -> the likeliest token of each position, int32 `[b, g, g]`."""
-        return jnp.argmax(self.encode(images), axis=-1).astype(jnp.int32)
+    def tokens(self, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        """Images `[b, H, W, 3]` in [0.1, 0.9] -> the likeliest tokens, int32 `[b, g, g]`; `[b, k]` of `positions`."""
+        found = jnp.argmax(self.encode(images, positions), axis=-1).astype(jnp.int32)
+        return found if positions is None else found[:, 0]
 
     def decode(self, z: jax.Array) -> jax.Array:
         """Weights over the codebook `[b, g, g, v]` -> `[b, H, W, 6]`: mu of the three channels, then ln b."""
@@ -257,16 +264,13 @@ def unmap_pixels(x: jax.Array) -> jax.Array:
 def gumbel_softmax(
     key: jax.Array, logits: jax.Array, temperature: jax.Array | float, straight_through: bool = False
 ) -> jax.Array:
-    """A relaxed draw from a categorical distribution, softmax((logits + Gumbel noise) / temperature).
+    """A relaxed draw `[..., v]` from a categorical distribution, softmax((logits + Gumbel noise) / temperature).
 
     Args:
       key: random key.
       logits: float32 `[..., v]`.
       temperature: positive; towards 0 draws become one-hot.
       straight_through: return the one-hot vector of the maximum, with the gradient of the relaxed draw.
-
-    Returns:
-      `[..., v]`, summing to one.
     """
     noise = jax.random.gumbel(key, logits.shape, logits.dtype)
     soft = jax.nn.softmax((logits + noise) / temperature)
@@ -277,16 +281,13 @@ def gumbel_softmax(
 
 
 def logit_laplace_log_likelihood(x: jax.Array, outputs: jax.Array) -> jax.Array:
-    """Log density of pixels whose logit has a Laplace distribution (arXiv 2102.12092, appendix A.3):
+    """Log density `[b, H, W, 3]`, in nats, of pixels whose logit has a Laplace distribution (arXiv 2102.12092, A.3):
 
         ln f(x) = -|logit(x) - mu| / b - ln(2 b x (1 - x)).
 
     Args:
       x: `[b, H, W, 3]` in (0, 1), from `map_pixels`.
       outputs: `[b, H, W, 6]`, mu and ln b from the decoder.
-
-    Returns:
-      `[b, H, W, 3]` in nats.
     """
     mu, log_b = jnp.split(outputs, 2, axis=-1)
     log_x, log_rest = jnp.log(x), jnp.log1p(-x)

@@ -13,9 +13,9 @@ from beit_jax.tasks.task import Params
 def encoder_fields(config: ConfigDict) -> dict[str, Any]:
     """The fields of `models.vit.Encoder` that a config's `model` section determines."""
     variant, patch = variants.parse(config.variant)
-    dtype = config.dtype
-    if dtype == "auto":
-        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    remat = config.remat
+    if remat == "auto":  # a CPU computes faster than it reads and writes; see docs/benchmarks.md
+        remat = "dots_with_no_batch_dims_saveable" if jax.default_backend() == "cpu" else "none"
     return dict(
         width=variant.width,
         depth=variant.depth,
@@ -26,10 +26,17 @@ def encoder_fields(config: ConfigDict) -> dict[str, Any]:
         layer_scale=config.layer_scale,
         drop_path=config.drop_path,
         norm_eps=config.norm_eps,
-        remat=config.remat,
+        remat=remat,
         unroll=config.unroll,
-        dtype=jnp.dtype(dtype),
+        dtype=compute_dtype(config.dtype),
     )
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+    """The type of matrix products; "auto" is bfloat16 on accelerators and float32 on CPU."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
 
 
 def features(encoder: vit.Encoder, params: Params, images: jax.Array, kind: str) -> jax.Array:

@@ -17,17 +17,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax.models import dvae
+from beit_jax.tasks.encoder import compute_dtype
 from beit_jax.tasks.task import Batch, Metrics, Params, Task, means
 
 
 def model(config: ConfigDict) -> dvae.DiscreteVAE:
-    """The dVAE of a config section with `vocab`, `hidden`, `groups`, `blocks_per_group`, `decoder_init`."""
+    """The dVAE of a config section with `vocab`, `hidden`, `groups`, `blocks_per_group`, `decoder_init`.
+
+    Float32 unless the section has a `dtype`, as that of a frozen tokenizer has.
+    """
     return dvae.DiscreteVAE(
         vocab=config.vocab,
         hidden=config.hidden,
         groups=config.groups,
         blocks_per_group=config.blocks_per_group,
         decoder_init=config.decoder_init,
+        dtype=compute_dtype(config.get("dtype", "float32")),
     )
 
 
