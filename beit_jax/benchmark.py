@@ -2,12 +2,14 @@
 
   python -m beit_jax.benchmark --config configs/pretrain.py --config.batch_size=256
       the training step on made-up batches: images/s, MFU, memory; --vs=torch runs transformers' BEiT in turns with it
+  python -m beit_jax.benchmark table gpu
+      every row of the table of docs/benchmarks.md, each in a process of its own
   python -m beit_jax.benchmark --config configs/pretrain.py:variant=L/16 --compile_only --devices=8 --config.mesh.fsdp=8
       compiles the step for simulated devices: bytes on each device, bytes moved by each kind of collective
   python -m beit_jax.benchmark masks
       block masks on one core: microseconds a mask
 
-Nothing is read: no images, no checkpoints. With --json the last line of standard output is one JSON object.
+No checkpoints are read, and no images but with --real. With --json the last line of standard output is one JSON object.
 """
 
 import os
@@ -17,10 +19,11 @@ from absl import flags
 
 from beit_jax import command_line
 from beit_jax import config as configs
-from beit_jax.benchmarks import masks
+from beit_jax.benchmarks import masks, table
+from beit_jax.benchmarks.torch_peer import PEERS
 from beit_jax.errors import UserError
 
-NAMED = {"masks": masks.main}
+NAMED = {"masks": masks.main, "table": table.main}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -38,8 +41,8 @@ def main(argv: Sequence[str]) -> None:
     config, values = configs.load(path), _flags()
     command_line.parse(rest, values, config)
     if values.compile_only:
-        if values.vs or values.tokens_given or values["steps"].present:
-            raise UserError("--compile_only runs no step; leave out --vs, --tokens_given and --steps")
+        if values.vs or values.tokens_given or values.real or values["steps"].present:
+            raise UserError("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is looked for
         from beit_jax.benchmarks import compiled
 
@@ -48,11 +51,13 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "--devices simulates devices, which only --compile_only does; a measurement takes all there are"
         )
+    if values.vs and values.real:
+        raise UserError("--vs compares steps on made-up batches; leave out --real")
     if values.vs:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
     from beit_jax.benchmarks import step
 
-    return step.run(config, values.stage, values.steps, values.vs, values.tokens_given, values.json)
+    return step.run(config, values.stage, values.steps, values.vs, values.tokens_given, values.real, values.json)
 
 
 def _flags() -> flags.FlagValues:
@@ -60,8 +65,9 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_bool("json", False, "Print one JSON object as the last line.", flag_values=values)
     flags.DEFINE_string("stage", "", "Which stage of a recipe.", flag_values=values)
     flags.DEFINE_integer("steps", 20, "Steps to time, after the first two.", 1, flag_values=values)
-    flags.DEFINE_enum("vs", None, ["torch"], "Library whose BEiT runs in turns with ours.", flag_values=values)
+    flags.DEFINE_enum("vs", None, PEERS, "Library whose BEiT runs in turns with ours.", flag_values=values)
     flags.DEFINE_bool("tokens_given", False, "Pre-train on tokens that are not computed.", flag_values=values)
+    flags.DEFINE_bool("real", False, "Read batches from the config's data.", flag_values=values)
     flags.DEFINE_bool("compile_only", False, "Compile for simulated devices, run nothing.", flag_values=values)
     flags.DEFINE_integer("devices", 1, "How many devices to compile for.", 1, flag_values=values)
     return values

@@ -1,8 +1,9 @@
 """The training step on made-up batches: images a second, and how far that is from what the chip can do."""
 
+import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,28 +11,35 @@ import jax
 from ml_collections import ConfigDict
 
 from beit_jax.benchmarks import chips, flops, made_up, program
-from beit_jax.benchmarks.timing import in_turns
+from beit_jax.benchmarks.timing import WARM, in_turns
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Rows
-from beit_jax.training import origin, sharding
+from beit_jax.tasks.task import Batch, Rows
+from beit_jax.training import memory, origin, sharding
 from beit_jax.training import state as states
 
 ROUNDS = 5  # turns, of which the median is told
 
 
 class Step:
-    """A contestant of `timing.in_turns`: the step of a program, compiled, on one batch that stays on the devices.
+    """A contestant of `timing.in_turns`: the step of a program, compiled.
+
+    Args:
+      made: the program.
+      rows: one batch, which stays on the devices, or an iterator of them.
 
     Attributes:
       compile_seconds: what tracing and compiling took.
+      planned_bytes: what the compiler means to take on each device.
       loss: of the last step.
+      waited: seconds of waiting for batches so far.
     """
 
-    def __init__(self, made: program.Program, rows: Rows):
+    def __init__(self, made: program.Program, rows: Rows | Iterator[Rows]):
         start = time.perf_counter()
         self._update = made.trace().lower().compile()
         self.compile_seconds = time.perf_counter() - start
-        config, self.loss = made.config, float("nan")
+        self.planned_bytes = memory.planned(self._update)["peak"]
+        config, self._mesh, self.loss, self.waited = made.config, made.mesh, float("nan"), 0.0
         with jax.set_mesh(made.mesh):
             initialise = jax.jit(
                 lambda key: states.create(made.task, made.optimizer, key, config.optimizer.ema > 0),
@@ -39,45 +47,59 @@ class Step:
             )
             self._state = initialise(jax.random.key(config.seed))
             self._frozen = origin.load_frozen(config, made.task, made.mesh, Path())
-            self._batch = sharding.to_devices(made.mesh, rows)
+        stays = itertools.repeat(sharding.to_devices(made.mesh, rows)) if isinstance(rows, dict) else None
+        self._batches = stays or self._read(rows, made.task.batch_spec(1))
         self._key = jax.random.key(config.seed + 1)
 
     def __call__(self, first: int, count: int) -> None:
         """Makes `count` steps, and waits for the last; the host runs ahead of the device in between."""
-        for _ in range(count):
-            self._state, metrics = self._update(self._state, self._frozen, self._batch, self._key)
+        for batch in itertools.islice(self._batches, count):
+            self._state, metrics = self._update(self._state, self._frozen, batch, self._key)
         jax.block_until_ready((self._state, metrics))
         total, weight = metrics["loss"]
         self.loss = float(total) / float(weight)
 
+    def _read(self, stream: Iterator[Rows], names: Iterable[str]) -> Iterator[Batch]:
+        while True:
+            start = time.perf_counter()
+            rows = next(stream)
+            self.waited += time.perf_counter() - start
+            yield sharding.to_devices(self._mesh, {name: rows[name] for name in names})
 
-def run(config: ConfigDict, stage: str, steps: int, vs: str | None, tokens_given: bool, as_json: bool) -> None:
+
+def run(
+    config: ConfigDict, stage: str, steps: int, vs: str | None, tokens_given: bool, real: bool, as_json: bool
+) -> None:
     """Measures and prints.
 
     Raises:
       UserError: the config is wrong or does not fit the devices, or there is nothing to compare with.
     """
     jax.config.update("jax_enable_compilation_cache", False)  # it would hide the time of compiling
-    found = measure(program.complete(config, stage, dtype="auto"), steps, vs, tokens_given)
+    found = measure(program.complete(config, stage, dtype="auto"), steps, vs, tokens_given, real)
     for line in _lines(found):
         print(line)
     if as_json:
         print(json.dumps(found))
 
 
-def measure(config: ConfigDict, steps: int, vs: str | None = None, tokens_given: bool = False) -> dict[str, Any]:
+def measure(
+    config: ConfigDict, steps: int, vs: str | None = None, tokens_given: bool = False, real: bool = False
+) -> dict[str, Any]:
     """Figures of a completed config's training step on the devices that are there.
 
     Args:
       config: from `program.complete`.
       steps: to time, in at most `ROUNDS` turns.
-      vs: "torch" to run transformers' BEiT in turns with it; tokens are then given to both.
+      vs: one of `torch_peer.PEERS` to run in turns with it; tokens are then given to both.
       tokens_given: whether pre-training finds the tokens in its batches, instead of computing them.
+      real: whether batches are read from the config's data instead of made up.
 
     Returns:
       `images_per_second`, `tflops` (10^12 model FLOPs a second), `mfu` (of the chip's peak) and `peak_bytes` of each
-      device, None where not known; `step_ms`; `gflop_per_image`; `compile_seconds`; the last step's `loss`; what was
-      measured; with `vs`, our images per second over the `peer`'s, whose figures are there too.
+      device, None where not known (peak bytes of a CPU are those the compiler plans with); `step_ms`;
+      `gflop_per_image`; `compile_seconds`; the last step's `loss`; `input_wait`, the share of waiting for batches; what
+      was measured; with `vs`, our images per second over the `peer`'s, whose figures are there too.
 
     Raises:
       UserError: the config does not fit the devices, or there is nothing to compare with.
@@ -92,16 +114,21 @@ def measure(config: ConfigDict, steps: int, vs: str | None = None, tokens_given:
     if vs and made.mesh.size > 1:
         raise UserError(f"--vs compares one device, found {made.mesh.size}; hide the others from JAX")
     dtype = program.dtype(config)
-    rows = made_up.rows(config, made.task)
+    rows = _stream(config) if real else made_up.rows(config, made.task)
     peers = []
     if vs:  # first, since what it needs may be missing
         from beit_jax.benchmarks.torch_peer import TorchPeer
 
-        peers.append(TorchPeer(config, dtype, rows))
-    contestants = [Step(made, rows), *peers]
+        peers.append(TorchPeer(config, dtype, rows, vs))
+    ours = Step(made, rows)
     rounds = min(ROUNDS, steps)
-    seconds = in_turns(contestants, rounds, calls=-(-steps // rounds))
-    found = _figures(made, contestants[0], seconds[0], dtype, tokens_given)
+    calls = -(-steps // rounds)
+    if real:
+        ours(0, WARM)  # the input starts; that is no waiting between steps
+        ours.waited = 0.0
+    seconds = in_turns([ours, *peers], rounds, calls)
+    found = _figures(made, ours, seconds[0], dtype, tokens_given)
+    found["input_wait"] = ours.waited / (rounds * calls + WARM) / seconds[0] if real else 0.0
     for peer in peers:
         found["vs"] = seconds[1] / seconds[0]
         found["peer"] = {
@@ -112,6 +139,13 @@ def measure(config: ConfigDict, steps: int, vs: str | None = None, tokens_given:
             "loss": peer.loss,
         }
     return found
+
+
+def _stream(config: ConfigDict) -> Iterator[Rows]:
+    """Training batches of the config's data."""
+    from beit_jax.data import pipeline  # here, since it brings TensorFlow
+
+    return iter(pipeline.make_train(config.data, seed=config.seed, batch_size=config.batch_size))
 
 
 def _figures(made: program.Program, step: Step, seconds: float, dtype: str, tokens_given: bool) -> dict[str, Any]:
@@ -132,7 +166,7 @@ def _figures(made: program.Program, step: Step, seconds: float, dtype: str, toke
         "gflop_per_image": per_image and per_image / 1e9,
         "tflops": per_image and per_image * speed / 1e12,
         "mfu": per_image * speed / peak if per_image and peak else None,
-        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use"),
+        "peak_bytes": (device.memory_stats() or {}).get("peak_bytes_in_use", step.planned_bytes),
         "compile_seconds": step.compile_seconds,
         "loss": step.loss,
     }
@@ -148,11 +182,11 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     if found["tflops"] is not None:
         mfu = "MFU not known for this chip and type" if found["mfu"] is None else f"MFU {found['mfu']:.1%}"
         yield f"  {found['tflops']:.3g} TFLOP/s at {found['gflop_per_image']:.5g} GFLOP an image, {mfu}"
-    memory = found["peak_bytes"]
-    yield f"  peak memory {f'{memory / 2**30:.2f} GiB' if memory else 'not told by the backend'}"
-    yield f"  compiled in {found['compile_seconds']:.1f} s"
+    planned = "" if jax.local_devices()[0].memory_stats() else ", as planned by the compiler"
+    yield f"  peak memory {found['peak_bytes'] / 2**30:.2f} GiB{planned}"
+    yield f"  compiled in {found['compile_seconds']:.1f} s, {found['input_wait']:.0%} of the time waiting for input"
     if "vs" in found:
         peer = found["peer"]
-        yield f"{peer['name']}: the same batch and tokens; forward, backward, clipping, AdamW; logits of all patches"
+        yield f"{peer['name']}: the same batch and tokens; forward, backward, clipping, AdamW"
         yield f"  {peer['images_per_second']:,.1f} images/s, {peer['step_ms']:,.1f} ms a step"
         yield f"ours over theirs: {found['vs']:.2f}"

@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+WARM = 2  # calls that are not timed: they compile, and fill caches
 Contestant = Callable[[int, int], None]  # makes the calls `first` to `first + count - 1`, and waits for the last
 
 
@@ -17,7 +18,7 @@ def in_turns(contestants: Sequence[Contestant], rounds: int, calls: int) -> list
     """
     seconds: list[list[float]] = [[] for _ in contestants]
     for contestant in contestants:
-        contestant(0, 2)  # compiles, and fills caches
+        contestant(0, WARM)
     for turn in range(rounds):
         for contestant, taken in zip(contestants, seconds, strict=True):
             start = time.perf_counter()

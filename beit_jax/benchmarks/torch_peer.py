@@ -1,4 +1,4 @@
-"""The pre-training step in transformers' BEiT, in eager PyTorch; the only file that imports them."""
+"""The pre-training step in PyTorch, on the BEiT of transformers or timm; the only file that imports them."""
 
 from typing import Any
 
@@ -11,46 +11,44 @@ from beit_jax.models import variants
 from beit_jax.tasks.task import Rows
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
+PEERS = ("torch", "torch_compiled", "timm", "timm_compiled")  # the first two are transformers'
 
 
 class TorchPeer:
     """A contestant of `timing.in_turns`: forward, backward, clipping and AdamW on the same rows with given tokens."""
 
-    def __init__(self, config: ConfigDict, dtype: str, rows: Rows):
+    def __init__(self, config: ConfigDict, dtype: str, rows: Rows, kind: str = "torch"):
         """Builds the model, from random weights.
 
         Args:
           config: of the pre-training.
           dtype: of the matrix products, float32 or bfloat16 (autocast over float32 parameters, as in training).
           rows: `image`, `mask` and `tokens`.
+          kind: one of PEERS; "compiled" is torch.compile.
 
         Raises:
-          UserError: torch or transformers is missing, or has not the device that JAX runs on.
+          UserError: torch or the library is missing, or has not the device that JAX runs on.
         """
-        self._torch, transformers = _libraries()
+        library, _, compiled = kind.partition("_")
+        self._torch, found = _libraries(kind, "timm" if library == "timm" else "transformers")
         torch, backend = self._torch, jax.default_backend()
         if backend not in DEVICES or (backend == "gpu" and not torch.cuda.is_available()):
-            raise UserError(f"--vs=torch: JAX runs on {backend}, but torch cannot; expected a CPU, or a GPU for both")
+            raise UserError(f"--vs={kind}: JAX runs on {backend}, but torch cannot; expected a CPU, or a GPU for both")
         self._device, self._clip = DEVICES[backend], config.optimizer.clip_norm
         torch.manual_seed(config.seed)
-        model = transformers.BeitForMaskedImageModeling(transformers.BeitConfig(**_fields(config)))
+        build = _timm if library == "timm" else _transformers
+        model, told = build(torch, found, config)
         self._model = model.to(self._device).train()
+        self._loss = torch.compile(self._model) if compiled else self._model
         opt = config.optimizer
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2), eps=opt.eps, weight_decay=opt.weight_decay
         )
         self._autocast = dict(device_type=self._device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
-        mask = rows["mask"].reshape(len(rows["mask"]), -1)
-        tokens = rows["tokens"].reshape(mask.shape)
-        self._batch = {
-            "pixel_values": self._tensor(rows["image"].transpose(0, 3, 1, 2)),
-            "bool_masked_pos": self._tensor(mask),
-            "labels": self._tensor(tokens[mask].astype(np.int64)),
-        }
-        attention = model.config._attn_implementation
-        self.name = (
-            f"transformers {transformers.__version__} (attention: {attention}), torch {torch.__version__}, not compiled"
-        )
+        self._batch = [
+            self._tensor(values) for values in (rows["image"].transpose(0, 3, 1, 2), *_targets(config, rows))
+        ]
+        self.name = f"{told}, torch {torch.__version__}, {'torch.compile' if compiled else 'not compiled'}"
         self.loss = float("nan")
 
     def __call__(self, first: int, count: int) -> None:
@@ -58,7 +56,7 @@ class TorchPeer:
         for _ in range(count):
             self._optimizer.zero_grad(set_to_none=True)
             with self._torch.autocast(**self._autocast):
-                loss = self._model(**self._batch).loss
+                loss = self._loss(*self._batch)
             loss.backward()
             if self._clip:
                 self._torch.nn.utils.clip_grad_norm_(self._model.parameters(), self._clip)
@@ -75,16 +73,88 @@ class TorchPeer:
         return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
 
-def _libraries() -> tuple[Any, Any]:
+def _targets(config: ConfigDict, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks bool `[b, n]`, row-major positions of `num_masked` patches `[b, k]`, masked first, and their tokens.
+
+    Tokens of patches that are not masked are -100, which PyTorch's cross-entropy leaves out.
+    """
+    mask = rows["mask"].reshape(len(rows["mask"]), -1)
+    positions = np.argsort(~mask, axis=1, kind="stable")[:, : config.num_masked].astype(np.int64)
+    tokens = np.where(mask, rows["tokens"].reshape(mask.shape), -100).astype(np.int64)
+    return mask, positions, np.take_along_axis(tokens, positions, axis=1)
+
+
+def _libraries(kind: str, library: str) -> tuple[Any, Any]:
     try:
         import torch
-        import transformers
 
-        transformers.BeitForMaskedImageModeling  # noqa: B018 - loaded only when it is asked for
+        if library == "timm":
+            import timm as found
+            import timm.models.beit  # noqa: F401
+        else:
+            import transformers as found
+
+            found.BeitForMaskedImageModeling  # noqa: B018 - loaded only when it is asked for
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"--vs=torch needs torch and transformers: {reason}; install both, or leave it out") from error
-    return torch, transformers
+        raise UserError(f"--vs={kind} needs torch and {library}: {reason}; install both, or leave it out") from error
+    return torch, found
+
+
+def _transformers(torch: Any, transformers: Any, config: ConfigDict) -> tuple[Any, str]:
+    """Transformers' own model, which computes the logits of all patches."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.beit = transformers.BeitForMaskedImageModeling(transformers.BeitConfig(**_fields(config)))
+
+        def forward(self, images: Any, mask: Any, positions: Any, tokens: Any) -> Any:
+            logits = self.beit(pixel_values=images, bool_masked_pos=mask).logits
+            chosen = logits.gather(1, positions[..., None].expand(-1, -1, logits.shape[-1]))
+            return torch.nn.functional.cross_entropy(chosen.flatten(0, 1).float(), tokens.flatten())
+
+    model = Model()
+    attention = model.beit.config._attn_implementation
+    return model, f"transformers {transformers.__version__} (attention: {attention})"
+
+
+def _timm(torch: Any, timm: Any, config: ConfigDict) -> tuple[Any, str]:
+    """Timm's encoder, with the mask token and the head on `num_masked` positions that timm has not."""
+    model, (variant, patch) = config.model, variants.parse(config.model.variant)
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.beit = timm.models.beit.Beit(
+                img_size=model.image_size,
+                patch_size=patch,
+                num_classes=0,
+                global_pool="",
+                embed_dim=variant.width,
+                depth=variant.depth,
+                num_heads=variant.heads,
+                init_values=model.layer_scale or None,
+                drop_path_rate=model.drop_path,
+                use_abs_pos_emb=model.absolute_positions,
+                use_shared_rel_pos_bias=model.relative_position == "shared",
+                use_rel_pos_bias=model.relative_position == "per_block",
+            )
+            self.mask_token = torch.nn.Parameter(torch.zeros(1, 1, variant.width))
+            self.head = torch.nn.Linear(variant.width, config.tokenizer.vocab)
+
+        def forward(self, images: Any, mask: Any, positions: Any, tokens: Any) -> Any:
+            beit, x = self.beit, self.beit.patch_embed(images)
+            x = torch.where(mask[..., None], self.mask_token.to(x.dtype), x)
+            x = torch.cat([beit.cls_token.to(x.dtype).expand(len(x), -1, -1), x], dim=1)
+            x = x if beit.pos_embed is None else x + beit.pos_embed
+            bias = beit.rel_pos_bias() if beit.rel_pos_bias is not None else None
+            for block in beit.blocks:
+                x = block(x, shared_rel_pos_bias=bias)
+            x = beit.norm(x)[:, 1:].gather(1, positions[..., None].expand(-1, -1, variant.width))
+            return torch.nn.functional.cross_entropy(self.head(x).flatten(0, 1).float(), tokens.flatten())
+
+    return Model(), f"timm {timm.__version__} (head on {config.num_masked} positions)"
 
 
 def _fields(config: ConfigDict) -> dict[str, Any]:

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import tiny
 
+from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.benchmarks import made_up, program, step, timing
+from beit_jax.benchmarks import made_up, program, step, table, timing
+from beit_jax.convert import names
 from beit_jax.errors import UserError
 from beit_jax.training import sharding
+from beit_jax.training.params import flatten
 
 WITHOUT = """
 import sys
@@ -153,3 +156,53 @@ def test_beside_torch(monkeypatch, torchvision_without_its_binary):
     first = peer.loss
     peer(1, 5)
     assert peer.loss < first
+
+
+def test_beside_timm(monkeypatch, torchvision_without_its_binary):
+    """With our parameters timm's loss is ours on the same rows, and its model learns."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
+    from beit_jax.benchmarks.torch_peer import TorchPeer
+
+    config = program.complete(tiny.config("pretrain"), "", "auto")
+    config.model.drop_path = 0.0
+    task = made_up.with_tokens(config)
+    rows, key = made_up.rows(config, task), jax.random.key(5)
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), task.init(key))
+    total, count = task.loss(params, {}, rows, key, 0)["loss"]
+    flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    peer, own = TorchPeer(config, "float32", rows, "timm"), ("lm_head", "mask_token")  # what timm's encoder has not
+    state = {}
+    for name, leaf in names.to_layout(flat, "unilm", "pretrain").items():
+        name = name.replace("lm_head", "head") if name.startswith(own) else f"beit.{name}"
+        state[name] = torch.from_numpy(np.array(leaf))
+    found = peer._model.load_state_dict(state, strict=False)
+    assert not found.unexpected_keys
+    assert all(name.endswith(("k_bias", "relative_position_index")) for name in found.missing_keys)
+    with torch.no_grad():
+        assert peer._model(*peer._batch).item() == pytest.approx(float(total / count), rel=1e-5)
+    peer(0, 1)
+    first = peer.loss
+    peer(1, 5)
+    assert peer.loss < first
+
+
+def test_the_table(capsys, monkeypatch):
+    """Rows that can be measured and rows that cannot, each told in a line."""
+    tried = ["configs/pretrain.py:runlocal", "--config.batch_size=8", "--steps=1"]
+    monkeypatch.setitem(table.ROWS, "cpu", (("small", tried), ("wrong", [*tried, "--config.batch_size=0"])))
+    table.main(["cpu", "--json"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("| row | images/s |") and lines[2].startswith("| small | ")
+    assert lines[3].startswith("| wrong | not measured: error: batch_size=0")
+    assert len({line.count("|") for line in lines[:4]}) == 1
+    small, wrong = json.loads(lines[-1])["rows"]
+    assert small["images_per_second"] > 0 and "batch_size" in wrong["error"]
+
+
+def test_real_batches(monkeypatch):
+    everywhere = sharding.make_mesh
+    monkeypatch.setattr(program.sharding, "make_mesh", lambda sizes: everywhere(sizes, jax.devices()[:1]))
+    config = program.complete(configs.load("configs/pretrain.py:runlocal"), "", "auto")
+    found = step.measure(config, steps=3, real=True)
+    assert 0 <= found["input_wait"] <= 1 and found["loss"] < np.log(32) + 0.5
