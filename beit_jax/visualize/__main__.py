@@ -11,6 +11,7 @@ from pathlib import Path
 
 from beit_jax import command_line
 from beit_jax.errors import UserError
+from beit_jax.visualize import attention_door, codes_doors
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,6 +29,8 @@ def main(argv: Sequence[str]) -> None:
         "NAME is the name of the workdir",
     )
     report.set_defaults(run=_report)
+    attention_door.add(names)
+    codes_doors.add(names)
     settings = parser.parse_args(argv)
     settings.run(settings)
 
