@@ -114,9 +114,9 @@ def patch_at(point: tuple[float, float], box: tuple[float, float, float, float],
 def salient_patches(image: np.ndarray, grid: tuple[int, int], count: int = 4) -> Sequence[tuple[int, int]]:
     """Patches that hold much and lie apart, as reference points; chosen by the image alone, for all models alike.
 
-    A patch holds as much as its grey levels and those of its neighbours vary. The first is the one that holds most; each
-    of the next has the largest product of that and the distance to those chosen before. The outermost eighth of each
-    side is left out, since distance alone would lead there.
+    A patch holds as much as its grey levels and those of its neighbours vary. The first is the one that holds most;
+    each of the next has the largest product of that and the distance to those chosen before. The outermost eighth of
+    each side is left out, since distance alone would lead there.
 
     Args:
       image: uint8 `[H, W, 3]`, sides that are multiples of the grid's.

@@ -10,8 +10,8 @@ from beit_jax.visualize import images
 DESCRIPTION = """Where patches look: self-attention for reference points of one image, and how far each head looks.
 
   python -m beit_jax.visualize attention --checkpoint runs/pretrain --image cat.jpg --out maps
-  python -m beit_jax.visualize attention --checkpoint microsoft/beit-base-patch16-224-pt22k --image cat.jpg --out maps \\
-      --points "120,80;300,210" --layer all --heads --size 320x480
+  python -m beit_jax.visualize attention --checkpoint microsoft/beit-base-patch16-224-pt22k --image cat.jpg \\
+      --out maps --points "120,80;300,210" --layer all --heads --size 320x480
 
 Writes, for each layer: attention_layer12.png, one figure with a map for each point, the mean over heads;
 attention_layer12_point1.png, the same map on the image alone; with --heads, attention_layer12_point1_heads.png, a map

@@ -19,8 +19,8 @@ the number of the first token before each row. A pre-training run shows the toke
 PREDICTIONS = """Masked image -> predicted tokens -> image, and the likeliest tokens at one position.
 
   python -m beit_jax.visualize predictions --checkpoint runs/pretrain --image cat.jpg --out pictures
-  python -m beit_jax.visualize predictions --checkpoint microsoft/beit-base-patch16-224-pt22k --tokenizer dalle_folder \\
-      --image cat.jpg --out pictures --masked 75 --seed 3 --position 6,7 --top 8
+  python -m beit_jax.visualize predictions --checkpoint microsoft/beit-base-patch16-224-pt22k \\
+      --tokenizer dalle_folder --image cat.jpg --out pictures --masked 75 --seed 3 --position 6,7 --top 8
 
 Writes predictions.png (the image, what the model sees, what the true tokens decode to, and the same with the predicted
 tokens in the masked places), the four pictures alone, and top_tokens.png: around the position, the image decoded with
@@ -37,7 +37,7 @@ def add(names: Any) -> None:
     predictions = _parser(names, "predictions", "masked image -> predicted tokens -> image", PREDICTIONS)
     predictions.add_argument("--tokenizer", default="", help="where the checkpoint does not name its own")
     predictions.add_argument("--masked", type=int, help="patches to mask, in blocks (default: as in the training)")
-    predictions.add_argument("--seed", type=int, default=0, help="of the mask (default 0)")
+    predictions.add_argument("--seed", type=_whole, default=0, help="of the mask (default 0)")
     predictions.add_argument("--position", type=_position, help="R,C from 0 on (default: masked, near the middle)")
     predictions.add_argument("--top", type=int, default=5, help="tokens to show at the position (default 5)")
     predictions.set_defaults(run=show_predictions)
@@ -50,6 +50,12 @@ def _parser(names: Any, name: str, short: str, description: str) -> argparse.Arg
     parser.add_argument("--image", required=True, help="file of a picture")
     parser.add_argument("--out", required=True, help="folder to write to")
     return parser
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number from 0 on")
+    return int(text)
 
 
 def _position(text: str) -> tuple[int, int]:
@@ -114,8 +120,8 @@ def show_predictions(settings: argparse.Namespace) -> None:
     position = settings.position or predictions.near_the_middle(mask)
     if position[0] >= mask.shape[0] or position[1] >= mask.shape[1]:
         raise UserError(
-            f"--position={position[0]},{position[1]} is outside of the {mask.shape[0]}x{mask.shape[1]} patches; expected "
-            f"a row up to {mask.shape[0] - 1} and a column up to {mask.shape[1] - 1}, from 0 on"
+            f"--position={position[0]},{position[1]} is outside of the {mask.shape[0]}x{mask.shape[1]} patches; "
+            f"expected a row up to {mask.shape[0] - 1} and a column up to {mask.shape[1] - 1}, from 0 on"
         )
     found = predictions.predict(loaded, tokenizer, picture, mask)
     likeliest, shares = codes.top_tokens(found.logits[position], settings.top)
@@ -127,8 +133,13 @@ def show_predictions(settings: argparse.Namespace) -> None:
     titled = [(name, codes.as_bytes(image)) for name, image in zip(names, variants)]
     top = figures.panels(*predictions.around(titled, mask.shape, position), inches=2.0)
     made = [(name, codes.as_bytes(image)) for name, image in found.pictures.items()]
-    titles = ("image", f"what BEiT sees: {mask.sum()} of {mask.size} masked", "true tokens decoded", "predicted tokens")
-    figure = figures.panels([(title, image) for title, (_, image) in zip(titles, made)], 4, inches=3.0)
+    titles = {
+        "original": "image",
+        "masked": f"what BEiT sees: {mask.sum()} of {mask.size} masked",
+        "tokenizer": "true tokens decoded",
+        "prediction": "predicted tokens decoded",
+    }
+    figure = figures.panels([(title, dict(made)[name]) for name, title in titles.items()], 4, inches=3.0)
     images.write(settings.out, [("predictions", figure), *made, ("top_tokens", top)])
     kind = "masked" if mask[position] else "visible"
     print(f"position {position[0]},{position[1]} ({kind}), whose token is {true}:")

@@ -26,7 +26,7 @@ class Predictions(NamedTuple):
       tokens: the true ones, int32 `[g, g]`.
       logits: float32 `[g, g, v]`, of all positions.
       guesses: the likeliest tokens, int32 `[g, g]`.
-      pictures: `original`, `masked`, `tokenizer` and `prediction`, float32 `[H, W, 3]` in [0, 1], as the task makes them.
+      pictures: the task's, float32 `[H, W, 3]` in [0, 1]: `original`, `masked`, `tokenizer` and `prediction`.
     """
 
     tokens: np.ndarray
