@@ -1,8 +1,9 @@
 """The terms of BEiT's evidence lower bound on held-out images (BEiT paper, section 2.4), in nats per image.
 
-x is the tokenizer's view of an image, z its tokens, q(z | x) the tokenizer's encoder, p(x | z) its decoder. log p(x | z)
-sums over pixels and channels the log density of values in [0.1, 0.9] (`dvae.map_pixels`); a density may exceed 1, so
-that these numbers may be positive. v is the size of the codebook, M the set of masked patches, n the number of all.
+x is the tokenizer's view of an image, z its tokens, q(z | x) the tokenizer's encoder, p(x | z) its decoder.
+log p(x | z) sums over pixels and channels the log density of values in [0.1, 0.9] (`dvae.map_pixels`); a density may
+exceed 1, so that these numbers may be positive. v is the size of the codebook, M the set of masked patches, n the
+number of all.
 
 Stage 1, the tokenizer, has the uniform prior over tokens:
 

@@ -13,7 +13,7 @@ p(x) = sum_z p(z) p(x | z), and its bound
 
     log p(x) >= E_q(z | x) [log p(x | z)] - KL(q(z | x) || p(z))
 
-is maximised here over encoder q and decoder p(x | z), the prior p(z) being uniform: the paper's equation 2. The second
+is maximised here over encoder q and decoder p(x | z): the paper's equation 2, with a uniform prior p(z). The second
 stage, `pretrain`, leaves both as they are and learns the prior. `evaluate --bound` reports the terms; see `bound`.
 """
 
