@@ -133,6 +133,11 @@ def pictures(name: str, title: str, shown: Any, maps: Any, points: Any, heads: b
         if heads:
             each = [(f"head {i}", attention.overlay(shown, head)) for i, head in enumerate(maps[:, row, column], 1)]
             title_of = f"{title}, from point {number}"
-            sheet = figures.panels(each, min(len(each), 4), [mark] * len(each), inches=2.2, title=title_of)
+            sheet = figures.panels(each, columns_of(len(each)), [mark] * len(each), inches=2.2, title=title_of)
             made.append((f"{name}_point{number}_heads", sheet))
     return made
+
+
+def columns_of(count: int) -> int:
+    """Pictures in a row, so that a number of heads that is usual fills its rows."""
+    return min(count, 4 if count % 4 == 0 else 3)
