@@ -2,6 +2,9 @@
 
 python -m beit_jax.visualize report runs/quickstart
 python -m beit_jax.visualize report runs/digits --markdown docs/results.md
+python -m beit_jax.visualize attention --checkpoint runs/pretrain --image cat.jpg --out maps
+python -m beit_jax.visualize tokens --checkpoint runs/tokenizer --image cat.jpg --out pictures
+python -m beit_jax.visualize predictions --checkpoint runs/pretrain --image cat.jpg --out pictures
 """
 
 import argparse
