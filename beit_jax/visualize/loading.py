@@ -70,7 +70,7 @@ def tokenizer(name: str, flag: str = "checkpoint") -> Pretrained:
         return loaded
     if loaded.config.task != "pretrain":
         raise UserError(f"--{flag}={name} is a model of the task {loaded.config.task!r}; expected a tokenizer")
-    return _tokenizer_read_by(name, loaded.config)
+    return _tokenizer_read_by(name, loaded.config, f"give that itself as --{flag}")
 
 
 def masked_model(name: str, tokenizer_name: str) -> tuple[Pretrained, Pretrained]:
@@ -87,7 +87,11 @@ def masked_model(name: str, tokenizer_name: str) -> tuple[Pretrained, Pretrained
     config = loaded.config
     if config.task != "pretrain":
         raise UserError(f"{name} is a model of the task {config.task!r}; expected a pre-trained one, which has tokens")
-    found = tokenizer(tokenizer_name, "tokenizer") if tokenizer_name else _tokenizer_read_by(name, config)
+    found = (
+        tokenizer(tokenizer_name, "tokenizer")
+        if tokenizer_name
+        else _tokenizer_read_by(name, config, "give it: --tokenizer=NAME")
+    )
     sizes = {key: found.config.model[key] for key in DVAE_SIZES}
     if sizes["vocab"] != config.tokenizer.vocab:
         raise UserError(
@@ -104,9 +108,9 @@ def _load(flag: str, name: str) -> Pretrained:
     return from_pretrained(name)
 
 
-def _tokenizer_read_by(name: str, config: ConfigDict) -> Pretrained:
+def _tokenizer_read_by(name: str, config: ConfigDict, advice: str) -> Pretrained:
     if not config.tokenizer.init_from:
-        raise UserError(f"{name} does not say which tokenizer it was trained with; give it: --tokenizer=NAME")
+        raise UserError(f"{name} does not say which tokenizer it was trained with; {advice}")
     params = _frozen(name, config)["tokenizer"]
     made = ConfigDict(dict(task="tokenizer", model={key: config.tokenizer[key] for key in DVAE_SIZES}))
     return Pretrained(tasks.model(made), params, made)

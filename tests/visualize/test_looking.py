@@ -176,6 +176,7 @@ WRONG = [
     ("attention", "pretrain", ["--out=gs://bucket/x"], "is a URL"),
     ("attention", "pretrain", ["--out={runs}/text.png"], "text.png cannot be written"),
     ("tokens", "classify", [], "is a model of the task 'classify'; expected a tokenizer"),
+    ("tokens", "hf", [], "which tokenizer it was trained with; give that itself as --checkpoint"),
     ("tokens", "tokenizer", ["--size=7"], "--size=7x7: expected multiples of 2, the pixels of a token"),
     ("predictions", "classify", [], "is a model of the task 'classify'; expected a pre-trained one"),
     ("predictions", "hf", [], "does not say which tokenizer it was trained with; give it: --tokenizer"),
