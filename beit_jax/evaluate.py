@@ -2,9 +2,11 @@
 
   python -m beit_jax.evaluate --checkpoint runs/quickstart/finetune_seed0
   python -m beit_jax.evaluate --checkpoint runs/pretrain/checkpoints/5000 --config.data.eval_split=test --pictures out
+  python -m beit_jax.evaluate --checkpoint runs/pretrain --bound
 
 The config is the one that the run was made with; --config FILE puts another in its place, --config.key=value changes a
-key. Prints one JSON object.
+key. Prints one JSON object. --bound, of a tokenizer or a pre-training, gives the terms of the paper's evidence lower
+bound in place of the usual numbers, in nats per image; `beit_jax/tasks/bound.py` says what each of them means.
 """
 
 import json
@@ -27,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
         values = flags.FlagValues()
         flags.DEFINE_string("checkpoint", "", "Folder of a run, or of one of its checkpoints.", flag_values=values)
         flags.DEFINE_string("pictures", "", "Folder to write pictures to.", flag_values=values)
+        flags.DEFINE_bool("bound", False, "The terms of the evidence lower bound.", flag_values=values)
         return values
 
     values = define()
@@ -47,18 +50,19 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--config={path} is a recipe of several runs; leave it out to take the checkpoint's own")
     values = define()
     command_line.parse(rest, values, config)
-    numbers = evaluate(config, found, values.pictures)
+    numbers = evaluate(config, found, values.pictures, bound=values.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
 
 
-def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[str, float]:
+def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound: bool = False) -> dict[str, float]:
     """The numbers of a checkpoint over `data.eval_split`.
 
     Args:
       config: of the run.
       checkpoint: from `training.checkpoint.locate`.
       pictures: folder to write pictures to; empty: none.
+      bound: whether to measure what `tasks.bound` does in place of the task's own numbers.
 
     Raises:
       UserError: the config is wrong, or the checkpoint does not fit it.
@@ -67,6 +71,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[s
 
     from beit_jax import prepare, tasks
     from beit_jax.data import pipeline
+    from beit_jax.tasks import bound as evidence
     from beit_jax.training import origin, sharding
     from beit_jax.training.checkpoint import load_params
     from beit_jax.training.evaluation import Evaluator
@@ -78,10 +83,11 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "") -> dict[s
     config = prepare.complete(config)
     if "cache_features" in config:
         config.cache_features = False  # images are read once anyway
-    task, mesh = tasks.create(config), sharding.make_mesh(config.mesh)
+    task = evidence.create(config) if bound else tasks.create(config)
+    mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)
     prepare.check_rows(config, "eval_")
-    more = prepare.knn(config, task)
+    more = [] if bound else prepare.knn(config, task)
     batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **prepare.processes())
     with jax.set_mesh(mesh):
         abstract = origin.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)

@@ -4,6 +4,12 @@ The tokenizer turns its own view of the crop into one token per patch; the encod
 replaced by the mask token, and predicts the tokens of these. The head runs on a fixed number K of gathered positions,
 so that shapes are static although masks hold different numbers of patches: positions beyond a mask's own weigh nothing,
 which makes the loss equal to the mean over all masked patches at K/n of the head's cost.
+
+It is the second of BEiT's two stages (BEiT paper, section 2.4). The first, `tokenizer`, fits an encoder q(z | x) and a
+decoder p(x | z) under a uniform prior over tokens z. Here both stay as they are, q is taken to be the one point
+z^ = argmax q(z | x), and the transformer learns the prior p(z | corrupted image): with a single point, the bound's
+-KL(q || p) is log p(z^ | corrupted image), the second term of the paper's equation 3. The loss is its negative at the
+masked patches, as a mean instead of a sum. `evaluate --bound` reports the terms; see `bound`.
 """
 
 import dataclasses

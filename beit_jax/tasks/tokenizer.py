@@ -7,6 +7,14 @@ The loss is the negative evidence lower bound per value of the image,
 with z relaxed by Gumbel-softmax at a temperature that is annealed, beta raised from 0, and a logit-Laplace likelihood.
 Dividing the KL, a sum over the token grid, by the number of pixel values makes its weight per position beta / 192 at
 the paper's 256x256 images and stride 8.
+
+It is the first of BEiT's two stages (BEiT paper, section 2.4). An image x with tokens z is a latent variable model,
+p(x) = sum_z p(z) p(x | z), and its bound
+
+    log p(x) >= E_q(z | x) [log p(x | z)] - KL(q(z | x) || p(z))
+
+is maximised here over encoder q and decoder p(x | z): the paper's equation 2, with a uniform prior p(z). The second
+stage, `pretrain`, leaves both as they are and learns the prior. `evaluate --bound` reports the terms; see `bound`.
 """
 
 from typing import Any

@@ -21,7 +21,12 @@ CLS_ROWS = 3  # at the end of a table
 METHODS = ("official", "timm", "hf")
 
 
-def adapt(loaded: Mapping[str, Any], target: Mapping[str, Any], method: str = "official") -> dict[str, Any]:
+def adapt(
+    loaded: Mapping[str, Any],
+    target: Mapping[str, Any],
+    method: str = "official",
+    grid: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Expands and resizes what a target of another grid needs; everything else is passed on.
 
     Args:
@@ -30,9 +35,10 @@ def adapt(loaded: Mapping[str, Any], target: Mapping[str, Any], method: str = "o
       method: "official" (tables by a cubic spline over geometrically growing distances, positions bicubic), "timm"
         (tables linear over the same distances, positions bicubic with antialiasing) or "hf" (tables bilinear over even
         distances, positions bicubic), as these libraries do.
+      grid: rows and columns of the target's patches; None where they are as many.
 
     Raises:
-      UserError: a grid that is not square, or too small to be resized.
+      UserError: a loaded grid that is not square, or too small to be resized.
     """
     flat, wanted = dict(flatten(loaded)), flatten(target)
     if SHARED_TABLE in flat and BLOCK_TABLE in wanted and SHARED_TABLE not in wanted:
@@ -40,10 +46,12 @@ def adapt(loaded: Mapping[str, Any], target: Mapping[str, Any], method: str = "o
         flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
     for name in (SHARED_TABLE, BLOCK_TABLE):
         if name in flat and name in wanted and flat[name].shape[-1:] == wanted[name].shape[-1:]:
-            flat[name] = _resized(flat[name], wanted[name].shape[-2], CLS_ROWS, TABLES[method], cls_last=True)
+            sides = tuple(2 * side - 1 for side in grid) if grid else _square(wanted[name].shape[-2] - CLS_ROWS)
+            flat[name] = _resized(flat[name], sides, CLS_ROWS, TABLES[method], cls_last=True)
     if POSITIONS in flat and POSITIONS in wanted and flat[POSITIONS].shape[-1:] == wanted[POSITIONS].shape[-1:]:
         matrix = POSITION_EMBEDDINGS[method]
-        flat[POSITIONS] = _resized(flat[POSITIONS], wanted[POSITIONS].shape[-2], 1, matrix, cls_last=False)
+        sides = grid or _square(wanted[POSITIONS].shape[-2] - 1)
+        flat[POSITIONS] = _resized(flat[POSITIONS], sides, 1, matrix, cls_last=False)
     return unflatten(flat)
 
 
@@ -53,10 +61,17 @@ def _change(leaf: Any, shape: tuple[int, ...], function: Callable[[np.ndarray, t
     return function(np.asarray(leaf), shape).astype(leaf.dtype)
 
 
-def _resized(leaf: Any, rows: int, cls_rows: int, matrix: Callable[[int, int], np.ndarray], *, cls_last: bool) -> Any:
-    """A leaf `[..., old * old + cls_rows, c]` with `rows` rows; those of the class token stay as they are."""
-    old, new = _side(leaf.shape[-2] - cls_rows), _side(rows - cls_rows)
-    if old == new:
+def _resized(
+    leaf: Any,
+    sides: tuple[int, int],
+    cls_rows: int,
+    matrix: Callable[[int, int], np.ndarray],
+    *,
+    cls_last: bool,
+) -> Any:
+    """A leaf `[..., old * old + cls_rows, c]` with a grid of other sides; rows of the class token stay as they are."""
+    old, (height, width) = _square(leaf.shape[-2] - cls_rows)[0], sides
+    if (old, old) == sides:
         return leaf
 
     def resize(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -64,19 +79,19 @@ def _resized(leaf: Any, rows: int, cls_rows: int, matrix: Callable[[int, int], n
         first, last = np.split(values.astype(np.float64), [border], axis=-2)
         grid, cls = (first, last) if cls_last else (last, first)
         grid = grid.reshape(*grid.shape[:-2], old, old, grid.shape[-1])
-        weights = matrix(old, new)
-        grid = np.einsum("yi,xj,...ijc->...yxc", weights, weights, grid, optimize=True)
-        grid = grid.reshape(*grid.shape[:-3], new * new, grid.shape[-1])
+        rows, columns = (np.eye(old) if new == old else matrix(old, new) for new in sides)
+        grid = np.einsum("yi,xj,...ijc->...yxc", rows, columns, grid, optimize=True)
+        grid = grid.reshape(*grid.shape[:-3], height * width, grid.shape[-1])
         return np.concatenate([grid, cls] if cls_last else [cls, grid], axis=-2)
 
-    return _change(leaf, (*leaf.shape[:-2], rows, leaf.shape[-1]), resize)
+    return _change(leaf, (*leaf.shape[:-2], height * width + cls_rows, leaf.shape[-1]), resize)
 
 
-def _side(cells: int) -> int:
+def _square(cells: int) -> tuple[int, int]:
     side = math.isqrt(max(cells, 0))
     if side * side != cells:
         raise UserError(f"found positions of {cells} cells, expected a square: only square grids can be resized")
-    return side
+    return side, side
 
 
 def geometric_coordinates(old: int, new: int) -> np.ndarray:

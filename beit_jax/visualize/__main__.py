@@ -2,6 +2,9 @@
 
 python -m beit_jax.visualize report runs/quickstart
 python -m beit_jax.visualize report runs/digits --markdown docs/results.md
+python -m beit_jax.visualize attention --checkpoint runs/pretrain --image cat.jpg --out maps
+python -m beit_jax.visualize tokens --checkpoint runs/tokenizer --image cat.jpg --out pictures
+python -m beit_jax.visualize predictions --checkpoint runs/pretrain --image cat.jpg --out pictures
 """
 
 import argparse
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from beit_jax import command_line
 from beit_jax.errors import UserError
+from beit_jax.visualize import attention_door, codes_doors
 
 
 def main(argv: Sequence[str]) -> None:
@@ -28,6 +32,8 @@ def main(argv: Sequence[str]) -> None:
         "NAME is the name of the workdir",
     )
     report.set_defaults(run=_report)
+    attention_door.add(names)
+    codes_doors.add(names)
     settings = parser.parse_args(argv)
     settings.run(settings)
 

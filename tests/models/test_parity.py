@@ -100,6 +100,29 @@ def test_classifier(relative_position, absolute_positions, pooling, capsys):
     assert_same(logits, expected, f"classifier, {relative_position}, {absolute_positions}, {pooling}", capsys)
 
 
+@pytest.mark.parametrize(("relative_position", "absolute_positions"), POSITIONS)
+def test_attention_maps(relative_position, absolute_positions, capsys):
+    """What `visualize attention` shows, of every block."""
+    transformers = pytest.importorskip("transformers")
+    attention = pytest.importorskip("beit_jax.visualize.attention", reason="needs matplotlib")
+    ours, theirs = position_fields(relative_position, absolute_positions)
+    encoder = vit.Encoder(WIDTH, DEPTH, HEADS, PATCH, mask_token=True, **ours)
+    images = draw((2, SIDE, SIDE, 3))
+    params = parameters_of(heads.MaskedImageModel(encoder, vocab=CLASSES), images, None, None)
+    config = hugging_face_config(use_mask_token=True, attn_implementation="eager", **theirs)
+    reference = hugging_face_model(transformers.BeitForMaskedImageModeling, config, params)
+    with torch.no_grad():
+        theirs = reference(channels_first(images), output_attentions=True).attentions
+    expected = np.stack([layer.numpy() for layer in theirs])
+    found = attention.attention_weights(encoder, params["encoder"], images)
+    assert found.shape == expected.shape == (DEPTH, 2, HEADS, GRID**2 + 1, GRID**2 + 1)
+    assert expected.std() > 0.005
+    difference = float(np.abs(found - expected).max())
+    with capsys.disabled():
+        print(f"\nattention, {relative_position}, absolute {absolute_positions}: largest difference {difference:.1e}")
+    assert difference <= 1e-5
+
+
 def test_dall_e(capsys):
     dall_e = pytest.importorskip("dall_e")
     hidden, vocab = 16, 48

@@ -85,6 +85,37 @@ def test_positions_keep_the_class_token_and_a_plane():
     np.testing.assert_allclose(grid[inside, inside], (centres[:, None] + 100 * centres)[inside, inside], rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", adapt.METHODS)
+def test_a_grid_that_is_not_square(method):
+    """Rows are resized as for a square with as many, and columns too; values that depend on one of them tell."""
+    steps = np.sin(0.3 * np.arange(27.0))
+    for axis, side, other in ((0, 47, 63), (1, 63, 47), (0, 27, 63)):
+        values = np.broadcast_to(steps[:, None] if axis == 0 else steps, (27, 27)).reshape(-1, 1)
+        loaded = unflatten({adapt.SHARED_TABLE: np.concatenate([values, [[1.0], [2.0], [3.0]]]).astype(np.float32)})
+
+        def table_of(rows, grid, loaded=loaded):
+            target = unflatten({adapt.SHARED_TABLE: np.zeros((rows + 3, 1))})
+            return flatten(adapt.adapt(loaded, target, method, grid))[adapt.SHARED_TABLE]
+
+        square = table_of(side * side, None)[:-3, 0].reshape(side, side)
+        sides = (side, other) if axis == 0 else (other, side)
+        found = table_of(side * other, ((sides[0] + 1) // 2, (sides[1] + 1) // 2))
+        np.testing.assert_array_equal(found[-3:, 0], [1, 2, 3])
+        expected = np.broadcast_to(square[:, :1] if axis == 0 else square[:1], sides)
+        np.testing.assert_allclose(found[:-3, 0].reshape(sides), expected, atol=1e-6)
+
+    positions = np.concatenate([[[7.0]], np.broadcast_to(steps[:14], (14, 14)).reshape(-1, 1)])[None].astype(np.float32)
+    loaded, target = (
+        unflatten({adapt.POSITIONS: positions}),
+        unflatten({adapt.POSITIONS: np.zeros((1, 10 * 28 + 1, 1))}),
+    )
+    found = flatten(adapt.adapt(loaded, target, method, (10, 28)))[adapt.POSITIONS]
+    square = flatten(adapt.adapt(loaded, unflatten({adapt.POSITIONS: np.zeros((1, 785, 1))}), method))[adapt.POSITIONS]
+    assert found[0, 0, 0] == 7.0
+    expected = np.broadcast_to(square[0, 1:29, 0], (10, 28))
+    np.testing.assert_allclose(found[0, 1:, 0].reshape(10, 28), expected, atol=1e-6)
+
+
 def test_shapes_stay_shapes():
     loaded = unflatten({adapt.SHARED_TABLE: jax.ShapeDtypeStruct((732, 2), np.float32)})
     target = unflatten({adapt.BLOCK_TABLE: jax.ShapeDtypeStruct((3, 2212, 2), np.float32)})

@@ -1,0 +1,144 @@
+"""Where patches look: attention maps for reference points, and the distance over which each head looks.
+
+The maps are those of the paper's figure of self-attention; the mean distance is that of the ViT paper (arXiv
+2010.11929, appendix D.7). Both leave out the class token, which has no place in the image: weights on it are dropped,
+and those on the patches divided by their sum, so that heads which look at it much still count in means over heads.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib import colormaps
+
+from beit_jax.errors import UserError
+from beit_jax.models import vit
+
+COLOURS = "inferno"  # perceptually uniform: steps of equal weight look equal
+SHARE = 0.65  # of the colour in an overlay
+
+
+def attention_weights(encoder: vit.Encoder, params: Any, images: np.ndarray) -> np.ndarray:
+    """The attention weights of all blocks.
+
+    Args:
+      encoder: the network.
+      params: its parameters.
+      images: `[b, H, W, 3]`, normalised.
+
+    Returns:
+      float32 `[L, b, h, n+1, n+1]`, query before key, the class token first; rows sum to one. For B/16 these are
+      22 MB an image at 224x224 pixels, and 1.5 GB at 640x640.
+    """
+
+    @jax.jit
+    def weights(params: Any, images: jax.Array) -> jax.Array:
+        _, state = encoder.apply({"params": params}, images, mutable=["intermediates"])
+        (sown,) = state["intermediates"]["blocks"]["attn"]["weights"]
+        return sown
+
+    return np.asarray(weights(params, images))
+
+
+def between_patches(weights: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Weights `[..., n+1, n+1]` -> `[..., gh, gw, gh, gw]`: of the query's row and column, on the key's.
+
+    Without the class token, and divided by what is left of it: each map `[gh, gw]` sums to one.
+    """
+    patches = weights[..., 1:, 1:]
+    patches = patches / patches.sum(axis=-1, keepdims=True)
+    return patches.reshape(*patches.shape[:-2], *grid, *grid)
+
+
+def distance(weights: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+    """The mean distance in pixels between the centres of a patch and those it looks at.
+
+    Args:
+      weights: `[L, b, h, n+1, n+1]`, of `attention_weights`.
+      grid: rows and columns of patches.
+      patch: side of a patch in pixels.
+
+    Returns:
+      float64 `[L, h]`: the mean over queries and images of the distance, weighted as in `between_patches`.
+    """
+    places = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), axis=-1).reshape(-1, 2)
+    apart = patch * np.linalg.norm(places[:, None] - places[None], axis=-1)
+    means = []
+    for layer in weights:  # one at a time, since a copy of all would be as large as they are
+        patches = layer[..., 1:, 1:].astype(np.float64)
+        means.append(((patches * apart).sum(axis=-1) / patches.sum(axis=-1)).mean(axis=(0, 2)))
+    return np.stack(means)
+
+
+def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """A map on top of an image: each patch has one colour, dark for 0, light for the map's maximum.
+
+    Args:
+      image: uint8 `[H, W, 3]`, sides that are multiples of the map's.
+      values: `[gh, gw]`, not negative; the patch of row r and column c covers the pixels
+        `[r H/gh, (r+1) H/gh) x [c W/gw, (c+1) W/gw)`.
+
+    Returns:
+      uint8 `[H, W, 3]`.
+    """
+    (height, width), (rows, columns) = image.shape[:2], values.shape
+    if height % rows or width % columns:
+        raise ValueError(f"found an image of {height}x{width} pixels, expected multiples of the map's {rows}x{columns}")
+    shares = values / max(float(values.max()), np.finfo(np.float64).tiny)
+    colours = 255 * colormaps[COLOURS](shares)[..., :3]
+    colours = colours.repeat(height // rows, axis=0).repeat(width // columns, axis=1)
+    return (SHARE * colours + (1 - SHARE) * image).round().astype(np.uint8)
+
+
+def patch_at(point: tuple[float, float], box: tuple[float, float, float, float], grid: tuple[int, int]) -> Any:
+    """Row and column of the patch on which a point lies.
+
+    Args:
+      point: x and y in pixels of the picture, from its top left corner.
+      box: left, top, right and bottom of the part that the model sees, in the same pixels.
+      grid: rows and columns of patches.
+
+    Raises:
+      UserError: the point lies outside of that part.
+    """
+    (x, y), (left, top, right, bottom) = point, box
+    if not (left <= x < right and top <= y < bottom):
+        raise UserError(
+            f"the point {x:g},{y:g} is outside of what the model sees; expected x from {left:g} to {right:g} and y "
+            f"from {top:g} to {bottom:g}"
+        )
+    return int((y - top) / (bottom - top) * grid[0]), int((x - left) / (right - left) * grid[1])
+
+
+def salient_patches(image: np.ndarray, grid: tuple[int, int], count: int = 4) -> Sequence[tuple[int, int]]:
+    """Patches that hold much and lie apart, as reference points; chosen by the image alone, for all models alike.
+
+    A patch holds as much as its grey levels and those of its neighbours vary. The first is the one that holds most;
+    each of the next has the largest product of that and the distance to those chosen before. The outermost eighth of
+    each side is left out, since distance alone would lead there.
+
+    Args:
+      image: uint8 `[H, W, 3]`, sides that are multiples of the grid's.
+      grid: rows and columns of patches.
+      count: how many at most.
+
+    Returns:
+      rows and columns.
+    """
+    rows, columns = grid
+    grey = image.astype(np.float64).mean(axis=-1)
+    patches = grey.reshape(rows, len(grey) // rows, columns, -1)
+    moments = [np.pad((patches**power).mean(axis=(1, 3)), 1, mode="edge") for power in (1, 2)]
+    around = [sum(m[i : i + rows, j : j + columns] for i in range(3) for j in range(3)) / 9 for m in moments]
+    places = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
+    to_border = np.minimum(places, np.array(grid) - 1 - places)
+    holds = np.sqrt(np.maximum(around[1] - around[0] ** 2, 0.0)) + 1e-6
+    holds *= (to_border >= np.array(grid) // 8).all(axis=-1)
+    chosen, apart = [], np.ones(grid)
+    for _ in range(min(count, rows * columns)):
+        best = tuple(int(place) for place in np.unravel_index(np.argmax(holds * apart), grid))
+        distances = np.linalg.norm(places - np.array(best), axis=-1)
+        apart = np.minimum(apart, distances) if chosen else distances
+        chosen.append(best)
+    return chosen

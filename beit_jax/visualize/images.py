@@ -1,0 +1,87 @@
+"""Picture files in and out of the commands that look at one image."""
+
+import argparse
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from beit_jax.errors import UserError
+
+LEAST_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
+
+
+def size(text: str) -> tuple[int, int]:
+    """Height and width out of `H` or `HxW`, for argparse."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a side in pixels or HEIGHTxWIDTH, such as 224x320")
+    return int(sides[0]), int(sides[-1])
+
+
+def read(path: str) -> Image.Image:
+    """The picture in a file, in RGB, turned as its camera says.
+
+    Raises:
+      UserError: there is no such file, or it is no picture that can be read.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"--image={path} does not exist; expected the file of a picture")
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
+
+
+def central_box(found: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The largest central part of a picture with the shape of another size.
+
+    Args:
+      found: height and width of the picture.
+      wanted: height and width of the other.
+
+    Returns:
+      left, top, right and bottom in pixels of the picture.
+    """
+    scale = min(found[0] / wanted[0], found[1] / wanted[1])
+    height, width = wanted[0] * scale, wanted[1] * scale
+    top, left = (found[0] - height) / 2, (found[1] - width) / 2
+    return left, top, left + width, top + height
+
+
+def fitted(image: Image.Image, size: tuple[int, int], method: str) -> np.ndarray:
+    """The central part, uint8 `[height, width, 3]`, resized by one of Pillow's filters, such as "bicubic"."""
+    box = central_box((image.height, image.width), size)
+    resized = image.resize((size[1], size[0]), Image.Resampling[method.upper()], box=box)
+    return np.asarray(resized)
+
+
+def enlarged(image: np.ndarray, least_side: int = LEAST_SIDE) -> np.ndarray:
+    """Each pixel as a square of equal pixels, `[h, w, 3]` -> `[k h, k w, 3]`, so that the longer side is legible."""
+    k = max(1, least_side // max(image.shape[:2]))
+    return image.repeat(k, axis=0).repeat(k, axis=1)
+
+
+def write(folder: str, pictures: Sequence[tuple[str, np.ndarray | bytes]]) -> None:
+    """Writes pictures, uint8 `[h, w, 3]` or PNG files, by name into a folder, and prints their paths.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name, picture in pictures:
+            path = target / f"{name}.png"
+            if isinstance(picture, bytes):
+                path.write_bytes(picture)
+            else:
+                Image.fromarray(picture).save(path)
+            print(path)
+    except OSError as error:
+        raise UserError(f"--out={folder} cannot be written ({error.strerror or error}); choose a folder") from error
