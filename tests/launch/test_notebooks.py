@@ -84,7 +84,7 @@ def run(name, out, **settings):
 
 @pytest.mark.slow
 def test_masking(tmp_path):
-    figures, printed = run("masking", tmp_path / "out", STEPS=10, WORKDIR=str(tmp_path / "run"))
+    figures, printed = run("masking", tmp_path / "out", STEPS=2, WORKDIR=str(tmp_path / "run"))
     assert figures.keys() == {"views-1", "masks-1", "tokens-1"} and all(one.std() > 20 for one in figures.values())
     grey = (figures["views-1"] == 127).all(-1) | (figures["views-1"] == 128).all(-1)
     # A third of each row of pictures is masked, by 38%, and margins and titles take their part.
@@ -95,7 +95,7 @@ def test_masking(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("tokenizer", ["", "random"])
 def test_your_images(tmp_path, tokenizer):
-    steps = {"tokenizer": 5, "pretrain": 5, "finetune": 5}
+    steps = {"tokenizer": 2, "pretrain": 2, "finetune": 2}
     settings = dict(STEPS=steps, VARIANT="Micro", TOKENIZER=tokenizer, WORKDIR=str(tmp_path / "run"))
     figures, printed = run("your_images", tmp_path / "out", **settings)
     assert figures.keys() == {"predictions-1"}
