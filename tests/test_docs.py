@@ -77,7 +77,8 @@ def commands() -> list:
     """Of shell blocks, and those in prose that are whole."""
     found = []
     for page, name in zip(PAGES, names):
-        lines = [line for text in blocks(page, "sh") for line in re.sub(r"\\\n\s*", "", text).splitlines()]
+        shell = re.sub(r"\\\n\s*|python -c \"[^\"]*\"", "", "\n".join(blocks(page, "sh")))
+        lines = filter(str.strip, shell.splitlines())
         found += [(name, part) for line in lines for part in line.split(" && ")]
         found += [(name, code) for code in inline(page) if re.match(r"python -m beit_jax\.\w+ ", code)]
     whole = [(name, line.strip()) for name, line in found if not re.search(r"\[-|\[:|\.\.\.(?!\w)|FILE", line)]
