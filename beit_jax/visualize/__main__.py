@@ -1,6 +1,7 @@
 """Looks at what runs have made.
 
 python -m beit_jax.visualize report runs/quickstart
+python -m beit_jax.visualize report runs/small runs/large --out compared.html
 python -m beit_jax.visualize report runs/digits --markdown docs/results.md
 python -m beit_jax.visualize attention --checkpoint runs/pretrain --image cat.jpg --out maps
 python -m beit_jax.visualize tokens --checkpoint runs/tokenizer --image cat.jpg --out pictures
@@ -23,8 +24,9 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m beit_jax.visualize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = parser.add_subparsers(dest="what", required=True)
-    report = names.add_parser("report", help="table and report.html of a workdir")
-    report.add_argument("workdir", help="of a run or of a recipe")
+    report = names.add_parser("report", help="table and report.html of a workdir, or of several side by side")
+    report.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="of a run or of a recipe, finished or not")
+    report.add_argument("--out", metavar="PAGE", help="otherwise report.html in the folder that holds all of it")
     report.add_argument(
         "--markdown",
         metavar="PAGE",
@@ -39,18 +41,19 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _report(settings: argparse.Namespace) -> None:
-    workdir = command_line.local_folder("workdir", settings.workdir)
-    if not (workdir / "config.json").is_file():
-        raise UserError(f"{workdir} holds no run; expected the --workdir of beit_jax.train")
+    workdirs = [command_line.local_folder("workdir", workdir) for workdir in dict.fromkeys(settings.workdirs)]
+    for workdir in workdirs:
+        if not (workdir / "config.json").is_file():
+            raise UserError(f"{workdir} holds no run; expected the --workdir of beit_jax.train")
     from beit_jax.visualize import markdown, report
 
     try:
-        print(report.write(workdir))
+        print(report.write(*workdirs, out=Path(settings.out) if settings.out else None))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{workdir}: config.json or a result.json cannot be read ({error}); make the run again"
+            f"{workdirs[0]}: config.json or a result.json cannot be read ({error}); make the run again"
         ) from error
-    if settings.markdown:
+    for workdir in workdirs if settings.markdown else ():
         markdown.replace(Path(settings.markdown), workdir.resolve().name, markdown.table(report.collect(workdir)))
 
 

@@ -5,34 +5,43 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-Curve = Sequence[tuple[int, float]]  # (epoch, value)
+Curve = Sequence[tuple[float, float]]  # (epoch, value)
 
 
-def draw(title: str, curves: Mapping[str, Sequence[Curve]], unit: str) -> bytes:
+def draw(
+    title: str,
+    curves: Mapping[str, Sequence[Curve]],
+    unit: str,
+    dashed: Mapping[str, Sequence[Curve]] | None = None,
+) -> bytes:
     """One panel with a colour for each name; several curves of one name (seeds) are drawn thinner.
 
     Args:
       title: above the panel.
       curves: by name, one curve for each seed.
       unit: of the vertical axis.
+      dashed: the same measured in training, in the colours of `curves`.
 
     Returns:
       The PNG file.
     """
     figure = Figure(figsize=(5.2, 3.2), dpi=110, layout="constrained")
     axes = figure.subplots()
-    for index, (name, seeds) in enumerate(curves.items()):
-        for number, curve in enumerate(seeds):
-            epochs, values = zip(*curve)
-            axes.plot(
-                epochs,
-                values,
-                color=f"C{index}",
-                linewidth=1.6 if len(seeds) == 1 else 1.0,
-                marker="o" if len(curve) == 1 else None,
-                label=name if number == 0 else None,
-            )
-    axes.set(title=title, xlabel="epoch", ylabel=unit)
+    names = list(dict.fromkeys([*curves, *(dashed or {})]))
+    for style, drawn in (("-", curves), ("--", dashed or {})):
+        for name, seeds in drawn.items():
+            for number, curve in enumerate(seeds):
+                epochs, values = zip(*curve)
+                axes.plot(
+                    epochs,
+                    values,
+                    style,
+                    color=f"C{names.index(name)}",
+                    linewidth=1.6 if len(seeds) == 1 and style == "-" else 1.0,
+                    marker="o" if len(curve) == 1 else None,
+                    label=name if number == 0 and drawn is not dashed else None,
+                )
+    axes.set(title=title, xlabel="epoch (dashed: in training)" if dashed else "epoch", ylabel=unit)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     target = io.BytesIO()

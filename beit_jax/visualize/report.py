@@ -1,60 +1,36 @@
-"""Turns a workdir into a table for the terminal and one self-contained `report.html`, with its pictures beside it."""
+"""Turns workdirs into a table for the terminal and one self-contained `report.html`."""
 
-import base64
 import dataclasses
-import html
 import json
+import os
 import re
 import statistics
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax.training import metrics
-from beit_jax.visualize import curves
 
-# What each task is looked at by: (metric in the log, metric of the evaluation, unit).
-CURVES = {
-    "tokenizer": (("loss", "eval/loss", "nats per pixel value"), ("", "eval/perplexity", "codebook perplexity")),
-    "pretrain": (("loss", "eval/loss", "nats per masked token"), ("mlm_acc", "eval/mlm_acc", "masked-token accuracy")),
-    "classify": (("loss", "eval/loss", "nats per image"), ("top1", "eval/top1", "top-1 accuracy")),
-    "probe": (("", "eval/loss", "nats per image"), ("", "eval/top1", "top-1 accuracy of the best layer")),
-    "segment": (("loss", "", "nats per pixel"), ("", "eval/miou", "mean intersection over union")),
-}
-
-EXPLAINED = {
-    "perplexity": "exp of the entropy of the token frequencies: how many codes are really in use",
-    "perplexity_share": "perplexity over the size of the vocabulary",
-    "mlm_acc": "accuracy of the tokens predicted at masked positions",
-    "mlm_acc_commonest": "the same for always guessing the commonest token",
-    "absolute_error": "of the reconstruction, in units of the pixel range",
-    "nll": "reconstruction term of the bound, nats per image",
-    "kl": "divergence of the codes from uniform, nats per image",
-    "overflow": "masked patches that the head left out; 0 is right",
-    "top1": "share of evaluation images whose likeliest class is right",
-    "top5": "share whose right class is among the five likeliest",
-    "images": "evaluation images counted",
-    "best_layer": "the layer with the best top1, counted from 1",
-    "knn_top1": "top-1 accuracy of the nearest neighbours' vote, by the features of the best layer",
-    "miou": "intersection over union, mean over classes",
-    "mean_accuracy": "share of each class's pixels that are right, mean over classes",
-    "pixel_accuracy": "share of labelled pixels that are right",
-    "loss": "cross-entropy or negative bound on the evaluation set",
-}
+SEED = re.compile(r"[_,]?seed=?\d+")  # in the names of stages, of a sweep's members, and of workdirs
 
 
-# The pictures that tasks make, in the order of telling.
-CAPTIONS = {
-    "original.png": "held-out images",
-    "reconstruction.png": "what is left of them after the tokenizer: decoded from their tokens",
-    "masked.png": "what BEiT sees",
-    "prediction.png": "the tokens that BEiT puts in the masked places, decoded together with the visible ones",
-    "image.png": "held-out images, contrast stretched",
-    "label_map.png": "their true classes",
-    "segmentation.png": "the classes found",
-    "tokenizer.png": "the true tokens, decoded: the best that the row above could be",
-}
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+      folder: of the run.
+      config: that it was made with.
+      log: the lines of its metrics.
+      state: how far it is, in words; empty: finished.
+    """
+
+    folder: Path
+    config: ConfigDict
+    log: list[dict[str, float]]
+    state: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,44 +38,98 @@ class Group:
     """Runs that differ in their seed only; most groups have one run.
 
     Attributes:
-      name: of the stage, without `_seedN`.
+      name: of the stage, without `_seedN`, and of the workdir where there are several.
       task: of its config.
       labels: which labels it learns from, in words; empty: all.
-      runs: their folders.
-      results: the last evaluation of each run.
+      runs: in the order they ran.
+      results: the last evaluation of each run; empty where there was none yet.
     """
 
     name: str
     task: str
     labels: str
-    runs: list[Path] = dataclasses.field(default_factory=list)
+    runs: list[Run] = dataclasses.field(default_factory=list)
     results: list[dict[str, float]] = dataclasses.field(default_factory=list)
 
 
-def write(workdir: Path) -> str:
-    """Writes `report.html` and its pictures; returns the table for the terminal.
+def write(*workdirs: Path, out: Path | None = None) -> str:
+    """Writes the page; returns the table for the terminal.
 
     Args:
-      workdir: of a run, or of a recipe; stages that have not finished are left out.
+      workdirs: each of a run or of a recipe, finished or not. Several are shown side by side.
+      out: the page; if not given, `report.html` in the workdir, with its curves beside it as PNG, or in the folder
+        that holds all of several workdirs.
     """
-    groups = collect(workdir)
-    (workdir / "report.html").write_text(_page(workdir, groups), encoding="utf-8")
-    return f"{table(groups)}\n\nreport: {workdir / 'report.html'}"
+    from beit_jax.visualize import page
+
+    groups = collect(*workdirs, unfinished=True)
+    folder = workdirs[0] if len(workdirs) == 1 else Path(os.path.commonpath([path.resolve() for path in workdirs]))
+    target = out or folder / "report.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    title = folder.resolve().name if len(workdirs) == 1 else " | ".join(path.resolve().name for path in workdirs)
+    curves = folder if len(workdirs) == 1 and out is None else None
+    target.write_text(page.html_of(title, groups, curves), encoding="utf-8")
+    return f"{table(groups)}\n\nreport: {target}"
 
 
-def collect(workdir: Path) -> list[Group]:
-    """The finished runs of a workdir, grouped by name without seed, in the order they ran."""
-    config = configs.from_json((workdir / "config.json").read_text(encoding="utf-8"))
-    stages = {name: (workdir / name, config[name]) for name in config.get("stages", ())}
-    groups: dict[str, Group] = {}
-    for stage, (run, settings) in (stages or {config.task: (workdir, config)}).items():
-        if not (run / "result.json").exists():
-            continue
-        name = re.sub(r"_seed\d+$", "", stage)
-        group = groups.setdefault(name, Group(name, settings.task, _labels(settings.data)))
-        group.runs.append(run)
-        group.results.append(json.loads((run / "result.json").read_text(encoding="utf-8")))
+def collect(*workdirs: Path, unfinished: bool = False) -> list[Group]:
+    """The runs of workdirs, grouped by name without seed, in the order they ran.
+
+    Args:
+      workdirs: each of a run or of a recipe.
+      unfinished: whether runs that have begun and not ended are among them.
+    """
+    groups: dict[tuple[str, ...], Group] = {}
+    for title, workdir in zip(_titles(workdirs), workdirs):
+        for stage, folder, config in _stages(workdir):
+            log = metrics.read(folder / metrics.FILE)
+            finished = (folder / "result.json").exists()
+            if not finished and not (unfinished and log):
+                continue
+            name = ": ".join(filter(None, (title, SEED.sub("", stage))))
+            key = (name, config.task, _labels(config.data))
+            group = groups.setdefault(key, Group(*key))
+            if finished:
+                result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            else:
+                result = _last_evaluation(log)
+            group.runs.append(Run(folder, config, log, "" if finished else _state(config, log)))
+            group.results.append(result)
     return list(groups.values())
+
+
+def _titles(workdirs: Sequence[Path]) -> list[str]:
+    """What tells several workdirs apart; without their seeds, so that these become one group."""
+    if len(workdirs) == 1:
+        return [""]
+    paths = [path.resolve() for path in workdirs]
+    common = os.path.commonpath(paths)
+    return [SEED.sub("", str(path.relative_to(common))).strip(",") if path != Path(common) else "" for path in paths]
+
+
+def _stages(workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
+    """Name, folder and config of each run of a workdir."""
+    config = configs.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    if "stages" not in config:
+        yield config.task, workdir, config
+    for name in config.get("stages", ()):
+        yield name, workdir / name, config[name]
+
+
+def _last_evaluation(log: list[dict[str, float]]) -> dict[str, float]:
+    evaluated = [line for line in log if any(name.startswith(metrics.EVALUATION) for name in line)]
+    last = evaluated[-1] if evaluated else {}
+    return {
+        name.removeprefix(metrics.EVALUATION): value
+        for name, value in last.items()
+        if name.startswith(metrics.EVALUATION)
+    }
+
+
+def _state(config: ConfigDict, log: list[dict[str, float]]) -> str:
+    step, epoch = log[-1]["step"], log[-1]["epoch"]
+    total = config.steps or (round(config.epochs * step / epoch) if epoch else 0)
+    return f"at step {step} of {total}"
 
 
 def _labels(data: ConfigDict) -> str:
@@ -110,96 +140,20 @@ def _labels(data: ConfigDict) -> str:
 
 def table(groups: list[Group]) -> str:
     """Stage, metric, mean, deviation over seeds, and every seed's value."""
-    rows = [("stage", "metric", "mean", "sd", "each seed"), *_rows(groups)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    table_rows = [("stage", "metric", "mean", "sd", "each seed"), *rows(groups)]
+    widths = [max(len(row[i]) for row in table_rows) for i in range(len(table_rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in table_rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _rows(groups: list[Group]) -> list[tuple[str, str, str, str, str]]:
-    rows = []
+def rows(groups: list[Group]) -> list[tuple[str, str, str, str, str]]:
+    """The cells of the table; of runs that have not ended, the last evaluation."""
+    found = []
     for group in groups:
-        for metric in group.results[0]:
-            values = [result[metric] for result in group.results]
+        for metric in dict.fromkeys(name for result in group.results for name in result):
+            values = [result[metric] for result in group.results if metric in result]
             several = len(values) > 1
             spread = f"{statistics.stdev(values):.4g}" if several else ""
             each = " ".join(f"{value:.4g}" for value in values) if several else ""
-            rows.append((group.name, metric, f"{statistics.mean(values):.4g}", spread, each))
-    return rows
-
-
-def _page(workdir: Path, groups: list[Group]) -> str:
-    cells = "\n".join(
-        f"<tr><td>{html.escape(stage)}</td><td title='{html.escape(EXPLAINED.get(metric, ''))}'>{metric}</td>"
-        f"<td>{mean}</td><td>{spread}</td><td>{each}</td><td class='note'>{EXPLAINED.get(metric, '')}</td></tr>"
-        for stage, metric, mean, spread, each in _rows(groups)
-    )
-    sections = "\n".join(_pictures(group) for group in groups)
-    panels = "\n".join(_panels(workdir, groups))
-    config = html.escape((workdir / "config.json").read_text(encoding="utf-8"))
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>beit_jax: {html.escape(workdir.name)}</title>
-<style>
-body {{ font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222; }}
-table {{ border-collapse: collapse; }} td, th {{ padding: 2px 12px 2px 0; text-align: left; }}
-tr:nth-child(even) {{ background: #f5f5f5; }} .note {{ color: #777; }}
-img {{ max-width: 100%; image-rendering: pixelated; }} figure {{ margin: 0 0 .6em; }} figcaption {{ color: #555; }}
-.panels img {{ width: 520px; image-rendering: auto; }} pre {{ background: #f5f5f5; padding: 1em; overflow: auto; }}
-</style></head><body>
-<h1>{html.escape(workdir.name)}</h1>
-<h2>Results</h2>
-<table><tr><th>stage</th><th>metric</th><th>mean</th><th>sd</th><th>each seed</th><th></th></tr>
-{cells}
-</table>
-{sections}
-<h2>Curves</h2>
-<div class="panels">
-{panels}
-</div>
-<h2>Config</h2>
-<details><summary>all keys</summary><pre>{config}</pre></details>
-</body></html>
-"""
-
-
-def _pictures(group: Group) -> str:
-    folder = group.runs[0] / "pictures"
-    figures = "\n".join(
-        f"<figure><figcaption>{html.escape(caption)}</figcaption>{_image((folder / file).read_bytes())}</figure>"
-        for file, caption in CAPTIONS.items()
-        if (folder / file).exists()
-    )
-    if not figures:
-        return ""
-    return f"<h2>{html.escape(group.name)}: what it sees</h2>\n{figures}"
-
-
-def _panels(workdir: Path, groups: list[Group]) -> list[str]:
-    """One panel for each metric of the runs that share a task and its labels, a colour for each of their stages."""
-    panels = []
-    for task, labels in dict.fromkeys((group.task, group.labels) for group in groups):
-        same = [group for group in groups if (group.task, group.labels) == (task, labels)]
-        for logged, evaluated, unit in CURVES[task]:
-            found = {}
-            for group in same:
-                for metric, suffix in ((logged, "training"), (evaluated, "evaluation")):
-                    if metric == logged and evaluated and len(same) > 1:
-                        continue  # several stages in one panel are compared by their evaluation
-                    seeds = [_curve(run, metric) for run in group.runs]
-                    if metric and all(seeds):
-                        found[f"{group.name}, {suffix}"] = seeds
-            if found:
-                title = ", ".join(filter(None, (task, labels)))
-                png = curves.draw(f"{title}: {unit}", found, unit)
-                name = re.sub(r"\W+", "_", f"curve {title} {evaluated.removeprefix('eval/') or logged}") + ".png"
-                (workdir / name).write_bytes(png)
-                panels.append(_image(png))
-    return panels
-
-
-def _curve(run: Path, metric: str) -> list[tuple[int, float]]:
-    return [(line["epoch"], line[metric]) for line in metrics.read(run / metrics.FILE) if metric in line]
-
-
-def _image(png: bytes) -> str:
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+            found.append((group.name, metric, f"{statistics.mean(values):.4g}", spread, each))
+    return found

@@ -1,17 +1,12 @@
-"""What lies beside the scripts: the table of the README, the image, the notebook."""
+"""What lies beside the scripts: the table of the README, the image."""
 
-import ast
 import json
-import os
 import re
 import shlex
 import subprocess
 import sys
-import types
 
 import pytest
-
-from beit_jax import config as configs
 
 
 def test_table_names_every_file(repository):
@@ -77,88 +72,3 @@ def test_image_installs_extras_that_exist(repository, image):
     for asked in (*re.findall(r"EXTRAS=([\w,]+)", text), "data,tpu"):  # the last is what gke_xpk.sh asks for
         assert set(asked.split(",")) <= extras
     assert any(name == "RUN" and '".[$EXTRAS]"' in rest for name, rest in image)
-
-
-@pytest.fixture(scope="module")
-def notebook(repository):
-    return json.loads((repository / "launch" / "colab" / "quickstart.ipynb").read_text())
-
-
-def source(cell):
-    return "".join(cell["source"])
-
-
-def test_notebook_is_valid_and_stripped(notebook):
-    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
-    names = [cell["id"] for cell in notebook["cells"]]
-    assert len(set(names)) == len(names)
-    for cell in notebook["cells"]:
-        keys = {"cell_type", "id", "metadata", "source"}
-        if cell["cell_type"] == "code":
-            keys |= {"execution_count", "outputs"}
-            assert cell["execution_count"] is None and cell["outputs"] == []
-            ast.parse(source(cell))
-        assert set(cell) == keys
-
-
-def test_notebook_asks_for_its_repository(notebook, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    scope = {}
-    with pytest.raises(SystemExit, match="REPOSITORY is empty"):
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "code":
-                exec(source(cell), scope)
-    assert not list(tmp_path.iterdir())
-
-
-TRAIN = """
-import pathlib, sys
-print("argv", *sys.argv[1:])
-if "broken" in sys.argv[2]:
-    sys.exit(2)
-folder = pathlib.Path(sys.argv[2].removeprefix("--workdir=")) / "pretrain" / "pictures"
-folder.mkdir(parents=True)
-(folder / "masked.png").write_bytes(b"")
-"""
-
-
-@pytest.fixture
-def run_notebook(notebook, tmp_path, monkeypatch):
-    """Runs all cells but the one that installs, with a trainer that only makes a picture. Gives what was displayed."""
-    (tmp_path / "beit_jax").mkdir()
-    (tmp_path / "beit_jax" / "__init__.py").write_text("")
-    (tmp_path / "beit_jax" / "train.py").write_text(TRAIN)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""))
-    shown = []
-    display = types.ModuleType("IPython.display")
-    display.display = lambda *what: shown.extend(what)
-    display.Markdown, display.Image = str, lambda filename: ("picture", filename)
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
-    monkeypatch.setitem(sys.modules, "IPython.display", display)
-
-    def run(**settings):
-        scope = {}
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", []):
-                exec(source(cell), scope)
-                if cell["id"] == "settings":
-                    scope |= settings
-        return shown
-
-    return run
-
-
-def test_notebook_trains_and_shows_the_pictures(run_notebook, repository, capsys):
-    shown = run_notebook(ARGS=":runlocal", WORKDIR="out")
-    printed = capsys.readouterr().out
-    assert printed.startswith("argv --config=configs/quickstart.py:runlocal --workdir=out\n")
-    assert shown == ["**pretrain/pictures/masked.png**", ("picture", "out/pretrain/pictures/masked.png")]
-    assert "out/report.html" in printed
-    assert configs.load(f"{repository}/configs/quickstart.py:runlocal").stages  # what it names is there
-
-
-def test_notebook_stops_where_training_fails(run_notebook):
-    with pytest.raises(SystemExit, match="training ended with status 2"):
-        run_notebook(WORKDIR="broken")

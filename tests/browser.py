@@ -1,0 +1,23 @@
+"""A browser without a screen, for pages that were made here."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def console(page: Path, profile: Path, width: int = 1000, query: str = "") -> list[str]:
+    """What a page writes to the console, errors among it; the test is skipped where there is no Chromium."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    if program is None:
+        pytest.skip(f"no Chromium; looked for {', '.join(NAMES)}")
+    switches = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={profile}"]
+    address = page.resolve().as_uri() + query
+    command = [program, *switches, f"--window-size={width},800", "--dump-dom", address]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "</body>" in done.stdout, done.stderr[-2000:]
+    return re.findall(r"CONSOLE[:(]\d+\)?\] (.*)", done.stderr)

@@ -1,0 +1,174 @@
+"""Notebooks: valid, stripped of outputs, and every cell runs, on data that are here, without Jupyter."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from PIL import Image
+
+from beit_jax import config as configs
+from beit_jax import save_pretrained, tasks
+from beit_jax.convert import preprocessing
+from beit_jax.errors import UserError
+from beit_jax.visualize import __main__ as visualize
+
+FOLDER = Path(__file__).resolve().parents[2] / "launch" / "colab"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+
+def read(name):
+    return json.loads((FOLDER / f"{name}.ipynb").read_text())
+
+
+def source(cell):
+    return "".join(cell["source"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_is_valid_and_stripped(name):
+    notebook = read(name)
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert notebook["metadata"].keys() == {"kernelspec", "language_info"}
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    names = [cell["id"] for cell in notebook["cells"]]
+    assert len(set(names)) == len(names) and names[:3] == ["title", "settings", "install"]
+    for cell in notebook["cells"]:
+        keys = {"cell_type", "id", "metadata", "source"}
+        if cell["cell_type"] == "code":
+            keys |= {"execution_count", "outputs"}
+            assert cell["execution_count"] is None and cell["outputs"] == []
+            ast.parse(source(cell))
+        assert set(cell) == keys
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_notebook_asks_for_its_repository(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope = {}
+    with pytest.raises(SystemExit, match="REPOSITORY is empty"):
+        for cell in read(name)["cells"]:
+            if cell["cell_type"] == "code":
+                exec(source(cell), scope)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_notebook_installs_alike():
+    installs = {
+        source(cell).replace(",convert", "")
+        for name in NAMES
+        for cell in read(name)["cells"]
+        if cell["id"] == "install"
+    }
+    assert len(installs) == 1
+
+
+def run(name, out, **settings):
+    """Runs all cells but the one that installs, in a process of its own; gives the pictures and what was printed."""
+    program = Path(__file__).with_name("run_notebook.py")
+    command = [sys.executable, str(program), str(FOLDER / f"{name}.ipynb"), str(out), json.dumps(settings)]
+    root = FOLDER.parents[1]
+    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {file.stem: np.asarray(Image.open(file).convert("RGB")) for file in out.glob("*.png")}, done.stdout
+
+
+@pytest.mark.slow
+def test_masking(tmp_path):
+    figures, printed = run("masking", tmp_path / "out", STEPS=2, WORKDIR=str(tmp_path / "run"))
+    assert figures.keys() == {"views-1", "masks-1", "tokens-1"} and all(one.std() > 20 for one in figures.values())
+    grey = (figures["views-1"] == 127).all(-1) | (figures["views-1"] == 128).all(-1)
+    # A third of each row of pictures is masked, by 38%, and margins and titles take their part.
+    assert 0.05 < grey.mean() < 0.38 / 3
+    assert "two_views(224, 112)" in printed and (tmp_path / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tokenizer", ["", "random"])
+def test_your_images(tmp_path, tokenizer):
+    steps = {"tokenizer": 2, "pretrain": 2, "finetune": 2}
+    settings = dict(STEPS=steps, VARIANT="Micro", TOKENIZER=tokenizer, WORKDIR=str(tmp_path / "run"))
+    figures, printed = run("your_images", tmp_path / "out", **settings)
+    assert figures.keys() == {"predictions-1"}
+    assert "1438 images to learn from, 359 held out; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
+    assert "of 359 held-out images right" in printed
+    assert (tmp_path / "run" / "tokenizer").exists() == (not tokenizer)
+
+
+def test_attention(tmp_path):
+    try:
+        visualize.main(["attention", "--help"])
+    except UserError:
+        pytest.skip("python -m beit_jax.visualize has no `attention`")
+    except SystemExit:
+        pass
+    config = tiny.config("classify")
+    with config.unlocked():
+        config.preprocess = preprocessing.official(config.model.image_size)
+    with jax.numpy_dtype_promotion("standard"):
+        params = jax.tree.map(np.asarray, tasks.create(config).init(jax.random.key(0)))
+    save_pretrained(tmp_path / "hf", params, config, format="hf")
+    run("attention", tmp_path / "out", CHECKPOINT=str(tmp_path / "hf"), OUT=str(tmp_path / "maps"))
+    displayed = (tmp_path / "out" / "displayed.txt").read_text().splitlines()
+    assert displayed[1:] == [str(file) for file in sorted((tmp_path / "maps").rglob("*.png"))] and len(displayed) > 1
+
+
+TRAIN = """
+import pathlib, sys
+print("argv", *sys.argv[1:])
+if "broken" in sys.argv[2]:
+    sys.exit(2)
+folder = pathlib.Path(sys.argv[2].removeprefix("--workdir=")) / "pretrain" / "pictures"
+folder.mkdir(parents=True)
+(folder / "masked.png").write_bytes(b"")
+"""
+
+
+@pytest.fixture
+def run_quickstart(tmp_path, monkeypatch):
+    """Runs all cells but the one that installs, with a trainer that only makes a picture. Gives what was displayed."""
+    (tmp_path / "beit_jax").mkdir()
+    (tmp_path / "beit_jax" / "__init__.py").write_text("")
+    (tmp_path / "beit_jax" / "train.py").write_text(TRAIN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path) + os.pathsep + os.environ.get("PYTHONPATH", ""))
+    shown = []
+    display = types.ModuleType("IPython.display")
+    display.display = lambda *what: shown.extend(what)
+    display.Markdown, display.Image = str, lambda filename: ("picture", filename)
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+
+    def run(**settings):
+        scope = {}
+        for cell in read("quickstart")["cells"]:
+            if cell["cell_type"] == "code" and "install" not in cell["metadata"].get("tags", []):
+                exec(source(cell), scope)
+                if cell["id"] == "settings":
+                    scope |= settings
+        return shown
+
+    return run
+
+
+def test_quickstart_trains_and_shows_the_pictures(run_quickstart, repository, capsys):
+    shown = run_quickstart(ARGS=":runlocal", WORKDIR="out")
+    printed = capsys.readouterr().out
+    assert printed.startswith("argv --config=configs/quickstart.py:runlocal --workdir=out\n")
+    assert shown == ["**pretrain/pictures/masked.png**", ("picture", "out/pretrain/pictures/masked.png")]
+    assert "out/report.html" in printed
+    assert configs.load(f"{repository}/configs/quickstart.py:runlocal").stages  # what it names is there
+
+
+def test_quickstart_stops_where_training_fails(run_quickstart):
+    with pytest.raises(SystemExit, match="training ended with status 2"):
+        run_quickstart(WORKDIR="broken")

@@ -1,0 +1,198 @@
+"""Reports of workdirs that are written here, so that what the page must say is known."""
+
+import base64
+import html.parser
+import io
+import json
+import re
+
+import browser
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from beit_jax import config as configs
+from beit_jax.errors import UserError
+from beit_jax.visualize import __main__ as door
+from beit_jax.visualize import curves, page, report
+
+VOID = {"meta", "link", "img", "br"}
+
+
+class Reader(html.parser.HTMLParser):
+    """Collects what a page holds, and refuses tags that are not closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.addresses, self.images, self.rows, self.words = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        assert len(given) == len(attributes) and not any(name.startswith("on") for name in given)
+        self.addresses += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
+        if tag == "img":
+            self.images.append(given)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.words.append(text)
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += text
+
+
+def config_of(task: str, **keys) -> ConfigDict:
+    config = configs.defaults(task)
+    config.steps, config.batch_size = 40, 8
+    config.update(keys)
+    return config
+
+
+def write_run(folder, accuracy: float, *, steps: int = 40, finished: bool = True) -> None:
+    """A log of 10 to `steps`, 4 steps an epoch, evaluated every 20; each image takes 10 ms, with a pause of input."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for step in range(10, steps + 1, 10):
+        speed = {"learning_rate": 1e-3, "grad_norm": 1.5, "examples_per_second": 100.0, "input_wait": 0.25}
+        lines.append({"step": step, "epoch": step / 4, "loss": 2 - step / 40, "top1": accuracy, **speed})
+        if step % 20 == 0:
+            lines.append({"step": step, "epoch": step / 4, "eval/loss": 1.0, "eval/top1": accuracy * step / 40})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 5')
+    if finished:
+        (folder / "result.json").write_text(json.dumps({"loss": 1.0, "top1": accuracy}))
+
+
+def write_config(folder, config) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(configs.to_json(config))
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """Two seeds of one arm that are finished, one arm that is half-way, and a stage that has not begun."""
+    stages = {f"arm_seed{seed}": config_of("classify", seed=seed) for seed in (0, 1)}
+    stages |= {"scratch_seed0": config_of("classify"), "later": config_of("tokenizer")}
+    workdir = tmp_path / "a <recipe> & more"
+    write_config(workdir, configs.recipe(**stages))
+    write_run(workdir / "arm_seed0", 0.5)
+    write_run(workdir / "arm_seed1", 0.75)
+    write_run(workdir / "scratch_seed0", 0.25, steps=20, finished=False)
+    (workdir / "arm_seed0" / "pictures").mkdir()
+    for name in ("masked", "own_picture", "original"):
+        Image.new("RGB", (4, 4)).save(workdir / "arm_seed0" / "pictures" / f"{name}.png")
+    return workdir
+
+
+def test_page_says_what_the_runs_did(recipe):
+    text = report.write(recipe)
+    assert re.search(r"^arm +top1 +0.625 +0.1768 +0.5 0.75$", text, re.MULTILINE)
+    assert re.search(r"^scratch +top1 +0.125$", text, re.MULTILINE)  # the last evaluation of a run that goes on
+    read = Reader((recipe / "report.html").read_text())
+    words = "".join(read.words)
+    assert "scratch: at step 20 of 40" in words and "arm: at step" not in words and "later" not in words
+    assert [row[:5] for row in read.rows if row[:2] == ["arm", "top1"]] == [
+        ["arm", "top1", "0.625", "0.1768", "0.5 0.75"]
+    ]
+    # 8 images of 10 ms a step; two seeds of 40 steps of 80 ms
+    assert ["arm", "8", "100", "80", "25%", "0.1"] in read.rows
+    assert [row for row in read.rows if row[0] == "steps"] == [["steps", "40", "0"]] * 2
+    assert ["image_size", "224"] not in [row[:2] for row in read.rows]  # as in the defaults: in the folded part only
+    captions = [image["alt"] for image in read.images]
+    assert captions[:3] == ["held-out images", "what BEiT sees", "own picture"]
+    assert captions[3:5] == ["classify: nats per image", "classify: top-1 accuracy"] and len(captions) == 9
+    for image in read.images:
+        Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/png;base64,")))).verify()
+    assert sorted(file.name for file in recipe.glob("*.png")) == [
+        "curve_classify_loss.png",
+        "curve_classify_top1.png",
+    ]
+
+
+def test_page_needs_nothing_else(recipe):
+    text = (report.write(recipe), (recipe / "report.html").read_text())[1]
+    assert all(address.startswith("data:") for address in Reader(text).addresses)
+    assert not re.search(r"<script|@import|@font-face|url\(|https?:", re.sub(r"base64,[\w+/=]+", "", text))
+    assert "<title>beit_jax: a &lt;recipe&gt; &amp; more</title>" in text
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
+
+
+def test_several_workdirs_share_panels(tmp_path, monkeypatch):
+    drawn = []
+    draw = curves.draw
+    monkeypatch.setattr(curves, "draw", lambda *a: drawn.append(a) or draw(*a))
+    for name, accuracy in {"small_seed0": 0.5, "small_seed1": 0.25, "large": 1.0}.items():
+        write_config(tmp_path / name, config_of("classify"))
+        write_run(tmp_path / name, accuracy)
+    report.write(*(tmp_path / name for name in ("small_seed0", "small_seed1", "large")))
+    by_title = {title: (solid, dashed) for title, solid, _, dashed in drawn}
+    solid, dashed = by_title["classify: top-1 accuracy"]
+    assert solid == {
+        "small: classify": [[(5.0, 0.25), (10.0, 0.5)], [(5.0, 0.125), (10.0, 0.25)]],
+        "large: classify": [[(5.0, 0.5), (10.0, 1.0)]],
+    }
+    assert dashed["large: classify"] == [[(2.5, 1.0), (5.0, 1.0), (7.5, 1.0), (10.0, 1.0)]]
+    assert by_title["classify: images per second"][0].keys() == solid.keys()
+    assert (tmp_path / "report.html").is_file() and not list(tmp_path.glob("*.png"))
+
+
+def test_seeds_of_a_sweep_are_one_group(tmp_path):
+    names = ("optimizer.lr=0.1,seed=0", "optimizer.lr=0.1,seed=1", "optimizer.lr=0.2,seed=0")
+    for name in names:
+        write_config(tmp_path / name, config_of("classify"))
+        write_run(tmp_path / name, 0.5)
+    groups = report.collect(*(tmp_path / name for name in names))
+    assert [(group.name, len(group.runs)) for group in groups] == [
+        ("optimizer.lr=0.1: classify", 2),
+        ("optimizer.lr=0.2: classify", 1),
+    ]
+
+
+def test_only_finished_runs_are_collected_for_tables(recipe):
+    assert [group.name for group in report.collect(recipe)] == ["arm"]
+
+
+@pytest.mark.parametrize("steps", [0, 10])
+def test_a_run_that_was_not_evaluated_yet(tmp_path, steps):
+    write_config(tmp_path, config_of("pretrain", steps=0, epochs=10.0))
+    write_run(tmp_path, 0.5, steps=steps, finished=False)
+    report.write(tmp_path)
+    words = "".join(Reader((tmp_path / "report.html").read_text()).words)
+    assert ("pretrain: at step 10 of 40" if steps else "Nothing is logged yet.") in words
+
+
+def test_every_task_has_curves():
+    assert set(page.CURVES) == set(configs.TASKS)
+
+
+def test_the_door(recipe, tmp_path, capsys):
+    door.main(["report", str(recipe), "--out", str(tmp_path / "new" / "page.html")])
+    assert f"report: {tmp_path / 'new' / 'page.html'}" in capsys.readouterr().out
+    assert not (recipe / "report.html").exists() and not list(recipe.glob("*.png"))
+    with pytest.raises(UserError, match="nowhere holds no run"):
+        door.main(["report", str(recipe), str(tmp_path / "nowhere")])
+    (recipe / "arm_seed1" / "result.json").write_text("{")
+    with pytest.raises(UserError, match="cannot be read"):
+        door.main(["report", str(recipe)])
+
+
+def test_opens_in_a_browser(recipe, tmp_path):
+    report.write(recipe)
+    text = (recipe / "report.html").read_text()
+    probe = "<script>console.log('widths', document.documentElement.scrollWidth, innerWidth)</script></body>"
+    (tmp_path / "probed.html").write_text(text.replace("</body>", probe))
+    (tmp_path / "broken.html").write_text(text.replace("</body>", "<script>nothing.there()</script></body>"))
+    assert browser.console(recipe / "report.html", tmp_path / "profile") == []
+    assert "not defined" in browser.console(tmp_path / "broken.html", tmp_path / "profile")[0]
+    (line,) = browser.console(tmp_path / "probed.html", tmp_path / "profile", width=500)
+    scrolled, inner = map(int, re.search(r"widths (\d+) (\d+)", line).groups())
+    assert scrolled <= inner <= 500  # tables scroll, the page does not
