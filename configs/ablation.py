@@ -17,7 +17,7 @@ table 4 is made with the plain ViT, for which there is `paper`; table 5 starts f
   absolute_positions     83.00 a learned embedding of positions in place of the biases of attention
   no_layer_scale         -     LayerScale left out
   plain_vit              82.86 both
-  per_block_bias         -     a table of biases per block in the pre-training too; `beit` shares one until it is fine-tuned
+  per_block_bias         -     a table of biases for each block in the pre-training too, where `beit` shares one
   shared_bias            -     one table in the fine-tuning too, after the pre-training of `beit`
   scratch                -     fine-tuning alone; the paper: DeiT-B 81.8 (table 1), longer and by another recipe
 The paper gives neither the loss nor the normalisation of its pixels: see `_MaskedRegression` in tasks/pretrain.py. All
@@ -25,7 +25,8 @@ rows have the same learning rates; those of the quick start, and so of the defau
 
 Arguments: rows (joined by +; empty: all), seeds, data (digits, or another with the sizes of configs/pretrain.py and
 configs/finetune.py). For digits: labels (a class), steps and finetune_steps, runlocal (a few steps of everything). For
-other data: tokenizer (a run; needed), variant, epochs (of pre-training), paper (the plain ViT; no rows of architecture).
+other data: tokenizer (a run; needed), variant, epochs (of the pre-training), paper (the plain ViT, which leaves out the
+rows of architecture).
 
 A seed is that of the pre-training, of the fine-tuning and, for digits, of the labelled images; the tokenizer is one.
 """
@@ -65,8 +66,8 @@ class Row(NamedTuple):
     target: str = "tokens"
     loss_on: str = "masked"
     length: float = 1.0
-    pretrain: dict[str, Any] = {}
-    finetune: dict[str, Any] = {}
+    pretrain: dict[str, Any] | None = None
+    finetune: dict[str, Any] | None = None
     start: str | None = None
 
 
@@ -135,12 +136,13 @@ def pretrain(arg: ConfigDict, row: Row, seed: int) -> ConfigDict:
         config = quickstart.pretrain()
         config.steps, config.optimizer.warmup_steps = round(arg.steps * row.length), arg.steps // 10
         config.eval_every = config.log_every = max(arg.steps // 6, 1)
+        config.save_every = arg.steps
     else:
         settings = f"variant={arg.variant},data={arg.data},epochs={arg.epochs * row.length}"
         config = load(f"{HERE / 'pretrain.py'}:{settings}{',paper' if arg.paper else ''}")
         config.tokenizer.init_from = arg.tokenizer
     config.seed, config.target, config.loss_on = seed, row.target, row.loss_on
-    config.model.update(row.pretrain)
+    config.model.update(row.pretrain or {})
     if row.loss_on == "all":
         patch = int(config.model.variant.split("/")[1])
         config.num_masked = (config.model.image_size // patch) ** 2
@@ -162,5 +164,5 @@ def finetune(arg: ConfigDict, row: Row, seed: int, init_from: str) -> ConfigDict
         settings = f"variant={arg.variant},data={arg.data}{',paper' if arg.paper else ''}"
         config = load(f"{HERE / 'finetune.py'}:{settings}")
         config.seed, config.init_from = seed, init_from
-    config.model.update(row.finetune)
+    config.model.update(row.finetune or {})
     return config
