@@ -92,7 +92,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """For each seed the pre-trainings, then the fine-tunings."""
     arg = parse_arg(arg, rows="", seeds=3, data="digits", **DIGITS, **OTHERS)
     rows = chosen(arg)
-    stages = {"tokenizer": quickstart.tokenizer()} if arg.data == "digits" else {}
+    stages = {"tokenizer": quickstart.tokenizer()} if arg.data == "digits" and arg.seeds else {}
     for seed in range(arg.seeds):
         for name, row in rows.items():
             start = name if row.start is None else row.start
