@@ -111,7 +111,9 @@ def _add_tokenizer(config: ConfigDict) -> None:
 
 
 def _add_pretrain(config: ConfigDict) -> None:
-    config.num_masked = 75  # masked positions that the head sees; at least as many as the masks hold
+    config.target = "tokens"  # what is predicted; or pixels, normalised as the network sees them, without a tokenizer
+    config.loss_on = "masked"  # positions that the loss counts; all: hidden or not
+    config.num_masked = 75  # positions that the head sees; at least as many as the masks hold, and all for loss_on=all
     config.tokenizer = _dvae(image_size=112)
     config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
     config.tokenizer.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU and next to the codes

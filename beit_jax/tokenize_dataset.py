@@ -98,6 +98,8 @@ def _checked(config: ConfigDict, stage: str) -> ConfigDict:
     chosen = configs.stage_of(config, stage)
     if chosen.task != "pretrain":
         raise UserError(f"found task={chosen.task!r}, expected the config of a pre-training, whose tokens are computed")
+    if chosen.target != "tokens":
+        raise UserError(f"found target={chosen.target!r}, expected tokens: this pre-training reads none")
     chosen.tokens = ""
     validate(config)
     if chosen.tokenizer.vocab > LARGEST_VOCAB:

@@ -54,6 +54,8 @@ CHOICES = {
     "model.head": ("upernet", "setr_pup"),
     "loss_denominator": ("all", "valid"),
     "features": ("cls_mean", "cls", "mean"),
+    "target": ("tokens", "pixels"),
+    "loss_on": ("masked", "all"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "tokenizer.dtype": ("auto", "float32", "bfloat16"),
     "model.remat": ("auto", "none", "full", *vit.REMAT_POLICIES),
@@ -248,6 +250,20 @@ def _check_probe(config: ConfigDict) -> None:
 
 
 def _check_pretraining(config: ConfigDict, grid: int) -> None:
+    if not 1 <= config.num_masked <= grid * grid:
+        raise UserError(f"num_masked={config.num_masked}; expected between 1 and the {grid * grid} patches")
+    if config.loss_on == "all" and config.num_masked != grid * grid:
+        raise UserError(
+            f"loss_on=all counts all {grid * grid} patches, but num_masked={config.num_masked} lets the head see "
+            f"fewer; set num_masked={grid * grid}"
+        )
+    if config.target == "tokens":
+        _check_tokenizer(config, grid)
+    elif config.tokens:
+        raise UserError(f"tokens={config.tokens!r}, but target=pixels predicts no tokens; leave one of them out")
+
+
+def _check_tokenizer(config: ConfigDict, grid: int) -> None:
     patch, tokens = config.model.image_size // grid, _check_dvae("tokenizer", config.tokenizer)
     if grid != tokens:
         raise UserError(
@@ -255,8 +271,6 @@ def _check_pretraining(config: ConfigDict, grid: int) -> None:
             f"patch grid is {grid}x{grid} (model.image_size={config.model.image_size}, patch {patch}); set "
             f"tokenizer.image_size={grid * 2 ** (config.tokenizer.groups - 1)}"
         )
-    if not 1 <= config.num_masked <= grid * grid:
-        raise UserError(f"num_masked={config.num_masked}; expected between 1 and the {grid * grid} patches")
     if not config.tokenizer.init_from:
         raise UserError(
             "tokenizer.init_from is empty; pre-training needs a trained tokenizer: give the folder of a tokenizer run "

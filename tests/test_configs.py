@@ -36,6 +36,11 @@ ARGUMENTS = {
         "data=cifar100,variant=S/16,epochs=300,seeds=2,init=runs/pretrain",
         "runlocal",
     ],
+    "ablation": [
+        *("seeds=1", "rows=beit+pixels,seeds=2,labels=5,steps=300,finetune_steps=100", "runlocal"),
+        "data=imagenet2012,tokenizer=runs/tokenizer,seeds=1",
+        "data=imagenet2012,tokenizer=runs/tokenizer,variant=S/16,epochs=100,paper,seeds=1",
+    ],
     "digits": ["", "seeds=1,runlocal"],
     "segment": [
         *("", "size=640,stage=pt2ft", "variant=L/16,stage=pt2ft", "variant=L/16,stage=pt2ft,size=640"),
@@ -73,7 +78,8 @@ def program(config):
     switches = [model.pop(key, 0) > 0 for key in ("drop_path", "layer_scale", "dropout")]
     switches += [config.get(key, 0) > 0 for key in ("mixup", "cutmix", "label_smoothing")]
     switches += [opt.ema > 0, opt.clip_norm > 0, opt.layer_decay < 1, opt.schedule, opt.accumulate]
-    return str((config.task, sorted(model.items()), switches, config.get("layers", ()), config.get("features", "")))
+    keys = [config.get(key, "") for key in ("layers", "features", "target", "loss_on")]
+    return str((config.task, sorted(model.items()), switches, keys))
 
 
 @pytest.mark.parametrize(("name", "arg"), CASES)

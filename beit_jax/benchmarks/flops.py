@@ -32,11 +32,12 @@ def training(config: ConfigDict, tokens_given: bool = False) -> int | None:
         head = 2 * 2 * (len(config.layers) or variant.depth) * width * model.num_classes
         return head + (0 if config.cache_features else embedding + stack)
     if config.task == "pretrain":
-        head = 2 * config.num_masked * variant.width * config.tokenizer.vocab
+        values = 3 * patch**2 if config.target == "pixels" else config.tokenizer.vocab
+        head = 2 * config.num_masked * variant.width * values
     else:
         head = 2 * variant.width * model.num_classes
-    tokenizer = 0 if tokens_given or config.task != "pretrain" else dvae_encoder(config.tokenizer)
-    return 3 * (stack + head) + 2 * embedding + tokenizer
+    tokenizes = config.task == "pretrain" and config.target == "tokens" and not tokens_given
+    return 3 * (stack + head) + 2 * embedding + (dvae_encoder(config.tokenizer) if tokenizes else 0)
 
 
 def blocks(variant: variants.Variant, tokens: int) -> int:

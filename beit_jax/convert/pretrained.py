@@ -141,6 +141,8 @@ def save_pretrained(
     target = Path(folder)
     check_target(target, format)
     write, tasks_of_format = WRITERS[format]
+    if format != "beit_jax" and config.get("target", "tokens") != "tokens":
+        raise UserError(f"format={format!r} has no place for a model that predicts {config.target}; use beit_jax")
     if config.task not in tasks_of_format or (
         format != "beit_jax" and config.model.get("head", "upernet") != "upernet"
     ):

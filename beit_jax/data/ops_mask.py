@@ -177,6 +177,11 @@ def random_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked:
     return tf.reshape(rank < num_masked, [-1, *grid])
 
 
+def no_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14)) -> tf.Tensor:
+    """Nothing is hidden: bool `[b, h, w]` (the paper's ablation of masking)."""
+    return tf.zeros([tf.shape(seeds)[0], *grid], tf.bool)
+
+
 def _check_blocks(grid: tuple[int, int], min_block: int) -> None:
     if not 0 < grid[1] <= BITS or grid[0] < 1:
         raise UserError(f"found a mask grid of {grid} (rows, columns); expected 1 to {BITS} columns: change the grid")
@@ -215,3 +220,9 @@ def algorithm1_mask(ratio: float = 0.4, min_block: int = 16, grid: int | tuple[i
 def random_mask(num_masked: int = 75, grid: int | tuple[int, int] = 14) -> Op:
     """Adds `mask`, bool `[b, h, w]`: see `random_masks`."""
     return _mask_op(random_masks, grid, num_masked)
+
+
+@register("batch")
+def no_mask(grid: int | tuple[int, int] = 14) -> Op:
+    """Adds `mask`, bool `[b, h, w]`: see `no_masks`."""
+    return _mask_op(no_masks, grid)

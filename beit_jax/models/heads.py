@@ -39,7 +39,7 @@ class MaskedImageModel(nn.Module):
 
     Attributes:
       encoder: with a mask token and a final norm.
-      vocab: number of visual tokens v.
+      vocab: number of visual tokens v; that of pixel values, where these are predicted in place of tokens.
     """
 
     encoder: Encoder

@@ -10,6 +10,9 @@ decoder p(x | z) under a uniform prior over tokens z. Here both stay as they are
 z^ = argmax q(z | x), and the transformer learns the prior p(z | corrupted image): with a single point, the bound's
 -KL(q || p) is log p(z^ | corrupted image), the second term of the paper's equation 3. The loss is its negative at the
 masked patches, as a mean instead of a sum. `evaluate --bound` reports the terms; see `bound`.
+
+The paper's ablations (section 3.3, table 4) are settings: `target="pixels"` regresses the pixels of patches in place of
+their tokens, `loss_on="all"` counts every patch, hidden or not; masks are those of `data.ops`.
 """
 
 import dataclasses
@@ -23,7 +26,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
-from beit_jax.tasks import layers, tokenizer
+from beit_jax.tasks import layers, pixels, tokenizer
 from beit_jax.tasks.encoder import encoder_fields, features
 from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
 
@@ -31,7 +34,8 @@ from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, 
 def model(config: ConfigDict) -> heads.MaskedImageModel:
     """The masked image model of a config."""
     encoder = vit.Encoder(**encoder_fields(config.model), mask_token=True, init_scheme="pretrain")
-    return heads.MaskedImageModel(encoder=encoder, vocab=config.tokenizer.vocab)
+    values = 3 * encoder.patch_size**2 if config.target == "pixels" else config.tokenizer.vocab
+    return heads.MaskedImageModel(encoder=encoder, vocab=values)
 
 
 def tokenizer_of(config: ConfigDict) -> dvae.DiscreteVAE:
@@ -49,16 +53,18 @@ def create(config: ConfigDict) -> Task:
 
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
     `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`;
-    those of evaluation do not.
+    those of evaluation do not. With `target="pixels"` they hold neither.
     """
     variant, _ = variants.parse(config.model.variant)
-    learned = _MaskedModelling(
+    kind = _MaskedRegression if config.target == "pixels" else _MaskedModelling
+    learned = kind(
         net=model(config),
         tokenizer=tokenizer_of(config),
         image_size=config.model.image_size,
         tokenizer_size=config.tokenizer.image_size,
         grid=grid(config),
         num_masked=config.num_masked,
+        everywhere=config.loss_on == "all",
     )
     part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
     return Task(
@@ -73,7 +79,7 @@ def create(config: ConfigDict) -> Task:
         pictures=learned.pictures,
         embed=learned.embed,
         embedded=layers.chosen((), variant.depth),
-        frozen={"tokenizer": part},
+        frozen={"tokenizer": part} if config.target == "tokens" else {},
     )
 
 
@@ -108,9 +114,13 @@ def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> M
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, float]:
-    """Means over masked patches; `mlm_acc_commonest` is what always guessing the commonest token would get."""
-    frequencies = np.asarray(sums.pop("tokens"), np.float64)
+    """Means over the patches that count; `mlm_acc_commonest` is what always guessing the commonest token would get."""
     overflow = float(sums.pop("overflow"))
+    if "all_acc" in sums and not sums["mlm_acc"][1]:
+        del sums["mlm_acc"]  # nothing is hidden
+    if "tokens" not in sums:
+        return means(sums) | {"overflow": overflow}
+    frequencies = np.asarray(sums.pop("tokens"), np.float64)
     return means(sums) | {"mlm_acc_commonest": float(frequencies.max() / frequencies.sum()), "overflow": overflow}
 
 
@@ -124,6 +134,7 @@ class _MaskedModelling:
     tokenizer_size: int
     grid: int
     num_masked: int
+    everywhere: bool  # whether the loss counts patches that are not hidden, too
 
     def batch_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {
@@ -143,7 +154,7 @@ class _MaskedModelling:
 
     def check(self, rows: Rows) -> None:
         counts = rows["mask"].sum(axis=(1, 2))
-        if counts.max() > self.num_masked or not counts.all():
+        if counts.max() > self.num_masked or not (self.everywhere or counts.all()):
             raise UserError(
                 f"found masks of {counts.min()} to {counts.max()} patches, expected 1 to num_masked={self.num_masked}: "
                 "make num_masked and the mask in data.ops agree"
@@ -152,31 +163,46 @@ class _MaskedModelling:
     def predict(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Logits `[b, k, v]`, true tokens `[b, k]`, weights `[b, k]`; with a key, stochastic depth is on."""
+        """Logits `[b, k, v]`, true tokens `[b, k]`, 1 where these are hidden; with a key, stochastic depth is on."""
         positions, weights = gather_masked(batch["mask"], self.num_masked)
-        if "tokens" in batch:
-            tokens = jnp.take_along_axis(rearrange(batch["tokens"], "b h w -> b (h w)"), positions, axis=1)
-        else:
-            tokens = self.tokens(frozen, batch["tokenizer_image"], positions)
         rngs = {} if key is None else {"drop_path": key}
         logits = self.net.apply(
             {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
         )
-        return logits, tokens, weights
+        return logits, self.true(frozen, batch, positions), weights
+
+    def true(self, frozen: Params, batch: Batch, positions: jax.Array) -> jax.Array:
+        """What is to be predicted at row-major `positions` `[b, k]`: int `[b, k]`."""
+        if "tokens" not in batch:
+            return self.tokens(frozen, batch["tokenizer_image"], positions)
+        return jnp.take_along_axis(rearrange(batch["tokens"], "b h w -> b (h w)"), positions, axis=1)
+
+    def counted(self, hidden: jax.Array) -> jax.Array:
+        """Weights of the loss, from those of hidden patches `[b, k]`."""
+        return jnp.ones_like(hidden) if self.everywhere else hidden
+
+    def scores(self, logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> Metrics:
+        """The loss and what it goes with, over the patches that weigh."""
+        found = token_metrics(logits, tokens, weights)
+        return {"loss": found["loss"], "all_acc": found["mlm_acc"]} if self.everywhere else found
 
     def loss(self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
-        logits, tokens, weights = self.predict(params, frozen, batch, key)
+        predicted, true, hidden = self.predict(params, frozen, batch, key)
         images = jnp.float32(batch["image"].shape[0])
-        return token_metrics(logits, tokens, weights) | {"masked_per_image": (jnp.sum(weights), images)}
+        return self.scores(predicted, true, self.counted(hidden)) | {"masked_per_image": (jnp.sum(hidden), images)}
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-        logits, tokens, weights = self.predict(params, frozen, batch)
+        logits, tokens, hidden = self.predict(params, frozen, batch)
         valid = batch["valid"].astype(jnp.float32)
-        weights = weights * valid[:, None]
+        weights = self.counted(hidden) * valid[:, None]
         frequencies = jnp.einsum("bk,bkv->v", weights, jax.nn.one_hot(tokens, logits.shape[-1]))
+        found = token_metrics(logits, tokens, hidden * valid[:, None]) | self.scores(logits, tokens, weights)
+        return found | {"tokens": frequencies, "overflow": self.overflow(batch)}
+
+    def overflow(self, batch: Batch) -> jax.Array:
+        """Hidden patches that the head leaves out."""
         masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
-        overflow = jnp.sum(jnp.maximum(masked - self.num_masked, 0.0) * valid)
-        return token_metrics(logits, tokens, weights) | {"tokens": frequencies, "overflow": overflow}
+        return jnp.sum(jnp.maximum(masked - self.num_masked, 0.0) * batch["valid"].astype(jnp.float32))
 
     def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
         return features(self.net.encoder, params["encoder"], images, "mean")
@@ -193,6 +219,7 @@ class _MaskedModelling:
         tokens = self.tokens(frozen, images)
         logits = self.net.apply({"params": params}, batch["image"], mask, None)
         guesses = jnp.argmax(logits, axis=-1).reshape(mask.shape).astype(tokens.dtype)
+        shown = guesses if self.everywhere else jnp.where(mask, guesses, tokens)
         original = dvae.unmap_pixels(images)
         side = images.shape[1] // mask.shape[1]
         pixel_mask = repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side)
@@ -200,5 +227,51 @@ class _MaskedModelling:
             "original": original,
             "masked": jnp.where(pixel_mask, 0.5, original),
             "tokenizer": self.decoded(frozen, tokens),
-            "prediction": self.decoded(frozen, jnp.where(mask, guesses, tokens)),
+            "recovered" if self.everywhere else "prediction": self.decoded(frozen, shown),
+        }
+
+
+class _MaskedRegression(_MaskedModelling):
+    """Predicts the pixels of patches, normalised as the encoder sees them; there is no tokenizer.
+
+    The paper calls this "a pixel regression problem" and gives neither loss nor normalisation. Here it is the squared
+    error, mean over the p * p * 3 values of a patch and over the patches that count: SimMIM and MAE regress hidden
+    patches so, the latter after standardising each patch by itself, which is not done here.
+    """
+
+    def batch_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
+        specs = super().batch_spec(b)
+        return {name: specs[name] for name in ("image", "mask")}
+
+    given_spec = batch_spec
+
+    def true(self, frozen: Params, batch: Batch, positions: jax.Array) -> jax.Array:
+        """float32 `[b, k, p * p * 3]`."""
+        return jnp.take_along_axis(pixels.of_patches(batch["image"], self.grid), positions[..., None], axis=1)
+
+    def scores(self, predicted: jax.Array, true: jax.Array, weights: jax.Array) -> Metrics:
+        return {"loss": pixels.squared_error(predicted, true, weights)}
+
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        predicted, true, hidden = self.predict(params, frozen, batch)
+        weights = self.counted(hidden) * batch["valid"].astype(jnp.float32)[:, None]
+        return self.scores(predicted, true, weights) | {"overflow": self.overflow(batch)}
+
+    def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
+        images, mask = batch["image"], batch["mask"]
+        side = images.shape[1] // self.grid
+        predicted = pixels.to_images(self.net.apply({"params": params}, images, mask, None), self.grid)
+        hidden = repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side)
+        lowest = jnp.min(images, axis=(1, 2, 3), keepdims=True)
+        highest = jnp.max(images, axis=(1, 2, 3), keepdims=True)
+
+        def shown(values: jax.Array) -> jax.Array:  # contrast is stretched, since normalisation cannot be undone here
+            return jnp.clip((values - lowest) / jnp.maximum(highest - lowest, 1e-6), 0.0, 1.0)
+
+        return {
+            "original": shown(images),
+            "masked": jnp.where(hidden, 0.5, shown(images)),
+            "recovered" if self.everywhere else "filled": shown(
+                predicted if self.everywhere else jnp.where(hidden, predicted, images)
+            ),
         }

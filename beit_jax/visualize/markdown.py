@@ -10,6 +10,12 @@ from beit_jax.visualize.report import Group
 HEADLINES = {
     "tokenizer": (("perplexity", "codes in use (perplexity)", 1, "{:.1f}"),),
     "pretrain": (("mlm_acc", "masked-token accuracy, %", 100, "{:.1f}"),),
+    "pretrain, all tokens": (
+        ("mlm_acc", "masked-token accuracy, %", 100, "{:.1f}"),
+        ("all_acc", "accuracy of all tokens, %", 100, "{:.1f}"),
+    ),
+    "pretrain, pixels": (("loss", "squared error of masked, normalised pixels", 1, "{:.3f}"),),
+    "pretrain, all pixels": (("loss", "squared error of normalised pixels", 1, "{:.3f}"),),
     "classify": (("top1", "top-1, %", 100, "{:.1f}"),),
     "segment": (
         ("miou", "mIoU, %", 100, "{:.1f}"),
@@ -33,7 +39,7 @@ def table(groups: list[Group]) -> str:
             if not values:
                 continue
             several = len(values) > 1
-            spread = f"{statistics.stdev(values):.1f}" if several else ""
+            spread = form.format(statistics.stdev(values)) if several else ""
             each = ", ".join(map(form.format, values)) if several else ""
             is_place = words == "that layer"  # of which a mean says nothing
             mean = "" if is_place and several else form.format(statistics.mean(values))

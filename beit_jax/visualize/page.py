@@ -15,6 +15,9 @@ from beit_jax.visualize.report import Group, Run, rows
 CURVES = {
     "tokenizer": (("loss", "eval/loss", "nats per pixel value"), ("", "eval/perplexity", "codebook perplexity")),
     "pretrain": (("loss", "eval/loss", "nats per masked token"), ("mlm_acc", "eval/mlm_acc", "masked-token accuracy")),
+    "pretrain, all tokens": (("loss", "eval/loss", "nats per token"), ("all_acc", "eval/all_acc", "token accuracy")),
+    "pretrain, pixels": (("loss", "eval/loss", "squared error of masked, normalised pixels"),),
+    "pretrain, all pixels": (("loss", "eval/loss", "squared error of normalised pixels"),),
     "classify": (("loss", "eval/loss", "nats per image"), ("top1", "eval/top1", "top-1 accuracy")),
     "probe": (("", "eval/loss", "nats per image"), ("", "eval/top1", "top-1 accuracy of the best layer")),
     "segment": (("loss", "", "nats per pixel"), ("", "eval/miou", "mean intersection over union")),
@@ -31,6 +34,7 @@ EXPLAINED = {
     "perplexity": "exp of the entropy of the token frequencies: how many codes are really in use",
     "perplexity_share": "perplexity over the size of the vocabulary",
     "mlm_acc": "accuracy of the tokens predicted at masked positions",
+    "all_acc": "accuracy of the tokens predicted at all positions, hidden or not",
     "mlm_acc_commonest": "the same for always guessing the commonest token",
     "absolute_error": "of the reconstruction, in units of the pixel range",
     "nll": "reconstruction term of the bound, nats per image",
@@ -44,7 +48,7 @@ EXPLAINED = {
     "miou": "intersection over union, mean over classes",
     "mean_accuracy": "share of each class's pixels that are right, mean over classes",
     "pixel_accuracy": "share of labelled pixels that are right",
-    "loss": "cross-entropy or negative bound on the evaluation set",
+    "loss": "cross-entropy, squared error or negative bound on the evaluation set",
 }
 
 # The pictures that tasks make, in the order of telling.
@@ -53,6 +57,8 @@ CAPTIONS = {
     "reconstruction.png": "what is left of them after the tokenizer: decoded from their tokens",
     "masked.png": "what BEiT sees",
     "prediction.png": "the tokens that BEiT puts in the masked places, decoded together with the visible ones",
+    "filled.png": "the pixels that BEiT puts in the masked places",
+    "recovered.png": "what BEiT predicts at every place, hidden or not",
     "image.png": "held-out images, contrast stretched",
     "label_map.png": "their true classes",
     "segmentation.png": "the classes found",

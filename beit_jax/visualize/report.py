@@ -39,7 +39,7 @@ class Group:
 
     Attributes:
       name: of the stage, without `_seedN`, and of the workdir where there are several.
-      task: of its config.
+      task: of its config; for pre-training with what it predicts, unless that is the usual masked tokens.
       labels: which labels it learns from, in words; empty: all.
       runs: in the order they ran.
       results: the last evaluation of each run; empty where there was none yet.
@@ -87,7 +87,7 @@ def collect(*workdirs: Path, unfinished: bool = False) -> list[Group]:
             if not finished and not (unfinished and log):
                 continue
             name = ": ".join(filter(None, (title, SEED.sub("", stage))))
-            key = (name, config.task, _labels(config.data))
+            key = (name, _task(config), _labels(config.data))
             group = groups.setdefault(key, Group(*key))
             if finished:
                 result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
@@ -130,6 +130,11 @@ def _state(config: ConfigDict, log: list[dict[str, float]]) -> str:
     step, epoch = log[-1]["step"], log[-1]["epoch"]
     total = config.steps or (round(config.epochs * step / epoch) if epoch else 0)
     return f"at step {step} of {total}"
+
+
+def _task(config: ConfigDict) -> str:
+    target = f"{'all ' if config.get('loss_on') == 'all' else ''}{config.get('target', 'tokens')}"
+    return config.task if config.task != "pretrain" or target == "tokens" else f"{config.task}, {target}"
 
 
 def _labels(data: ConfigDict) -> str:

@@ -75,6 +75,14 @@ def test_the_traced_step_has_as_many(task):
     assert flops.training(config) == traced(config)
 
 
+@pytest.mark.parametrize("changes", [dict(target="pixels"), dict(loss_on="all", num_masked=16)])
+def test_ablations_of_the_pretraining(changes):
+    config = tiny.config("pretrain")
+    config.model.variant = "48x3x4/4"
+    config.update(changes)
+    assert flops.training(config) == traced(config)
+
+
 def test_segmentation_is_not_counted():
     assert flops.training(tiny.config("segment")) is None
 

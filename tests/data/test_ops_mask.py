@@ -175,6 +175,17 @@ def test_random_masks_are_exact_and_even():
     assert np.abs(masks.mean(0) - 75 / 196).max() < 0.03
 
 
+def test_pairs_of_cells_of_random_masks_are_even():
+    masks = tf.function(ops_mask.random_masks)(seeds_of(20000), (3, 3), 4).numpy().reshape(-1, 9).astype(float)
+    together = (masks.T @ masks / len(masks))[~np.eye(9, dtype=bool)]
+    assert np.abs(together - 4 * 3 / (9 * 8)).max() < 0.015
+
+
+def test_no_mask_hides_nothing(both_ways):
+    found = both_ways(ops_mask.no_mask((2, 3)), {"image": np.zeros((4, 8, 8, 3), np.uint8)}, [[0, i] for i in range(4)])
+    assert found["mask"].shape == (4, 2, 3) and not np.asarray(found["mask"]).any()
+
+
 @pytest.mark.parametrize(
     "op", [ops_mask.blockwise_mask(5, 2, 4), ops_mask.algorithm1_mask(0.4, 2, (4, 4)), ops_mask.random_mask(5, (4, 4))]
 )
