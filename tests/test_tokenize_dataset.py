@@ -107,6 +107,7 @@ def test_another_tokenizer_is_refused(runs, tmp_path):
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_stage_of_a_recipe(tmp_path):
     config = "configs/quickstart.py:runlocal,seeds=0"
     steps = ["--config.tokenizer.steps=5", "--config.pretrain.steps=5", "--config.pretrain.log_every=1"]
@@ -126,6 +127,7 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_workers_and_longer_runs(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(stored_tokens, "FILE_STEPS", 4)
     tokenize_dataset.main(arguments(tmp_path / "one"))
@@ -145,6 +147,7 @@ def test_workers_and_longer_runs(runs, tmp_path, monkeypatch, capsys):
     assert contents(tmp_path / "longer") == contents(tmp_path / "one")
 
 
+@pytest.mark.slow
 def test_killed_and_run_again(tmp_path):
     more = ["--config.steps=250", "--config.batch_size=8", "--config.optimizer.warmup_steps=0"]
     start = [sys.executable, "-m", "beit_jax.tokenize_dataset"]

@@ -48,8 +48,6 @@ ROWS = {
                 ("torch", "S/16", 8, 196),
                 ("torch", "B/16", 8, 196),
                 ("torch", "B/16", 8, 75),
-                ("timm", "Ti/16", 16, 75),
-                ("timm", "B/16", 8, 75),
             )
         ),
         ("Ti/16, batch 16, tokens given", [f"{PRETRAIN}Ti/16", "--tokens_given", "--config.batch_size=16"]),

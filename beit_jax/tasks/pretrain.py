@@ -34,8 +34,12 @@ from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, 
 def model(config: ConfigDict) -> heads.MaskedImageModel:
     """The masked image model of a config."""
     encoder = vit.Encoder(**encoder_fields(config.model), mask_token=True, init_scheme="pretrain")
-    values = 3 * encoder.patch_size**2 if config.target == "pixels" else config.tokenizer.vocab
+    values = 3 * encoder.patch_size**2 if _target(config) == "pixels" else config.tokenizer.vocab
     return heads.MaskedImageModel(encoder=encoder, vocab=values)
+
+
+def _target(config: ConfigDict) -> str:
+    return config.get("target", "tokens")  # runs from before there was a choice have no such key
 
 
 def tokenizer_of(config: ConfigDict) -> dvae.DiscreteVAE:
@@ -56,7 +60,7 @@ def create(config: ConfigDict) -> Task:
     those of evaluation do not. With `target="pixels"` they hold neither.
     """
     variant, _ = variants.parse(config.model.variant)
-    kind = _MaskedRegression if config.target == "pixels" else _MaskedModelling
+    kind = _MaskedRegression if _target(config) == "pixels" else _MaskedModelling
     learned = kind(
         net=model(config),
         tokenizer=tokenizer_of(config),
@@ -64,12 +68,12 @@ def create(config: ConfigDict) -> Task:
         tokenizer_size=config.tokenizer.image_size,
         grid=grid(config),
         num_masked=config.num_masked,
-        everywhere=config.loss_on == "all",
+        everywhere=config.get("loss_on", "masked") == "all",
     )
     part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
     return Task(
         name="pretrain",
-        batch_spec=learned.given_spec if config.tokens else learned.batch_spec,
+        batch_spec=learned.given_spec if config.get("tokens", "") else learned.batch_spec,
         eval_spec=learned.batch_spec,
         init=learned.init,
         loss=learned.loss,
@@ -79,7 +83,7 @@ def create(config: ConfigDict) -> Task:
         pictures=learned.pictures,
         embed=learned.embed,
         embedded=layers.chosen((), variant.depth),
-        frozen={"tokenizer": part} if config.target == "tokens" else {},
+        frozen={"tokenizer": part} if _target(config) == "tokens" else {},
     )
 
 
