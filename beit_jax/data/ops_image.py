@@ -146,7 +146,7 @@ def flip_lr(p: float = 0.5) -> Op:
     def op(features: Features, seed: tf.Tensor) -> Features:
         plain = {key: features[key] for key in ("image", LABEL_MAP) if key in features}
         mirrored = tf.random.stateless_uniform([], seed) < p
-        flipped = tf.cond(mirrored, lambda: {key: value[:, ::-1] for key, value in plain.items()}, lambda: plain)
+        flipped = tf.cond(mirrored, lambda: {key: tf.reverse(value, [1]) for key, value in plain.items()}, lambda: plain)
         return {**features, **flipped}
 
     return op

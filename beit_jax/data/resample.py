@@ -5,6 +5,7 @@ Those for segmentation are the exception: mmsegmentation resizes with OpenCV, wh
 
 import tensorflow as tf
 
+from beit_jax.data.levels import columns_first, rounded, rows_first
 from beit_jax.errors import UserError
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "lanczos": "lanczos3"}
@@ -20,23 +21,25 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, me
     """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` with Pillow's filter of that name, within a level or two of it.
 
     The filter widens with the reduction, bicubic has a = -0.5, and overshoot is cut after each of the two passes,
-    columns first: what Pillow cuts in between shows at sharp edges. Each pass sees the other side as batch or channels,
-    so that TensorFlow's kernel, made for both sides at once, does no work on it.
+    columns first: what Pillow cuts in between shows at sharp edges. Both passes resize the first axis, with all the
+    rest as channels: TensorFlow's kernel adds these up as vectors, and takes nine times as long for three of them.
     """
     _check_levels(image)
-    shape = tf.shape(image)
-    scale = tf.cast(tf.stack([height, width]) / shape[:2], tf.float32)
-    columns = _pass(image[:, None], tf.stack([1, width]), tf.stack([1.0, scale[1]]), method)
-    columns = tf.reshape(columns, [1, shape[0], 1, width * 3])
-    rows = _pass(columns, tf.stack([height, 1]), tf.stack([scale[0], 1.0]), method)
-    return tf.reshape(rows, [height, width, 3])
+    columns = _first_axis(columns_first(image), width, method)
+    return _first_axis(rows_first(columns), height, method)
 
 
-def _pass(images: tf.Tensor, size: tf.Tensor, scale: tf.Tensor, method: str) -> tf.Tensor:
+def _first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) -> tf.Tensor:
+    """uint8 `[n, ...]` to `[size, ...]`."""
+    old = tf.shape(levels)
     scaled = tf.raw_ops.ScaleAndTranslate(
-        images=images, size=size, scale=scale, translation=[0.0, 0.0], kernel_type=KERNELS[method]
+        images=tf.reshape(levels, [1, old[0], 1, -1]),
+        size=tf.stack([size, 1]),
+        scale=tf.stack([tf.cast(size / old[0], tf.float32), 1.0]),
+        translation=[0.0, 0.0],
+        kernel_type=KERNELS[method],
     )
-    return tf.saturate_cast(tf.round(scaled), tf.uint8)
+    return tf.reshape(rounded(scaled), tf.concat([[size], old[1:]], 0))
 
 
 def resize_pair(
