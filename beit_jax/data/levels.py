@@ -6,8 +6,8 @@ quantised networks do the same in one.
 
 import tensorflow as tf
 
-# Added to a value, makes `rounded` cut it down to a whole level. The last part is more than float32 arithmetic on levels
-# errs by: what should be a whole level does not fall to the one below.
+# Added to a value, makes `rounded` cut it down to a whole level. The last part is more than the errors of float32: what
+# should be a whole level does not fall to the one below.
 DOWN = -0.5 + 1e-4
 
 

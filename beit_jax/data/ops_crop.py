@@ -3,10 +3,13 @@
 import tensorflow as tf
 
 from beit_jax.data import crop_box
+from beit_jax.data.ops_image import DCT, LABEL_MAP, decode_rgb, unless_unreadable
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.data.resample import check_method
 from beit_jax.data.resample import resize as resample
 from beit_jax.errors import UserError
+
+END_OF_JPEG = b"\xff\xd9"
 
 
 def check_size(op: str, *sizes: int) -> None:
@@ -88,7 +91,7 @@ def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         box = crop_box.random_box(seed, features["image"], (scale_min, scale_max))
-        return _both_views(features, box, size, tokenizer_size)
+        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
 
     return op
 
@@ -104,13 +107,49 @@ def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op
         raise UserError(f"two_views_center: found the share {share}; expected a number above 0 and at most 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        return _both_views(features, crop_box.central_square(features["image"], share), size, tokenizer_size)
+        box = crop_box.central_square(features["image"], share)
+        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
 
     return op
 
 
-def _both_views(features: Features, box: tf.Tensor, size: int, tokenizer_size: int) -> Features:
-    cropped = crop_box.crop(features["image"], box)
+@register(random=True)
+def decode_two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+    """`decode` and `two_views` at once: of a JPEG file the box is chosen by its header, and only the box is decoded.
+
+    Other files, and those that do not end as a JPEG file does, are decoded whole: so whether an image can be read does
+    not depend on the box.
+    """
+    check_size("decode_two_views", size, tokenizer_size)
+    crop_box.check_scale("decode_two_views", scale_min, scale_max)
+    scale = (scale_min, scale_max)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if features["image"].dtype != tf.string or LABEL_MAP in features:
+            raise UserError("decode_two_views expects encoded images without label maps; put it in the place of decode")
+        found = unless_unreadable(features["image"], lambda encoded: _random_crop(encoded, seed, scale))
+        return _both_views({**features, **found}, found["image"], size, tokenizer_size)
+
+    return op
+
+
+def _random_crop(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tf.Tensor:
+    """uint8 `[h, w, 3]`, the pixels of a random box, or TensorFlow's errors."""
+
+    def part() -> tf.Tensor:
+        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded), num=3)
+        box = crop_box.random_box_within(seed, height, width, scale)
+        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=DCT)
+
+    def whole() -> tf.Tensor:
+        image = decode_rgb(encoded)
+        return crop_box.crop(image, crop_box.random_box(seed, image, scale))
+
+    complete = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
+    return tf.ensure_shape(tf.cond(complete, part, whole), [None, None, 3])
+
+
+def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:
     return {
         **features,
         "image": resample(cropped, size, size, "bicubic"),

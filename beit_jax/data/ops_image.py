@@ -1,5 +1,7 @@
 """Ops that decode, flip and scale pixels, which are uint8 from `decode` on and float32 once normalized."""
 
+from collections.abc import Callable
+
 import tensorflow as tf
 
 from beit_jax.data import image_size
@@ -12,6 +14,7 @@ from beit_jax.errors import UserError
 FAULT = "_fault"  # why the image cannot be read, empty if it can; keys with a leading _ are for the pipeline
 IS_LABELS = "_is_labels"
 LABEL_MAP = "label_map"  # uint8 `[h, w, 1]`: the class of every pixel of the image
+LEVELS = "_levels"  # there where images are to stay uint8
 IGNORED = 255  # the label of pixels without a class
 SIGNATURES = b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"RIFF"
 STATISTICS = {
@@ -19,6 +22,7 @@ STATISTICS = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 MARGIN = 0.1
+DCT = "INTEGER_ACCURATE"  # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels
 
 
 def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
@@ -29,8 +33,7 @@ def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([_check_pixels(encoded)]):
         image = tf.cond(
             tf.io.is_jpeg(encoded),
-            # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels.
-            lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT),
             lambda: tf.cond(
                 tf.strings.substr(encoded, 0, 2) == "BM", lambda: _bmp(encoded), lambda: _decode_image(encoded)
             ),
@@ -76,6 +79,19 @@ def decode() -> Op:
         return {**features, **found}
 
     return op
+
+
+def unless_unreadable(encoded: tf.Tensor, way: Callable[[tf.Tensor], tf.Tensor]) -> Features:
+    """`image`, uint8 `[h, w, 3]`, as a way of decoding makes it of the bytes of a file, and what `decode` notes of it.
+
+    Where the way fails, or there are more than `image_size.MAX_PIXELS`, it is one black pixel.
+    """
+
+    def decoded(encoded: Features) -> Features:
+        with tf.control_dependencies([_check_pixels(encoded["image"])]):
+            return {"image": way(encoded["image"]), FAULT: tf.constant("")}
+
+    return first_that_works({"image": encoded}, decoded, _too_large, _undecoded)
 
 
 def _decoded(encoded: Features) -> Features:
@@ -139,14 +155,16 @@ def _check_pair(found: Features, is_labels: tf.Tensor, name: tf.Tensor) -> list:
 
 @register(random=True)
 def flip_lr(p: float = 0.5) -> Op:
-    """Mirrors `image`, and a `label_map` beside it, left to right with probability `p`."""
+    """Mirrors `image`, and a `tokenizer_image` or `label_map` beside it, left to right with probability `p`."""
     if not 0 <= p <= 1:
         raise UserError(f"flip_lr: found the probability {p}; expected a number between 0 and 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        plain = {key: features[key] for key in ("image", LABEL_MAP) if key in features}
+        plain = {key: features[key] for key in ("image", "tokenizer_image", LABEL_MAP) if key in features}
         mirrored = tf.random.stateless_uniform([], seed) < p
-        flipped = tf.cond(mirrored, lambda: {key: tf.reverse(value, [1]) for key, value in plain.items()}, lambda: plain)
+        flipped = tf.cond(
+            mirrored, lambda: {key: tf.reverse(value, [1]) for key, value in plain.items()}, lambda: plain
+        )
         return {**features, **flipped}
 
     return op
@@ -190,6 +208,12 @@ def map_pixels(key: str = "tokenizer_image") -> Op:
         return {**features, key: (1 - 2 * MARGIN) * unit_range(features[key]) + MARGIN}
 
     return op
+
+
+@register("batch")
+def keep_levels() -> Op:
+    """Leaves uint8 images as they are: a quarter of the bytes for those who scale them later (`tasks.on_device`)."""
+    return lambda features, seeds: {**features, LEVELS: tf.constant(True)}
 
 
 @register("any")

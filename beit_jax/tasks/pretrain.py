@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
-from beit_jax.tasks import layers, tokenizer
+from beit_jax.tasks import layers, on_device, tokenizer
 from beit_jax.tasks.encoder import encoder_fields, features
 from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
 
@@ -43,7 +43,7 @@ def create(config: ConfigDict) -> Task:
 
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
     `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`;
-    those of evaluation do not.
+    those of evaluation do not. With `config.on_device`, training images are uint8 and get their colours in the step.
     """
     variant, _ = variants.parse(config.model.variant)
     learned = _MaskedModelling(
@@ -53,11 +53,12 @@ def create(config: ConfigDict) -> Task:
         tokenizer_size=config.tokenizer.image_size,
         grid=grid(config),
         num_masked=config.num_masked,
+        colours=config.on_device if config.on_device.statistics else None,
     )
     part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
     return Task(
         name="pretrain",
-        batch_spec=learned.given_spec if config.tokens else learned.batch_spec,
+        batch_spec=learned.given_spec if config.tokens else learned.train_spec,
         eval_spec=learned.batch_spec,
         init=learned.init,
         loss=learned.loss,
@@ -117,6 +118,7 @@ class _MaskedModelling:
     tokenizer_size: int
     grid: int
     num_masked: int
+    colours: ConfigDict | None
 
     def batch_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {
@@ -124,6 +126,11 @@ class _MaskedModelling:
             "tokenizer_image": jax.ShapeDtypeStruct((b, self.tokenizer_size, self.tokenizer_size, 3), jnp.float32),
             "mask": jax.ShapeDtypeStruct((b, self.grid, self.grid), jnp.bool_),
         }
+
+    def train_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
+        specs = self.batch_spec(b)
+        images = [name for name in specs if name != "mask" and self.colours]
+        return specs | {name: jax.ShapeDtypeStruct(specs[name].shape, jnp.uint8) for name in images}
 
     def given_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
         specs = self.batch_spec(b)
@@ -155,6 +162,8 @@ class _MaskedModelling:
         return logits, jnp.take_along_axis(rearrange(tokens, "b h w -> b (h w)"), positions, axis=1), weights
 
     def loss(self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
+        if self.colours:
+            batch = on_device.finish(batch, key, self.colours)
         logits, tokens, weights = self.predict(params, frozen, batch, key)
         images = jnp.float32(batch["image"].shape[0])
         return token_metrics(logits, tokens, weights) | {"masked_per_image": (jnp.sum(weights), images)}
