@@ -6,8 +6,10 @@
       compiles the step for simulated devices: bytes on each device, bytes moved by each kind of collective
   python -m beit_jax.benchmark masks
       block masks on one core: microseconds a mask
+  python -m beit_jax.benchmark input --vs pil
+      the input of pre-training on one core: milliseconds an image of each op, beside the official transform in Pillow
 
-Nothing is read: no images, no checkpoints. With --json the last line of standard output is one JSON object.
+Nothing of yours is read: no images, no checkpoints. With --json the last line of standard output is one JSON object.
 """
 
 import os
@@ -17,10 +19,10 @@ from absl import flags
 
 from beit_jax import command_line
 from beit_jax import config as configs
-from beit_jax.benchmarks import masks
+from beit_jax.benchmarks import images, masks
 from beit_jax.errors import UserError
 
-NAMED = {"masks": masks.main}
+NAMED = {"masks": masks.main, "input": images.main}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -80,6 +80,14 @@ def random_ops(spec: str) -> list[str]:
     return [name for name in names if name in _REGISTRY and _REGISTRY[name].random]
 
 
+def names_on_examples(spec: str) -> list[str]:
+    """The names of the ops in a spec that run before batching."""
+    _load_op_files()
+    names = [_read_call(node, spec)[0] for node in _split(spec)]
+    on_examples = [place for place, name in enumerate(names) if _REGISTRY[name].level == "example"]
+    return names[: on_examples[-1] + 1]
+
+
 def without(program: Program, name: str) -> Program:
     """The program without one of its images: nothing is computed for it, and ops on batches see a black pixel."""
 

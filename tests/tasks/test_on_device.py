@@ -100,14 +100,14 @@ def test_the_step_takes_levels(repository):
     found = loss(params, frozen, batch, jax.random.key(7), 0)["loss"][0]
     finished = on_device.finish(batch, jax.random.key(7), config.on_device)
     config.on_device.statistics = ""
-    expected = pretrain.create(config).loss(params, frozen, finished, jax.random.key(7), 0)["loss"][0]
+    expected = jax.jit(pretrain.create(config).loss)(params, frozen, finished, jax.random.key(7), 0)["loss"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert float(loss(params, frozen, batch, jax.random.key(8), 0)["loss"][0]) != float(found)
 
 
 def test_stored_tokens_refuse_colours_of_the_step(repository, tmp_path):
     config = config_of(repository, "runlocal,fast")
-    message = re.escape("on_device.statistics=inception: the step changes the colours that stored tokens are of")
+    message = re.escape("on_device.statistics=imagenet: the step changes the colours that stored tokens are of")
     with pytest.raises(UserError, match=message) as error:
         tokenize_dataset.tokenize(config, "", tmp_path / "tokens", 0, 1)
     assert "\n" not in str(error.value) and not (tmp_path / "tokens").exists()
