@@ -8,7 +8,7 @@ import json
 import random
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", 
 QUALITY = 92
 MODES = {"official": "", "fast": ":fast"}
 BATCH = 32
+PAUSE = 0.1  # seconds
 
 
 def main(argv: Sequence[str]) -> None:
@@ -93,8 +94,9 @@ def measure(config: str, folder: Path, count: int, rounds: int, vs: str | None) 
         data.source, data.split, data.max_bad_fraction = f"folder:{folder}", "train", 0.0
         for name, ops in _prefixes(data.ops):
             contestants[mode, name] = _over_examples(ops, files)
-        whole = pipeline.make_train_once(data, data.ops, batch_size=min(BATCH, count))
-        contestants[mode, "whole"] = lambda first, turns, whole=whole: [list(whole) for _ in range(turns)] and None
+        batch = min(BATCH, count)
+        stream = pipeline.make_train(data, seed=0, batch_size=batch)
+        contestants[mode, "whole"] = _drawn(stream, count // batch, in_background=True)
     if vs:
         sizes = sections["official"].model.image_size, sections["official"].tokenizer.image_size
         pillow = _Pillow(files, *sizes)
@@ -102,7 +104,8 @@ def measure(config: str, folder: Path, count: int, rounds: int, vs: str | None) 
     seconds = in_turns(list(contestants.values()), rounds, calls=1, clock=time.process_time)
     cumulated: dict[str, dict[str, float]] = {}
     for (mode, name), taken in zip(contestants, seconds, strict=True):
-        cumulated.setdefault(mode, {})[name] = taken / count * 1e3
+        seen = count // batch * batch if (mode in MODES and name == "whole") else count
+        cumulated.setdefault(mode, {})[name] = taken / seen * 1e3
     found = {mode: _increments(cumulated[mode]) for mode in MODES}
     if vs:
         found["pil"] = pillow.milliseconds() | cumulated["pil"]
@@ -133,8 +136,26 @@ def _over_examples(ops: str, files: list[str]) -> Contestant:
         features = program.example({"image": tf.io.read_file(path)}, seed)
         return tf.add_n([tf.cast(features[key][0, 0, 0], tf.int32) for key in features if key.endswith("image")])
 
-    dataset = tf.data.Dataset.from_tensor_slices(files).enumerate().map(plain_graph(example))
-    return lambda first, turns: [list(dataset) for _ in range(turns)] and None
+    dataset = tf.data.Dataset.from_tensor_slices(files).repeat().enumerate().map(plain_graph(example))
+    return _drawn(iter(dataset), len(files))
+
+
+def _drawn(stream: Iterator, count: int, in_background: bool = False) -> Contestant:
+    """Takes `count` elements in a turn, from a stream that began before: starting one takes as long as many images.
+
+    A stream that works in the background is waited for until its buffers are full again, as they were before the turn.
+    """
+
+    def run(first: int, turns: int) -> None:
+        for _ in range(count * turns):
+            next(stream)
+        busy = in_background
+        while busy:
+            before = time.process_time()
+            time.sleep(PAUSE)
+            busy = time.process_time() - before > PAUSE / 50
+
+    return run
 
 
 def _increments(cumulated: dict[str, float]) -> dict[str, float]:

@@ -22,7 +22,8 @@ def brightness(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 def contrast(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the mean of the grey image, rounded to a whole level."""
-    mean = tf.reduce_mean(tf.cast(grey(columns), tf.float64))
+    by_column = tf.reduce_sum(grey(columns), axis=[1, 2])  # whole numbers that float32 holds exactly
+    mean = tf.reduce_sum(tf.cast(by_column, tf.float64)) / tf.cast(tf.size(columns) / 3, tf.float64)
     return rounded(line(columns, factor, (1 - factor) * tf.cast(tf.floor(mean + 0.5), tf.float32) + DOWN))
 
 

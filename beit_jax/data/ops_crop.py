@@ -10,6 +10,7 @@ from beit_jax.data.resample import resize as resample
 from beit_jax.errors import UserError
 
 END_OF_JPEG = b"\xff\xd9"
+MARGIN = 2  # pixels
 
 
 def check_size(op: str, *sizes: int) -> None:
@@ -138,8 +139,13 @@ def _random_crop(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]
 
     def part() -> tf.Tensor:
         height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded), num=3)
-        box = crop_box.random_box_within(seed, height, width, scale)
-        return tf.io.decode_and_crop_jpeg(encoded, box, channels=3, dct_method=DCT)
+        top, left, high, wide = tf.unstack(crop_box.random_box_within(seed, height, width, scale), num=4)
+        # Colours at the sides of what is decoded lack those of their neighbours.
+        above, before = tf.minimum(top, MARGIN), tf.minimum(left, MARGIN)
+        bottom, right = tf.minimum(top + high + MARGIN, height), tf.minimum(left + wide + MARGIN, width)
+        window = tf.stack([top - above, left - before, bottom - top + above, right - left + before])
+        decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
+        return crop_box.crop(decoded, tf.stack([above, before, high, wide]))
 
     def whole() -> tf.Tensor:
         image = decode_rgb(encoded)

@@ -194,7 +194,11 @@ def normalize(mean: str | float | tuple = "inception", std: float | tuple | None
         raise UserError("normalize: expected one number or three for mean and std, and a std above 0")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        return {**features, "image": (unit_range(features["image"]) - mean) / std}
+        pixels = unit_range(features["image"])
+        # For all pixels of a row: TensorFlow takes several times as long to go through three numbers again and again.
+        row = [tf.shape(pixels)[-2], 3]
+        pixels = (pixels - tf.broadcast_to(mean, row)) / tf.broadcast_to(std, row)
+        return {**features, "image": pixels}
 
     return op
 
