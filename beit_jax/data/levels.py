@@ -12,14 +12,14 @@ DOWN = -0.5 + 1e-4
 
 
 def line(levels: tf.Tensor, slope: float | tf.Tensor, offset: float | tf.Tensor = 0.0) -> tf.Tensor:
-    """float32 slope * levels + offset of uint8 levels of any shape; the slope is not negative."""
+    """float32 slope * levels + offset of uint8 levels of any shape."""
     high = offset + 255.0 * slope
     return tf.raw_ops.Dequantize(input=tf.bitcast(levels, tf.quint8), min_range=offset, max_range=high)
 
 
-def rounded(values: tf.Tensor) -> tf.Tensor:
-    """uint8 levels nearest to float32 values, those outside cut to 0 and 255; halves go up, as in Pillow."""
-    levels = tf.raw_ops.QuantizeV2(input=values, min_range=0.0, max_range=255.0, T=tf.quint8)
+def rounded(values: tf.Tensor, unit: float = 1.0) -> tf.Tensor:
+    """uint8 levels nearest to float32 values / unit, those outside cut to 0 and 255; halves go up, as in Pillow."""
+    levels = tf.raw_ops.QuantizeV2(input=values, min_range=0.0, max_range=255.0 * unit, T=tf.quint8)
     return tf.bitcast(levels.output, tf.uint8)
 
 

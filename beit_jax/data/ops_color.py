@@ -10,9 +10,9 @@ LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of leve
 
 
 def grey(columns: tf.Tensor) -> tf.Tensor:
-    """float32 `[w, 1, h]` whole grey levels of uint8 `[w, 3, h]` (ITU-R 601, as Pillow's mode L)."""
-    red, green, blue = (tf.cast(channel, tf.float32) for channel in tf.split(columns, 3, axis=1))
-    return tf.floor((red * LUMA[0] + green * LUMA[1] + blue * LUMA[2] + 32768.0) / 65536.0)
+    """uint8 `[w, 1, h]` grey levels of uint8 `[w, 3, h]` (ITU-R 601, as Pillow's mode L)."""
+    red, green, blue = tf.split(columns, 3, axis=1)
+    return rounded(line(red, LUMA[0]) + line(green, LUMA[1]) + line(blue, LUMA[2]), 65536.0)
 
 
 def brightness(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -22,14 +22,14 @@ def brightness(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 def contrast(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the mean of the grey image, rounded to a whole level."""
-    by_column = tf.reduce_sum(grey(columns), axis=[1, 2])  # whole numbers that float32 holds exactly
+    by_column = tf.reduce_sum(tf.cast(grey(columns), tf.float32), axis=[1, 2])  # float32 holds these exactly
     mean = tf.reduce_sum(tf.cast(by_column, tf.float64)) / tf.cast(tf.size(columns) / 3, tf.float64)
     return rounded(line(columns, factor, (1 - factor) * tf.cast(tf.floor(mean + 0.5), tf.float32) + DOWN))
 
 
 def saturation(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the grey image."""
-    return rounded(line(columns, factor, DOWN) + (1 - factor) * grey(columns))
+    return rounded(line(columns, factor, DOWN) + line(grey(columns), 1 - factor))
 
 
 @register(random=True)

@@ -3,6 +3,8 @@
 import tensorflow as tf
 
 from beit_jax.data import crop_box
+from beit_jax.data.assertions import first_that_works
+from beit_jax.data.image_size import MAX_PIXELS
 from beit_jax.data.ops_image import DCT, LABEL_MAP, decode_rgb, unless_unreadable
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.data.resample import check_method
@@ -128,31 +130,36 @@ def decode_two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, sc
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string or LABEL_MAP in features:
             raise UserError("decode_two_views expects encoded images without label maps; put it in the place of decode")
-        found = unless_unreadable(features["image"], lambda encoded: _random_crop(encoded, seed, scale))
+        encoded = features["image"]
+        window, inner = _window(encoded, seed, scale)
+
+        def part(encoded: tf.Tensor) -> tf.Tensor:
+            ending = tf.strings.substr(encoded, -2, 2)
+            with tf.control_dependencies([tf.raw_ops.Assert(condition=ending == END_OF_JPEG, data=[ending])]):
+                decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
+            return crop_box.crop(decoded, inner)
+
+        def whole(encoded: tf.Tensor) -> tf.Tensor:
+            image = decode_rgb(encoded)
+            return crop_box.crop(image, crop_box.random_box(seed, image, scale))
+
+        found = unless_unreadable(encoded, part, whole)
         return _both_views({**features, **found}, found["image"], size, tokenizer_size)
 
     return op
 
 
-def _random_crop(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tf.Tensor:
-    """uint8 `[h, w, 3]`, the pixels of a random box, or TensorFlow's errors."""
+def _window(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The part of a JPEG file to decode, and the random box in it; both empty for other files and too many pixels.
 
-    def part() -> tf.Tensor:
-        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(encoded), num=3)
-        top, left, high, wide = tf.unstack(crop_box.random_box_within(seed, height, width, scale), num=4)
-        # Colours at the sides of what is decoded lack those of their neighbours.
-        above, before = tf.minimum(top, MARGIN), tf.minimum(left, MARGIN)
-        bottom, right = tf.minimum(top + high + MARGIN, height), tf.minimum(left + wide + MARGIN, width)
-        window = tf.stack([top - above, left - before, bottom - top + above, right - left + before])
-        decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
-        return crop_box.crop(decoded, tf.stack([above, before, high, wide]))
-
-    def whole() -> tf.Tensor:
-        image = decode_rgb(encoded)
-        return crop_box.crop(image, crop_box.random_box(seed, image, scale))
-
-    complete = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
-    return tf.ensure_shape(tf.cond(complete, part, whole), [None, None, 3])
+    Colours at the sides of what is decoded lack those of their neighbours, so that it has a margin.
+    """
+    sides = first_that_works(encoded, tf.io.extract_jpeg_shape, lambda encoded: tf.zeros([3], tf.int32))[:2]
+    pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
+    sides = tf.where(pixels <= MAX_PIXELS, sides, 0)
+    box = crop_box.random_box_within(seed, sides[0], sides[1], scale)
+    corner, end = tf.maximum(box[:2] - MARGIN, 0), tf.minimum(box[:2] + box[2:] + MARGIN, sides)
+    return tf.concat([corner, end - corner], 0), tf.concat([box[:2] - corner, box[2:]], 0)
 
 
 def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:

@@ -25,6 +25,14 @@ MARGIN = 0.1
 DCT = "INTEGER_ACCURATE"  # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels
 
 
+def decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """As `decode_rgb`, of JPEG files alone, and with few operations (see `first_that_works`)."""
+    sides = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
+    few = sides[0] * sides[1] <= image_size.MAX_PIXELS
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=few, data=[sides])]):
+        return tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT)
+
+
 def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     """uint8 `[h, w, 3]` from the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP file, or TensorFlow's errors.
 
@@ -69,36 +77,35 @@ def decode() -> Op:
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
-        encoded = {key: features[key] for key in ("image", LABEL_MAP) if key in features}
-        labels = [_labels_undecoded] if LABEL_MAP in encoded else []
-        found = first_that_works(encoded, _decoded, *labels, _too_large, _undecoded)
-        if LABEL_MAP in found:
-            is_labels = found.pop(IS_LABELS)
-            with tf.control_dependencies(_check_pair(found, is_labels, features.get(ID, tf.constant("an image")))):
-                found = {key: tf.identity(value) for key, value in found.items()}
+        if LABEL_MAP not in features:
+            return {**features, **unless_unreadable(features["image"], decode_jpeg, decode_rgb)}
+        encoded = {key: features[key] for key in ("image", LABEL_MAP)}
+        found = first_that_works(encoded, _decoded, _labels_undecoded, _too_large, _undecoded)
+        is_labels = found.pop(IS_LABELS)
+        with tf.control_dependencies(_check_pair(found, is_labels, features.get(ID, tf.constant("an image")))):
+            found = {key: tf.identity(value) for key, value in found.items()}
         return {**features, **found}
 
     return op
 
 
-def unless_unreadable(encoded: tf.Tensor, way: Callable[[tf.Tensor], tf.Tensor]) -> Features:
-    """`image`, uint8 `[h, w, 3]`, as a way of decoding makes it of the bytes of a file, and what `decode` notes of it.
+def unless_unreadable(encoded: tf.Tensor, *ways: Callable[[tf.Tensor], tf.Tensor]) -> Features:
+    """`image`, uint8 `[h, w, 3]`, by the first way of decoding that does not fail, and what `decode` notes of it.
 
-    Where the way fails, or there are more than `image_size.MAX_PIXELS`, it is one black pixel.
+    Where all fail it is one black pixel. Ways fail for more than `image_size.MAX_PIXELS` pixels.
     """
 
-    def decoded(encoded: Features) -> Features:
-        with tf.control_dependencies([_check_pixels(encoded["image"])]):
-            return {"image": way(encoded["image"]), FAULT: tf.constant("")}
+    def decoded(way: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[Features], Features]:
+        return lambda encoded: {"image": way(encoded["image"]), FAULT: tf.constant("")}
 
-    return first_that_works({"image": encoded}, decoded, _too_large, _undecoded)
+    found = first_that_works({"image": encoded}, *map(decoded, ways), _too_large, _undecoded)
+    return {**found, "image": tf.ensure_shape(found["image"], [None, None, 3])}
 
 
 def _decoded(encoded: Features) -> Features:
     found = {"image": decode_rgb(encoded["image"]), FAULT: tf.constant("")}
-    if LABEL_MAP in encoded:
-        with tf.control_dependencies([_check_pixels(encoded[LABEL_MAP])]):
-            found[LABEL_MAP], found[IS_LABELS] = decode_labels(tf.identity(encoded[LABEL_MAP]))
+    with tf.control_dependencies([_check_pixels(encoded[LABEL_MAP])]):
+        found[LABEL_MAP], found[IS_LABELS] = decode_labels(tf.identity(encoded[LABEL_MAP]))
     return found
 
 
