@@ -167,13 +167,10 @@ def flip_lr(p: float = 0.5) -> Op:
         raise UserError(f"flip_lr: found the probability {p}; expected a number between 0 and 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        plain = {key: features[key] for key in ("image", "tokenizer_image", LABEL_MAP) if key in features}
-        mirrored = tf.random.stateless_uniform([], seed) < p
+        axes = tf.ones([tf.cast(tf.random.stateless_uniform([], seed) < p, tf.int32)], tf.int32)  # [1] or none
+        images = {key: features[key] for key in ("image", "tokenizer_image", LABEL_MAP) if key in features}
         # Twenty times as fast as a slice with a step of -1.
-        flipped = tf.cond(
-            mirrored, lambda: {key: tf.reverse(value, [1]) for key, value in plain.items()}, lambda: plain
-        )
-        return {**features, **flipped}
+        return {**features, **{key: tf.reverse(image, axes) for key, image in images.items()}}
 
     return op
 
