@@ -5,9 +5,10 @@ import tensorflow as tf
 from beit_jax.data import crop_box
 from beit_jax.data.assertions import first_that_works
 from beit_jax.data.image_size import MAX_PIXELS
+from beit_jax.data.levels import columns_first
 from beit_jax.data.ops_image import DCT, LABEL_MAP, decode_rgb, unless_unreadable
 from beit_jax.data.registry import Features, Op, register
-from beit_jax.data.resample import check_method
+from beit_jax.data.resample import check_levels, check_method, resize_columns
 from beit_jax.data.resample import resize as resample
 from beit_jax.errors import UserError
 
@@ -163,8 +164,10 @@ def _window(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> 
 
 
 def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:
+    check_levels(cropped)
+    columns = columns_first(cropped)
     return {
         **features,
-        "image": resample(cropped, size, size, "bicubic"),
-        "tokenizer_image": resample(cropped, tokenizer_size, tokenizer_size, "lanczos"),
+        "image": resize_columns(columns, size, size, "bicubic"),
+        "tokenizer_image": resize_columns(columns, tokenizer_size, tokenizer_size, "lanczos"),
     }

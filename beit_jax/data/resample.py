@@ -24,9 +24,13 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, me
     columns first: what Pillow cuts in between shows at sharp edges. Both passes resize the first axis, with all the
     rest as channels: TensorFlow's kernel adds these up as vectors, and takes nine times as long for three of them.
     """
-    _check_levels(image)
-    columns = _first_axis(columns_first(image), width, method)
-    return _first_axis(rows_first(columns), height, method)
+    check_levels(image)
+    return resize_columns(columns_first(image), height, width, method)
+
+
+def resize_columns(columns: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
+    """`resize` of the `columns_first` of an image, which several sizes of it can share."""
+    return _first_axis(rows_first(_first_axis(columns, width, method)), height, method)
 
 
 def _first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) -> tf.Tensor:
@@ -61,11 +65,12 @@ def _under_centres(size: int | tf.Tensor, old: tf.Tensor) -> tf.Tensor:
 
 def resize_bilinear(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` between the four nearest pixels, within a level of OpenCV."""
-    _check_levels(image)
+    check_levels(image)
     resized = tf.raw_ops.ResizeBilinear(images=image[None], size=tf.stack([height, width]), half_pixel_centers=True)[0]
     return tf.cast(tf.round(resized), tf.uint8)
 
 
-def _check_levels(image: tf.Tensor) -> None:
+def check_levels(image: tf.Tensor) -> None:
+    """Raises UserError unless an image is uint8."""
     if image.dtype != tf.uint8:
         raise UserError(f"found {image.dtype.name} pixels to resize, expected uint8: put decode first, normalize later")
