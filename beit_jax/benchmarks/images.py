@@ -88,9 +88,9 @@ def measure(config: str, folder: Path, count: int, rounds: int, vs: str | None) 
     """
     from beit_jax.data import pipeline  # before TensorFlow, which it keeps quiet
 
+    sections = {mode: configs.load(f"{config}{argument}") for mode, argument in MODES.items()}
     on_one_core()
     contestants: dict[tuple[str, str], Contestant] = {}
-    sections = {mode: configs.load(f"{config}{argument}") for mode, argument in MODES.items()}
     files = sorted(map(str, folder.iterdir()))
     for mode, section in sections.items():
         data = section.data

@@ -58,7 +58,7 @@ def test_the_peer_is_the_official_transform(tmp_path):
         (right - left) * (lower - upper) / 500 / 380
         for left, upper, right, lower in (pillow_peer.box(source, 500, 380) for _ in range(500))
     ]
-    assert 0.45 < np.mean(shares) < 0.53
+    assert abs(np.mean(shares) - 0.438) < 0.03  # 200,000 draws of the rule, vectorised in NumPy, gave 0.4377
 
 
 def test_official_masks_follow_the_rule():
