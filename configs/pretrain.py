@@ -6,7 +6,8 @@
   python -m beit_jax.train --config configs/pretrain.py:runlocal --workdir runs/try       a minute on a laptop
 
 Arguments: variant (Ti/16 S/16 B/16 L/16), data (a tfds name, folder:PATH or digits), epochs, paper (the plain ViT of
-the paper's main tables: absolute positions, no relative ones, no LayerScale), runlocal.
+the paper's main tables: absolute positions, no relative ones, no LayerScale), fast (less work for the input: only the
+crop is decoded, and its colours are jittered in the step; docs/data.md), runlocal.
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
 this code at this size: not measured.
@@ -21,7 +22,7 @@ from beit_jax.config import defaults, parse_arg, split_of
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the official README; those of its ImageNet-22k command for any data set but ImageNet-1k."""
-    arg = parse_arg(arg, variant="B/16", data="imagenet2012", epochs=800.0, paper=False, runlocal=False)
+    arg = parse_arg(arg, variant="B/16", data="imagenet2012", epochs=800.0, paper=False, fast=False, runlocal=False)
     config = defaults("pretrain")
     config.epochs = arg.epochs
     config.data.source = arg.data
@@ -40,7 +41,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.optimizer.warmup_steps = 10_000
 
     masks = "blockwise_mask(75, 16, (14, 14))"
-    jitter = "color_jitter(0.4)|"
     if arg.runlocal:
         config.data.source, config.data.eval_split = "digits", "test"
         config.batch_size, config.epochs, config.steps = 32, 0.0, 20
@@ -56,6 +56,11 @@ def get_config(arg: str = "") -> ConfigDict:
     ending = (
         f"|normalize('{statistics}')|map_pixels('tokenizer_image')|{masks}|keep('image', 'tokenizer_image', 'mask')"
     )
-    config.data.ops = f"decode|{jitter}flip_lr|two_views({views})" + ending
+    config.data.ops = f"decode|color_jitter(0.4)|flip_lr|two_views({views})" + ending
+    if arg.fast:
+        config.on_device.statistics = statistics
+        config.data.ops = (
+            f"decode_two_views({views})|flip_lr|{masks}|keep('image', 'tokenizer_image', 'mask')|keep_levels"
+        )
     config.data.eval_ops = f"decode|two_views_center({views})" + ending
     return config

@@ -19,7 +19,9 @@ ARGUMENTS = {
         "variant=L/16",
         "data=imagenet21k,epochs=150",
         "paper",
+        "fast",
         "runlocal",
+        "runlocal,fast",
     ],
     "finetune": [
         *("", "variant=L/16", "paper", "image_size=384", "variant=L/16,image_size=512", "data=folder:somewhere"),
@@ -78,7 +80,7 @@ def program(config):
     switches = [model.pop(key, 0) > 0 for key in ("drop_path", "layer_scale", "dropout")]
     switches += [config.get(key, 0) > 0 for key in ("mixup", "cutmix", "label_smoothing")]
     switches += [opt.ema > 0, opt.clip_norm > 0, opt.layer_decay < 1, opt.schedule, opt.accumulate]
-    keys = [config.get(key, "") for key in ("layers", "features", "target", "loss_on")]
+    keys = [str(config.get(key, "")) for key in ("layers", "features", "target", "loss_on", "on_device")]
     return str((config.task, sorted(model.items()), switches, keys))
 
 
@@ -240,7 +242,16 @@ def test_recipes_run(repository, tmp_path, capsys, name, some):
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizer:", "pretrain:", "finetune:", "probe:", "segment:head=upernet,", "segment:head=setr_pup,"]
+    "name",
+    [
+        "tokenizer:",
+        "pretrain:",
+        "pretrain:fast,",
+        "finetune:",
+        "probe:",
+        "segment:head=upernet,",
+        "segment:head=setr_pup,",
+    ],
 )
 def test_runlocal_runs(repository, tmp_path, name):
     file, _, arguments = name.partition(":")

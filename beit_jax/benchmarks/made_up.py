@@ -27,6 +27,8 @@ def rows(config: ConfigDict, task: Task) -> Rows:
             return masks(config, rng, spec.shape)
         if spec.dtype == jnp.int32:
             return rng.integers(0, highest, spec.shape, np.int32)
+        if spec.dtype == jnp.uint8:
+            return rng.integers(26, 230, spec.shape, np.uint8)
         return rng.uniform(0.1, 0.9, spec.shape).astype(np.float32)
 
     return {name: values(spec) for name, spec in task.batch_spec(config.batch_size).items()}

@@ -45,7 +45,8 @@ def readable_errors() -> Iterator[None]:
 def first_that_works(value: Any, *ways: Callable[[Any], Any]) -> Any:
     """What the first of several functions of `value` gives that does not fail; those after it are not called.
 
-    The only way to catch an error inside a graph: a data set of one, which ignores errors.
+    The only way to catch an error inside a graph: a data set of one, which ignores errors. Its function is made ready
+    for each value anew, which for one of many operations takes longer than to decode an image: put a short way first.
     """
     tried = [tf.data.Dataset.from_tensors(value).map(way).ignore_errors(log_warning=False) for way in ways]
     return functools.reduce(tf.data.Dataset.concatenate, tried).take(1).get_single_element()

@@ -55,9 +55,16 @@ def random_box(
     seed: tf.Tensor, image: tf.Tensor, scale: tuple[float, float], ratio: tuple[float, float] = RATIO
 ) -> tf.Tensor:
     """`box_from_draws` for an image `[h, w, c]` with the numbers of an integer seed `[2]`."""
+    height, width = tf.unstack(tf.shape(image)[:2])
+    return random_box_within(seed, height, width, scale, ratio)
+
+
+def random_box_within(
+    seed: tf.Tensor, height: tf.Tensor, width: tf.Tensor, scale: tuple[float, float], ratio: tuple[float, float] = RATIO
+) -> tf.Tensor:
+    """`random_box` for an image of which only the sides are known."""
     draws = tf.random.stateless_uniform([ATTEMPTS, 4], seed, dtype=tf.float64)
-    shape = tf.shape(image)
-    return box_from_draws(draws, shape[0], shape[1], scale, ratio)
+    return box_from_draws(draws, height, width, scale, ratio)
 
 
 def central_square(image: tf.Tensor, share: float) -> tf.Tensor:

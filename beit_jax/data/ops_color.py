@@ -2,36 +2,34 @@
 
 import tensorflow as tf
 
+from beit_jax.data.levels import DOWN, columns_first, line, rounded, rows_first
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.errors import UserError
 
 LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of levels stay exact in float32
 
 
-def grey(image: tf.Tensor) -> tf.Tensor:
-    """float32 `[h, w, 1]` whole grey levels of float32 `[h, w, 3]` whole levels (ITU-R 601, as Pillow's mode L)."""
-    return tf.floor((tf.tensordot(image, tf.constant(LUMA), 1)[..., None] + 32768.0) / 65536.0)
+def grey(columns: tf.Tensor) -> tf.Tensor:
+    """uint8 `[w, 1, h]` grey levels of uint8 `[w, 3, h]` (ITU-R 601, as Pillow's mode L)."""
+    red, green, blue = tf.split(columns, 3, axis=1)
+    return rounded(line(red, LUMA[0]) + line(green, LUMA[1]) + line(blue, LUMA[2]), 65536.0)
 
 
-def blend(degenerate: tf.Tensor, image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """degenerate + factor * (image - degenerate), cut to [0, 255] and to whole levels."""
-    return tf.floor(tf.clip_by_value(degenerate + factor * (image - degenerate), 0.0, 255.0))
+def brightness(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Blends uint8 `[w, 3, h]` (see `levels`) with black; factor 1 changes nothing, in all three enhancements."""
+    return rounded(line(columns, factor, DOWN))
 
 
-def brightness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends float32 `[h, w, 3]` levels with black; factor 1 changes nothing, in all three enhancements."""
-    return blend(tf.zeros([1, 1, 1]), image, factor)
-
-
-def contrast(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def contrast(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the mean of the grey image, rounded to a whole level."""
-    mean = tf.reduce_mean(tf.cast(grey(image), tf.float64))
-    return blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
+    by_column = tf.reduce_sum(tf.cast(grey(columns), tf.float32), axis=[1, 2])  # float32 holds these exactly
+    mean = tf.reduce_sum(tf.cast(by_column, tf.float64)) / tf.cast(tf.size(columns) / 3, tf.float64)
+    return rounded(line(columns, factor, (1 - factor) * tf.cast(tf.floor(mean + 0.5), tf.float32) + DOWN))
 
 
-def saturation(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def saturation(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the grey image."""
-    return blend(grey(image), image, factor)
+    return rounded(line(columns, factor, DOWN) + line(grey(columns), 1 - factor))
 
 
 @register(random=True)
@@ -49,14 +47,14 @@ def color_jitter(strength: float = 0.4) -> Op:
         draws = tf.random.stateless_uniform([2, 3], seed)
         factors = 1 - strength + 2 * strength * draws[0]
         order = tf.argsort(draws[1])
-        image = tf.cast(features["image"], tf.float32)
+        columns = columns_first(features["image"])
         for turn in range(3):
-            image = _enhance(image, order[turn], factors[turn])
-        return {**features, "image": tf.cast(image, tf.uint8)}
+            columns = _enhance(columns, order[turn], factors[turn])
+        return {**features, "image": rows_first(columns)}
 
     return op
 
 
-def _enhance(image: tf.Tensor, which: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def _enhance(columns: tf.Tensor, which: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     kinds = [brightness, contrast, saturation]
-    return tf.switch_case(which, [lambda kind=kind: kind(image, factor) for kind in kinds])
+    return tf.switch_case(which, [lambda kind=kind: kind(columns, factor) for kind in kinds])

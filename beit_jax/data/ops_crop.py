@@ -3,10 +3,17 @@
 import tensorflow as tf
 
 from beit_jax.data import crop_box
+from beit_jax.data.assertions import first_that_works
+from beit_jax.data.image_size import MAX_PIXELS
+from beit_jax.data.levels import columns_first
+from beit_jax.data.ops_image import DCT, LABEL_MAP, decode_rgb, unless_unreadable
 from beit_jax.data.registry import Features, Op, register
-from beit_jax.data.resample import check_method
+from beit_jax.data.resample import check_levels, check_method, resize_columns
 from beit_jax.data.resample import resize as resample
 from beit_jax.errors import UserError
+
+END_OF_JPEG = b"\xff\xd9"
+MARGIN = 2  # pixels
 
 
 def check_size(op: str, *sizes: int) -> None:
@@ -88,7 +95,7 @@ def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         box = crop_box.random_box(seed, features["image"], (scale_min, scale_max))
-        return _both_views(features, box, size, tokenizer_size)
+        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
 
     return op
 
@@ -104,15 +111,63 @@ def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op
         raise UserError(f"two_views_center: found the share {share}; expected a number above 0 and at most 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        return _both_views(features, crop_box.central_square(features["image"], share), size, tokenizer_size)
+        box = crop_box.central_square(features["image"], share)
+        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
 
     return op
 
 
-def _both_views(features: Features, box: tf.Tensor, size: int, tokenizer_size: int) -> Features:
-    cropped = crop_box.crop(features["image"], box)
+@register(random=True)
+def decode_two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+    """`decode` and `two_views` at once: of a JPEG file the box is chosen by its header, and only the box is decoded.
+
+    Other files, and those that do not end as a JPEG file does, are decoded whole: so whether an image can be read does
+    not depend on the box.
+    """
+    check_size("decode_two_views", size, tokenizer_size)
+    crop_box.check_scale("decode_two_views", scale_min, scale_max)
+    scale = (scale_min, scale_max)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if features["image"].dtype != tf.string or LABEL_MAP in features:
+            raise UserError("decode_two_views expects encoded images without label maps; put it in the place of decode")
+        encoded = features["image"]
+        window, inner = _window(encoded, seed, scale)
+
+        def part(encoded: tf.Tensor) -> tf.Tensor:
+            ending = tf.strings.substr(encoded, -2, 2)
+            with tf.control_dependencies([tf.raw_ops.Assert(condition=ending == END_OF_JPEG, data=[ending])]):
+                decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
+            return crop_box.crop(decoded, inner)
+
+        def whole(encoded: tf.Tensor) -> tf.Tensor:
+            image = decode_rgb(encoded)
+            return crop_box.crop(image, crop_box.random_box(seed, image, scale))
+
+        found = unless_unreadable(encoded, part, whole)
+        return _both_views({**features, **found}, found["image"], size, tokenizer_size)
+
+    return op
+
+
+def _window(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The part of a JPEG file to decode, and the random box in it; both empty for other files and too many pixels.
+
+    Colours at the sides of what is decoded lack those of their neighbours, so that it has a margin.
+    """
+    sides = first_that_works(encoded, tf.io.extract_jpeg_shape, lambda encoded: tf.zeros([3], tf.int32))[:2]
+    pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
+    sides = tf.where(pixels <= MAX_PIXELS, sides, 0)
+    box = crop_box.random_box_within(seed, sides[0], sides[1], scale)
+    corner, end = tf.maximum(box[:2] - MARGIN, 0), tf.minimum(box[:2] + box[2:] + MARGIN, sides)
+    return tf.concat([corner, end - corner], 0), tf.concat([box[:2] - corner, box[2:]], 0)
+
+
+def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:
+    check_levels(cropped)
+    columns = columns_first(cropped)
     return {
         **features,
-        "image": resample(cropped, size, size, "bicubic"),
-        "tokenizer_image": resample(cropped, tokenizer_size, tokenizer_size, "lanczos"),
+        "image": resize_columns(columns, size, size, "bicubic"),
+        "tokenizer_image": resize_columns(columns, tokenizer_size, tokenizer_size, "lanczos"),
     }

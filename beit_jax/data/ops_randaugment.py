@@ -11,7 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from beit_jax.data.ops_color import blend, brightness, contrast, saturation
+from beit_jax.data.levels import columns_first, rows_first
+from beit_jax.data.ops_color import brightness, contrast, saturation
 from beit_jax.data.ops_image import STATISTICS
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.errors import UserError
@@ -134,12 +135,22 @@ def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     inner = tf.nn.depthwise_conv2d(image[None], tf.tile(weights, [1, 1, 3, 1]), [1, 1, 1, 1], "VALID")[0]
     inner = tf.floor(inner + 0.5)
     border = tf.pad(tf.zeros_like(inner[..., :1]), [[1, 1], [1, 1], [0, 0]], constant_values=1.0)
-    return blend(tf.where(border > 0, image, tf.pad(inner, [[1, 1], [1, 1], [0, 0]])), image, factor)
+    smooth = tf.where(border > 0, image, tf.pad(inner, [[1, 1], [1, 1], [0, 0]]))
+    return tf.floor(tf.clip_by_value(smooth + factor * (image - smooth), 0.0, 255.0))
 
 
 def _enhanced(enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Augmentation:
     """By a factor of 1 +- 0.9 * share."""
     return lambda image, share, sign: enhance(image, 1.0 + sign * 0.9 * share)
+
+
+def _of_levels(enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """An enhancement of uint8 columns as one of float32 images."""
+
+    def enhanced(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+        return tf.cast(rows_first(enhance(columns_first(tf.cast(image, tf.uint8)), factor)), tf.float32)
+
+    return enhanced
 
 
 def rotate(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
@@ -221,9 +232,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "posterize": posterize,
     "solarize": solarize,
     "solarize_add": solarize_add,
-    "color": _enhanced(saturation),
-    "contrast": _enhanced(contrast),
-    "brightness": _enhanced(brightness),
+    "color": _enhanced(_of_levels(saturation)),
+    "contrast": _enhanced(_of_levels(contrast)),
+    "brightness": _enhanced(_of_levels(brightness)),
     "sharpness": _enhanced(sharpness),
     "shear_x": shear_x,
     "shear_y": shear_y,

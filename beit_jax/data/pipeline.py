@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from beit_jax.data import registry, subset
 from beit_jax.data.batches import PLACE, ROW, VALID, EvalSet, TrainStream
-from beit_jax.data.ops_image import FAULT, LABEL_MAP, unit_range
+from beit_jax.data.ops_image import FAULT, LABEL_MAP, LEVELS, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source, streams
 from beit_jax.data.stored_tokens import StoredTokens
@@ -209,7 +209,7 @@ def _rows_per_process(batch_size: int, process_count: int) -> int:
 
 
 def _program(ops: str) -> Program:
-    if not re.match(r"\s*decode\b", ops):
+    if not re.match(r"\s*decode(_two_views)?\b", ops):
         raise UserError(f"the ops '{ops}' do not begin with decode, which every image needs; put 'decode|' before them")
     return registry.build(ops)
 
@@ -236,8 +236,9 @@ def _finish(batch: Features, program: Program) -> Features:
     batch[ROW] = tf.range(tf.size(faults))
     batch = tf.cond(tf.reduce_all(readable), lambda: batch, lambda: _without_unreadable(batch, readable))
     batch = program.batch(batch, seeds)
-    for key in IMAGES & batch.keys():
-        batch[key] = unit_range(batch[key])
+    if batch.pop(LEVELS, None) is None:
+        for key in IMAGES & batch.keys():
+            batch[key] = unit_range(batch[key])
     if "label" in batch:
         batch["label"] = tf.cast(batch["label"], tf.int32)
     if LABEL_MAP in batch:

@@ -9,6 +9,7 @@ import ast
 import difflib
 import importlib
 import inspect
+import itertools
 import pkgutil
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -44,8 +45,8 @@ def register(level: Level = "example", *, random: bool = False) -> Callable[[Cal
     """Registers an op factory under its function's name.
 
     `level` says what the op's tensors look like: one example, a batch, or "any" for arithmetic on pixels that fits
-    both; such ops run on the whole batch unless an op on single examples follows. `random`: whether the op draws random
-    numbers, so that it makes something else of an image in every epoch.
+    both; such ops run on single examples, which fit into a processor's cache, unless an op on batches comes before.
+    `random`: whether the op draws random numbers, so that it makes something else of an image in every epoch.
     """
 
     def add(factory: Callable[..., Op]) -> Callable[..., Op]:
@@ -63,9 +64,9 @@ def build(spec: str) -> Program:
     levels = [_REGISTRY[name].level for name, _, _ in steps]
     on_examples = [place for place, level in enumerate(levels) if level == "example"]
     on_batches = [place for place, level in enumerate(levels) if level == "batch"]
-    border = on_examples[-1] + 1 if on_examples else 0
-    if on_batches and on_batches[0] < border:
-        single, batched = steps[border - 1][0], steps[on_batches[0]][0]
+    border = on_batches[0] if on_batches else len(ops)
+    if on_examples and on_examples[-1] > border:
+        single, batched = steps[on_examples[-1]][0], steps[border][0]
         raise UserError(
             f"in the ops '{spec}', {single} works on single images but follows {batched}, which works on batches; "
             f"move {batched} behind {single}"
@@ -78,6 +79,13 @@ def random_ops(spec: str) -> list[str]:
     _load_op_files()
     names = [_read_call(node, spec)[0] for node in _split(spec)]
     return [name for name in names if name in _REGISTRY and _REGISTRY[name].random]
+
+
+def names_on_examples(spec: str) -> list[str]:
+    """The names of the ops in a spec that run before batching."""
+    _load_op_files()
+    names = [_read_call(node, spec)[0] for node in _split(spec)]
+    return list(itertools.takewhile(lambda name: _REGISTRY[name].level != "batch", names))
 
 
 def without(program: Program, name: str) -> Program:

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
-from beit_jax.tasks import layers, pixels, tokenizer
+from beit_jax.tasks import layers, on_device, pixels, tokenizer
 from beit_jax.tasks.encoder import encoder_fields, features
 from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
 
@@ -40,6 +40,11 @@ def model(config: ConfigDict) -> heads.MaskedImageModel:
 
 def _target(config: ConfigDict) -> str:
     return config.get("target", "tokens")  # runs from before there was a choice have no such key
+
+
+def _colours(config: ConfigDict) -> ConfigDict | None:
+    settings = config.get("on_device", None)
+    return settings if settings and settings.statistics else None
 
 
 def tokenizer_of(config: ConfigDict) -> dvae.DiscreteVAE:
@@ -57,7 +62,8 @@ def create(config: ConfigDict) -> Task:
 
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
     `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`;
-    those of evaluation do not. With `target="pixels"` they hold neither.
+    those of evaluation do not. With `target="pixels"` they hold neither. With `config.on_device`, training images are
+    uint8 and get their colours in the step.
     """
     variant, _ = variants.parse(config.model.variant)
     kind = _MaskedRegression if _target(config) == "pixels" else _MaskedModelling
@@ -69,11 +75,12 @@ def create(config: ConfigDict) -> Task:
         grid=grid(config),
         num_masked=config.num_masked,
         everywhere=config.get("loss_on", "masked") == "all",
+        colours=_colours(config),
     )
     part = FrozenPart(init=lambda key: tokenizer.init(config.tokenizer, key), source=config.tokenizer.init_from)
     return Task(
         name="pretrain",
-        batch_spec=learned.given_spec if config.get("tokens", "") else learned.batch_spec,
+        batch_spec=learned.given_spec if config.get("tokens", "") else learned.train_spec,
         eval_spec=learned.batch_spec,
         init=learned.init,
         loss=learned.loss,
@@ -139,6 +146,7 @@ class _MaskedModelling:
     grid: int
     num_masked: int
     everywhere: bool  # whether the loss counts patches that are not hidden, too
+    colours: ConfigDict | None  # what the step does to uint8 images; None: they come as the encoder takes them
 
     def batch_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
         return {
@@ -146,6 +154,11 @@ class _MaskedModelling:
             "tokenizer_image": jax.ShapeDtypeStruct((b, self.tokenizer_size, self.tokenizer_size, 3), jnp.float32),
             "mask": jax.ShapeDtypeStruct((b, self.grid, self.grid), jnp.bool_),
         }
+
+    def train_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
+        specs = self.batch_spec(b)
+        images = [name for name in specs if name != "mask" and self.colours]
+        return specs | {name: jax.ShapeDtypeStruct(specs[name].shape, jnp.uint8) for name in images}
 
     def given_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
         specs = self.batch_spec(b)
@@ -191,6 +204,8 @@ class _MaskedModelling:
         return {"loss": found["loss"], "all_acc": found["mlm_acc"]} if self.everywhere else found
 
     def loss(self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
+        if self.colours:
+            batch = on_device.finish(batch, key, self.colours)
         predicted, true, hidden = self.predict(params, frozen, batch, key)
         images = jnp.float32(batch["image"].shape[0])
         return self.scores(predicted, true, self.counted(hidden)) | {"masked_per_image": (jnp.sum(hidden), images)}

@@ -23,6 +23,7 @@ def test_masks():
     assert (figures["batch"], figures["grid"]) == (256, [14, 14])
     assert figures["graph"] < 90  # three times what is asked for: the machine may be busy
     assert figures["ratio"] == pytest.approx(figures["plain"] / figures["graph"])
+    assert figures["official_ratio"] == pytest.approx(figures["official"] / figures["graph"])
 
 
 def test_masks_for_people():
@@ -37,8 +38,8 @@ def test_masks_for_people():
         (["masks", "--batch", "0"], "--batch: found '0', expected a whole number of at least 1"),
         (["masks", "--grid", "14", "x"], "--grid: found 'x', expected a whole number"),
         (["masks", "--nothing"], "unrecognized arguments: --nothing"),
-        (["nothing"], "found the benchmark 'nothing', expected masks, or --config=FILE"),
-        ([], "--config is missing; expected a file such as configs/pretrain.py, or masks"),
+        (["nothing"], "found the benchmark 'nothing', expected masks, input, or --config=FILE"),
+        ([], "--config is missing; expected a file such as configs/pretrain.py, or masks, input"),
         (
             ["--config=configs/pretrain.py", "--devices=8"],
             "--devices simulates devices, which only --compile_only does",

@@ -10,19 +10,20 @@ def test_spec_becomes_two_halves(picture):
     program = registry.build("flip_lr | two_views(12, 6) | normalize(0.5, 0.5) | map_pixels | random_mask(3, (2, 4))")
     example = program.example({"image": tf.constant(picture(0, 20, 30))}, tf.constant([1, 2], tf.int64))
     assert {key: (value.shape, value.dtype) for key, value in example.items()} == {
-        "image": ((12, 12, 3), tf.uint8),
-        "tokenizer_image": ((6, 6, 3), tf.uint8),
+        "image": ((12, 12, 3), tf.float32),
+        "tokenizer_image": ((6, 6, 3), tf.float32),
     }
     batch = program.batch({key: value[None] for key, value in example.items()}, tf.constant([[1, 2]], tf.int64))
-    assert batch["image"].dtype == tf.float32
     assert batch["mask"].shape == (1, 2, 4)
     assert int(tf.reduce_sum(tf.cast(batch["mask"], tf.int32))) == 3
 
 
-def test_pixel_arithmetic_runs_where_a_later_op_needs_it(picture):
-    program = registry.build("resize(4)|map_pixels('image')|flip_lr(1.0)")
-    example = program.example({"image": tf.constant(picture(0, 5, 5))}, tf.constant([0, 0], tf.int64))
+def test_pixel_arithmetic_runs_where_an_op_before_it_does(picture):
+    features, seed = {"image": tf.constant(picture(0, 5, 5))}, tf.constant([0, 0], tf.int64)
+    example = registry.build("resize(4)|map_pixels('image')|flip_lr(1.0)").example(features, seed)
     assert example["image"].dtype == tf.float32
+    example = registry.build("resize(4)|random_mask(3, (2, 4))|normalize").example(features, seed)
+    assert example["image"].dtype == tf.uint8
 
 
 def test_every_op_draws_for_itself(picture):
@@ -90,7 +91,8 @@ def test_mistakes_are_one_line(spec, message):
 
 
 SPECS = {
-    "decode": None,  # draws nothing, and takes bytes
+    "decode": None,  # take bytes
+    "decode_two_views": None,
     "keep": "keep('image')",
     "map_pixels": "map_pixels('image')",
     "two_views": "two_views(8, 8)",
@@ -115,7 +117,7 @@ def test_what_draws_random_numbers_says_so(picture):
     for name, entry in registry._REGISTRY.items():
         spec = SPECS.get(name, name)
         if spec is None:
-            assert not entry.random
+            assert entry.random == (name == "decode_two_views")
             continue
         program, results = registry.build(spec), []
         for index in range(8):
