@@ -7,7 +7,7 @@
 
 Arguments: variant (Ti/16 S/16 B/16 L/16), data (a tfds name, folder:PATH or digits), epochs, paper (the plain ViT of
 the paper's main tables: absolute positions, no relative ones, no LayerScale), fast (less work for the input: only the
-crop is decoded, and its colours are jittered in the step; docs/data.md), runlocal.
+crop is decoded; its colours and the tokenizer's view are made in the step; docs/data.md), runlocal.
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
 this code at this size: not measured.
@@ -59,8 +59,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.ops = f"decode|color_jitter(0.4)|flip_lr|two_views({views})" + ending
     if arg.fast:
         config.on_device.statistics = statistics
-        config.data.ops = (
-            f"decode_two_views({views})|flip_lr|{masks}|keep('image', 'tokenizer_image', 'mask')|keep_levels"
-        )
+        config.data.ops = f"decode_view({config.model.image_size})|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
     config.data.eval_ops = f"decode|two_views_center({views})" + ending
     return config

@@ -118,19 +118,19 @@ def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op
 
 
 @register(random=True)
-def decode_two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
-    """`decode` and `two_views` at once: of a JPEG file the box is chosen by its header, and only the box is decoded.
+def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+    """`decode` and the first of `two_views`: of a JPEG file the box is chosen by its header, and it alone is decoded.
 
-    Other files, and those that do not end as a JPEG file does, are decoded whole: so whether an image can be read does
-    not depend on the box.
+    The step makes the other view of this one (`on_device` of the config). Other files, and those that do not end as a
+    JPEG file does, are decoded whole: so whether an image can be read does not depend on the box.
     """
-    check_size("decode_two_views", size, tokenizer_size)
-    crop_box.check_scale("decode_two_views", scale_min, scale_max)
+    check_size("decode_view", size)
+    crop_box.check_scale("decode_view", scale_min, scale_max)
     scale = (scale_min, scale_max)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string or LABEL_MAP in features:
-            raise UserError("decode_two_views expects encoded images without label maps; put it in the place of decode")
+            raise UserError("decode_view expects encoded images without label maps; put it in the place of decode")
         encoded = features["image"]
         window, inner = _window(encoded, seed, scale)
 
@@ -145,7 +145,9 @@ def decode_two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, sc
             return crop_box.crop(image, crop_box.random_box(seed, image, scale))
 
         found = unless_unreadable(encoded, part, whole)
-        return _both_views({**features, **found}, found["image"], size, tokenizer_size)
+        check_levels(found["image"])
+        view = resize_columns(columns_first(found["image"]), size, size, "bicubic")
+        return {**features, **found, "image": view}
 
     return op
 

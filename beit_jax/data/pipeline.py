@@ -209,7 +209,7 @@ def _rows_per_process(batch_size: int, process_count: int) -> int:
 
 
 def _program(ops: str) -> Program:
-    if not re.match(r"\s*decode(_two_views)?\b", ops):
+    if not re.match(r"\s*decode(_view)?\b", ops):
         raise UserError(f"the ops '{ops}' do not begin with decode, which every image needs; put 'decode|' before them")
     return registry.build(ops)
 

@@ -1,7 +1,8 @@
 """Colours of uint8 images as the first part of the training step, which the input then need not compute.
 
 The same arithmetic as `color_jitter` of the input (Pillow's: whole levels after each enhancement), and `normalize` and
-`map_pixels` after it. What is jittered is the crop and not the whole image, whose mean grey level contrast takes there.
+`map_pixels` after it. What is jittered is the crop and not the whole image, whose mean grey level contrast takes there;
+and the tokenizer's view is a smaller one of the encoder's, where the input resizes the crop itself twice.
 """
 
 import jax
@@ -18,23 +19,28 @@ KINDS = 3  # brightness, contrast, saturation
 COLOURS = 0x636F6C  # folded into the key of the step, which is that of dropped paths too
 
 
-def finish(batch: Batch, key: jax.Array, settings: ConfigDict) -> Batch:
-    """What `data.ops` have left to the step: float32 views of a batch's uint8 views.
+def finish(batch: Batch, key: jax.Array, settings: ConfigDict, tokenizer_size: int) -> Batch:
+    """What `data.ops` have left to the step: both float32 views of a batch's uint8 images.
 
     Args:
-      batch: with `image` `[b, h, w, 3]` and, if tokens are computed, `tokenizer_image` `[b, h', w', 3]`, both uint8.
+      batch: with `image` uint8 `[b, h, w, 3]`.
       key: of the step; the same one gives the same colours.
       settings: `on_device` of a config.
+      tokenizer_size: side of `tokenizer_image` in pixels.
     """
-    factors, order = draws(jax.random.fold_in(key, COLOURS), batch["image"].shape[0], settings.jitter)
-    image = jitter(batch["image"], factors, order) / 255.0
+    images = batch["image"]
+    factors, order = draws(jax.random.fold_in(key, COLOURS), len(images), settings.jitter)
     mean, std = (
         jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in preprocessing.STATISTICS[settings.statistics]
     )
-    views = {"image": (image - mean) / std}
-    if "tokenizer_image" in batch:
-        views["tokenizer_image"] = dvae.map_pixels(jitter(batch["tokenizer_image"], factors, order) / 255.0)
-    return {**batch, **views}
+    image, view = (jitter(levels, factors, order) / 255.0 for levels in (images, smaller(images, tokenizer_size)))
+    return {**batch, "image": (image - mean) / std, "tokenizer_image": dvae.map_pixels(view)}
+
+
+def smaller(images: jax.Array, size: int) -> jax.Array:
+    """float32 whole levels `[b, size, size, 3]` of uint8 `[b, h, w, 3]`, by Pillow's Lanczos window."""
+    shape = (len(images), size, size, images.shape[-1])
+    return jnp.clip(jnp.round(jax.image.resize(images.astype(jnp.float32), shape, "lanczos3")), 0.0, 255.0)
 
 
 def draws(key: jax.Array, b: int, strength: float) -> tuple[jax.Array, jax.Array]:
@@ -45,10 +51,10 @@ def draws(key: jax.Array, b: int, strength: float) -> tuple[jax.Array, jax.Array
 
 
 def jitter(images: jax.Array, factors: jax.Array, order: jax.Array) -> jax.Array:
-    """float32 whole levels of uint8 images `[b, h, w, 3]`, enhanced three times.
+    """float32 whole levels of images `[b, h, w, 3]`, enhanced three times.
 
     Args:
-      images: of each one all pixels.
+      images: whole levels of any type.
       factors: float32 `[b, 3]`, of the first, second and third enhancement; 1 changes nothing.
       order: int32 `[b, 3]`, which ones these are: 0 brightness, 1 contrast, 2 saturation.
     """

@@ -62,8 +62,8 @@ def create(config: ConfigDict) -> Task:
 
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
     `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`;
-    those of evaluation do not. With `target="pixels"` they hold neither. With `config.on_device`, training images are
-    uint8 and get their colours in the step.
+    those of evaluation do not. With `target="pixels"` they hold neither. With `config.on_device`, training has
+    uint8 images, and the step makes both views of them.
     """
     variant, _ = variants.parse(config.model.variant)
     kind = _MaskedRegression if _target(config) == "pixels" else _MaskedModelling
@@ -157,8 +157,9 @@ class _MaskedModelling:
 
     def train_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
         specs = self.batch_spec(b)
-        images = [name for name in specs if name != "mask" and self.colours]
-        return specs | {name: jax.ShapeDtypeStruct(specs[name].shape, jnp.uint8) for name in images}
+        if not self.colours:
+            return specs
+        return {"image": jax.ShapeDtypeStruct(specs["image"].shape, jnp.uint8), "mask": specs["mask"]}
 
     def given_spec(self, b: int) -> dict[str, jax.ShapeDtypeStruct]:
         specs = self.batch_spec(b)
@@ -205,7 +206,7 @@ class _MaskedModelling:
 
     def loss(self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
         if self.colours:
-            batch = on_device.finish(batch, key, self.colours)
+            batch = on_device.finish(batch, key, self.colours, self.tokenizer_size)
         predicted, true, hidden = self.predict(params, frozen, batch, key)
         images = jnp.float32(batch["image"].shape[0])
         return self.scores(predicted, true, self.counted(hidden)) | {"masked_per_image": (jnp.sum(hidden), images)}

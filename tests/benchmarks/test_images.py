@@ -19,7 +19,7 @@ def test_input():
     assert "4 JPEG files of 500x380" in done.stdout and "times pil" in done.stdout
     found = json.loads(done.stdout.splitlines()[-1])
     assert list(found["official"])[:4] == ["decode", "color_jitter", "flip_lr", "two_views"]
-    assert list(found["fast"]) == ["decode_two_views", "flip_lr", "batches", "whole"]
+    assert list(found["fast"]) == ["decode_view", "flip_lr", "batches", "whole"]
     assert list(found["pil"]) == ["decode", "jitter", "views", "arrays", "mask", "whole"]
     for mode in ("official", "fast"):
         assert found[mode]["whole"] == pytest.approx(sum(found[mode].values()) - found[mode]["whole"])

@@ -9,21 +9,21 @@ from PIL import Image
 from beit_jax.data import crop_box, ops_crop, ops_image, pipeline
 from beit_jax.errors import UserError
 
-OPS = "decode_two_views(12, 6)|flip_lr|blockwise_mask(5, 2, 4)|keep('image', 'tokenizer_image', 'mask')|keep_levels"
+OPS = "decode_view(12)|flip_lr|blockwise_mask(5, 2, 4)|keep('image', 'mask')|keep_levels"
 BAD, ODD = image_zoo.bad(), image_zoo.odd()
 
 
 @pytest.fixture(scope="module")
 def views():
     """Runs the op on a file, traced once."""
-    op = tf.function(ops_crop.decode_two_views(24, 12), autograph=False)
+    op = tf.function(ops_crop.decode_view(24), autograph=False)
     return lambda content, seed: {
         key: value.numpy() for key, value in op({"image": tf.constant(content)}, tf.constant(seed, tf.int64)).items()
     }
 
 
 @pytest.mark.parametrize("settings", [{}, {"subsampling": 0}, {"progressive": True}, {"mode": "CMYK"}, {"mode": "L"}])
-def test_views_are_those_of_the_whole_image(views, picture, settings):
+def test_the_view_is_that_of_the_whole_image(views, picture, settings):
     content = image_zoo.encode(picture(1, 97, 131), "JPEG", quality=90, **settings)
     whole = tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE").numpy()
     for index in range(4):
@@ -31,9 +31,8 @@ def test_views_are_those_of_the_whole_image(views, picture, settings):
         seed = tf.constant([9, index], tf.int64)
         top, left, height, width = crop_box.random_box(seed, whole, (0.08, 1.0)).numpy().tolist()
         cropped = Image.fromarray(whole[top : top + height, left : left + width])
-        for name, size, method in (("image", 24, Image.BICUBIC), ("tokenizer_image", 12, Image.LANCZOS)):
-            expected = np.asarray(cropped.resize((size, size), method), int)
-            assert np.abs(found[name] - expected).max() <= 2
+        expected = np.asarray(cropped.resize((24, 24), Image.BICUBIC), int)
+        assert np.abs(found["image"] - expected).max() <= 2
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -68,7 +67,6 @@ def test_batches_are_levels_and_go_on_where_they_stopped(data_config, class_fold
     batches = [next(stream) for _ in range(7)]
     assert {key: (value.shape, value.dtype) for key, value in batches[0].items()} == {
         "image": ((12, 12, 12, 3), np.uint8),
-        "tokenizer_image": ((12, 6, 6, 3), np.uint8),
         "mask": ((12, 4, 4), np.bool_),
     }
     assert len({batch["image"].tobytes() for batch in batches}) == 7
@@ -97,8 +95,8 @@ def test_bad_images_are_replaced_and_counted(data_config, tmp_path):
 
 
 def test_mistakes():
-    op = ops_crop.decode_two_views(8, 4)
+    op = ops_crop.decode_view(8)
     with pytest.raises(UserError, match="put it in the place of decode"):
         op({"image": tf.zeros([4, 4, 3], tf.uint8)}, tf.constant([0, 0], tf.int64))
-    with pytest.raises(UserError, match="decode_two_views: found the size 0"):
-        ops_crop.decode_two_views(0, 4)
+    with pytest.raises(UserError, match="decode_view: found the size 0"):
+        ops_crop.decode_view(0)

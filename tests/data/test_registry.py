@@ -92,7 +92,7 @@ def test_mistakes_are_one_line(spec, message):
 
 SPECS = {
     "decode": None,  # take bytes
-    "decode_two_views": None,
+    "decode_view": None,
     "keep": "keep('image')",
     "map_pixels": "map_pixels('image')",
     "two_views": "two_views(8, 8)",
@@ -117,7 +117,7 @@ def test_what_draws_random_numbers_says_so(picture):
     for name, entry in registry._REGISTRY.items():
         spec = SPECS.get(name, name)
         if spec is None:
-            assert entry.random == (name == "decode_two_views")
+            assert entry.random == (name == "decode_view")
             continue
         program, results = registry.build(spec), []
         for index in range(8):

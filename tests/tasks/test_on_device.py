@@ -66,15 +66,24 @@ def test_draws_are_those_of_the_law():
 
 def test_finished_views_are_normalised():
     pixels = images(3)
-    batch = {"image": jnp.asarray(pixels), "tokenizer_image": jnp.asarray(pixels[:, ::2, ::2]), "mask": jnp.ones(2)}
-    found = on_device.finish(batch, jax.random.key(5), ConfigDict(dict(statistics="imagenet", jitter=0.0)))
+    batch = {"image": jnp.asarray(pixels), "mask": jnp.ones(2)}
+    found = on_device.finish(batch, jax.random.key(5), ConfigDict(dict(statistics="imagenet", jitter=0.0)), 20)
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(found["image"], expected, atol=1e-5)
-    np.testing.assert_allclose(found["tokenizer_image"], 0.8 * pixels[:, ::2, ::2] / 255 + 0.1, atol=1e-6)
+    np.testing.assert_allclose(found["tokenizer_image"], 0.8 * pixels / 255 + 0.1, atol=1e-6)
     assert found["mask"] is batch["mask"]
-    one, same, other = (on_device.finish(batch, jax.random.key(key), SETTINGS)["image"] for key in (5, 5, 6))
+    one, same, other = (on_device.finish(batch, jax.random.key(key), SETTINGS, 10)["image"] for key in (5, 5, 6))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other) and not np.array_equal(one, found["image"])
+
+
+@pytest.mark.parametrize("size", [20, 10, 7])
+def test_the_smaller_view_equals_pillow(size):
+    pixels = np.random.default_rng(6).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
+    found = np.asarray(on_device.smaller(jnp.asarray(pixels), size))
+    expected = np.array([np.asarray(Image.fromarray(row).resize((size, size), Image.LANCZOS), int) for row in pixels])
+    # Of noise; Pillow rounds and cuts between the two passes.
+    assert np.abs(found - expected).max() <= 4 and np.abs(found - expected).mean() < 0.5
 
 
 def config_of(repository, arguments):
@@ -89,7 +98,7 @@ def test_the_step_takes_levels(repository):
     task = pretrain.create(config)
     specs = task.batch_spec(4)
     assert {name: spec.dtype.name for name, spec in specs.items()} == {
-        "image": "uint8", "tokenizer_image": "uint8", "mask": "bool",
+        "image": "uint8", "mask": "bool",
     }  # fmt: skip
     assert {spec.dtype.name for spec in task.eval_spec(4).values()} == {"float32", "bool"}
     params = task.init(jax.random.key(0))
@@ -98,7 +107,7 @@ def test_the_step_takes_levels(repository):
     batch["mask"] = np.arange(16).reshape(1, 4, 4).repeat(4, 0) < 5
     loss = jax.jit(task.loss)
     found = loss(params, frozen, batch, jax.random.key(7), 0)["loss"][0]
-    finished = on_device.finish(batch, jax.random.key(7), config.on_device)
+    finished = on_device.finish(batch, jax.random.key(7), config.on_device, config.tokenizer.image_size)
     config.on_device.statistics = ""
     expected = jax.jit(pretrain.create(config).loss)(params, frozen, finished, jax.random.key(7), 0)["loss"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
