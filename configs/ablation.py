@@ -28,8 +28,8 @@ configs/finetune.py). For digits: labels (a class), steps and finetune_steps, ru
 other data: tokenizer (a run; needed), variant, epochs (of the pre-training), paper (the plain ViT, which leaves out the
 rows of architecture).
 
-By default, on digits, 500 steps of pre-training (a fifth of the quick start's) and 300 of fine-tuning, so that 13 rows
-of 3 seeds take about 25 minutes on 2 cores (reckoned from the time of a step, not measured yet).
+By default, on digits, 500 steps of pre-training (a fifth of the quick start's) and 300 of fine-tuning: 13 rows of 3
+seeds took 63 minutes on 2 cores that other jobs were using too. Results: docs/results.md.
 
 A seed is that of the pre-training, of the fine-tuning and, for digits, of the labelled images; the tokenizer is one.
 """
