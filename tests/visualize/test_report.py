@@ -171,7 +171,7 @@ def test_a_run_that_was_not_evaluated_yet(tmp_path, steps):
 
 
 def test_every_task_has_curves():
-    assert set(page.CURVES) == set(configs.TASKS)
+    assert {name.partition(",")[0] for name in page.CURVES} == set(configs.TASKS)  # some have several targets
 
 
 def test_the_door(recipe, tmp_path, capsys):
