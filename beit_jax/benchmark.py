@@ -23,7 +23,6 @@ from absl import flags
 from beit_jax import command_line
 from beit_jax import config as configs
 from beit_jax.benchmarks import images, masks, table
-from beit_jax.benchmarks.torch_peer import PEERS
 from beit_jax.errors import UserError
 
 NAMED = {"masks": masks.main, "input": images.main, "table": table.main}
@@ -68,7 +67,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_bool("json", False, "Print one JSON object as the last line.", flag_values=values)
     flags.DEFINE_string("stage", "", "Which stage of a recipe.", flag_values=values)
     flags.DEFINE_integer("steps", 20, "Steps to time, after the first two.", 1, flag_values=values)
-    flags.DEFINE_enum("vs", None, PEERS, "Library whose BEiT runs in turns with ours.", flag_values=values)
+    flags.DEFINE_enum("vs", None, table.PEERS, "Library whose BEiT runs in turns with ours.", flag_values=values)
     flags.DEFINE_bool("tokens_given", False, "Pre-train on tokens that are not computed.", flag_values=values)
     flags.DEFINE_bool("real", False, "Read batches from the config's data.", flag_values=values)
     flags.DEFINE_bool("compile_only", False, "Compile for simulated devices, run nothing.", flag_values=values)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from beit_jax.benchmarks.masks import plain_mask
+from beit_jax.block_mask import block_mask
 from beit_jax.tasks import pretrain
 from beit_jax.tasks.task import Rows, Task
 
@@ -39,7 +39,7 @@ def masks(config: ConfigDict, rng: np.random.Generator, shape: tuple[int, int, i
     batch, *grid = shape
     if match := _BLOCKWISE.search(config.data.ops):
         num_masked, min_block = _blockwise_settings(match[1] or "()")
-        return np.stack([plain_mask(rng.random, tuple(grid), num_masked, min_block) for _ in range(batch)])
+        return np.stack([block_mask(rng.random, tuple(grid), num_masked, min_block) for _ in range(batch)])
     ranks = rng.random((batch, grid[0] * grid[1])).argsort(axis=1)
     return (ranks < config.num_masked).reshape(shape)
 

@@ -8,12 +8,13 @@ import json
 import math
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from beit_jax import command_line
 from beit_jax.benchmarks.timing import in_turns
+from beit_jax.block_mask import block_mask
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,29 +32,6 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"found {text!r}, expected a whole number of at least 1")
     return int(text)
-
-
-def plain_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: int, min_block: int) -> np.ndarray:
-    """bool `[h, w]`: the rule of `data.ops_mask.blockwise_masks`, one mask and one attempt at a time."""
-    mask, count = np.zeros(grid, bool), 0
-    while count < num_masked:
-        cap = num_masked - count
-        for _ in range(10):
-            area = min_block + (cap - min_block) * uniform()
-            root_aspect = math.exp((uniform() - 0.5) * math.log(1 / 0.3))
-            height, width = round(math.sqrt(area) * root_aspect), round(math.sqrt(area) / root_aspect)
-            if height >= grid[0] or width >= grid[1]:
-                continue
-            top, left = int(uniform() * (grid[0] - height + 1)), int(uniform() * (grid[1] - width + 1))
-            block = mask[top : top + height, left : left + width]
-            new = height * width - int(block.sum())
-            if 0 < new <= cap:
-                block[:] = True
-                count += new
-                break
-        else:
-            break
-    return mask
 
 
 def official_mask(source: random.Random, grid: tuple[int, int], num_masked: int, min_block: int) -> np.ndarray:
@@ -111,7 +89,7 @@ def _masks(settings: argparse.Namespace) -> None:
 
     def plainly(first: int, count: int) -> None:
         for _ in range(count):
-            np.stack([plain_mask(source.random, grid, **rule) for _ in range(batch)])
+            np.stack([block_mask(source.random, grid, **rule) for _ in range(batch)])
 
     def officially(first: int, count: int) -> None:
         for _ in range(count):

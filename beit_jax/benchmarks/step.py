@@ -91,7 +91,7 @@ def measure(
     Args:
       config: from `program.complete`.
       steps: to time, in at most `ROUNDS` turns.
-      vs: one of `torch_peer.PEERS` to run in turns with it; tokens are then given to both.
+      vs: one of `table.PEERS` to run in turns with it; tokens are then given to both.
       tokens_given: whether pre-training finds the tokens in its batches, instead of computing them.
       real: whether batches are read from the config's data instead of made up.
 

@@ -11,7 +11,6 @@ from beit_jax.models import variants
 from beit_jax.tasks.task import Rows
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
-PEERS = ("torch", "torch_compiled", "timm", "timm_compiled")  # the first two are transformers'
 
 
 class TorchPeer:
@@ -24,7 +23,7 @@ class TorchPeer:
           config: of the pre-training.
           dtype: of the matrix products, float32 or bfloat16 (autocast over float32 parameters, as in training).
           rows: `image`, `mask` and `tokens`.
-          kind: one of PEERS; "compiled" is torch.compile.
+          kind: one of `table.PEERS`; "compiled" is torch.compile.
 
         Raises:
           UserError: torch or the library is missing, or has not the device that JAX runs on.

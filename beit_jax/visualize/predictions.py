@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import tasks
-from beit_jax.benchmarks.masks import plain_mask
+from beit_jax.block_mask import block_mask
 from beit_jax.convert.pretrained import Pretrained
 from beit_jax.errors import UserError
 from beit_jax.models import dvae
@@ -49,7 +49,7 @@ def mask_of(config: ConfigDict, masked: int | None, seed: int) -> np.ndarray:
         raise UserError(f"--masked={count}; expected 1 to {side * side - 1}, of {side * side} patches")
     uniform = np.random.default_rng(seed).random
     while True:  # of few patches, a mask may stay empty
-        mask = plain_mask(uniform, (side, side), count, max(1, min(count, round(16 * side * side / 196))))
+        mask = block_mask(uniform, (side, side), count, max(1, min(count, round(16 * side * side / 196))))
         if mask.any():
             return mask
 

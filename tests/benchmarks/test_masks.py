@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from beit_jax import benchmark
-from beit_jax.benchmarks import masks
+from beit_jax.block_mask import block_mask
 from beit_jax.errors import UserError
 
 
@@ -38,8 +38,8 @@ def test_masks_for_people():
         (["masks", "--batch", "0"], "--batch: found '0', expected a whole number of at least 1"),
         (["masks", "--grid", "14", "x"], "--grid: found 'x', expected a whole number"),
         (["masks", "--nothing"], "unrecognized arguments: --nothing"),
-        (["nothing"], "found the benchmark 'nothing', expected masks, input, or --config=FILE"),
-        ([], "--config is missing; expected a file such as configs/pretrain.py, or masks, input"),
+        (["nothing"], "found the benchmark 'nothing', expected masks, input, table, or --config=FILE"),
+        ([], "--config is missing; expected a file such as configs/pretrain.py, or masks, input, table"),
         (
             ["--config=configs/pretrain.py", "--devices=8"],
             "--devices simulates devices, which only --compile_only does",
@@ -73,6 +73,6 @@ def test_help_does_not_wait_for_tensorflow():
 
 def test_plain_masks_follow_the_rule():
     uniform = np.random.default_rng(0).random
-    counts = np.array([masks.plain_mask(uniform, (14, 14), 75, 16).sum() for _ in range(4000)])
+    counts = np.array([block_mask(uniform, (14, 14), 75, 16).sum() for _ in range(4000)])
     assert counts.max() == 75
     assert abs(counts.mean() - 74.475) < 0.07

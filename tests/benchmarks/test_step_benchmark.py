@@ -103,9 +103,8 @@ def test_masks_follow_the_ops():
     assert 10 < counts.mean() <= counts.max() == 20
 
 
-def test_turns_and_medians(monkeypatch):
+def test_turns_and_medians():
     now, calls = [0.0], []
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: now[0])
 
     def contestant(name, seconds):
         def run(first, count):
@@ -114,7 +113,8 @@ def test_turns_and_medians(monkeypatch):
 
         return run
 
-    medians = timing.in_turns([contestant("a", iter([9, 1, 2, 30])), contestant("b", iter([9, 4, 50, 5]))], 3, 2)
+    both = [contestant("a", iter([9, 1, 2, 30])), contestant("b", iter([9, 4, 50, 5]))]
+    medians = timing.in_turns(both, rounds=3, calls=2, clock=lambda: now[0])
     assert medians == [2, 5]
     assert calls[:4] == [("a", 0, 2), ("b", 0, 2), ("a", 0, 2), ("b", 0, 2)] and calls[4:6] == [
         ("a", 2, 2),
