@@ -23,6 +23,8 @@ TEST = [
     *DATA,
     *CONVERT,
     *DOCS,
+    "ipykernel>=6.29",  # runs the notebooks of launch/colab, as there
+    "nbconvert>=7.16",  # makes pages of them, for a browser
     "pytest>=8",
     "pytest-xdist>=3.6",
     "scikit-image>=0.24",  # whose photographs the benchmark of the input is made of

@@ -1,31 +1,27 @@
-"""Notebooks: valid, stripped of outputs, and every cell runs, on data that are here, without Jupyter."""
+"""Notebooks: valid, stripped of outputs, every cell runs on data that are here, and the result opens in a browser."""
 
 import ast
 import json
 import os
-import subprocess
 import sys
 import types
-from pathlib import Path
 
+import browser
 import jax
+import notebooks
 import numpy as np
 import pytest
 import tiny
-from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax import save_pretrained, tasks
 from beit_jax.convert import preprocessing
-from beit_jax.errors import UserError
-from beit_jax.visualize import __main__ as visualize
 
-FOLDER = Path(__file__).resolve().parents[2] / "launch" / "colab"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+NAMES = sorted(path.stem for path in notebooks.FOLDER.glob("*.ipynb"))
 
 
 def read(name):
-    return json.loads((FOLDER / f"{name}.ipynb").read_text())
+    return json.loads((notebooks.FOLDER / f"{name}.ipynb").read_text())
 
 
 def source(cell):
@@ -70,26 +66,31 @@ def test_every_notebook_installs_alike():
     assert len(installs) == 1
 
 
-def run(name, out, **settings):
-    """Runs all cells but the one that installs, in a process of its own; gives the pictures and what was printed."""
-    program = Path(__file__).with_name("run_notebook.py")
-    command = [sys.executable, str(program), str(FOLDER / f"{name}.ipynb"), str(out), json.dumps(settings)]
-    root = FOLDER.parents[1]
-    path = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH", ""))))
-    environment = os.environ | {"PYTHONPATH": path}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {file.stem: np.asarray(Image.open(file).convert("RGB")) for file in out.glob("*.png")}, done.stdout
+def opens_in_a_browser(notebook, folder):
+    page = notebooks.write_page(notebook, folder / "notebook.html")
+    assert browser.console(page, folder / "profile") == []
+
+
+@pytest.mark.slow
+def test_quickstart(tmp_path):
+    notebook = notebooks.execute("quickstart", ARGS=":runlocal", WORKDIR=str(tmp_path / "run"))
+    assert {"pretrain/pictures/masked.png", "tokenizer/pictures/reconstruction.png"} <= set(
+        notebooks.headings(notebook)
+    )
+    assert len(notebooks.pictures(notebook)) == len(notebooks.headings(notebook))
+    opens_in_a_browser(notebook, tmp_path)
 
 
 @pytest.mark.slow
 def test_masking(tmp_path):
-    figures, printed = run("masking", tmp_path / "out", STEPS=2, WORKDIR=str(tmp_path / "run"))
-    assert figures.keys() == {"views-1", "masks-1", "tokens-1"} and all(one.std() > 20 for one in figures.values())
-    grey = (figures["views-1"] == 127).all(-1) | (figures["views-1"] == 128).all(-1)
+    notebook = notebooks.execute("masking", STEPS=2, WORKDIR=str(tmp_path / "run"))
+    views, masks, tokens = notebooks.pictures(notebook)
+    assert all(picture.std() > 20 for picture in (views, masks, tokens))
+    grey = (views == 127).all(-1) | (views == 128).all(-1)
     # A third of each row of pictures is masked, by 38%, and margins and titles take their part.
     assert 0.05 < grey.mean() < 0.38 / 3
-    assert "two_views(224, 112)" in printed and (tmp_path / "run" / "report.html").is_file()
+    assert "two_views(224, 112)" in notebooks.printed(notebook) and (tmp_path / "run" / "report.html").is_file()
+    opens_in_a_browser(notebook, tmp_path)
 
 
 @pytest.mark.slow
@@ -97,29 +98,27 @@ def test_masking(tmp_path):
 def test_your_images(tmp_path, tokenizer):
     steps = {"tokenizer": 2, "pretrain": 2, "finetune": 2}
     settings = dict(STEPS=steps, VARIANT="Micro", TOKENIZER=tokenizer, WORKDIR=str(tmp_path / "run"))
-    figures, printed = run("your_images", tmp_path / "out", **settings)
-    assert figures.keys() == {"predictions-1"}
+    notebook = notebooks.execute("your_images", **settings)
+    printed = notebooks.printed(notebook)
+    assert len(notebooks.pictures(notebook)) == 1
     assert "1438 images to learn from, 359 held out; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
     assert "of 359 held-out images right" in printed
     assert (tmp_path / "run" / "tokenizer").exists() == (not tokenizer)
+    opens_in_a_browser(notebook, tmp_path)
 
 
 def test_attention(tmp_path):
-    try:
-        visualize.main(["attention", "--help"])
-    except UserError:
-        pytest.skip("python -m beit_jax.visualize has no `attention`")
-    except SystemExit:
-        pass
     config = tiny.config("classify")
     with config.unlocked():
         config.preprocess = preprocessing.official(config.model.image_size)
     with jax.numpy_dtype_promotion("standard"):
         params = jax.tree.map(np.asarray, tasks.create(config).init(jax.random.key(0)))
     save_pretrained(tmp_path / "hf", params, config, format="hf")
-    run("attention", tmp_path / "out", CHECKPOINT=str(tmp_path / "hf"), OUT=str(tmp_path / "maps"))
-    displayed = (tmp_path / "out" / "displayed.txt").read_text().splitlines()
-    assert displayed[1:] == [str(file) for file in sorted((tmp_path / "maps").rglob("*.png"))] and len(displayed) > 1
+    notebook = notebooks.execute("attention", CHECKPOINT=str(tmp_path / "hf"), OUT=str(tmp_path / "maps"))
+    written = sorted((tmp_path / "maps").rglob("*.png"))
+    assert written and notebooks.headings(notebook) == [str(file.relative_to(tmp_path / "maps")) for file in written]
+    assert len(notebooks.pictures(notebook)) == len(written)  # the photograph is a JPEG file
+    opens_in_a_browser(notebook, tmp_path)
 
 
 TRAIN = """

@@ -1,0 +1,55 @@
+"""Notebooks of launch/colab run by a real kernel, as in Colab, but for the cell that installs."""
+
+import base64
+import io
+from pathlib import Path
+
+import nbclient
+import nbconvert
+import nbformat
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "launch" / "colab"
+
+
+def execute(name: str, **settings) -> nbformat.NotebookNode:
+    """The notebook with its outputs; `settings` replace variables of its cell `settings`."""
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]
+    (given,) = [cell for cell in notebook.cells if cell.id == "settings"]
+    for key, value in settings.items():
+        assert f"{key}" in given.source, f"the cell of settings has no {key}"
+        given.source += f"\n{key} = {value!r}"
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
+    return notebook
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    """What all cells wrote to standard output."""
+    return "".join(output.text for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output)
+
+
+def pictures(notebook: nbformat.NotebookNode) -> list[np.ndarray]:
+    """Those that cells show, uint8 `[h, w, 3]`; JPEG files are left out."""
+    found = _shown(notebook, "image/png")
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")) for picture in found]
+
+
+def headings(notebook: nbformat.NotebookNode) -> list[str]:
+    """Markdown that cells show, without its asterisks."""
+    return [text.strip("*") for text in _shown(notebook, "text/markdown")]
+
+
+def _shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
+    shown = [output["data"] for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    return [data[kind] for data in shown if kind in data]
+
+
+def write_page(notebook: nbformat.NotebookNode, file: Path) -> Path:
+    """The notebook as a page that loads nothing from elsewhere."""
+    nothing = "data:text/javascript,"
+    exporter = nbconvert.HTMLExporter(mathjax_url=nothing, require_js_url=nothing, jquery_url=nothing)
+    file.write_text(exporter.from_notebook_node(notebook)[0], encoding="utf-8")
+    return file
