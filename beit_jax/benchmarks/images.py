@@ -129,18 +129,19 @@ def _over_examples(ops: str, files: list[str]) -> Contestant:
     """Reads each file and runs the ops on it; of the pixels one is looked at."""
     import tensorflow as tf
 
-    from beit_jax.data import registry
-    from beit_jax.data.pipeline import plain_graph
+    from beit_jax.data import pipeline, registry
 
     program = registry.build(ops)
 
-    def example(place: tf.Tensor, path: tf.Tensor) -> tf.Tensor:
-        seed = tf.stack([tf.constant(0, tf.int64), place])
-        features = program.example({"image": tf.io.read_file(path)}, seed)
-        return tf.add_n([tf.cast(features[key][0, 0, 0], tf.int32) for key in features if key.endswith("image")])
+    def read(place: tf.Tensor, path: tf.Tensor) -> registry.Features:
+        return {"image": tf.io.read_file(path), pipeline.SEED: tf.stack([tf.constant(0, tf.int64), place])}
 
-    dataset = tf.data.Dataset.from_tensor_slices(files).repeat().enumerate().map(plain_graph(example))
-    return _drawn(iter(dataset), len(files))
+    def example(features: registry.Features, seed: tf.Tensor) -> registry.Features:
+        features = program.example(features, seed)
+        return {key: features[key][0, 0, 0] for key in features if key.endswith("image")}
+
+    dataset = tf.data.Dataset.from_tensor_slices(files).repeat().enumerate()
+    return _drawn(iter(pipeline.on_examples(dataset, program._replace(example=example), read)), len(files))
 
 
 def _drawn(stream: Iterator, count: int, in_background: bool = False) -> Contestant:

@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from beit_jax.errors import UserError
 
+BLOCK = 8  # elements
+
 
 def require(condition: tf.Tensor, *parts: str | tf.Tensor) -> tf.Operation | None:
     """Ends the input unless `condition`, a scalar bool; `parts` are the words and scalars of what is then said.
@@ -45,8 +47,34 @@ def readable_errors() -> Iterator[None]:
 def first_that_works(value: Any, *ways: Callable[[Any], Any]) -> Any:
     """What the first of several functions of `value` gives that does not fail; those after it are not called.
 
-    The only way to catch an error inside a graph: a data set of one, which ignores errors. Its function is made ready
-    for each value anew, which for one of many operations takes longer than to decode an image: put a short way first.
+    The only way to catch an error inside a graph: a data set of one, which ignores errors, but those of the last way.
+    Its functions are made ready for each value anew, which for one of many operations takes longer than to decode an
+    image: see `map_in_blocks`.
     """
-    tried = [tf.data.Dataset.from_tensors(value).map(way).ignore_errors(log_warning=False) for way in ways]
-    return functools.reduce(tf.data.Dataset.concatenate, tried).take(1).get_single_element()
+    *tried, last = [tf.data.Dataset.from_tensors((value,)).map(way) for way in ways]
+    tried = [way.ignore_errors(log_warning=False) for way in tried]
+    return functools.reduce(tf.data.Dataset.concatenate, [*tried, last]).take(1).get_single_element()
+
+
+def map_in_blocks(
+    dataset: tf.data.Dataset, function: Callable[[Any], Any], hope: Callable[..., Any], mend: Callable[..., Any]
+) -> tf.data.Dataset:
+    """`function(hope(*element))` for every element, in parallel; `function(mend(*element))` near where that fails.
+
+    An error is caught for a block of elements at once, all of which are then mended: so what it takes to catch errors
+    is spent once a block. The results of `function` are stacked.
+    """
+    once = tf.function(function, autograph=False)  # traced once
+
+    def of_block(prepare: Callable[..., Any]) -> Callable[[Any], Any]:
+        def run(block: Any) -> Any:
+            elements = tf.data.Dataset.from_tensor_slices(block)
+            return elements.map(lambda *element: once(prepare(*element))).batch(BLOCK).get_single_element()
+
+        return run
+
+    def tried(*block: Any) -> Any:
+        return first_that_works(block, of_block(hope), of_block(mend))
+
+    plainly = tf.autograph.experimental.do_not_convert(tried)
+    return dataset.batch(BLOCK).map(plainly, num_parallel_calls=tf.data.AUTOTUNE).unbatch()

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.assertions import readable_errors
+from beit_jax.data.decoding import FAULT
 from beit_jax.data.heap import trimmed
-from beit_jax.data.ops_image import FAULT
 from beit_jax.data.sources import ID, Source
 from beit_jax.data.stored_tokens import Reader
 from beit_jax.data.unreadable import Unreadable

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB once decoded; above it Pillow warns of decompression bombs
@@ -29,6 +30,29 @@ FORMATS = (
 )
 
 
+def _names() -> np.ndarray:
+    """int64 `[formats, HEADER]`: the bytes that tell a format, and -1 for all others."""
+    table = np.full((len(FORMATS), HEADER), -1, np.int64)
+    for row, kind in zip(table, FORMATS, strict=True):
+        row[kind.place : kind.place + len(kind.name)] = list(kind.name)
+    return table
+
+
+def _places() -> np.ndarray:
+    """int64 `[formats, 2, HEADER]`: what a byte counts in height and width."""
+    table = np.zeros((len(FORMATS), 2, HEADER), np.int64)
+    for sides, kind in zip(table, FORMATS, strict=True):
+        for side, places in zip(sides, (kind.height, kind.width), strict=True):
+            side[list(places)] = 256 ** np.arange(len(places))
+    return table
+
+
+_NAMES, _PLACES = _names(), _places()
+_UNUSED = np.array([(2**kind.unused, 1) for kind in FORMATS])
+_LIMITS = np.array([[2**kind.bits] for kind in FORMATS])
+_MORE = np.array([[kind.more] for kind in FORMATS])
+
+
 def size(encoded: tf.Tensor) -> tf.Tensor:
     """int64 `[2]`, height and width, of a JPEG, PNG, GIF (its canvas) or WebP file; 0 x 0 for all other bytes.
 
@@ -45,13 +69,6 @@ def size(encoded: tf.Tensor) -> tf.Tensor:
 def _in_header(encoded: tf.Tensor) -> tf.Tensor:
     header = tf.io.decode_raw(tf.strings.substr(encoded, 0, HEADER), tf.uint8, fixed_length=HEADER)
     header = tf.cast(header, tf.int64)
-    found = tf.zeros([2], tf.int64)
-    for kind in FORMATS:
-        named = tf.reduce_all(header[kind.place : kind.place + len(kind.name)] == list(kind.name))
-        sides = tf.stack([_number(header, kind.height) // 2**kind.unused, _number(header, kind.width)])
-        found += tf.where(named, sides % 2**kind.bits + kind.more, 0)
-    return found
-
-
-def _number(header: tf.Tensor, places: tuple[int, ...]) -> tf.Tensor:
-    return sum(header[place] * 256**power for power, place in enumerate(places))
+    named = tf.reduce_all((header == _NAMES) | (_NAMES < 0), axis=1)
+    sides = tf.reduce_sum(header * _PLACES, axis=-1) // _UNUSED % _LIMITS + _MORE
+    return tf.reduce_sum(tf.where(named[:, None], sides, 0), axis=0)

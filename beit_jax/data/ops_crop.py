@@ -3,10 +3,9 @@
 import tensorflow as tf
 
 from beit_jax.data import crop_box
-from beit_jax.data.assertions import first_that_works
+from beit_jax.data.decoding import DCT, LABEL_MAP, decode_rgb, marked
 from beit_jax.data.image_size import MAX_PIXELS
 from beit_jax.data.levels import columns_first
-from beit_jax.data.ops_image import DCT, LABEL_MAP, decode_rgb, unless_unreadable
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.data.resample import check_levels, check_method, resize_columns
 from beit_jax.data.resample import resize as resample
@@ -131,38 +130,35 @@ def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> O
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string or LABEL_MAP in features:
             raise UserError("decode_view expects encoded images without label maps; put it in the place of decode")
+        features = marked(features)
         encoded = features["image"]
-        window, inner = _window(encoded, seed, scale)
 
-        def part(encoded: tf.Tensor) -> tf.Tensor:
-            ending = tf.strings.substr(encoded, -2, 2)
-            with tf.control_dependencies([tf.raw_ops.Assert(condition=ending == END_OF_JPEG, data=[ending])]):
-                decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
-            return crop_box.crop(decoded, inner)
-
-        def whole(encoded: tf.Tensor) -> tf.Tensor:
+        def whole() -> tf.Tensor:
             image = decode_rgb(encoded)
             return crop_box.crop(image, crop_box.random_box(seed, image, scale))
 
-        found = unless_unreadable(encoded, part, whole)
-        check_levels(found["image"])
-        view = resize_columns(columns_first(found["image"]), size, size, "bicubic")
-        return {**features, **found, "image": view}
+        is_whole_jpeg = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
+        cropped = tf.cond(is_whole_jpeg, lambda: _part(encoded, seed, scale), whole)
+        check_levels(cropped)
+        view = resize_columns(columns_first(cropped), size, size, "bicubic")
+        return {**features, "image": view}
 
     return op
 
 
-def _window(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tuple[tf.Tensor, tf.Tensor]:
-    """The part of a JPEG file to decode, and the random box in it; both empty for other files and too many pixels.
+def _part(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tf.Tensor:
+    """A random box of a JPEG file, or TensorFlow's errors.
 
     Colours at the sides of what is decoded lack those of their neighbours, so that it has a margin.
     """
-    sides = first_that_works(encoded, tf.io.extract_jpeg_shape, lambda encoded: tf.zeros([3], tf.int32))[:2]
-    pixels = tf.reduce_prod(tf.cast(sides, tf.int64))
-    sides = tf.where(pixels <= MAX_PIXELS, sides, 0)
+    sides = tf.io.extract_jpeg_shape(encoded)[:2]
+    few = tf.reduce_prod(tf.cast(sides, tf.int64)) <= MAX_PIXELS
     box = crop_box.random_box_within(seed, sides[0], sides[1], scale)
     corner, end = tf.maximum(box[:2] - MARGIN, 0), tf.minimum(box[:2] + box[2:] + MARGIN, sides)
-    return tf.concat([corner, end - corner], 0), tf.concat([box[:2] - corner, box[2:]], 0)
+    window = tf.concat([corner, end - corner], 0)
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=few, data=[sides])]):
+        decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
+    return crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0))
 
 
 def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:

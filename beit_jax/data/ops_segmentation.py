@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from beit_jax.data import crop_box
 from beit_jax.data.assertions import require
+from beit_jax.data.decoding import IGNORED, LABEL_MAP
 from beit_jax.data.ops_crop import check_size
-from beit_jax.data.ops_image import IGNORED, LABEL_MAP
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.data.resample import resize_bilinear, resize_pair
 from beit_jax.data.sources import ID

@@ -9,6 +9,7 @@ share of rows.
 import contextlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,10 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import registry, subset
+from beit_jax.data.assertions import map_in_blocks
 from beit_jax.data.batches import PLACE, ROW, VALID, EvalSet, TrainStream
-from beit_jax.data.ops_image import FAULT, LABEL_MAP, LEVELS, unit_range
+from beit_jax.data.decoding import FAULT, LABEL_MAP, mended
+from beit_jax.data.ops_image import LEVELS, unit_range
 from beit_jax.data.registry import Features, Program
 from beit_jax.data.sources import ID, Share, Source, open_source, streams
 from beit_jax.data.stored_tokens import StoredTokens
@@ -217,10 +220,10 @@ def _program(ops: str) -> Program:
 def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: int) -> tf.data.Dataset:
     """Batches of (seed [2], whether the row counts, raw element) examples."""
 
-    def example(seed: tf.Tensor, counts: tf.Tensor, raw: Any) -> Features:
-        return {**program.example(source.record(raw), seed), SEED: seed, COUNTS: counts}
+    def read(seed: tf.Tensor, counts: tf.Tensor, raw: Any) -> Features:
+        return {**source.record(raw), SEED: seed, COUNTS: counts}
 
-    dataset = dataset.map(plain_graph(example), num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = on_examples(dataset, program, read)
     unknown = [key for key, spec in dataset.element_spec.items() if not spec.shape.is_fully_defined()]
     if unknown:
         op = "pad_to(...)" if LABEL_MAP in dataset.element_spec else "resize(...)"
@@ -228,6 +231,18 @@ def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: i
     dataset = dataset.batch(rows, drop_remainder=True)
     dataset = dataset.map(plain_graph(lambda batch: _finish(batch, program)), num_parallel_calls=BATCHES_AHEAD)
     return dataset.prefetch(BATCHES_AHEAD).with_options(_options())
+
+
+def on_examples(dataset: tf.data.Dataset, program: Program, read: Callable[..., Features]) -> tf.data.Dataset:
+    """What the ops on single images make of the encoded features that `read` makes of an element, `SEED` among them."""
+
+    def hope(*element: Any) -> Features:
+        return {**read(*element), FAULT: tf.constant("")}
+
+    def mend(*element: Any) -> Features:
+        return mended(read(*element))
+
+    return map_in_blocks(dataset, lambda features: program.example(features, features[SEED]), hope, mend)
 
 
 def _finish(batch: Features, program: Program) -> Features:
