@@ -99,7 +99,7 @@ def measure(config: str, folder: Path, count: int, rounds: int, vs: str | None) 
             contestants[mode, name] = _over_examples(ops, files)
         batch = min(BATCH, count)
         stream = pipeline.make_train(data, seed=0, batch_size=batch)
-        contestants[mode, "whole"] = _drawn(stream, PASSES * count // batch, in_background=True)
+        contestants[mode, "whole"] = _drawn(stream, PASSES * count // batch)
     if vs:
         sizes = sections["official"].model.image_size, sections["official"].tokenizer.image_size
         pillow = _Pillow(files, *sizes)
@@ -107,7 +107,7 @@ def measure(config: str, folder: Path, count: int, rounds: int, vs: str | None) 
     seconds = in_turns(list(contestants.values()), rounds, calls=1, clock=time.process_time)
     cumulated: dict[str, dict[str, float]] = {}
     for (mode, name), taken in zip(contestants, seconds, strict=True):
-        seen = PASSES * count // batch * batch if (mode in MODES and name == "whole") else count
+        seen = count if mode == "pil" else PASSES * count // batch * batch if name == "whole" else PASSES * count
         cumulated.setdefault(mode, {})[name] = taken / seen * 1e3
     found = {mode: _increments(cumulated[mode]) for mode in MODES}
     if vs:
@@ -141,19 +141,19 @@ def _over_examples(ops: str, files: list[str]) -> Contestant:
         return {key: features[key][0, 0, 0] for key in features if key.endswith("image")}
 
     dataset = tf.data.Dataset.from_tensor_slices(files).repeat().enumerate()
-    return _drawn(iter(pipeline.on_examples(dataset, program._replace(example=example), read)), len(files))
+    return _drawn(iter(pipeline.on_examples(dataset, program._replace(example=example), read)), len(files) * PASSES)
 
 
-def _drawn(stream: Iterator, count: int, in_background: bool = False) -> Contestant:
+def _drawn(stream: Iterator, count: int) -> Contestant:
     """Takes `count` elements in a turn, from a stream that began before: starting one takes as long as many images.
 
-    A stream that works in the background is waited for until its buffers are full again, as they were before the turn.
+    It works in the background, and is waited for until its buffers are full again, as they were before the turn.
     """
 
     def run(first: int, turns: int) -> None:
         for _ in range(count * turns):
             next(stream)
-        busy = in_background
+        busy = True
         while busy:
             before = time.process_time()
             time.sleep(PAUSE)

@@ -2,7 +2,7 @@
 
 A block rule asks only "how many cells of this rectangle are masked" and "mask this rectangle". So a mask is kept as a
 few integers, several rows of the grid in each, where both are bit operations; and one step of the loop tries all
-attempts at one block of every example, since a mask changes only when an attempt succeeds.
+attempts at one block of every mask that is not finished, since a mask changes only when an attempt succeeds.
 """
 
 import math
@@ -19,8 +19,10 @@ from beit_jax.errors import UserError
 ATTEMPTS = 10
 MIN_ASPECT = 0.3
 BITS = 63  # of the signed integers that hold the rows
+BITS_OF_BYTES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little").astype(bool)
 
-Draw = Callable[[tf.Tensor], tf.Tensor]  # block number -> uniform numbers [4, b, attempts]: area, aspect, top, left
+# Block number, rows [r] of the batch -> uniform numbers [4, r, attempts]: area, aspect, top, left.
+Draw = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def target_area(uniform: tf.Tensor, min_block: int, cap: tf.Tensor) -> tf.Tensor:
@@ -71,9 +73,10 @@ def _rectangle(corner: tf.Tensor, sides: tf.Tensor, grid: tuple[int, int]) -> tf
 def _unpack(words: tf.Tensor, grid: tuple[int, int]) -> tf.Tensor:
     height, width = grid
     rows = BITS // width
-    bits = tf.bitwise.right_shift(words[..., None], tf.range(rows * width, dtype=tf.int64))
-    cells = tf.reshape(tf.bitwise.bitwise_and(bits, tf.ones_like(bits)) > 0, [-1, words.shape[1] * rows, width])
-    return cells[:, :height]
+    bits = tf.reshape(
+        tf.gather(BITS_OF_BYTES, tf.cast(tf.bitcast(words, tf.uint8), tf.int32)), [-1, words.shape[1], 64]
+    )
+    return tf.reshape(bits[:, :, : rows * width], [-1, words.shape[1] * rows, width])[:, :height]
 
 
 class _Rule(NamedTuple):
@@ -89,31 +92,35 @@ def _paint(rule: _Rule, draw: Draw, batch: tf.Tensor) -> tf.Tensor:
     """bool `[b, h, w]`: adds blocks to each mask until one is refused or the count is above `again_until`."""
     grid = rule.grid
 
-    def one_block(block: tf.Tensor, words: tf.Tensor, count: tf.Tensor, active: tf.Tensor) -> tuple:
-        area, aspect, *place = tf.unstack(draw(block), num=4)
-        # Below zero only for masks that are finished, whose blocks are computed and thrown away.
-        cap = tf.maximum(rule.budget - tf.cast(count, tf.float64), 0.0)[:, None]
+    def one_block(block: tf.Tensor, words: tf.Tensor, count: tf.Tensor, rows: tf.Tensor) -> tuple:
+        before = tf.gather(words, rows)
+        area, aspect, *place = tf.unstack(draw(block, rows), num=4)
+        cap = (rule.budget - tf.cast(tf.gather(count, rows), tf.float64))[:, None]
         sides = block_sides(target_area(area, rule.min_block, cap), rule.root_aspect(aspect), grid)
         corner = tf.floor(tf.stack(place) * (_per_side(grid, sides) - sides + 1))
         blocks = _rectangle(tf.cast(corner, tf.int64), tf.cast(sides, tf.int64), grid)
-        overlap = tf.raw_ops.PopulationCount(x=tf.bitwise.bitwise_and(blocks, words[:, None]))
+        overlap = tf.raw_ops.PopulationCount(x=tf.bitwise.bitwise_and(blocks, before[:, None]))
         new = sides[0] * sides[1] - tf.reduce_sum(tf.cast(overlap, tf.float64), -1)
         accepted = rule.accept(sides, new, cap)
-        first = tf.argmax(accepted, 1)
-        found = active & tf.reduce_any(accepted, 1)
-        painted = tf.bitwise.bitwise_or(words, tf.gather(blocks, first, batch_dims=1))
-        words = tf.where(found[:, None], painted, words)
-        count += tf.where(found, tf.cast(tf.gather(new, first, batch_dims=1), tf.int32), 0)
-        return block + 1, words, count, found & (count <= rule.again_until)
+        found = tf.where(tf.reduce_any(accepted, 1))[:, 0]
+        chosen = tf.stack([found, tf.gather(tf.argmax(accepted, 1), found)], 1)
+        painted = tf.bitwise.bitwise_or(tf.gather(before, found), tf.gather_nd(blocks, chosen))
+        rows = tf.gather(rows, found)
+        words = tf.tensor_scatter_nd_update(words, rows[:, None], painted)
+        count = tf.tensor_scatter_nd_add(count, rows[:, None], tf.cast(tf.gather_nd(new, chosen), tf.int32))
+        return block + 1, words, count, tf.boolean_mask(rows, tf.gather(count, rows) <= rule.again_until)
 
     empty = tf.zeros([batch, _row_starts(grid).shape[1]], tf.int64)
-    start = (tf.constant(0), empty, tf.zeros([batch], tf.int32), tf.ones([batch], tf.bool))
-    _, words, _, _ = tf.while_loop(lambda *state: tf.reduce_any(state[3]), one_block, start, parallel_iterations=1)
+    start = (tf.constant(0), empty, tf.zeros([batch], tf.int32), tf.range(batch))
+    shapes = (*(part.shape for part in start[:3]), tf.TensorShape([None]))
+    _, words, _, _ = tf.while_loop(
+        lambda *state: tf.size(state[3]) > 0, one_block, start, shape_invariants=shapes, parallel_iterations=1
+    )
     return _unpack(words, grid)
 
 
 def official_blocks(draw: Draw, batch: tf.Tensor, grid: tuple[int, int], num_masked: int, min_block: int) -> tf.Tensor:
-    """The rule of `blockwise_masks` for given uniform numbers: `draw(block)` is float64 `[4, b, ATTEMPTS]`."""
+    """The rule of `blockwise_masks` for given uniform numbers: `draw(block, rows)` is float64 `[4, r, ATTEMPTS]`."""
     rule = _Rule(
         grid,
         min_block,
@@ -137,10 +144,7 @@ def blockwise_masks(
     """
     _check_blocks(grid, min_block)
     _check_count(grid, num_masked)
-    key = draws.keys(seeds)
-    return official_blocks(
-        lambda block: draws.four_uniforms(key, block, ATTEMPTS), tf.shape(seeds)[0], grid, num_masked, min_block
-    )
+    return official_blocks(_drawn(seeds, ATTEMPTS), tf.shape(seeds)[0], grid, num_masked, min_block)
 
 
 def algorithm1_masks(
@@ -164,8 +168,12 @@ def algorithm1_masks(
         root_aspect=lambda u: tf.sqrt(MIN_ASPECT + (1 / MIN_ASPECT - MIN_ASPECT) * u),
         accept=lambda sides, new, cap: tf.ones_like(new, tf.bool),
     )
+    return _paint(rule, _drawn(seeds, 1), tf.shape(seeds)[0])
+
+
+def _drawn(seeds: tf.Tensor, attempts: int) -> Draw:
     key = draws.keys(seeds)
-    return _paint(rule, lambda block: draws.four_uniforms(key, block, 1), tf.shape(seeds)[0])
+    return lambda block, rows: draws.four_uniforms(tf.gather(key, rows), block, attempts)
 
 
 def random_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked: int = 75) -> tf.Tensor:

@@ -50,7 +50,9 @@ def replay(tables, grid, num_masked, min_block):
         draws[: len(table), :, index] = table.transpose(0, 2, 1)
     draws = tf.constant(draws)
     run = tf.function(ops_mask.official_blocks)
-    return run(lambda block: draws[block], len(tables), grid, num_masked, min_block).numpy()
+    return run(
+        lambda block, rows: tf.gather(draws[block], rows, axis=1), len(tables), grid, num_masked, min_block
+    ).numpy()
 
 
 def rows_in_hex(mask):
