@@ -31,6 +31,7 @@ def result(run):
     return json.loads((run / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_nearest_neighbours_during_pretraining(pretrained, capsys):
     lines = [line for line in read(pretrained / "metrics.jsonl") if "eval/knn_top1" in line]
     assert [line["step"] for line in lines] == [3, 6]
@@ -40,6 +41,7 @@ def test_nearest_neighbours_during_pretraining(pretrained, capsys):
     assert json.loads(capsys.readouterr().out) == result(pretrained)
 
 
+@pytest.mark.slow
 def test_probe_of_a_pretrained_encoder(pretrained, tmp_path, capsys):
     train.main(command("probe", tmp_path, f"--config.encoder.init_from={pretrained}", *SHORT))
     assert result(tmp_path)["images"] == 359
@@ -50,6 +52,7 @@ def test_probe_of_a_pretrained_encoder(pretrained, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == pytest.approx(result(tmp_path), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_probe_of_an_encoder_with_other_settings(pretrained, tmp_path):
     other = [f"--config.encoder.init_from={pretrained}", "--config.model.relative_position=none"]
     message = refused(command("probe", tmp_path, *other))
@@ -57,6 +60,7 @@ def test_probe_of_an_encoder_with_other_settings(pretrained, tmp_path):
     assert "init_fresh" not in message  # which a probe does not heed
 
 
+@pytest.mark.slow
 def test_a_head_of_another_number_of_classes_is_made_anew_and_told(pretrained, tmp_path, capsys):
     first, second = tmp_path / "digits", tmp_path / "pairs"
     train.main(command("finetune", first, f"--config.init_from={pretrained}", *SHORT))

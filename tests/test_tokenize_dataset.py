@@ -48,6 +48,7 @@ def continued(run, workdir, *overrides):
     return numbers(workdir)
 
 
+@pytest.mark.slow
 def test_the_same_numbers(runs, tmp_path):
     given = f"--config.tokens={runs}/tokens"
     train.main(command("pretrain", tmp_path / "given", *SHORT, given))
@@ -65,6 +66,7 @@ def test_the_tokens_are_those_of_the_step(runs):
     assert tokens.shape == (10, 32, 16) and tokens.max() < 32 and len(np.unique(tokens)) > 1
 
 
+@pytest.mark.slow
 def test_other_models_and_masks_take_the_same_tokens(runs, tmp_path):
     ops = (
         "decode|color_jitter(0.4)|flip_lr|two_views(16, 16)|normalize('imagenet')|map_pixels('tokenizer_image')"
@@ -97,6 +99,7 @@ def test_other_streams_are_refused_before_training(runs, tmp_path, overrides, me
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_another_tokenizer_is_refused(runs, tmp_path):
     config = configs.load("configs/pretrain.py:runlocal")
     params = jax.jit(lambda key: tokenizer.init(config.tokenizer, key))(jax.random.key(1))

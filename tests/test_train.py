@@ -19,6 +19,7 @@ from beit_jax.training.metrics import read
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
 
+@pytest.mark.slow
 def test_killed_run_continues_to_the_last_bit(tmp_path):
     overrides = ["--config.steps=10", "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
@@ -104,6 +105,7 @@ def test_resume_from_another_run(finished, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
 
 
+@pytest.mark.slow
 def test_resume_from_a_copy_that_lies_elsewhere(finished, tmp_path):
     shutil.copytree(finished / "checkpoints" / "10", tmp_path / "kept" / "best")
     train.main(command("finetune", tmp_path / "run", f"--config.resume_from={tmp_path}/kept/best"))
@@ -150,6 +152,7 @@ def test_resume_from_another_model_is_one_line(finished, tmp_path):
     assert "is of another model or optimizer" in message and "is (2, 32) there and (4, 64) here" in message
 
 
+@pytest.mark.slow
 def test_a_moved_recipe_is_evaluated_from_anywhere(tmp_path, monkeypatch, repository, capsys):
     monkeypatch.chdir(tmp_path)
     config = f"{repository}/configs/quickstart.py:runlocal,seeds=0"
@@ -175,11 +178,13 @@ def test_workdir_of_another_config(finished):
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_loss_that_is_not_finite(tmp_path):
     message = refused(command("finetune", tmp_path, "--config.optimizer.lr=1e30", "--config.optimizer.warmup_steps=0"))
     assert "between steps 1 and 10; there is no checkpoint yet" in message
 
 
+@pytest.mark.slow
 def test_error_during_a_save_is_one_line_and_loses_no_checkpoint(tmp_path):
     overrides = ["--config.optimizer.lr=1e15", "--config.optimizer.warmup_steps=0", "--config.save_every=1"]
     arguments = [sys.executable, "-m", "beit_jax.train", *command("finetune", tmp_path, *overrides)]

@@ -71,8 +71,13 @@ def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overri
     ("argument", "override", "parts"),
     [
         ("steps=40", [], ["stage from_beit_seed0", "warm-up takes 50 steps of a run of 40"]),
-        ("", ["--config.from_scratch_seed2.data.eval_ops=decode"], ["stage from_scratch_seed2", "add resize"]),
-        ("", ["--config.from_beit_seed1.model.variant=Micro/4"], ["stage from_beit_seed1", "of another shape"]),
+        *(
+            pytest.param("", [override], parts, marks=pytest.mark.slow)
+            for override, parts in (
+                ("--config.from_scratch_seed2.data.eval_ops=decode", ["stage from_scratch_seed2", "add resize"]),
+                ("--config.from_beit_seed1.model.variant=Micro/4", ["stage from_beit_seed1", "of another shape"]),
+            )
+        ),
         ("", ["--config.pretrain.tokenizer.hidden=8"], ["stage pretrain: tokenizer from stage:tokenizer", "shape"]),
         ("", ["--config.from_beit_seed0.batch_size=12"], ["stage from_beit_seed0", "multiple of 8"]),
     ],
@@ -109,6 +114,7 @@ def folder_command(workdir, root, *overrides):
     return command("finetune", workdir, f"--config.data.source=folder:{root}", *splits, *overrides)
 
 
+@pytest.mark.slow
 def test_folder_with_one_unreadable_image(tmp_path, capfd):
     make_folder(tmp_path / "images", bad=(7,))
     with warnings.catch_warnings():
@@ -118,6 +124,7 @@ def test_folder_with_one_unreadable_image(tmp_path, capfd):
     assert result["images"] == 39
 
 
+@pytest.mark.slow
 def test_folder_with_too_many_unreadable_images(tmp_path):
     make_folder(tmp_path / "images", bad=range(0, 40, 4))
     message = refused(folder_command(tmp_path / "run", tmp_path / "images"))

@@ -18,6 +18,7 @@ from beit_jax.benchmarks import collectives, compiled, program
 from beit_jax.errors import UserError
 from beit_jax.training import memory, sharding
 
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("classify", "segment")]
 HLO = """HloModule jit_step, is_scheduled=true, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -146,7 +147,7 @@ def measured(task, **mesh):
     return compiled.measure(program.complete(config, "", "bfloat16"))
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "classify", "probe", "segment"])
+@pytest.mark.parametrize("task", ["pretrain", "probe", *SLOW, pytest.param("tokenizer", marks=pytest.mark.slow)])
 def test_every_task(task):
     found = measured(task, data=2, fsdp=4)
     held = found["bytes_per_device"]
@@ -166,7 +167,7 @@ def test_sharding_divides_the_state_and_moves_parameters():
     assert data["collectives"]["all-reduce"]["bytes"] >= 2 * 4 * data["parameters"] * 7 // 8
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "classify", "segment"])
+@pytest.mark.parametrize("task", ["tokenizer", "pretrain", *SLOW])
 def test_only_parameters_and_their_gradients_move(task):
     """Gradients of attention biases are added up in their tables first; activations stay where they are."""
     data, fsdp = measured(task, data=8), measured(task, data=1, fsdp=8)

@@ -11,6 +11,7 @@ from beit_jax.benchmarks import images, masks, pillow_peer
 from beit_jax.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_the_checkout")
 def test_input():
     command = ["-m", "beit_jax.benchmark", "input", "--vs", "pil", "--json", "--images", "4", "--rounds", "1"]

@@ -26,6 +26,7 @@ def test_masks():
     assert figures["official_ratio"] == pytest.approx(figures["official"] / figures["graph"])
 
 
+@pytest.mark.slow
 def test_masks_for_people():
     done = run("masks", "--batch", "16", "--rounds", "1", "--grid", "8", "10")
     assert done.returncode == 0, done.stderr

@@ -29,6 +29,7 @@ benchmark.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_the_named_interface_without_tensorflow(repository):
     config = f"--config={repository}/configs/pretrain.py:runlocal"
     command = [sys.executable, "-c", WITHOUT, config, "--steps=3", "--json", "--config.batch_size=8"]
@@ -187,6 +188,7 @@ def test_beside_timm(monkeypatch, torchvision_without_its_binary):
     assert peer.loss < first
 
 
+@pytest.mark.slow
 def test_the_table(capsys, monkeypatch):
     """Rows that can be measured and rows that cannot, each told in a line."""
     tried = ["configs/pretrain.py:runlocal", "--config.batch_size=8", "--steps=1"]
@@ -200,6 +202,7 @@ def test_the_table(capsys, monkeypatch):
     assert small["images_per_second"] > 0 and "batch_size" in wrong["error"]
 
 
+@pytest.mark.slow
 def test_real_batches(monkeypatch):
     everywhere = sharding.make_mesh
     monkeypatch.setattr(program.sharding, "make_mesh", lambda sizes: everywhere(sizes, jax.devices()[:1]))

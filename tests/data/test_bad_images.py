@@ -132,7 +132,7 @@ def peak() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_bad_images_change_nothing_for_the_good_ones(data_config, zoo, numbered, tmp_path, processes):
     number_folder, bad = numbered
     steps = 2 * ((WHOLE + len(ODD) + len(BAD) + 1) // BATCH)  # two epochs
@@ -243,6 +243,7 @@ def test_each_process_of_a_run_has_its_file(monkeypatch, tmp_path):
     assert run.log == tmp_path / "unreadable-2.txt"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_the_checkout")
 def test_a_run_with_too_many_bad_images_ends_in_one_line(zoo, tmp_path):
     workdir = tmp_path / "run"

@@ -10,6 +10,7 @@ from beit_jax.data import pipeline
 STEPS = 100
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from Linux' /proc")
 def test_no_batch_is_held(data_config, sharded_dir):
     config = data_config(data_dir=sharded_dir, shuffle_buffer=1000, ops="decode|resize(96)|normalize")

@@ -20,7 +20,9 @@ def assert_same(found, expected):
             np.testing.assert_array_equal(value, other[key])
 
 
-@pytest.fixture(params=["folder", "digits", "sharded", "few"])
+@pytest.fixture(
+    params=["folder", "few", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits", "sharded"))]
+)
 def config(request, data_config, class_folder, sharded_dir):
     """Each kind of source, in a small size: 60, 71, 72 and 70 examples."""
     if request.param == "folder":
@@ -73,8 +75,8 @@ def test_augmentation_differs_between_epochs(data_config, class_folder):
     assert not first & second
 
 
-@pytest.mark.parametrize("processes", [2, 3])
-@pytest.mark.parametrize("kind", ["folder", "sharded", "repeated"])
+@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("kind", ["folder", "sharded", pytest.param("repeated", marks=pytest.mark.slow)])
 def test_batches_do_not_depend_on_the_number_of_processes(data_config, class_folder, sharded_dir, kind, processes):
     # So nothing is lost or seen twice where it changes in the middle of an epoch.
     changes = {
@@ -114,7 +116,7 @@ def test_processes_read_disjoint_records(data_config, sharded_dir):
     assert_same(take(resumed, 6), take(uninterrupted, 13)[7:])
 
 
-@pytest.mark.parametrize("process_count", [1, 2, 3])
+@pytest.mark.parametrize("process_count", [*(pytest.param(count, marks=pytest.mark.slow) for count in (1, 2)), 3])
 @pytest.mark.parametrize("kind", ["folder", "digits", "sharded"])
 def test_evaluation_counts_each_example_once(data_config, class_folder, sharded_dir, kind, process_count):
     changes = {

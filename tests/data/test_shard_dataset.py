@@ -129,6 +129,7 @@ def many(folder, count=240):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path):
     images, dice, seen = many(tmp_path / "images"), random.Random(0), []
     folder = tmp_path / "out" / "photos" / "1.0.0"
@@ -271,6 +272,7 @@ def test_broken_images_are_named_by_their_file(class_folder, data_config, tmp_pa
     assert [record.args[0] for record in caplog.records if "cannot read" in record.msg] == ["bee/07.jpg"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_the_checkout")
 def test_training_with_the_settings_that_are_printed(class_folder, tmp_path, capsys):
     shard_dataset.main(door(class_folder, tmp_path / "out"))

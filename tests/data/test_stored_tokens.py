@@ -48,7 +48,7 @@ def store(folder, config, steps=STEPS):
     return stored
 
 
-@pytest.fixture(params=["folder", "sharded", "repeated"])
+@pytest.fixture(params=["folder", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sharded", "repeated"))])
 def config(request, data_config, class_folder, sharded_dir):
     if request.param == "sharded":
         return data_config(data_dir=sharded_dir, split="train[18%:23%]", ops=OPS, shuffle_buffer=40)
@@ -92,6 +92,7 @@ def test_unreadable_images_leave_their_place_to_others_with_their_tokens(class_f
     assert replaced
 
 
+@pytest.mark.slow
 def test_other_images_are_noticed(class_folder, tmp_path, data_config):
     images = tmp_path / "images"
     shutil.copytree(class_folder, images)

@@ -107,6 +107,7 @@ def test_your_images(tmp_path, tokenizer):
     opens_in_a_browser(notebook, tmp_path)
 
 
+@pytest.mark.slow
 def test_attention(tmp_path):
     config = tiny.config("classify")
     with config.unlocked():

@@ -19,7 +19,7 @@ from beit_jax.training.params import choose, flatten
 pytestmark = pytest.mark.usefixtures("in_the_checkout")  # with the promotion of types that optax needs
 
 
-@pytest.fixture(scope="module", params=["upernet", "setr_pup"])
+@pytest.fixture(scope="module", params=[pytest.param("upernet", marks=pytest.mark.slow), "setr_pup"])
 def made(request):
     config = tiny("segment")
     config.model.head, config.model.drop_path = request.param, 0.0
@@ -53,7 +53,7 @@ def test_loss_is_that_of_all_heads(made):
     assert len(auxiliary) == (4 if config.model.head == "setr_pup" else 1)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_running_statistics_are_the_step_s_and_have_no_gradient_and_no_decay(made, accumulate):
     config, task, params = made
     tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=0)

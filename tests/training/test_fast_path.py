@@ -71,7 +71,15 @@ def plain(setting):
 
 
 @pytest.mark.parametrize(
-    "overrides", [{}, {"remat": "none", "unroll": 2}, {"remat": "full"}, {"remat": "dots_saveable"}], ids=str
+    "overrides",
+    [
+        {},
+        *(
+            pytest.param(settings, marks=pytest.mark.slow)
+            for settings in ({"remat": "none", "unroll": 2}, {"remat": "full"}, {"remat": "dots_saveable"})
+        ),
+    ],
+    ids=str,
 )
 def test_losses_of_the_fast_path(setting, plain, overrides):
     config, _, batches, tx = setting

@@ -44,9 +44,15 @@ def one_device():
 @pytest.mark.parametrize(
     ("task", "sizes"),
     [
-        *((task, dict(data=2, fsdp=4, tensor=1)) for task in TASKS),
-        ("pretrain", dict(data=2, fsdp=2, tensor=2)),
-        ("pretrain", dict(data=4, fsdp=2, tensor=1, slices=2)),
+        ("pretrain", dict(data=2, fsdp=4, tensor=1)),
+        *(
+            pytest.param(task, sizes, marks=pytest.mark.slow)
+            for task, sizes in (
+                *((task, dict(data=2, fsdp=4, tensor=1)) for task in TASKS if task != "pretrain"),
+                ("pretrain", dict(data=2, fsdp=2, tensor=2)),
+                ("pretrain", dict(data=4, fsdp=2, tensor=1, slices=2)),
+            )
+        ),
     ],
 )
 def test_one_device_equals_eight(task, sizes):
@@ -75,7 +81,8 @@ def test_state_is_split_over_fsdp():
         assert leaf.sharding.shard_shape(leaf.shape) == (2, 8, 128)
 
 
-@pytest.mark.parametrize("task", ["pretrain", "classify"])  # the tokenizer draws noise for each micro-batch
+# The tokenizer draws noise for each micro-batch.
+@pytest.mark.parametrize("task", ["pretrain", pytest.param("classify", marks=pytest.mark.slow)])
 def test_micro_batches_give_the_whole_batch_s_gradient(task):
     """Also where micro-batches hold different numbers of masked patches; without random draws in the loss."""
     config = tiny(task)
