@@ -7,15 +7,14 @@ from beit_jax import train
 from beit_jax.training.metrics import read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "some"),  # stages of each kind
     [
-        pytest.param("transfer:runlocal", ("intermediate", "finetune"), marks=pytest.mark.slow),
-        pytest.param("label_efficiency:runlocal", ("from_beit_1pct_seed0",), marks=pytest.mark.slow),
-        pytest.param(
-            "digits:runlocal,seeds=1", ("scratch_1_labels_seed0", "probe_random_seed0"), marks=pytest.mark.slow
-        ),
-        pytest.param("digit_scenes:runlocal,seeds=1", ("scenes_scratch_seed0",), marks=pytest.mark.slow),
+        ("transfer:runlocal", ("intermediate", "finetune")),
+        ("label_efficiency:runlocal", ("from_beit_1pct_seed0",)),
+        ("digits:runlocal,seeds=1", ("scratch_1_labels_seed0", "probe_random_seed0")),
+        ("digit_scenes:runlocal,seeds=1", ("scenes_scratch_seed0",)),
     ],
 )
 def test_recipes_run(repository, tmp_path, capsys, name, some):
@@ -30,17 +29,10 @@ def test_recipes_run(repository, tmp_path, capsys, name, some):
         assert (tmp_path / "curve_classify_1_of_the_labels_top1.png").exists()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "pretrain:",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("tokenizer:", "pretrain:fast,", "finetune:", "probe:")
-            + ("segment:head=upernet,", "segment:head=setr_pup,")
-        ),
-    ],
-)
+SLOW = "tokenizer:", "pretrain:fast,", "finetune:", "probe:", "segment:head=upernet,", "segment:head=setr_pup,"
+
+
+@pytest.mark.parametrize("name", ["pretrain:", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
 def test_runlocal_runs(repository, tmp_path, name):
     file, _, arguments = name.partition(":")
     with jax.numpy_dtype_promotion("standard"):

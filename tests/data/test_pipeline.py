@@ -20,9 +20,10 @@ def assert_same(found, expected):
             np.testing.assert_array_equal(value, other[key])
 
 
-@pytest.fixture(
-    params=["folder", "few", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits", "sharded"))]
-)
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits", "sharded")]
+
+
+@pytest.fixture(params=["folder", "few", *SLOW])
 def config(request, data_config, class_folder, sharded_dir):
     """Each kind of source, in a small size: 60, 71, 72 and 70 examples."""
     if request.param == "folder":
