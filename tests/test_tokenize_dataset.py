@@ -59,6 +59,7 @@ def test_the_same_numbers(runs, tmp_path):
     assert continued(runs / "plain", tmp_path / "from_now_on", given) == expected
 
 
+@pytest.mark.slow
 def test_the_tokens_are_those_of_the_step(runs):
     files = sorted(path.name for path in (runs / "tokens").iterdir())
     assert files == ["key.json", "tokens-000000000-000000010.npy"]
@@ -81,6 +82,7 @@ def test_other_models_and_masks_take_the_same_tokens(runs, tmp_path):
     shutil.move(tmp_path / "gone", runs / "tokens")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -191,6 +193,7 @@ def test_wrong_arguments(given, message):
     assert message in refused(given, tokenize_dataset)
 
 
+@pytest.mark.slow
 def test_a_folder_of_other_tokens(runs):
     before = contents(runs / "tokens")
     assert "seed is 0 there and 1 now" in refused(arguments(runs / "tokens", "--config.seed=1"), tokenize_dataset)

@@ -99,6 +99,7 @@ def test_only_checkpoint_damaged_is_an_error_and_stays(finished, tmp_path):
     assert (tmp_path / "checkpoints" / "20").is_dir()
 
 
+@pytest.mark.slow
 def test_resume_from_another_run(finished, tmp_path):
     train.main(command("finetune", tmp_path, f"--config.resume_from={finished}/checkpoints/10"))
     assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "loss" in line] == [20]
@@ -120,6 +121,7 @@ def test_workdirs_are_folders(finished):
     assert "is a URL" in refused(["--checkpoint=gs://bucket/run"], evaluate)
 
 
+@pytest.mark.slow
 def test_result_cut_off_by_a_kill_is_made_again(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     (tmp_path / "result.json").write_text('{"loss":')

@@ -1,5 +1,8 @@
 """The quick start's data: 1,797 scans of handwritten digits that come with scikit-learn, without a download."""
 
+import contextlib
+import sys
+
 import numpy as np
 import tensorflow_datasets as tfds
 
@@ -52,7 +55,8 @@ def prepared(
     if not builder.is_prepared():
         tfds.disable_progress_bar()
         try:
-            builder.download_and_prepare()
+            with contextlib.redirect_stdout(sys.stderr):  # standard output may be a command's JSON
+                builder.download_and_prepare()
         except Exception:
             # Another process of the same run may have finished first, and moved its folder to where ours was to go.
             builder = kind(data_dir=data_dir)

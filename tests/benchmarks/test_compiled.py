@@ -156,6 +156,7 @@ def test_every_task(task):
     assert found["memory"]["arguments"] >= sum(held.values()) - held["frozen_parameters"]
 
 
+@pytest.mark.slow
 def test_sharding_divides_the_state_and_moves_parameters():
     data, fsdp = measured("pretrain", data=8), measured("pretrain", data=1, fsdp=8)
     assert data["replicated_share"] == 1.0 and fsdp["replicated_share"] < 0.2
@@ -167,7 +168,7 @@ def test_sharding_divides_the_state_and_moves_parameters():
     assert data["collectives"]["all-reduce"]["bytes"] >= 2 * 4 * data["parameters"] * 7 // 8
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "pretrain", *SLOW])
+@pytest.mark.parametrize("task", ["pretrain", pytest.param("tokenizer", marks=pytest.mark.slow), *SLOW])
 def test_only_parameters_and_their_gradients_move(task):
     """Gradients of attention biases are added up in their tables first; activations stay where they are."""
     data, fsdp = measured(task, data=8), measured(task, data=1, fsdp=8)

@@ -197,6 +197,7 @@ def test_files_that_cannot_be_opened(data_config, tmp_path):
     assert not (tmp_path / "other.txt").exists() or names(tmp_path / "other.txt") == expected[:-1]
 
 
+@pytest.mark.slow
 def test_whether_an_image_is_bad_does_not_depend_on_the_crop(data_config, tmp_path):
     large = Image.fromarray(image_zoo.picture(0)).resize((320, 240))
     whole = image_zoo.encode(large, "JPEG")

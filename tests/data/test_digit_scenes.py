@@ -88,6 +88,7 @@ def test_source(scenes_dir, split, count):
     assert found == {(image.tobytes(), labels.tobytes()) for image, labels in digit_scenes.scenes(split, count)}
 
 
+@pytest.mark.slow
 def test_batches(data_config, scenes_dir):
     config = data_config(source="digit_scenes", data_dir=scenes_dir, ops=OPS, eval_ops=EVAL_OPS)
     stream = pipeline.make_train(config, seed=0, batch_size=50)

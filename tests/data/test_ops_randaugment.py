@@ -101,6 +101,7 @@ def test_what_lies_beyond_the_image_has_the_mean_colour(augment, statistics, fil
     assert 8 < filled.sum() < 40  # five of fifteen operations move an image
 
 
+@pytest.mark.slow
 def test_half_of_two_operations(augment):
     """With two draws of probability one half, a quarter of the images stays as it is."""
     run = augment("")

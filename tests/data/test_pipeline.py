@@ -20,10 +20,10 @@ def assert_same(found, expected):
             np.testing.assert_array_equal(value, other[key])
 
 
-SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits", "sharded")]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("digits", "sharded", "few")]
 
 
-@pytest.fixture(params=["folder", "few", *SLOW])
+@pytest.fixture(params=["folder", *SLOW])
 def config(request, data_config, class_folder, sharded_dir):
     """Each kind of source, in a small size: 60, 71, 72 and 70 examples."""
     if request.param == "folder":
@@ -95,6 +95,7 @@ def test_batches_do_not_depend_on_the_number_of_processes(data_config, class_fol
         assert_same([batch], [{key: np.concatenate([piece[key] for piece in pieces]) for key in batch}])
 
 
+@pytest.mark.slow
 def test_processes_that_do_not_divide_the_streams(data_config):
     config = data_config(split="train[:12]", ops="decode|resize(8)")
     streams = [
@@ -104,6 +105,7 @@ def test_processes_that_do_not_divide_the_streams(data_config):
     assert len(images) == len(set(images)) == 12
 
 
+@pytest.mark.slow
 def test_processes_read_disjoint_records(data_config, sharded_dir):
     config = data_config(data_dir=sharded_dir, split="train[250:350]", ops="decode|resize(8)")
     streams = [
@@ -151,7 +153,7 @@ def test_few_labels(data_config):
     assert {image.tobytes() for image in first["image"]} == {image.tobytes() for image in second["image"]}
 
 
-@pytest.mark.parametrize("start", [1, 5])
+@pytest.mark.parametrize("start", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_repeated_augmentation(data_config, start):
     # 12 batches of 12 rows an epoch, 48 of the 144 examples, three views of each in a row.
     config = data_config(ops="decode|flip_lr|random_resized_crop(8)", labels_per_class=15, repeats=3)
@@ -225,6 +227,7 @@ def test_unreadable_images_do_not_count_in_evaluation(data_config, damaged_folde
     assert sum(batch["valid"].sum() for batch in batches) == 57
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_images_end_the_run(data_config, damaged_folder, tmp_path):
     config = data_config(
         source=f"folder:{damaged_folder}", ops="decode|resize(8)", max_bad_fraction=0.02,

@@ -131,6 +131,7 @@ def test_few_labels_are_refused(config):
         pipeline.make_train(config, seed=0, batch_size=4)
 
 
+@pytest.mark.slow
 def test_training_batches(config):
     stream = pipeline.make_train(config, seed=0, batch_size=8)
     batches = [next(stream) for _ in range(6)]
@@ -218,6 +219,7 @@ def test_images_too_large_for_the_canvas(config):
         list(pipeline.make_eval(config, batch_size=5))
 
 
+@pytest.mark.slow
 def test_unreadable_label_maps_are_skipped(config, folder):
     (folder / "annotations" / "training" / "ADE_training_7.png").write_bytes(b"broken")
     config.source, config.eval_split = f"folder:{folder}", "train"

@@ -248,6 +248,7 @@ def test_one_line_on_the_command_line(tmp_path):
     assert done.stderr.startswith("error: found --worker=1/1")
 
 
+@pytest.mark.slow
 def test_the_pipeline_reads_them(out, data_config):
     config = data_config(source="photos", data_dir=str(out), eval_split="train")
     alone = pipeline.make_train(config, seed=0, batch_size=8)

@@ -73,6 +73,7 @@ def test_every_image_gets_its_own_tokens(config, tmp_path):
         next(stream(config, STEPS, tokens=stored))
 
 
+@pytest.mark.slow
 def test_unreadable_images_leave_their_place_to_others_with_their_tokens(class_folder, tmp_path, data_config):
     images = tmp_path / "images"
     shutil.copytree(class_folder, images)

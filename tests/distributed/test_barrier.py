@@ -35,6 +35,7 @@ def test_agreement_and_the_main_process():
     assert [text.split() for text in output] == [["True", "False", "0", str(me == 0)] for me in range(3)]
 
 
+@pytest.mark.slow
 def test_a_barrier_names_who_is_missing():
     code = """
 try:

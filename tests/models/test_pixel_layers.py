@@ -41,7 +41,8 @@ def test_statistics_of_eight_devices_are_those_of_the_whole_batch():
     np.testing.assert_allclose(sown["updates"]["var"][0], 0.9 + 0.1 * x.var(axes, ddof=1), rtol=1e-5)
 
 
-@pytest.mark.parametrize("head", [pytest.param("upernet", marks=pytest.mark.slow), "setr_pup"])
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["upernet", "setr_pup"])
 def test_heads_on_eight_devices_equal_one(head):
     """Logits, new running statistics and gradients of the parameters in training."""
     encoder = vit.Encoder(16, 2, 2, 4, relative_position="per_block", final_norm=False)

@@ -39,6 +39,7 @@ def small():
     return model, jax.jit(model.init)(jax.random.key(0), images)["params"], images
 
 
+@pytest.mark.slow
 def test_batch_norm_in_training(small):
     model, params, images = small
     rngs = {"dropout": jax.random.key(0)}
@@ -49,6 +50,7 @@ def test_batch_norm_in_training(small):
     assert updates["mean"][0].shape == (4,) and np.all(updates["var"][0] > 0.9 - 1e-6)
 
 
+@pytest.mark.slow
 def test_running_statistics_have_no_gradient(small):
     model, params, images = small
     gradients = jax.jit(jax.grad(lambda params: model.apply({"params": params}, images)[0].sum()))(params)

@@ -72,10 +72,10 @@ def loop(params, images, mask):
     [
         {},
         {"unroll": DEPTH},
-        {"unroll": 2},
+        pytest.param({"unroll": 2}, marks=pytest.mark.slow),
         {"remat": "full"},
         {"remat": "dots_with_no_batch_dims_saveable"},
-        {"remat": "full", "unroll": DEPTH},
+        pytest.param({"remat": "full", "unroll": DEPTH}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -84,7 +84,11 @@ def test_scan_and_remat_change_no_number(fields, params, images, mask, loop):
     assert_trees_close(value_and_gradients(lambda p: model.apply({"params": p}, images, mask), params), loop)
 
 
-@pytest.mark.parametrize("fields", [{"unroll": DEPTH}, {"remat": "full"}, {"remat": "dots_saveable"}], ids=str)
+@pytest.mark.parametrize(
+    "fields",
+    [pytest.param({"unroll": DEPTH}, marks=pytest.mark.slow), {"remat": "full"}, {"remat": "dots_saveable"}],
+    ids=str,
+)
 def test_the_same_blocks_are_dropped_whatever_scan_and_remat(fields, params, images):
     def forward(model):
         return lambda p: model.apply({"params": p}, images, train=True, rngs={"drop_path": jax.random.key(5)})

@@ -92,6 +92,7 @@ def config_of(repository, arguments):
     return config
 
 
+@pytest.mark.slow
 def test_the_step_takes_levels(repository):
     config = config_of(repository, "runlocal,fast")
     validate(config)

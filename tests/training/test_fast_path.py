@@ -103,6 +103,7 @@ def test_losses_with_tokens_given(setting, plain):
     np.testing.assert_allclose(found, plain, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_losses_in_bfloat16(setting, plain):
     """Within what bfloat16 products of eight bits may do to a loss of three and a half nats."""
     config, _, batches, tx = setting
