@@ -53,8 +53,6 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "--devices simulates devices, which only --compile_only does; a measurement takes all there are"
         )
-    if values.vs and values.real:
-        raise UserError("--vs compares steps on made-up batches; leave out --real")
     if values.vs:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
     from beit_jax.benchmarks import step

@@ -176,7 +176,7 @@ class _Pillow:
 
     def __init__(self, files: list[str], size: int, tokenizer_size: int):
         from beit_jax.benchmarks import pillow_peer
-        from beit_jax.convert.preprocessing import STATISTICS
+        from beit_jax.pixel_statistics import STATISTICS
 
         self._files, self._source = files, random.Random(0)
         self._stages = pillow_peer.stages(size, tokenizer_size, STATISTICS["imagenet"])

@@ -108,6 +108,10 @@ def measure(
     if tokens_given:
         if config.task != "pretrain":
             raise UserError(f"--vs and --tokens_given are for pre-training, but task={config.task!r}; leave them out")
+        if real:
+            raise UserError("--real reads images, whose tokens the step computes; leave out given tokens and --vs")
+        if config.on_device.statistics or config.target != "tokens":
+            raise UserError("given tokens are those of the official input mode; leave out fast and target")
         made = program.make(config, made_up.with_tokens(config))
     else:
         made = program.make(config)

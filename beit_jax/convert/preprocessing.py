@@ -11,11 +11,8 @@ from PIL import Image
 
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.pixel_statistics import STATISTICS
 
-STATISTICS = {
-    "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers in `preprocessor_config.json`
 
 

@@ -18,6 +18,7 @@ from beit_jax.convert.files import Files
 from beit_jax.convert.names import OURS, place
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.pixel_statistics import STATISTICS
 
 BLOCK = re.compile(r"^(?:backbone\.)?(?:blocks|beit\.encoder\.layer)\.(\d+)\.")
 TIMM_ARGS = {"embed_dim": "width", "depth": "depth", "num_heads": "heads"}
@@ -45,7 +46,7 @@ def config_of(files: Files, where: str) -> ConfigDict:
         elif isinstance(files.settings.get("pretrained_cfg"), Mapping):
             config.preprocess = preprocessing.from_timm(files.settings["pretrained_cfg"], size)
         elif tensors.task == "segment":
-            config.preprocess = preprocessing.make(size, "bilinear", size, True, *preprocessing.STATISTICS["imagenet"])
+            config.preprocess = preprocessing.make(size, "bilinear", size, True, *STATISTICS["imagenet"])
         else:
             config.preprocess = preprocessing.official(size)
     return config

@@ -18,7 +18,7 @@ DCT = "INTEGER_ACCURATE"  # Pillow's inverse transform; TensorFlow's own default
 def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
     """uint8 `[h, w, 3]` from the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP file, or TensorFlow's errors.
 
-    Fails for more than `image_size.MAX_PIXELS` pixels before any is decoded.
+    Fails for more than `image_size.MAX_PIXELS` pixels before any is decoded; BMP files are as large as their pixels.
     """
     image = tf.cond(tf.io.is_jpeg(encoded), lambda: _jpeg(encoded), lambda: _other_formats(encoded))
     return tf.ensure_shape(image, [None, None, 3])

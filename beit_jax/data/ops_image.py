@@ -5,12 +5,9 @@ import tensorflow as tf
 from beit_jax.data.decoding import LABEL_MAP, decode_pair, decode_rgb, marked
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.errors import UserError
+from beit_jax.pixel_statistics import STATISTICS
 
 LEVELS = "_levels"  # there where images are to stay uint8
-STATISTICS = {
-    "inception": (0.5, 0.5),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-}
 MARGIN = 0.1
 
 

@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from beit_jax.data.levels import columns_first, rows_first
 from beit_jax.data.ops_color import brightness, contrast, saturation
-from beit_jax.data.ops_image import STATISTICS
 from beit_jax.data.registry import Features, Op, register
 from beit_jax.errors import UserError
+from beit_jax.pixel_statistics import STATISTICS
 
 MAX_LEVEL = 10.0
 OUTSIDE = -1.0  # what a warp puts where it reaches beyond the image, until it is filled

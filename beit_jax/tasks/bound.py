@@ -46,7 +46,7 @@ def create(config: ConfigDict) -> Task:
     Batches of evaluation hold `place` int `[b]` besides what the task takes.
 
     Raises:
-      UserError: the config is of another task.
+      UserError: the config is of another task, or of a pre-training on other targets than masked tokens.
     """
     if config.task == "tokenizer":
         task, net = tokenizer.create(config), tokenizer.model(config.model)
@@ -55,6 +55,7 @@ def create(config: ConfigDict) -> Task:
             return _first_stage(net, params, batch["image"], batch)
 
     elif config.task == "pretrain":
+        pretrain.check_masked_tokens(config)
         task, net = pretrain.create(config), pretrain.tokenizer_of(config)
 
         def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:

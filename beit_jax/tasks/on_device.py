@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from beit_jax.convert import preprocessing
 from beit_jax.models import dvae
+from beit_jax.pixel_statistics import STATISTICS
 from beit_jax.tasks.task import Batch
 
 LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of levels stay exact in float32
@@ -30,9 +30,7 @@ def finish(batch: Batch, key: jax.Array, settings: ConfigDict, tokenizer_size: i
     """
     images = batch["image"]
     factors, order = draws(jax.random.fold_in(key, COLOURS), len(images), settings.jitter)
-    mean, std = (
-        jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in preprocessing.STATISTICS[settings.statistics]
-    )
+    mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in STATISTICS[settings.statistics])
     image, view = (jitter(levels, factors, order) / 255.0 for levels in (images, smaller(images, tokenizer_size)))
     return {**batch, "image": (image - mean) / std, "tokenizer_image": dvae.map_pixels(view)}
 

@@ -38,6 +38,13 @@ def model(config: ConfigDict) -> heads.MaskedImageModel:
     return heads.MaskedImageModel(encoder=encoder, vocab=values)
 
 
+def check_masked_tokens(config: ConfigDict) -> None:
+    """Raises UserError for a model that was trained to predict anything but the tokens of masked patches."""
+    target, on = _target(config), config.get("loss_on", "masked")
+    if (target, on) != ("tokens", "masked"):
+        raise UserError(f"found target={target!r} and loss_on={on!r}; expected a model of the tokens of masked patches")
+
+
 def _target(config: ConfigDict) -> str:
     return config.get("target", "tokens")  # runs from before there was a choice have no such key
 

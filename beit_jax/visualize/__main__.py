@@ -51,8 +51,10 @@ def _report(settings: argparse.Namespace) -> None:
         print(report.write(*workdirs, out=Path(settings.out) if settings.out else None))
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{workdirs[0]}: config.json or a result.json cannot be read ({error}); make the run again"
+            f"{', '.join(map(str, workdirs))}: config.json or result.json cannot be read ({error}); make it again"
         ) from error
+    except OSError as error:
+        raise UserError(f"the report cannot be written: {error}; give another place with --out") from error
     for workdir in workdirs if settings.markdown else ():
         markdown.replace(Path(settings.markdown), workdir.resolve().name, markdown.table(report.collect(workdir)))
 

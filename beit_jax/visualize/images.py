@@ -49,7 +49,7 @@ def central_box(found: tuple[int, int], wanted: tuple[int, int]) -> tuple[float,
       left, top, right and bottom in pixels of the picture.
     """
     scale = min(found[0] / wanted[0], found[1] / wanted[1])
-    height, width = wanted[0] * scale, wanted[1] * scale
+    height, width = min(wanted[0] * scale, found[0]), min(wanted[1] * scale, found[1])  # rounded up, they are outside
     top, left = (found[0] - height) / 2, (found[1] - width) / 2
     return left, top, left + width, top + height
 

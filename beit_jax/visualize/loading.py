@@ -11,6 +11,7 @@ from beit_jax import command_line, tasks
 from beit_jax.convert.pretrained import Pretrained, from_pretrained
 from beit_jax.errors import UserError
 from beit_jax.models import vit
+from beit_jax.tasks import pretrain
 from beit_jax.training import checkpoint, origin
 from beit_jax.training.adapt import adapt
 from beit_jax.training.sharding import AXES, make_mesh
@@ -87,6 +88,7 @@ def masked_model(name: str, tokenizer_name: str) -> tuple[Pretrained, Pretrained
     config = loaded.config
     if config.task != "pretrain":
         raise UserError(f"{name} is a model of the task {config.task!r}; expected a pre-trained one, which has tokens")
+    pretrain.check_masked_tokens(config)
     found = (
         tokenizer(tokenizer_name, "tokenizer")
         if tokenizer_name
@@ -109,6 +111,8 @@ def _load(flag: str, name: str) -> Pretrained:
 
 
 def _tokenizer_read_by(name: str, config: ConfigDict, advice: str) -> Pretrained:
+    if config.get("target", "tokens") != "tokens":
+        raise UserError(f"{name} was trained to predict {config.target}, and has no tokenizer; {advice}")
     if not config.tokenizer.init_from:
         raise UserError(f"{name} does not say which tokenizer it was trained with; {advice}")
     params = _frozen(name, config)["tokenizer"]

@@ -129,6 +129,12 @@ def test_what_cannot_be_measured_is_refused():
     with pytest.raises(UserError, match="--vs compares one device, found 8"):
         step.measure(program.complete(tiny.config("pretrain"), "", "auto"), 1, "torch")
     config = tiny.config("pretrain")
+    with pytest.raises(UserError, match="--real reads images, whose tokens the step computes"):
+        step.measure(program.complete(config, "", "auto"), 1, tokens_given=True, real=True)
+    config.target = "pixels"
+    with pytest.raises(UserError, match="leave out fast and target"):
+        step.measure(program.complete(config, "", "auto"), 1, tokens_given=True)
+    config = tiny.config("pretrain")
     config.batch_size = 12
     with pytest.raises(UserError, match=r"batch_size=12 .*not divisible by the 8 devices"):
         step.measure(program.complete(config, "", "auto"), 1)

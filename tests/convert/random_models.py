@@ -8,6 +8,7 @@ from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.convert import preprocessing
 from beit_jax.convert.pretrained import Pretrained
+from beit_jax.pixel_statistics import STATISTICS
 
 POSITIONS = {"absolute": ("none", True), "shared": ("shared", False), "per_block": ("per_block", False)}
 
@@ -30,7 +31,7 @@ def config(task, variant="Micro/4", positions="per_block", pooling="mean", size=
 
 
 def with_preprocess(made, size):
-    whole_images = preprocessing.make(size, "bilinear", size, True, *preprocessing.STATISTICS["imagenet"])
+    whole_images = preprocessing.make(size, "bilinear", size, True, *STATISTICS["imagenet"])
     with made.unlocked():
         made.preprocess = whole_images if made.task == "segment" else preprocessing.official(size)
     return made

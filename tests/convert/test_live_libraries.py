@@ -8,6 +8,7 @@ from PIL import Image
 import beit_jax
 from beit_jax.convert import files, preprocessing, verify
 from beit_jax.convert.__main__ import main as convert
+from beit_jax.pixel_statistics import STATISTICS
 from beit_jax.training import adapt
 from beit_jax.training.params import flatten, unflatten
 
@@ -170,7 +171,7 @@ def picture():
 def test_preprocessing_of_transformers(keep_ratio, resize):
     """What our section is written as does there what it does here, up to their rounding of resized pixels."""
     transformers = pytest.importorskip("transformers")
-    section = preprocessing.make(64, "bicubic", resize, keep_ratio, *preprocessing.STATISTICS["imagenet"])
+    section = preprocessing.make(64, "bicubic", resize, keep_ratio, *STATISTICS["imagenet"])
     written = preprocessing.to_hf(section)
     assert preprocessing.from_hf(written, 64) == section
     theirs = transformers.BeitImageProcessor(**written)(picture(), return_tensors="np")["pixel_values"]

@@ -152,6 +152,10 @@ def test_rows_that_are_not_valid_and_other_tasks(case):
         assert some[name] == pytest.approx(np.mean([one[name] for one in each]), rel=1e-5)
     with pytest.raises(UserError, match="the task 'classify', expected a tokenizer or a pre-trained model"):
         bound.create(tiny("classify"))
+    config = tiny("pretrain")
+    config.loss_on = "all"
+    with pytest.raises(UserError, match="loss_on='all'; expected a model of the tokens of masked patches"):
+        bound.create(config)
 
 
 def test_the_door(tmp_path, capsys, in_the_checkout):

@@ -109,6 +109,9 @@ def test_points_fall_on_patches_of_what_the_model_sees():
     assert box == (20.0, 0.0, 80.0, 60.0)
     for point, patch in {(20, 0): (0, 0), (79.9, 59): (5, 5), (30, 0): (0, 1), (29.9, 9.9): (0, 0)}.items():
         assert attention.patch_at(point, box, (6, 6)) == patch
+    for found, wanted in (((375, 500), (320, 480)), ((457, 657), (224, 224)), ((900, 1100), (224, 224))):
+        left, top, right, bottom = images.central_box(found, wanted)  # Pillow refuses what rounding puts outside
+        assert 0 <= left < right <= found[1] and 0 <= top < bottom <= found[0]
     assert images.central_box((60, 100), (20, 10)) == (35.0, 0.0, 65.0, 60.0)
     assert images.central_box((60, 100), (10, 20)) == (0.0, 5.0, 100.0, 55.0)
     for point in [(19.9, 5), (80, 5), (30, 60), (30, -1)]:

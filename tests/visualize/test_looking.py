@@ -45,6 +45,8 @@ def runs(tmp_path_factory):
         with config.unlocked():
             config.preprocess = preprocessing.official(16)
         beit_jax.save_pretrained(folder / "hf", params, config)
+        config.target = "pixels"
+        saved(folder, "pixels", config)
         for task in ("classify", "segment"):
             config = tiny(task)
             config.model.relative_position = "per_block"
@@ -179,6 +181,8 @@ WRONG = [
     ("tokens", "hf", [], "which tokenizer it was trained with; give that itself as --checkpoint"),
     ("tokens", "tokenizer", ["--size=7"], "--size=7x7: expected multiples of 2, the pixels of a token"),
     ("predictions", "classify", [], "is a model of the task 'classify'; expected a pre-trained one"),
+    ("tokens", "pixels", [], "was trained to predict pixels, and has no tokenizer"),
+    ("predictions", "pixels", [], "found target='pixels' and loss_on='masked'"),
     ("predictions", "hf", [], "does not say which tokenizer it was trained with; give it: --tokenizer"),
     ("predictions", "hf", ["--tokenizer={runs}/nine"], "has 9 tokens, and"),
     ("predictions", "pretrain", ["--masked=16"], "--masked=16; expected 1 to 15, of 16 patches"),

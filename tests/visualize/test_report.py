@@ -180,6 +180,9 @@ def test_the_door(recipe, tmp_path, capsys):
     assert not (recipe / "report.html").exists() and not list(recipe.glob("*.png"))
     with pytest.raises(UserError, match="nowhere holds no run"):
         door.main(["report", str(recipe), str(tmp_path / "nowhere")])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"the report cannot be written: .*; give another place with --out"):
+        door.main(["report", str(recipe), "--out", str(tmp_path / "file" / "page.html")])
     (recipe / "arm_seed1" / "result.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
         door.main(["report", str(recipe)])
