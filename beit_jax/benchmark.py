@@ -20,12 +20,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax import config as configs
-from beit_jax.benchmarks import images, masks, table
+from beit_jax.benchmarks import input_pipeline, masks, table
 from beit_jax.errors import UserError
 
-NAMED = {"masks": masks.main, "input": images.main, "table": table.main}
+NAMED = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
 
 
 def main(argv: Sequence[str]) -> None:
@@ -36,12 +36,12 @@ def main(argv: Sequence[str]) -> None:
         return NAMED[argv[0]](argv[1:])
     values = _flags()
     flags.DEFINE_string("config", "", "Config file, with arguments: FILE[:name=value,...].", flag_values=values)
-    command_line.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    path, rest = command_line.take(argv, "config")
+    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
+    path, rest = cli.take(argv, "config")
     if not path:
         raise UserError(f"--config is missing; expected a file such as configs/pretrain.py, or {', '.join(NAMED)}")
     config, values = configs.load(path), _flags()
-    command_line.parse(rest, values, config)
+    cli.parse(rest, values, config)
     if values.compile_only:
         if values.vs or values.tokens_given or values.real or values["steps"].present:
             raise UserError("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
@@ -74,4 +74,4 @@ def _flags() -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -16,10 +16,10 @@ from pathlib import Path
 from absl import flags
 from ml_collections import ConfigDict
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.errors import UserError
-from beit_jax.training import distributed
+from beit_jax.runtime import distributed
 
 
 def main(argv: Sequence[str]) -> None:
@@ -34,22 +34,22 @@ def main(argv: Sequence[str]) -> None:
 
     values = define()
     flags.DEFINE_string("config", "", "Config file in place of the run's own.", flag_values=values)
-    command_line.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    checkpoint, _ = command_line.take(argv, "checkpoint")
-    path, rest = command_line.take(argv, "config")
+    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
+    checkpoint, _ = cli.take(argv, "checkpoint")
+    path, rest = cli.take(argv, "config")
     if not checkpoint:
         raise UserError("--checkpoint is missing; expected the folder of a run or of one of its checkpoints")
 
     from beit_jax.training import checkpoint as checkpoints
 
-    command_line.local_folder("checkpoint", checkpoint)
+    cli.local_folder("checkpoint", checkpoint)
     distributed.start()
     found = checkpoints.locate(checkpoint)
     config = configs.load(path) if path else configs.from_json(checkpoints.load_config(found))
     if "stages" in config:
         raise UserError(f"--config={path} is a recipe of several runs; leave it out to take the checkpoint's own")
     values = define()
-    command_line.parse(rest, values, config)
+    cli.parse(rest, values, config)
     numbers = evaluate(config, found, values.pictures, bound=values.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
@@ -69,10 +69,10 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     """
     import jax
 
-    from beit_jax import prepare, tasks
+    from beit_jax import experiment, tasks
     from beit_jax.data import pipeline
-    from beit_jax.tasks import bound as evidence
-    from beit_jax.training import origin, sharding
+    from beit_jax.tasks import elbo as evidence
+    from beit_jax.training import initialize, sharding
     from beit_jax.training.checkpoint import load_params
     from beit_jax.training.evaluation import Evaluator
     from beit_jax.training.metrics import save_pictures
@@ -80,20 +80,20 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     from beit_jax.validate import validate
 
     validate(config)
-    config = prepare.complete(config)
+    config = experiment.complete(config)
     if "cache_features" in config:
         config.cache_features = False  # images are read once anyway
     task = evidence.create(config) if bound else tasks.create(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)
-    prepare.check_rows(config, "eval_")
-    more = [] if bound else prepare.knn(config, task)
-    batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **prepare.processes())
+    experiment.check_rows(config, "eval_")
+    more = [] if bound else experiment.knn(config, task)
+    batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **experiment.processes())
     with jax.set_mesh(mesh):
-        abstract = origin.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+        abstract = initialize.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
         placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
         params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.whole(mesh))), placement)
-        frozen, evaluator = origin.load_frozen(config, task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
+        frozen, evaluator = initialize.load_frozen(config, task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
         if pictures:
             made = evaluator.pictures(params, frozen, batches)
             if distributed.is_main():
@@ -105,4 +105,4 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax.errors import UserError
 
 EVALUATED = ("validation", "test")
@@ -23,7 +23,7 @@ EVALUATED = ("validation", "test")
 
 def main(argv: Sequence[str]) -> None:
     """The door; see the module's docstring."""
-    parser = command_line.Parser(
+    parser = cli.Parser(
         prog="python -m beit_jax.shard_dataset",
         usage="%(prog)s --images FOLDER --out DIR [--name NAME] [--shards N] [--worker I/N]",
         description=__doc__,
@@ -35,16 +35,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--shards", type=int, default=0, metavar="N", help="files of each split; otherwise by size")
     parser.add_argument("--worker", default="0/1", metavar="I/N", help="of N machines, this is number I, from 0 on")
     args = parser.parse_args(argv)
-    images, out = command_line.local_folder("images", args.images), command_line.local_folder("out", args.out)
+    images, out = cli.local_folder("images", args.images), cli.local_folder("out", args.out)
     if args.shards < 0:
         raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 to have it chosen")
-    index, count = command_line.share(args.worker)
+    index, count = cli.share(args.worker)
 
-    from beit_jax.data import records
+    from beit_jax.data.records import writer
 
     name = args.name or re.sub(r"\W+", "_", images.resolve().name.lower(), flags=re.ASCII)
     print(f"looking at the files in {images}", flush=True)
-    written = records.write(str(images), out, name, args.shards, index, count)
+    written = writer.write(str(images), out, name, args.shards, index, count)
     print(_report(written, name, out))
 
 
@@ -63,4 +63,4 @@ def _report(written: Any, name: str, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -21,7 +21,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.errors import UserError
 
@@ -30,16 +30,16 @@ def main(argv: Sequence[str]) -> None:
     """The door; see the module's docstring."""
     values = _flags()
     flags.DEFINE_string("config", "", "Config file, with arguments: FILE[:name=value,...].", flag_values=values)
-    command_line.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    path, rest = command_line.take(argv, "config")
+    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
+    path, rest = cli.take(argv, "config")
     if not path:
         raise UserError("--config is missing; expected that of a pre-training, such as --config=configs/pretrain.py")
     config, values = configs.load(path), _flags()
-    command_line.parse(rest, values, config)
+    cli.parse(rest, values, config)
     if not values.out:
         raise UserError("--out is missing; expected the folder of the tokens, such as --out=tokens")
-    out = command_line.local_folder("out", values.out)
-    print(tokenize(config, values.stage, out, *command_line.share(values.worker)))
+    out = cli.local_folder("out", values.out)
+    print(tokenize(config, values.stage, out, *cli.share(values.worker)))
 
 
 def _flags() -> flags.FlagValues:
@@ -68,16 +68,16 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
     """
     import jax
 
-    from beit_jax import prepare
-    from beit_jax.training import origin, sharding
+    from beit_jax import experiment
+    from beit_jax.training import initialize, sharding
 
-    run = prepare.prepare(_checked(config, stage), out, {})
+    run = experiment.prepare(_checked(config, stage), out, {})
     mesh, size, steps = sharding.make_mesh(run.config.mesh), run.config.batch_size, run.steps.total
-    tokens = prepare.StoredTokens(out, prepare.pretrain.grid(run.config), size)
+    tokens = experiment.StoredTokens(out, experiment.pretrain.grid(run.config), size)
     print(f"{steps:,} steps of {size} images, {steps * size * tokens.row.itemsize / 1e6:,.3g} MB in all", flush=True)
     with jax.set_mesh(mesh):
-        frozen = origin.load_frozen(run.config, run.task, mesh, out)
-        tokens.claim(prepare.stream_key(run.config, 1) | prepare.tokenizer_key(frozen, mesh))
+        frozen = initialize.load_frozen(run.config, run.task, mesh, out)
+        tokens.claim(experiment.stream_key(run.config, 1) | experiment.tokenizer_key(frozen, mesh))
         parts = tokens.parts(steps)
         own = parts[len(parts) * worker // workers : len(parts) * (worker + 1) // workers]
         _write(tokens, own, run.stream, _encoder(run.config, frozen, mesh))
@@ -92,7 +92,7 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
 
 
 def _checked(config: ConfigDict, stage: str) -> ConfigDict:
-    from beit_jax.data.stored_tokens import LARGEST_VOCAB
+    from beit_jax.data.records.stored_tokens import LARGEST_VOCAB
     from beit_jax.validate import validate
 
     chosen = configs.stage_of(config, stage)
@@ -132,8 +132,8 @@ def _write(tokens: Any, own: Sequence[tuple[int, int]], stream_from: Callable, e
     """Makes the files that are missing, those in a row from one stream."""
     import numpy as np
 
-    from beit_jax.data.progress import bar
-    from beit_jax.data.stored_tokens import level
+    from beit_jax.data.records.stored_tokens import level
+    from beit_jax.runtime.progress import bar
 
     missing, size, at = tokens.missing(own), tokens.batch_size, -1
     total, left = (sum(stop - start for start, stop in parts) * size for parts in (own, missing))
@@ -162,4 +162,4 @@ def _ahead(items: Iterable) -> Iterator:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -19,10 +19,10 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.errors import UserError
-from beit_jax.training import distributed, lock, stop
+from beit_jax.runtime import distributed, lock, preemption
 
 RESULT = "result.json"  # of a finished run: its last evaluation
 
@@ -32,22 +32,22 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     flags.DEFINE_string("config", "", "Config file, with arguments: FILE[:name=value,...].", flag_values=values)
     flags.DEFINE_string("workdir", "", "Folder of the run; made where it does not exist.", flag_values=values)
-    command_line.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    path, rest = command_line.take(argv, "config")
+    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
+    path, rest = cli.take(argv, "config")
     if not path:
         raise UserError("--config is missing; expected a file such as --config=configs/quickstart.py")
     config = configs.load(path)
     values = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "", flag_values=values)
-    command_line.parse(rest, values, config)
+    cli.parse(rest, values, config)
     if not values.workdir:
         raise UserError("--workdir is missing; expected the folder of the run, such as --workdir=runs/quickstart")
-    workdir = command_line.local_folder("workdir", values.workdir)
+    workdir = cli.local_folder("workdir", values.workdir)
     distributed.start()
     try:
         train(config, workdir)
-    except stop.Stopped as stopped:
-        stop.say(stopped.text)
+    except preemption.Stopped as stopped:
+        preemption.say(stopped.text)
         raise
 
 
@@ -81,11 +81,11 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     _write(workdir / "config.json", configs.to_json(config))
     for name, (_, folder) in stages.items():
         if results[name] is not None:
-            stop.say(f"{name}: finished before, skipped")
+            preemption.say(f"{name}: finished before, skipped")
             continue
         results[name] = _run(runs[name])
         _write(folder / RESULT, json.dumps(results[name], indent=1))
-        stop.check()
+        preemption.check()
     if distributed.is_main():
         _report(workdir)
     return results
@@ -109,7 +109,7 @@ def _prepare(stages: Mapping[str, tuple[ConfigDict, Path]], workdir: Path) -> di
 
     if not stages:
         return {}
-    from beit_jax.prepare import prepare
+    from beit_jax.experiment import prepare
 
     if not jax.config.jax_compilation_cache_dir:
         # Compiled programs are kept with the run: a continued run starts at once.
@@ -125,10 +125,10 @@ def _prepare(stages: Mapping[str, tuple[ConfigDict, Path]], workdir: Path) -> di
 
 
 def _run(run: Any) -> dict[str, float]:
-    from beit_jax import prepare
+    from beit_jax import experiment
     from beit_jax.training import loop
 
-    more = prepare.knn(run.config, run.task)
+    more = experiment.knn(run.config, run.task)
     return loop.train(run.config, run.task, run.folder, run.stream, run.eval_set(), more, **vars(run.steps))
 
 
@@ -179,5 +179,5 @@ def _report(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    stop.listen()
-    command_line.run(main)
+    preemption.listen()
+    cli.run(main)

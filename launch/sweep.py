@@ -26,7 +26,7 @@ from typing import Any
 
 from absl import flags
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.train import RESULT
@@ -47,7 +47,7 @@ class Member:
 
 def main(argv: Sequence[str]) -> None:
     """The door; see the module's docstring."""
-    parser = command_line.Parser(
+    parser = cli.Parser(
         prog="python launch/sweep.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -86,7 +86,7 @@ def members(config: str, workdir: str) -> list[Member]:
     module = configs.config_module(file)
     if not hasattr(module, "get_sweep"):
         raise UserError(f'config {file!r} defines no get_sweep; expected `def get_sweep(arg="")` that yields overrides')
-    folder = command_line.local_folder("workdir", workdir)
+    folder = cli.local_folder("workdir", workdir)
     found: dict[str, Member] = {}
     for overrides in module.get_sweep(base):
         member = make(file, base, dict(overrides), folder)
@@ -118,7 +118,7 @@ def make(file: str, base: str, overrides: dict[str, Any], folder: Path) -> Membe
     keys = [f"--config.{key}={value}" for key, value in overrides.items()]
     config = configs.load(path)
     try:
-        command_line.parse(keys, flags.FlagValues(), config)
+        cli.parse(keys, flags.FlagValues(), config)
         validate(config)
     except UserError as error:
         raise UserError(f"member {name}: {error}") from error
@@ -166,4 +166,4 @@ def run(commands: dict[str, list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

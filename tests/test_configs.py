@@ -6,7 +6,7 @@ import pytest
 from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.errors import UserError
-from beit_jax.training import loop, optimizer, origin, sharding
+from beit_jax.training import initialize, loop, optimizer, sharding
 from beit_jax.validate import validate
 
 ARGUMENTS = {
@@ -93,11 +93,11 @@ def test_lowers_sharded_over_eight_devices(repository, name, arg):
         task = tasks.create(config)
         tx, _ = optimizer.make(config.optimizer, total_steps=500_000, warmup_steps=config.optimizer.warmup_steps)
         with jax.set_mesh(mesh), jax.numpy_dtype_promotion("standard"):
-            state = origin.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
+            state = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
             if program(config) in LOWERED:
                 continue
             LOWERED.add(program(config))
-            frozen = origin.abstract_frozen(task, mesh)
+            frozen = initialize.abstract_frozen(task, mesh)
             traced = loop.trace_step(config, task, tx, mesh, state, frozen)
             text = traced.lower(lowering_platforms=("tpu", "cuda")).as_text()
             # The batch is split over two axes of the mesh, and parameters over one of them.

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.training import checkpoint
 from beit_jax.validate import validate
@@ -92,7 +92,7 @@ class ParsedError(Exception):
 @pytest.fixture
 def parse_only(monkeypatch):
     """Ends a door where its arguments are read; gives the config it was given."""
-    parse, parse_args = command_line.parse, command_line.Parser.parse_args
+    parse, parse_args = cli.parse, cli.Parser.parse_args
 
     def parsed(argv, values, config=None):
         parse(argv, values, config)
@@ -103,8 +103,8 @@ def parse_only(monkeypatch):
         raise ParsedError(None)
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(command_line, "parse", parsed)
-    monkeypatch.setattr(command_line.Parser, "parse_args", parsed_args)
+    monkeypatch.setattr(cli, "parse", parsed)
+    monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
     monkeypatch.setattr(checkpoint, "locate", Path)
     monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path)))
 
@@ -155,7 +155,7 @@ def test_wrong_commands_are_not_understood(parse_only):
         "beit_jax.visualize reports runs/a",
     ):
         module, *arguments = wrong.split()
-        with pytest.raises(command_line.UserError):
+        with pytest.raises(cli.UserError):
             importlib.import_module(module if module != "beit_jax.visualize" else f"{module}.__main__").main(arguments)
 
 

@@ -15,7 +15,7 @@ from doors import command, refused
 
 from beit_jax import config as configs
 from beit_jax import evaluate, tokenize_dataset, train
-from beit_jax.data import stored_tokens
+from beit_jax.data.records import stored_tokens
 from beit_jax.tasks import tokenizer
 from beit_jax.training import checkpoint
 

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax.benchmarks.timing import in_turns
-from beit_jax.block_mask import block_mask
+from beit_jax.data.block_mask_numpy import block_mask
 
 
 def main(argv: Sequence[str]) -> None:
     """`python -m beit_jax.benchmark masks`, with the arguments behind that name."""
-    parser = command_line.Parser(prog="python -m beit_jax.benchmark masks", description=__doc__)
+    parser = cli.Parser(prog="python -m beit_jax.benchmark masks", description=__doc__)
     parser.add_argument("--batch", type=positive, default=256, help="masks made at once (default 256)")
     parser.add_argument("--grid", type=positive, nargs=2, default=(14, 14), metavar=("ROWS", "COLUMNS"), help="patches")
     parser.add_argument("--rounds", type=positive, default=7, help="ten batches each, of which the median is told")
@@ -72,7 +72,7 @@ def on_one_core() -> None:
 
 
 def _masks(settings: argparse.Namespace) -> None:
-    from beit_jax.data.ops_mask import blockwise_masks  # before TensorFlow, which it keeps quiet
+    from beit_jax.data.ops.mask import blockwise_masks  # before TensorFlow, which it keeps quiet
 
     on_one_core()
     import tensorflow as tf

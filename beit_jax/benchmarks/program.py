@@ -12,8 +12,8 @@ from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.task import Params, Task
-from beit_jax.training import loop, memory, optimizer, origin, sharding
-from beit_jax.training.state import TrainState
+from beit_jax.training import initialize, loop, memory, optimizer, sharding
+from beit_jax.training.train_step import TrainState
 from beit_jax.validate import validate
 
 CLASSES = {"classify": 1000, "probe": 1000, "segment": 150}  # ImageNet-1k, ADE20K: what data would have told
@@ -75,8 +75,8 @@ def make(config: ConfigDict, task: Task | None = None) -> Program:
     task = task or tasks.create(config)
     tx, _ = optimizer.make(config.optimizer, config.steps or STEPS, config.optimizer.warmup_steps)
     with jax.set_mesh(mesh):
-        state = origin.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
-        frozen = origin.abstract_frozen(task, mesh)
+        state = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
+        frozen = initialize.abstract_frozen(task, mesh)
     memory.check_whole(mesh, config.mesh.max_whole, state, frozen)
     return Program(config, task, tx, mesh, state, frozen)
 

@@ -10,12 +10,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from beit_jax.benchmarks import chips, flops, made_up, program
+from beit_jax.benchmarks import chips, flops, program, synthetic
 from beit_jax.benchmarks.timing import WARM, in_turns
 from beit_jax.errors import UserError
 from beit_jax.tasks.task import Batch, Rows
-from beit_jax.training import memory, origin, sharding
-from beit_jax.training import state as states
+from beit_jax.training import initialize, memory, sharding, train_step
 
 ROUNDS = 5  # turns, of which the median is told
 
@@ -42,11 +41,11 @@ class Step:
         config, self._mesh, self.loss, self.waited = made.config, made.mesh, float("nan"), 0.0
         with jax.set_mesh(made.mesh):
             initialise = jax.jit(
-                lambda key: states.create(made.task, made.optimizer, key, config.optimizer.ema > 0),
+                lambda key: train_step.create(made.task, made.optimizer, key, config.optimizer.ema > 0),
                 out_shardings=jax.tree.map(lambda leaf: leaf.sharding, made.state),
             )
             self._state = initialise(jax.random.key(config.seed))
-            self._frozen = origin.load_frozen(config, made.task, made.mesh, Path())
+            self._frozen = initialize.load_frozen(config, made.task, made.mesh, Path())
         stays = itertools.repeat(sharding.to_devices(made.mesh, rows)) if isinstance(rows, dict) else None
         self._batches = stays or self._read(rows, made.task.batch_spec(1))
         self._key = jax.random.key(config.seed + 1)
@@ -112,16 +111,16 @@ def measure(
             raise UserError("--real reads images, whose tokens the step computes; leave out given tokens and --vs")
         if config.on_device.statistics or config.target != "tokens":
             raise UserError("given tokens are those of the official input mode; leave out fast and target")
-        made = program.make(config, made_up.with_tokens(config))
+        made = program.make(config, synthetic.with_tokens(config))
     else:
         made = program.make(config)
     if vs and made.mesh.size > 1:
         raise UserError(f"--vs compares one device, found {made.mesh.size}; hide the others from JAX")
     dtype = program.dtype(config)
-    rows = _stream(config) if real else made_up.rows(config, made.task)
+    rows = _stream(config) if real else synthetic.rows(config, made.task)
     peers = []
     if vs:  # first, since what it needs may be missing
-        from beit_jax.benchmarks.torch_peer import TorchPeer
+        from beit_jax.benchmarks.torch_baseline import TorchPeer
 
         peers.append(TorchPeer(config, dtype, rows, vs))
     ours = Step(made, rows)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 
-from beit_jax import command_line
+from beit_jax import cli
 
 COLUMNS = ("images/s", "ms a step", "TFLOP/s", "MFU", "peak GiB", "compiled in s", "beside", "ours over theirs")
 PRETRAIN = "configs/pretrain.py:variant="
@@ -56,7 +56,7 @@ ROWS = {
 
 def main(argv: Sequence[str]) -> None:
     """`python -m beit_jax.benchmark table`, with the arguments behind that name."""
-    parser = command_line.Parser(prog="python -m beit_jax.benchmark table", description=__doc__)
+    parser = cli.Parser(prog="python -m beit_jax.benchmark table", description=__doc__)
     parser.add_argument("rows", choices=sorted(ROWS), help="what to measure, for which kind of device")
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object at the end")
     settings = parser.parse_args(argv)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax.errors import UserError
 
 TOLERANCE = 1e-4
@@ -23,7 +23,7 @@ TOLERANCE = 1e-4
 
 def main(argv: Sequence[str]) -> None:
     """The door; see the module's docstring."""
-    parser = command_line.Parser(
+    parser = cli.Parser(
         prog="python -m beit_jax.convert",
         usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--verify]",
         description=__doc__,
@@ -75,4 +75,4 @@ def _verify(loaded: Any, source: str) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit_jax.convert import torch_files
+from beit_jax.convert import torch_reader
 from beit_jax.convert.names import BUFFERS, Layout
 from beit_jax.errors import UserError
 
@@ -68,7 +68,7 @@ def read(path: Path) -> Files:
     """
     settings, preprocessor = {}, {}
     if path.is_dir() and all((path / name).exists() for name in DALLE):
-        parts = {name.removesuffix(".pkl"): torch_files.tensors(path / name) for name in DALLE}
+        parts = {name.removesuffix(".pkl"): torch_reader.tensors(path / name) for name in DALLE}
         state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
     elif path.is_dir():
         return read(_weights(path))
@@ -91,7 +91,7 @@ def _weights(folder: Path) -> Path:
             return folder / name
         if (folder / f"{name}.index.json").exists():
             raise UserError(f"{folder} is a checkpoint in several files; save it again with a larger max_shard_size")
-    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_files.EXTENSIONS))
+    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_reader.EXTENSIONS))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise UserError(f"{folder} holds {names}; expected {' or '.join(WEIGHTS)}, or name the file")
@@ -100,7 +100,7 @@ def _weights(folder: Path) -> Path:
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".safetensors":
-        return torch_files.tensors(path)
+        return torch_reader.tensors(path)
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -110,7 +110,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it cut off? Download it again") from error
-    return {name: torch_files.as_float32(value) for name, value in found.items()}
+    return {name: torch_reader.as_float32(value) for name, value in found.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:

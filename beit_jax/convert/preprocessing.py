@@ -11,7 +11,7 @@ from PIL import Image
 
 from beit_jax.errors import UserError
 from beit_jax.models import variants
-from beit_jax.pixel_statistics import STATISTICS
+from beit_jax.models.pixel_statistics import STATISTICS
 
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers in `preprocessor_config.json`
 

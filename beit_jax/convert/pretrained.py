@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.convert import change, files, names, preprocessing, recognise, settings, torch_writing
+from beit_jax.convert import detect, files, names, preprocessing, retarget, settings, torch_writer
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
-from beit_jax.training.adapt import METHODS, adapt
+from beit_jax.training.interpolate_positions import METHODS, adapt
 from beit_jax.training.params import flatten, merge, unflatten
 
 Format = Literal["beit_jax", "hf", "unilm", "timm", "dalle"]
@@ -68,9 +68,9 @@ def from_pretrained(
         return Pretrained(tasks.model(config), params, config)
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
-    changed = change.config_for(config, task or config.task, num_classes, image_size)
+    changed = retarget.config_for(config, task or config.task, num_classes, image_size)
     initial = jax.tree.map(np.asarray, jax.jit(tasks.create(changed).init)(jax.random.key(seed)))
-    merged = merge(initial, adapt(params, initial, resize), *change.fresh_and_dropped(config, changed))
+    merged = merge(initial, adapt(params, initial, resize), *retarget.fresh_and_dropped(config, changed))
     return Pretrained(tasks.model(changed), merged, changed)
 
 
@@ -79,7 +79,7 @@ def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
     if path.is_dir() and checkpoint.is_ours(path):
         return _load_ours(checkpoint.locate(str(path)))
     found = files.read(path)
-    config = recognise.config_of(found, str(path))
+    config = detect.config_of(found, str(path))
     shapes = flatten(_shapes(config))
     _check_names(found, names.shapes_in(shapes, found.layout, config.task), str(path))
     return unflatten(names.from_layout(found.state, shapes, found.layout, config.task)), config
@@ -169,7 +169,7 @@ def check_target(target: Path, format: str) -> None:
         raise UserError(f"{target} exists; choose another folder, or remove it")
     for library in {"unilm": ("torch",), "dalle": ("torch", "dall_e")}.get(format, ()):
         if importlib.util.find_spec(library) is None:
-            raise UserError(f"format={format!r} needs {library}, which is not installed: {torch_writing.INSTALL}")
+            raise UserError(f"format={format!r} needs {library}, which is not installed: {torch_writer.INSTALL}")
 
 
 @contextlib.contextmanager
@@ -214,11 +214,11 @@ def _write_timm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict
 
 def _write_unilm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
     state = names.to_layout(flat, "unilm", config.task) | names.buffers(flat, "unilm", config.task)
-    torch_writing.save(folder / "checkpoint.pth", state, nest="state_dict" if config.task == "segment" else "model")
+    torch_writer.save(folder / "checkpoint.pth", state, nest="state_dict" if config.task == "segment" else "model")
 
 
 def _write_dalle(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
-    torch_writing.save_dalle(folder, names.to_layout(flat, "dalle", config.task), config.model)
+    torch_writer.save_dalle(folder, names.to_layout(flat, "dalle", config.task), config.model)
 
 
 def _write_safetensors(folder: Path, state: Mapping[str, np.ndarray]) -> None:

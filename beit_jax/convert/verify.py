@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from beit_jax import tasks
-from beit_jax.convert import names, settings, torch_writing
+from beit_jax.convert import names, settings, torch_writer
 from beit_jax.convert.pretrained import Pretrained
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
@@ -88,7 +88,7 @@ def _transformers(ours: Pretrained, source: Path | None) -> tuple[Any, Any]:
     else:
         state = names.to_layout(flatten(ours.params), "hf", ours.config.task)
         config = transformers.BeitConfig(**settings.to_hf(ours.config))
-        tensors = {name: torch_writing.tensor(value) for name, value in state.items()}
+        tensors = {name: torch_writer.tensor(value) for name, value in state.items()}
         model = kind.from_pretrained(None, config=config, state_dict=tensors)
 
     def outputs(model: Any, images: Any) -> tuple[Any, Any]:
@@ -110,7 +110,7 @@ def _timm(ours: Pretrained) -> tuple[Any, Any]:
         **written["model_args"],
     )
     state = names.to_layout(flatten(ours.params), "unilm", ours.config.task)
-    model.load_state_dict({name: torch_writing.tensor(value) for name, value in state.items()}, strict=True)
+    model.load_state_dict({name: torch_writer.tensor(value) for name, value in state.items()}, strict=True)
 
     def outputs(model: Any, images: Any) -> tuple[Any, Any]:
         blocks: list[Any] = []
@@ -126,7 +126,7 @@ def _timm(ours: Pretrained) -> tuple[Any, Any]:
 def _dalle(ours: Pretrained) -> dict[str, float]:
     """Of the encoder's groups, its logits, and the decoder's output."""
     state = names.to_layout(flatten(ours.params), "dalle", "tokenizer")
-    encoder, decoder = torch_writing.dalle_modules(state, ours.config.model)
+    encoder, decoder = torch_writer.dalle_modules(state, ours.config.model)
     pixels = 0.1 + 0.8 * np.random.default_rng(0).random((IMAGES, 112, 112, 3), dtype=np.float32)
     variables = {"params": ours.params}
 
@@ -157,4 +157,4 @@ def _dalle(ours: Pretrained) -> dict[str, float]:
 
 
 def _channels_first(images: np.ndarray) -> Any:
-    return torch_writing.tensor(np.moveaxis(images, -1, 1))
+    return torch_writer.tensor(np.moveaxis(images, -1, 1))

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from beit_jax.data.assertions import readable_errors
-from beit_jax.data.decoding import FAULT
-from beit_jax.data.heap import trimmed
-from beit_jax.data.sources import ID, Source
-from beit_jax.data.stored_tokens import Reader
-from beit_jax.data.unreadable import Unreadable
+from beit_jax.data.decoding.assertions import readable_errors
+from beit_jax.data.decoding.decode import FAULT
+from beit_jax.data.decoding.unreadable import Unreadable
+from beit_jax.data.records.stored_tokens import Reader
+from beit_jax.data.sources.source import ID, Source
+from beit_jax.runtime.heap import trimmed
 
 VALID = "valid"
 PLACE = "place"  # in the file order of an evaluation's examples

@@ -7,8 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
-from beit_jax.data import folder, sources
-from beit_jax.data.shard_plan import READERS
+from beit_jax.data.records.shard_plan import READERS
+from beit_jax.data.sources import folder
+from beit_jax.data.sources.open_source import prepared
 
 
 def fingerprint(config: Any) -> str:
@@ -44,7 +45,7 @@ def _size(path: str) -> int:
 
 
 def _records(config: Any) -> list[tuple]:
-    builder = sources.prepared(config.source, config.data_dir or None)
+    builder = prepared(config.source, config.data_dir or None)
     parts = builder.info.splits[config.split].file_instructions
     return [
         (os.path.basename(part.filename), tf.io.gfile.stat(part.filename).length, part.skip, part.take)

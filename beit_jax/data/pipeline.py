@@ -16,15 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from beit_jax.data import registry, subset
-from beit_jax.data.assertions import map_in_blocks
+from beit_jax.data import preprocessing
 from beit_jax.data.batches import PLACE, ROW, VALID, EvalSet, TrainStream
-from beit_jax.data.decoding import FAULT, LABEL_MAP, mended
-from beit_jax.data.ops_image import LEVELS, unit_range
-from beit_jax.data.registry import Features, Program
-from beit_jax.data.sources import ID, Share, Source, open_source, streams
-from beit_jax.data.stored_tokens import StoredTokens
-from beit_jax.data.unreadable import Unreadable
+from beit_jax.data.decoding.assertions import map_in_blocks
+from beit_jax.data.decoding.decode import FAULT, LABEL_MAP, mended
+from beit_jax.data.decoding.unreadable import Unreadable
+from beit_jax.data.ops.image import LEVELS, unit_range
+from beit_jax.data.preprocessing import Features, Program
+from beit_jax.data.records.stored_tokens import StoredTokens
+from beit_jax.data.sources import label_subset
+from beit_jax.data.sources.open_source import open_source
+from beit_jax.data.sources.source import ID, Share, Source, streams
 from beit_jax.errors import UserError
 
 SEED = "_seed"
@@ -64,7 +66,7 @@ def _chosen(config: Any, source: Source) -> np.ndarray | None:
     if not config.labels_per_class and config.label_fraction == 1:
         return None
     wanted = config.labels_per_class, config.label_fraction, config.subset_seed
-    return subset.choose(source.labels(), source.num_classes, *wanted)
+    return label_subset.choose(source.labels(), source.num_classes, *wanted)
 
 
 def _to_train_on(config: Any) -> Source:
@@ -147,7 +149,7 @@ def make_train(
     dataset = tf.data.Dataset.zip((places, raw)).map(plain_graph(lambda place, raw: (address(place), True, raw)))
     program, given = _program(config.ops), None
     if tokens:
-        program = registry.without(program, TOKENIZER_IMAGE)
+        program = preprocessing.without(program, TOKENIZER_IMAGE)
         given = tokens.reader(start_step, process_index * rows)
     batches = _batches(dataset, source, program, rows)
     return TrainStream(source, batches, steps_per_epoch, Unreadable(config.max_bad_fraction, log), given)
@@ -214,7 +216,7 @@ def _rows_per_process(batch_size: int, process_count: int) -> int:
 def _program(ops: str) -> Program:
     if not re.match(r"\s*decode(_view)?\b", ops):
         raise UserError(f"the ops '{ops}' do not begin with decode, which every image needs; put 'decode|' before them")
-    return registry.build(ops)
+    return preprocessing.build(ops)
 
 
 def _batches(dataset: tf.data.Dataset, source: Source, program: Program, rows: int) -> tf.data.Dataset:

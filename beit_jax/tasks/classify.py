@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 from beit_jax.models import heads, vit
 from beit_jax.tasks.encoder import encoder_fields
-from beit_jax.tasks.mixing import mix
+from beit_jax.tasks.mixup import mix
 from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task, means
 
 

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
-from beit_jax.tasks import layers, on_device, pixels, tokenizer
+from beit_jax.tasks import device_augment, layers, pixel_targets, tokenizer
 from beit_jax.tasks.encoder import encoder_fields, features
 from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
 
@@ -213,7 +213,7 @@ class _MaskedModelling:
 
     def loss(self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
         if self.colours:
-            batch = on_device.finish(batch, key, self.colours, self.tokenizer_size)
+            batch = device_augment.finish(batch, key, self.colours, self.tokenizer_size)
         predicted, true, hidden = self.predict(params, frozen, batch, key)
         images = jnp.float32(batch["image"].shape[0])
         return self.scores(predicted, true, self.counted(hidden)) | {"masked_per_image": (jnp.sum(hidden), images)}
@@ -274,10 +274,10 @@ class _MaskedRegression(_MaskedModelling):
 
     def true(self, frozen: Params, batch: Batch, positions: jax.Array) -> jax.Array:
         """float32 `[b, k, p * p * 3]`."""
-        return jnp.take_along_axis(pixels.of_patches(batch["image"], self.grid), positions[..., None], axis=1)
+        return jnp.take_along_axis(pixel_targets.of_patches(batch["image"], self.grid), positions[..., None], axis=1)
 
     def scores(self, predicted: jax.Array, true: jax.Array, weights: jax.Array) -> Metrics:
-        return {"loss": pixels.squared_error(predicted, true, weights)}
+        return {"loss": pixel_targets.squared_error(predicted, true, weights)}
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         predicted, true, hidden = self.predict(params, frozen, batch)
@@ -287,7 +287,7 @@ class _MaskedRegression(_MaskedModelling):
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         images, mask = batch["image"], batch["mask"]
         side = images.shape[1] // self.grid
-        predicted = pixels.to_images(self.net.apply({"params": params}, images, mask, None), self.grid)
+        predicted = pixel_targets.to_images(self.net.apply({"params": params}, images, mask, None), self.grid)
         hidden = repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side)
         lowest = jnp.min(images, axis=(1, 2, 3), keepdims=True)
         highest = jnp.max(images, axis=(1, 2, 3), keepdims=True)

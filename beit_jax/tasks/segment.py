@@ -12,12 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.evals.segmentation import IGNORE, confusion
-from beit_jax.evals.segmentation import summarize as summarize_counts
-from beit_jax.evals.sliding_window import predict
 from beit_jax.models import setr_pup, upernet, vit
 from beit_jax.tasks.encoder import encoder_fields
-from beit_jax.tasks.segment_loss import cross_entropy
+from beit_jax.tasks.segmentation_loss import cross_entropy
+from beit_jax.tasks.segmentation_metrics import IGNORE, confusion
+from beit_jax.tasks.segmentation_metrics import summarize as summarize_counts
+from beit_jax.tasks.sliding_window import predict
 from beit_jax.tasks.task import STATISTICS, Batch, Metrics, Params, Rows, Task
 
 OVERLAY = 0.6  # share of the class's colour in pictures

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from beit_jax import __version__
 from beit_jax.errors import UserError
 from beit_jax.training.params import map_names
-from beit_jax.training.state import TrainState
+from beit_jax.training.train_step import TrainState
 
 FOLDER = "checkpoints"
 # What Orbax and its storage raise for files that are cut off, changed or gone. Anything else, such as a lack of memory,

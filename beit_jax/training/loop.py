@@ -15,16 +15,17 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax.config import to_json
+from beit_jax.runtime import preemption
+from beit_jax.runtime.distributed import from_main, is_main
+from beit_jax.runtime.watchdog import Watchdog
 from beit_jax.tasks.task import Batch, Params, Rows, Task
-from beit_jax.training import memory, origin, sharding, state, stop
+from beit_jax.training import initialize, memory, sharding, train_step
 from beit_jax.training import optimizer as optimizers
+from beit_jax.training.checkpoint_manager import Checkpoints
 from beit_jax.training.clock import Clock
-from beit_jax.training.distributed import from_main, is_main
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.metrics import MetricWriter
-from beit_jax.training.saving import Checkpoints
-from beit_jax.training.watchdog import Watchdog
-from beit_jax.training.window import Window
+from beit_jax.training.metrics_window import Window
 
 Watched = Callable[[Iterable[Rows]], Iterable[Rows]]
 Evaluation = Callable[[Mesh, Params, Params, Watched], dict[str, float]]
@@ -62,19 +63,19 @@ def train(
 
     Raises:
       UserError: what the user can mend: a checkpoint or a mesh that does not fit, a loss that is not finite.
-      stop.Stopped: the state is saved, for a signal asked to stop.
+      preemption.Stopped: the state is saved, for a signal asked to stop.
     """
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
     optimizer, learning_rate = optimizers.make(config.optimizer, total, warmup)
     with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
-        abstract = origin.abstract_state(task, optimizer, config.optimizer.ema > 0, mesh)
-        memory.check_whole(mesh, config.mesh.max_whole, abstract, origin.abstract_frozen(task, mesh))
-        at_end.callback(stop.release)  # when everything is closed
+        abstract = initialize.abstract_state(task, optimizer, config.optimizer.ema > 0, mesh)
+        memory.check_whole(mesh, config.mesh.max_whole, abstract, initialize.abstract_frozen(task, mesh))
+        at_end.callback(preemption.release)  # when everything is closed
         checkpoints = Checkpoints(run, config.keep, config.keep_every)
         at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
-        current, where_from = origin.initial_state(config, task, optimizer, checkpoints, run, mesh)
-        frozen = origin.load_frozen(config, task, mesh, run)
+        current, where_from = initialize.initial_state(config, task, optimizer, checkpoints, run, mesh)
+        frozen = initialize.load_frozen(config, task, mesh, run)
         step, evaluator = int(current.step), Evaluator(task, mesh)
         _note(run, memory.describe(current, frozen), "w")
         _say(f"{run.name}: {where_from}; {total} steps on {mesh.size} {jax.devices()[0].device_kind} device(s)")
@@ -113,7 +114,7 @@ def train(
                 meta |= {"config": to_json(config), "processes": jax.process_count()}
                 checkpoints.save(current, step, meta)
 
-        stop.hold()
+        preemption.hold()
         try:
             if checkpoints.meta and not results and _due(step, config.eval_every, total):
                 results = evaluate()  # which was stopped
@@ -137,24 +138,26 @@ def train(
                     left = speed.pop("seconds_left")
                     writer.write(step, {"epoch": step / per_epoch} | means | rate | speed)
                     _say(_progress(run.name, step, total, means | rate, speed, left, mesh.size))
-                stopping = stop.poll()
+                stopping = preemption.poll()
                 with clock.pause():
                     if saving:
                         save()
                     if _due(step, config.eval_every, total) and not stopping:
                         try:
                             results = evaluate()
-                        except stop.Stopping:
+                        except preemption.Stopping:
                             stopping = True
                     if stopping and not saving:
                         save(window=window.keep(step, checkpoints.latest_step()))
                 if stopping:
-                    raise stop.Stopping
+                    raise preemption.Stopping
                 if step == total:
                     break
             return results or evaluate()
-        except stop.Stopping:
-            raise stop.Stopped(f"{run.name}: stopped by SIGTERM at step {step}, which is saved; {stop.AGAIN}") from None
+        except preemption.Stopping:
+            raise preemption.Stopped(
+                f"{run.name}: stopped by SIGTERM at step {step}, which is saved; {preemption.AGAIN}"
+            ) from None
 
 
 def _due(step: int, every: int, last: int) -> bool:
@@ -166,7 +169,7 @@ def trace_step(
 ) -> jax.stages.Traced:
     """The training step, traced for a mesh from arrays or shapes; needs no data and, given shapes, no memory."""
     skip_bad = config.max_bad_steps > 0
-    step = state.make_step(task, optimizer, config.optimizer.accumulate, config.optimizer.ema, skip_bad)
+    step = train_step.make_step(task, optimizer, config.optimizer.accumulate, config.optimizer.ema, skip_bad)
     # Every process reads the metrics.
     out = sharding.shardings(mesh, current), sharding.whole(mesh)
     jitted = jax.jit(step, out_shardings=out, donate_argnums=0)
@@ -190,11 +193,11 @@ def _watched(batches: Iterable[Rows], watchdog: Watchdog) -> Iterator[Rows]:
     """The batches of an evaluation, which is left where the run is to stop.
 
     Raises:
-      stop.Stopping: in all processes at the same batch.
+      preemption.Stopping: in all processes at the same batch.
     """
     for number, batch in enumerate(batches):
-        if stop.poll():
-            raise stop.Stopping
+        if preemption.poll():
+            raise preemption.Stopping
         watchdog.beat()
         with contextlib.nullcontext() if number else watchdog.asleep():  # the first one waits for the compiler
             yield batch

@@ -11,7 +11,7 @@ from beit_jax.errors import UserError
 from beit_jax.tasks.task import Params
 from beit_jax.training.params import choose, flatten, map_names
 from beit_jax.training.sharding import PARTITION
-from beit_jax.training.state import TrainState
+from beit_jax.training.train_step import TrainState
 
 SMALL = 2**20  # bytes; biases, norms and tables are whole by rule, and of no weight
 

@@ -13,14 +13,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from beit_jax import command_line
+from beit_jax import cli
 from beit_jax.errors import UserError
-from beit_jax.visualize import attention_door, codes_doors
+from beit_jax.visualize import attention_command, token_commands
 
 
 def main(argv: Sequence[str]) -> None:
     """Makes the picture or page that the first argument names."""
-    parser = command_line.Parser(
+    parser = cli.Parser(
         prog="python -m beit_jax.visualize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = parser.add_subparsers(dest="what", required=True)
@@ -34,14 +34,14 @@ def main(argv: Sequence[str]) -> None:
         "NAME is the name of the workdir",
     )
     report.set_defaults(run=_report)
-    attention_door.add(names)
-    codes_doors.add(names)
+    attention_command.add(names)
+    token_commands.add(names)
     settings = parser.parse_args(argv)
     settings.run(settings)
 
 
 def _report(settings: argparse.Namespace) -> None:
-    workdirs = [command_line.local_folder("workdir", workdir) for workdir in dict.fromkeys(settings.workdirs)]
+    workdirs = [cli.local_folder("workdir", workdir) for workdir in dict.fromkeys(settings.workdirs)]
     for workdir in workdirs:
         if not (workdir / "config.json").is_file():
             raise UserError(f"{workdir} holds no run; expected the --workdir of beit_jax.train")
@@ -60,4 +60,4 @@ def _report(settings: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    command_line.run(main)
+    cli.run(main)

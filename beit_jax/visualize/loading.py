@@ -7,13 +7,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from beit_jax import command_line, tasks
+from beit_jax import cli, tasks
 from beit_jax.convert.pretrained import Pretrained, from_pretrained
 from beit_jax.errors import UserError
 from beit_jax.models import vit
 from beit_jax.tasks import pretrain
-from beit_jax.training import checkpoint, origin
-from beit_jax.training.adapt import adapt
+from beit_jax.training import checkpoint, initialize
+from beit_jax.training.interpolate_positions import adapt
 from beit_jax.training.sharding import AXES, make_mesh
 
 Params = dict[str, Any]
@@ -106,7 +106,7 @@ def masked_model(name: str, tokenizer_name: str) -> tuple[Pretrained, Pretrained
 
 
 def _load(flag: str, name: str) -> Pretrained:
-    command_line.local_folder(flag, name)
+    cli.local_folder(flag, name)
     return from_pretrained(name)
 
 
@@ -125,4 +125,4 @@ def _frozen(name: str, config: ConfigDict) -> dict[str, Params]:
     run: Path = checkpoint.locate(name).parents[1]
     mesh = make_mesh(dict.fromkeys(AXES, 1), jax.devices()[:1])
     with jax.set_mesh(mesh):
-        return jax.tree.map(np.asarray, origin.load_frozen(config, tasks.create(config), mesh, run))
+        return jax.tree.map(np.asarray, initialize.load_frozen(config, tasks.create(config), mesh, run))

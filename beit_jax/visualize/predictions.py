@@ -9,8 +9,8 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import tasks
-from beit_jax.block_mask import block_mask
 from beit_jax.convert.pretrained import Pretrained
+from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
 from beit_jax.models import dvae
 from beit_jax.tasks import pretrain

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from beit_jax import benchmark
-from beit_jax.block_mask import block_mask
+from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
 
 

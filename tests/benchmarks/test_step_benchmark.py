@@ -11,7 +11,7 @@ import tiny
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.benchmarks import made_up, program, step, table, timing
+from beit_jax.benchmarks import program, step, synthetic, table, timing
 from beit_jax.convert import names
 from beit_jax.errors import UserError
 from beit_jax.training import sharding
@@ -49,7 +49,7 @@ def test_the_named_interface_without_tensorflow(repository):
 def test_made_up_batches_can_be_learned_from(task):
     config = program.complete(tiny.config(task), "", "auto")
     made = tasks.create(config)
-    rows = made_up.rows(config, made)
+    rows = synthetic.rows(config, made)
     made.check(rows)
     assert {name: (spec.shape, spec.dtype) for name, spec in made.batch_spec(config.batch_size).items()} == {
         name: (values.shape, values.dtype) for name, values in rows.items()
@@ -59,7 +59,7 @@ def test_made_up_batches_can_be_learned_from(task):
 def test_steps_change_the_state():
     config = program.complete(tiny.config("classify"), "", "auto")
     made = program.make(config)
-    contestant = step.Step(made, made_up.rows(config, made.task))
+    contestant = step.Step(made, synthetic.rows(config, made.task))
     contestant(0, 1)
     first = contestant.loss
     contestant(1, 5)
@@ -69,8 +69,8 @@ def test_steps_change_the_state():
 def test_given_tokens_are_the_same_loss():
     config = program.complete(tiny.config("pretrain"), "", "auto")
     task = tasks.create(config)
-    given = made_up.with_tokens(config)
-    rows, key = made_up.rows(config, task), jax.random.key(3)
+    given = synthetic.with_tokens(config)
+    rows, key = synthetic.rows(config, task), jax.random.key(3)
     net = tasks.pretrain.tokenizer.model(config.tokenizer)
 
     @jax.jit
@@ -97,10 +97,10 @@ def test_masks_follow_the_ops():
         ("decode|random_mask(75)", 75),
     ):
         config.data.ops = ops
-        counts = made_up.masks(config, np.random.default_rng(0), shape).sum(axis=(1, 2))
+        counts = synthetic.masks(config, np.random.default_rng(0), shape).sum(axis=(1, 2))
         assert counts.max() == 75 and lowest <= counts.min(), ops
     config.data.ops = "decode|blockwise_mask(num_masked=20, min_block=4)"
-    counts = made_up.masks(config, np.random.default_rng(0), shape).sum(axis=(1, 2))
+    counts = synthetic.masks(config, np.random.default_rng(0), shape).sum(axis=(1, 2))
     assert 10 < counts.mean() <= counts.max() == 20
 
 
@@ -142,7 +142,7 @@ def test_what_cannot_be_measured_is_refused():
 
 def test_beside_torch(monkeypatch, torchvision_without_its_binary):
     pytest.importorskip("torch")
-    from beit_jax.benchmarks.torch_peer import TorchPeer
+    from beit_jax.benchmarks.torch_baseline import TorchPeer
 
     everywhere = sharding.make_mesh
     monkeypatch.setattr(program.sharding, "make_mesh", lambda sizes: everywhere(sizes, jax.devices()[:1]))
@@ -155,7 +155,7 @@ def test_beside_torch(monkeypatch, torchvision_without_its_binary):
     assert found["loss"] < np.log(16) + 0.3 and found["peer"]["loss"] < np.log(16) + 0.3
 
     made = program.make(config)
-    rows = made_up.rows(config, made_up.with_tokens(config))
+    rows = synthetic.rows(config, synthetic.with_tokens(config))
     peer = TorchPeer(config, "float32", rows)
     ours = sum(leaf.size for leaf in jax.tree.leaves(made.state.params))
     assert sum(parameter.numel() for parameter in peer._model.parameters()) == ours
@@ -169,12 +169,12 @@ def test_beside_timm(monkeypatch, torchvision_without_its_binary):
     """With our parameters timm's loss is ours on the same rows, and its model learns."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
-    from beit_jax.benchmarks.torch_peer import TorchPeer
+    from beit_jax.benchmarks.torch_baseline import TorchPeer
 
     config = program.complete(tiny.config("pretrain"), "", "auto")
     config.model.drop_path = 0.0
-    task = made_up.with_tokens(config)
-    rows, key = made_up.rows(config, task), jax.random.key(5)
+    task = synthetic.with_tokens(config)
+    rows, key = synthetic.rows(config, task), jax.random.key(5)
     params = jax.tree.map(lambda leaf: leaf + 0.1 * jax.random.normal(key, leaf.shape), task.init(key))
     total, count = task.loss(params, {}, rows, key, 0)["loss"]
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}

@@ -8,7 +8,7 @@ from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.convert import preprocessing
 from beit_jax.convert.pretrained import Pretrained
-from beit_jax.pixel_statistics import STATISTICS
+from beit_jax.models.pixel_statistics import STATISTICS
 
 POSITIONS = {"absolute": ("none", True), "shared": ("shared", False), "per_block": ("per_block", False)}
 

@@ -8,8 +8,8 @@ from PIL import Image
 import beit_jax
 from beit_jax.convert import files, preprocessing, verify
 from beit_jax.convert.__main__ import main as convert
-from beit_jax.pixel_statistics import STATISTICS
-from beit_jax.training import adapt
+from beit_jax.models.pixel_statistics import STATISTICS
+from beit_jax.training import interpolate_positions
 from beit_jax.training.params import flatten, unflatten
 
 torch = pytest.importorskip("torch")
@@ -198,11 +198,11 @@ def test_named_ways_of_resizing(side):
     table = torch.randn(27 * 27 + 3, 5, generator=torch.Generator().manual_seed(0))
     square = table[:-3].T.reshape(1, 5, 27, 27)
     bilinear = torch.nn.functional.interpolate(square, size=(side, side), mode="bilinear", align_corners=False)
-    ours = adapt.even_table(27, side)
+    ours = interpolate_positions.even_table(27, side)
     np.testing.assert_allclose(np.einsum("yi,xj,hij->hyx", ours, ours, square[0]), bilinear[0], atol=1e-5)
     timm = pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
     theirs = timm.layers.resize_rel_pos_bias_table(table, (grid, grid), (side * side + 3, 5))
-    ours = adapt.linear_table(27, side)
+    ours = interpolate_positions.linear_table(27, side)
     out = np.einsum("yi,xj,hij->hyx", ours, ours, square[0]).reshape(5, -1).T
     np.testing.assert_allclose(out, theirs[:-3], atol=1e-5)
     np.testing.assert_array_equal(theirs[-3:], table[-3:])
@@ -213,7 +213,7 @@ def test_named_ways_of_resizing(side):
 def test_positions_resized_as_pytorch(grid, antialias):
     positions = torch.randn(1, 5, 14, 14, generator=torch.Generator().manual_seed(0))
     theirs = torch.nn.functional.interpolate(positions, size=(grid, grid), mode="bicubic", antialias=antialias)
-    ours = (adapt.bicubic_antialiased if antialias else adapt.bicubic)(14, grid)
+    ours = (interpolate_positions.bicubic_antialiased if antialias else interpolate_positions.bicubic)(14, grid)
     np.testing.assert_allclose(np.einsum("yi,xj,hij->hyx", ours, ours, positions[0]), theirs[0], atol=1e-5)
 
 

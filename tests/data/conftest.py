@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from beit_jax.data import digits
+from beit_jax.data.sources import digits
 
 
 def _picture(seed: int, height: int, width: int) -> np.ndarray:

@@ -6,7 +6,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from beit_jax.data import crop_box, ops_crop, ops_image, pipeline
+from beit_jax.data import pipeline
+from beit_jax.data.ops import crop, crop_box
+from beit_jax.data.ops import image as image_ops
 from beit_jax.errors import UserError
 
 OPS = "decode_view(12)|flip_lr|blockwise_mask(5, 2, 4)|keep('image', 'mask')|keep_levels"
@@ -16,7 +18,7 @@ BAD, ODD = image_zoo.bad(), image_zoo.odd()
 @pytest.fixture(scope="module")
 def views():
     """Runs the op on a file, traced once."""
-    op = tf.function(ops_crop.decode_view(24), autograph=False)
+    op = tf.function(crop.decode_view(24), autograph=False)
     return lambda content, seed: {
         key: value.numpy() for key, value in op({"image": tf.constant(content)}, tf.constant(seed, tf.int64)).items()
     }
@@ -56,7 +58,7 @@ def test_bad_images_are_marked_whatever_the_box(views, name):
 
 def test_flip_mirrors_both_views(both_ways, picture):
     features = {"image": picture(0, 8, 8), "tokenizer_image": picture(1, 4, 4)}
-    found = both_ways(ops_image.flip_lr(1.0), features, [0, 0])
+    found = both_ways(image_ops.flip_lr(1.0), features, [0, 0])
     for name, image in features.items():
         np.testing.assert_array_equal(found[name], image[:, ::-1])
 
@@ -95,8 +97,8 @@ def test_bad_images_are_replaced_and_counted(data_config, tmp_path):
 
 
 def test_mistakes():
-    op = ops_crop.decode_view(8)
+    op = crop.decode_view(8)
     with pytest.raises(UserError, match="put it in the place of decode"):
         op({"image": tf.zeros([4, 4, 3], tf.uint8)}, tf.constant([0, 0], tf.int64))
     with pytest.raises(UserError, match="decode_view: found the size 0"):
-        ops_crop.decode_view(0)
+        crop.decode_view(0)

@@ -14,7 +14,7 @@ from doors import command, refused
 from runs import Run, numbers
 
 from beit_jax import train
-from beit_jax.training import lock, stop
+from beit_jax.runtime import lock, preemption
 
 pytestmark = [pytest.mark.usefixtures("in_the_checkout"), pytest.mark.slow]
 SETTINGS = ["--config.steps=8", "--config.log_every=2", "--config.save_every=2", "--config.keep=2"]
@@ -120,8 +120,8 @@ def test_files_that_cannot_grow(at_six, finished):
 def test_told_to_stop_before_and_in_an_evaluation(finished, tmp_path, call):
     """Of step 3, which is not one that is saved: the third call is that after the step, the others are in it."""
     calls = itertools.count(1)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(stop.Stopped) as stopped:
-        patch.setattr(stop, "poll", lambda: next(calls) >= call)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Stopped) as stopped:
+        patch.setattr(preemption, "poll", lambda: next(calls) >= call)
         train.main(command("pretrain", tmp_path, *SETTINGS))
     assert "stopped by SIGTERM at step 3, which is saved" in stopped.value.text
     assert steps(tmp_path) == [2, 3]

@@ -9,10 +9,10 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.errors import UserError
-from beit_jax.evals.segmentation import IGNORE
 from beit_jax.tasks import segment
+from beit_jax.tasks.segmentation_metrics import IGNORE
 from beit_jax.tasks.task import STATISTICS
-from beit_jax.training import optimizer, sharding, state
+from beit_jax.training import optimizer, sharding, train_step
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.params import choose, flatten
 
@@ -58,8 +58,8 @@ def test_running_statistics_are_the_step_s_and_have_no_gradient_and_no_decay(mad
     config, task, params = made
     tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=0)
     batch = device_batch(task)
-    current = state.TrainState(jnp.int32(0), params, tx.init(params), None)
-    after, _ = jax.jit(state.make_step(task, tx, accumulate))(current, {}, batch, jax.random.key(0))
+    current = train_step.TrainState(jnp.int32(0), params, tx.init(params), None)
+    after, _ = jax.jit(train_step.make_step(task, tx, accumulate))(current, {}, batch, jax.random.key(0))
     before, found = flatten(params), flatten(after.params)
     names = [name for name in before if name.endswith(("/mean", "/var"))]
     assert names and not any(choose(optimizer.DECAY, name) for name in names)

@@ -5,7 +5,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.errors import UserError
-from beit_jax.training import checkpoint, optimizer, origin, saving, sharding, state
+from beit_jax.training import checkpoint, checkpoint_manager, initialize, optimizer, sharding, train_step
 from beit_jax.training.params import flatten
 
 
@@ -13,9 +13,9 @@ def saved(run, mesh):
     """A checkpoint of step 0, written from a mesh, and what was written."""
     task = tasks.create(tiny("pretrain"))
     tx, _ = optimizer.make(tiny("pretrain").optimizer, 10, 2)
-    placement = jax.tree.map(lambda leaf: leaf.sharding, origin.abstract_state(task, tx, True, mesh))
-    current = jax.jit(lambda key: state.create(task, tx, key, True), out_shardings=placement)(jax.random.key(0))
-    checkpoints = saving.Checkpoints(run)
+    placement = jax.tree.map(lambda leaf: leaf.sharding, initialize.abstract_state(task, tx, True, mesh))
+    current = jax.jit(lambda key: train_step.create(task, tx, key, True), out_shardings=placement)(jax.random.key(0))
+    checkpoints = checkpoint_manager.Checkpoints(run)
     checkpoints.save(current, 0, {"config": "{}"})
     checkpoints.close()
     return task, tx, jax.device_get(current)
@@ -24,8 +24,8 @@ def saved(run, mesh):
 def test_restores_onto_another_mesh(tmp_path):
     task, tx, written = saved(tmp_path, sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
     mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
-    abstract = origin.abstract_state(task, tx, True, mesh)
-    restored = saving.Checkpoints(tmp_path).restore(abstract)
+    abstract = initialize.abstract_state(task, tx, True, mesh)
+    restored = checkpoint_manager.Checkpoints(tmp_path).restore(abstract)
     kernel = flatten(restored.params)["encoder/blocks/mlp/fc1/kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 64)
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), written)

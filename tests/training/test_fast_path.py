@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax import tasks
-from beit_jax.benchmarks import made_up, program
+from beit_jax.benchmarks import program, synthetic
 from beit_jax.tasks import pretrain
-from beit_jax.training import optimizer, state
+from beit_jax.training import optimizer, train_step
 
 STEPS = 50
 
@@ -22,15 +22,15 @@ def setting():
     config = program.complete(configs.load("configs/pretrain.py:runlocal"), "", dtype="float32")
     config.batch_size, config.model.drop_path = 8, 0.0
     task = tasks.create(config)
-    batches = [made_up.rows(ConfigDict({**config, "seed": seed}), task) for seed in range(STEPS)]
+    batches = [synthetic.rows(ConfigDict({**config, "seed": seed}), task) for seed in range(STEPS)]
     return config, task, batches, optimizer.make(config.optimizer, STEPS, 5)[0]
 
 
 def losses(config: ConfigDict, task: tasks.Task, batches: list, tx: optax.GradientTransformation) -> list:
     """Losses of the step that runs use, from the same start."""
     frozen = {name: part.init(jax.random.key(2)) for name, part in task.frozen.items()}
-    current = state.create(task, tx, jax.random.key(1), ema=False)
-    step = jax.jit(state.make_step(task, tx, 1, 0.0, False), donate_argnums=0)
+    current = train_step.create(task, tx, jax.random.key(1), ema=False)
+    step = jax.jit(train_step.make_step(task, tx, 1, 0.0, False), donate_argnums=0)
     found = []
     for batch in batches:
         current, metrics = step(current, frozen, batch, jax.random.key(3))
@@ -99,7 +99,7 @@ def test_losses_with_tokens_given(setting, plain):
     given = [{**batch, "tokens": np.asarray(encode(batch["tokenizer_image"]))} for batch in batches]
     for batch in given:
         del batch["tokenizer_image"]
-    found = losses(config, made_up.with_tokens(config), given, tx)
+    found = losses(config, synthetic.with_tokens(config), given, tx)
     np.testing.assert_allclose(found, plain, atol=1e-5, rtol=0)
 
 

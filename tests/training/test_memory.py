@@ -8,8 +8,8 @@ from jax.sharding import NamedSharding
 
 from beit_jax.errors import UserError
 from beit_jax.training import memory, sharding
-from beit_jax.training.origin import with_shardings
-from beit_jax.training.state import TrainState
+from beit_jax.training.initialize import with_shardings
+from beit_jax.training.train_step import TrainState
 
 MIB = 2**20
 

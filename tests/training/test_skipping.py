@@ -8,7 +8,7 @@ from batches import random_batch
 from tiny import config as tiny
 
 from beit_jax import tasks
-from beit_jax.training import loop, optimizer, origin, sharding, state
+from beit_jax.training import initialize, loop, optimizer, sharding, train_step
 
 
 def test_a_bad_step_changes_nothing_but_the_number_of_steps():
@@ -17,12 +17,12 @@ def test_a_bad_step_changes_nothing_but_the_number_of_steps():
     task, mesh = tasks.create(config), sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
     tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=2)
     with jax.set_mesh(mesh):
-        abstract = origin.abstract_state(task, tx, True, mesh)
+        abstract = initialize.abstract_state(task, tx, True, mesh)
         current = jax.jit(
-            lambda key: state.create(task, tx, key, True),
+            lambda key: train_step.create(task, tx, key, True),
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
         )(jax.random.key(0))
-        frozen = origin.load_frozen(config, task, mesh, Path("unused"))
+        frozen = initialize.load_frozen(config, task, mesh, Path("unused"))
         step = loop.trace_step(config, task, tx, mesh, current, frozen).lower().compile()
         states, skipped = [jax.device_get(current)], []
         for index in range(3):

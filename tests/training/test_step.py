@@ -11,7 +11,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.config import TASKS
-from beit_jax.training import loop, optimizer, origin, sharding, state
+from beit_jax.training import initialize, loop, optimizer, sharding, train_step
 from beit_jax.training.params import flatten
 
 STEPS = 3
@@ -22,12 +22,12 @@ def run_steps(config, mesh, steps=STEPS):
     task = tasks.create(config)
     tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=2)
     with jax.set_mesh(mesh):
-        abstract = origin.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
+        abstract = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
         current = jax.jit(
-            lambda key: state.create(task, tx, key, config.optimizer.ema > 0),
+            lambda key: train_step.create(task, tx, key, config.optimizer.ema > 0),
             out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
         )(jax.random.key(0))
-        frozen = origin.load_frozen(config, task, mesh, Path("unused"))
+        frozen = initialize.load_frozen(config, task, mesh, Path("unused"))
         step = loop.trace_step(config, task, tx, mesh, current, frozen).lower().compile()
         losses = []
         for index in range(steps):
@@ -70,7 +70,7 @@ def test_state_is_split_over_fsdp():
     config, mesh = tiny("pretrain"), sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     task = tasks.create(config)
     tx, _ = optimizer.make(config.optimizer, 10, 2)
-    abstract = origin.abstract_state(task, tx, True, mesh)
+    abstract = initialize.abstract_state(task, tx, True, mesh)
     name = "encoder/blocks/mlp/fc1/kernel"
     trees = [abstract.params, abstract.ema]
     adam = next(

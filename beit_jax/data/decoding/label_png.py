@@ -1,0 +1,45 @@
+"""Label maps as PNG files, read as the numbers that are stored; TensorFlow alone would give a palette's colours."""
+
+import zlib
+
+import tensorflow as tf
+
+from beit_jax.data.decoding.assertions import require
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
+BITS, KIND, CHECKSUM, END = 24, 25, 29, 33  # places in the file: numbers of one byte, and the header's CRC-32
+GREY, PALETTE = 0, 3
+# The CRC is linear: another kind of pixels changes it by the same bits, whatever else is in the header.
+CHANGE = zlib.crc32(b"IHDR" + bytes(9) + bytes([PALETTE, 0, 0, 0])) ^ zlib.crc32(b"IHDR" + bytes(13))
+
+
+def decode_labels(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """uint8 `[h, w, 1]` of the bytes of a PNG file, or TensorFlow's errors; and whether they are labels, a scalar bool.
+
+    They are where a pixel is one number of at most 8 bits, grey level or place in a palette, and not a colour.
+    """
+    require(tf.strings.substr(encoded, 0, len(SIGNATURE)) == SIGNATURE, "this is no PNG file")
+    bits, kind = tf.unstack(tf.cast(_numbers(encoded, BITS, KIND + 1), tf.int32), num=2)
+    encoded = tf.cond(kind == PALETTE, lambda: _as_grey(encoded), lambda: encoded)
+    levels = tf.cast(tf.io.decode_png(encoded, channels=1), tf.int32)
+    # Numbers of 1, 2 and 4 bits come stretched to 0..255.
+    stretch = 255 // (tf.bitwise.left_shift(1, tf.minimum(bits, 8)) - 1)
+    return tf.cast(levels // stretch, tf.uint8), (bits <= 8) & ((kind == GREY) | (kind == PALETTE))
+
+
+def _numbers(encoded: tf.Tensor, start: int, end: int) -> tf.Tensor:
+    return tf.io.decode_raw(tf.strings.substr(encoded, start, end - start), tf.uint8)
+
+
+def _as_grey(encoded: tf.Tensor) -> tf.Tensor:
+    """The file with its header rewritten, so that places in the palette pass for grey levels."""
+    checksum = tf.bitwise.bitwise_xor(_numbers(encoded, CHECKSUM, END), tf.constant(list(CHANGE.to_bytes(4)), tf.uint8))
+    every_byte = tf.constant([bytes([value]) for value in range(256)])
+    parts = [
+        tf.strings.substr(encoded, 0, KIND),
+        tf.constant(bytes([GREY])),
+        tf.strings.substr(encoded, KIND + 1, CHECKSUM - KIND - 1),
+        tf.strings.reduce_join(tf.gather(every_byte, tf.cast(checksum, tf.int32))),
+        tf.strings.substr(encoded, END, -1),
+    ]
+    return tf.strings.join(parts)

@@ -1,0 +1,171 @@
+"""Ops that crop and resize. Pixels are uint8 before and after, as in Pillow."""
+
+import tensorflow as tf
+
+from beit_jax.data.decoding.decode import DCT, LABEL_MAP, decode_rgb, marked
+from beit_jax.data.decoding.image_header import MAX_PIXELS
+from beit_jax.data.ops import crop_box
+from beit_jax.data.ops.pixel_levels import columns_first
+from beit_jax.data.ops.resample import check_levels, check_method, resize_columns
+from beit_jax.data.ops.resample import resize as resample
+from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.errors import UserError
+
+END_OF_JPEG = b"\xff\xd9"
+MARGIN = 2  # pixels
+
+
+def check_size(op: str, *sizes: int) -> None:
+    """Raises UserError unless the sizes are whole numbers above 0."""
+    for size in sizes:
+        if not isinstance(size, int) or size < 1:
+            raise UserError(f"{op}: found the size {size!r}; expected a whole number of pixels, at least 1")
+
+
+@register()
+def resize(size: int, method: str = "bicubic") -> Op:
+    """Resizes `image` to `[size, size, 3]`; the aspect ratio is not kept."""
+    check_size("resize", size)
+    check_method(method)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        return {**features, "image": resample(features["image"], size, size, method)}
+
+    return op
+
+
+@register()
+def resize_small(size: int, method: str = "bicubic") -> Op:
+    """Resizes `image` so that its shorter side is `size` pixels; the longer one is rounded down (torchvision)."""
+    check_size("resize_small", size)
+    check_method(method)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        shape = tf.shape(features["image"])[:2]
+        height, width = tf.unstack(size * shape // tf.reduce_min(shape), num=2)
+        return {**features, "image": resample(features["image"], height, width, method)}
+
+    return op
+
+
+@register()
+def central_crop(size: int) -> Op:
+    """Cuts the central `[size, size, 3]` out of `image`, which must be at least that large: resize_small sees to it."""
+    check_size("central_crop", size)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        image = features["image"]
+        room = tf.shape(image)[:2] - size
+        # Half to even as in torchvision, by integers.
+        corner = room // 2 + tf.where((room % 2 == 1) & ((room // 2) % 2 == 1), 1, 0)
+        return {**features, "image": tf.slice(image, [corner[0], corner[1], 0], [size, size, 3])}
+
+    return op
+
+
+@register(random=True)
+def random_resized_crop(
+    size: int,
+    scale_min: float = 0.08,
+    scale_max: float = 1.0,
+    ratio: tuple[float, float] = crop_box.RATIO,
+    method: str = "bicubic",
+) -> Op:
+    """A random box of `image` (see `crop_box.box_from_draws`), resized to `[size, size, 3]`."""
+    check_size("random_resized_crop", size)
+    crop_box.check_scale("random_resized_crop", scale_min, scale_max, ratio)
+    check_method(method)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        box = crop_box.random_box(seed, features["image"], (scale_min, scale_max), ratio)
+        return {**features, "image": resample(crop_box.crop(features["image"], box), size, size, method)}
+
+    return op
+
+
+@register(random=True)
+def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+    """Two resizings of one random box, for masked image modelling (unilm `beit/transforms.py`).
+
+    `image` becomes `[size, size, 3]` by bicubic and `tokenizer_image` `[tokenizer_size, tokenizer_size, 3]` by Lanczos.
+    """
+    check_size("two_views", size, tokenizer_size)
+    crop_box.check_scale("two_views", scale_min, scale_max)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        box = crop_box.random_box(seed, features["image"], (scale_min, scale_max))
+        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
+
+    return op
+
+
+@register()
+def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op:
+    """`two_views` of the central square, for evaluation; its side is `share` of the image's shorter side.
+
+    The default is the part that the official evaluation of classifiers at 224 keeps (224 / 256).
+    """
+    check_size("two_views_center", size, tokenizer_size)
+    if not 0 < share <= 1:
+        raise UserError(f"two_views_center: found the share {share}; expected a number above 0 and at most 1")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        box = crop_box.central_square(features["image"], share)
+        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
+
+    return op
+
+
+@register(random=True)
+def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+    """`decode` and the first of `two_views`: of a JPEG file the box is chosen by its header, and it alone is decoded.
+
+    The step makes the other view of this one (`on_device` of the config). Other files, and those that do not end as a
+    JPEG file does, are decoded whole: so whether an image can be read does not depend on the box.
+    """
+    check_size("decode_view", size)
+    crop_box.check_scale("decode_view", scale_min, scale_max)
+    scale = (scale_min, scale_max)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if features["image"].dtype != tf.string or LABEL_MAP in features:
+            raise UserError("decode_view expects encoded images without label maps; put it in the place of decode")
+        features = marked(features)
+        encoded = features["image"]
+
+        def whole() -> tf.Tensor:
+            image = decode_rgb(encoded)
+            return crop_box.crop(image, crop_box.random_box(seed, image, scale))
+
+        is_whole_jpeg = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
+        cropped = tf.cond(is_whole_jpeg, lambda: _part(encoded, seed, scale), whole)
+        check_levels(cropped)
+        view = resize_columns(columns_first(cropped), size, size, "bicubic")
+        return {**features, "image": view}
+
+    return op
+
+
+def _part(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tf.Tensor:
+    """A random box of a JPEG file, or TensorFlow's errors.
+
+    Colours at the sides of what is decoded lack those of their neighbours, so that it has a margin.
+    """
+    sides = tf.io.extract_jpeg_shape(encoded)[:2]
+    few = tf.reduce_prod(tf.cast(sides, tf.int64)) <= MAX_PIXELS
+    box = crop_box.random_box_within(seed, sides[0], sides[1], scale)
+    corner, end = tf.maximum(box[:2] - MARGIN, 0), tf.minimum(box[:2] + box[2:] + MARGIN, sides)
+    window = tf.concat([corner, end - corner], 0)
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=few, data=[sides])]):
+        decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
+    return crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0))
+
+
+def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:
+    check_levels(cropped)
+    columns = columns_first(cropped)
+    return {
+        **features,
+        "image": resize_columns(columns, size, size, "bicubic"),
+        "tokenizer_image": resize_columns(columns, tokenizer_size, tokenizer_size, "lanczos"),
+    }

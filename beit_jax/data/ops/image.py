@@ -1,0 +1,110 @@
+"""Ops that decode, flip and scale pixels, which are uint8 from `decode` on and float32 once normalized."""
+
+import tensorflow as tf
+
+from beit_jax.data.decoding.decode import LABEL_MAP, decode_pair, decode_rgb, marked
+from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.errors import UserError
+from beit_jax.models.pixel_statistics import STATISTICS
+
+LEVELS = "_levels"  # there where images are to stay uint8
+MARGIN = 0.1
+
+
+@register()
+def decode() -> Op:
+    """Decodes `image` from file bytes to uint8 `[h, w, 3]`; what cannot be read is one black pixel, and marked.
+
+    A `label_map` beside it becomes uint8 `[h, w, 1]`; of a pair, neither is used if one cannot be read. Label maps in
+    colour or of another size than their image end the input.
+    """
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if features["image"].dtype != tf.string:
+            raise UserError("decode found an image that is decoded already; expected it once, as the first op")
+        features = marked(features)
+        if LABEL_MAP in features:
+            return {**features, **decode_pair(features)}
+        return {**features, "image": decode_rgb(features["image"])}
+
+    return op
+
+
+@register(random=True)
+def flip_lr(p: float = 0.5) -> Op:
+    """Mirrors `image`, and a `tokenizer_image` or `label_map` beside it, left to right with probability `p`."""
+    if not 0 <= p <= 1:
+        raise UserError(f"flip_lr: found the probability {p}; expected a number between 0 and 1")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        axes = tf.ones([tf.cast(tf.random.stateless_uniform([], seed) < p, tf.int32)], tf.int32)  # [1] or none
+        images = {key: features[key] for key in ("image", "tokenizer_image", LABEL_MAP) if key in features}
+        # Twenty times as fast as a slice with a step of -1.
+        return {**features, **{key: tf.reverse(image, axes) for key, image in images.items()}}
+
+    return op
+
+
+def unit_range(image: tf.Tensor) -> tf.Tensor:
+    """float32 pixels in [0, 1] from uint8; float32 pixels as they are."""
+    return tf.cast(image, tf.float32) / 255 if image.dtype == tf.uint8 else image
+
+
+@register("any")
+def normalize(mean: str | float | tuple = "inception", std: float | tuple | None = None) -> Op:
+    """(pixels in [0, 1] - mean) / std on `image`, one number or one per channel; a name stands for both.
+
+    "inception" is 0.5 and 0.5, the official default; "imagenet" the statistics of ImageNet-1k
+    (`--imagenet_default_mean_and_std`).
+    """
+    if isinstance(mean, str):
+        if mean not in STATISTICS or std is not None:
+            raise UserError(f"normalize: found {mean!r}; expected {' or '.join(STATISTICS)}, or a mean and a std")
+        mean, std = STATISTICS[mean]
+    if std is None:
+        raise UserError("normalize: found a mean without a std; give both, or the name of a pair")
+    mean, std = tf.constant(mean, tf.float32), tf.constant(std, tf.float32)
+    if any(value.shape not in ((), (3,)) for value in (mean, std)) or tf.reduce_any(std <= 0):
+        raise UserError("normalize: expected one number or three for mean and std, and a std above 0")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        pixels = unit_range(features["image"])
+        # For all pixels of a row: TensorFlow takes several times as long to go through three numbers again and again.
+        row = [tf.shape(pixels)[-2], 3]
+        pixels = (pixels - tf.broadcast_to(mean, row)) / tf.broadcast_to(std, row)
+        return {**features, "image": pixels}
+
+    return op
+
+
+@register("any")
+def map_pixels(key: str = "tokenizer_image") -> Op:
+    """Squeezes pixels from [0, 1] to [0.1, 0.9], the input of OpenAI's dVAE (`dall_e/utils.py`)."""
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if key not in features:
+            raise UserError(f"map_pixels: there is no '{key}'; the images are {', '.join(sorted(features))}")
+        return {**features, key: (1 - 2 * MARGIN) * unit_range(features[key]) + MARGIN}
+
+    return op
+
+
+@register("batch")
+def keep_levels() -> Op:
+    """Leaves uint8 images as they are: a quarter of the bytes for those who scale them later (`tasks.on_device`)."""
+    return lambda features, seeds: {**features, LEVELS: tf.constant(True)}
+
+
+@register("any")
+def keep(*names: str) -> Op:
+    """Drops every feature that is not named."""
+    if not names:
+        raise UserError("keep: found no names; expected those of the features to keep, such as keep('image', 'label')")
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        missing = [name for name in names if name not in features]
+        if missing:
+            raise UserError(f"keep: there is no '{missing[0]}'; the features are {', '.join(sorted(features))}")
+        return {key: value for key, value in features.items() if key in names or key.startswith("_")}
+
+    return op

@@ -1,0 +1,243 @@
+"""RandAugment (arXiv 1909.13719) with timm's increasing operations: the official `--aa rand-m9-mstd0.5-inc1`.
+
+Pixels are uint8 levels and each operation has Pillow's arithmetic. TensorFlow's own warping knows no bicubic filter,
+and libraries that have RandAugment draw from a state, which would end the addressing of every draw by (seed, epoch,
+example).
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from beit_jax.data.ops.color import brightness, contrast, saturation
+from beit_jax.data.ops.pixel_levels import columns_first, rows_first
+from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.errors import UserError
+from beit_jax.models.pixel_statistics import STATISTICS
+
+MAX_LEVEL = 10.0
+OUTSIDE = -1.0  # what a warp puts where it reaches beyond the image, until it is filled
+
+Augmentation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # levels float32 [h, w, 3], level, sign
+
+
+@register(random=True)
+def randaugment(
+    count: int = 2, level: float = 9.0, deviation: float = 0.5, probability: float = 0.5, statistics: str = "inception"
+) -> Op:
+    """`count` operations on uint8 `image`, drawn with replacement (`--aa`).
+
+    Args:
+      count: operations drawn for each image.
+      level: mean magnitude, 0 to 10.
+      deviation: standard deviation of the magnitude, which is clipped to 0..10.
+      probability: that a drawn operation is applied.
+      statistics: whose mean fills what lies beyond the image, see `ops_image.normalize`.
+    """
+    if not (count >= 0 and 0 <= level <= MAX_LEVEL and deviation >= 0 and 0 <= probability <= 1):
+        raise UserError(
+            f"randaugment: found {count}, {level}, {deviation}, {probability}; expected a number of operations, a "
+            "level from 0 to 10, a deviation and a probability"
+        )
+    if statistics not in STATISTICS:
+        raise UserError(f"randaugment: found {statistics!r}; expected {' or '.join(STATISTICS)}")
+    mean = np.broadcast_to(STATISTICS[statistics][0], 3)
+    fill = tf.constant(np.round(255 * mean), tf.float32)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        if features["image"].dtype != tf.uint8:
+            raise UserError("randaugment: expected uint8 pixels; put it before normalize")
+        seeds = tf.random.experimental.stateless_split(seed, 3)
+        which = tf.random.stateless_uniform([count], seeds[0], maxval=len(AUGMENTATIONS), dtype=tf.int32)
+        draws = tf.random.stateless_uniform([count, 2], seeds[1])
+        levels = level + deviation * tf.random.stateless_normal([count], seeds[2])
+        levels = tf.clip_by_value(levels, 0.0, MAX_LEVEL)
+        image = tf.cast(features["image"], tf.float32)
+        for turn in range(count):
+            sign = tf.where(draws[turn, 1] < 0.5, -1.0, 1.0)
+            image = tf.cond(
+                draws[turn, 0] < probability,
+                lambda image=image, turn=turn, sign=sign: _apply(which[turn], image, levels[turn], sign),
+                lambda image=image: image,
+            )
+            image = tf.where(image == OUTSIDE, fill, image)
+        return {**features, "image": tf.ensure_shape(tf.cast(image, tf.uint8), features["image"].shape)}
+
+    return op
+
+
+def _apply(which: tf.Tensor, image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    share = level / MAX_LEVEL
+    branches = [lambda function=function: function(image, share, sign) for function in AUGMENTATIONS.values()]
+    return tf.switch_case(which, branches)
+
+
+def _by_table(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
+    """Replaces levels by entries of a table `[256]`, or of one for each channel `[256, 3]`."""
+    places = tf.cast(image, tf.int32)
+    if tables.shape.rank == 1:
+        return tf.gather(tables, places)
+    return tf.stack([tf.gather(tables[:, channel], places[..., channel]) for channel in range(3)], axis=-1)
+
+
+def autocontrast(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Stretches each channel to 0..255."""
+    low, high = tf.reduce_min(image, axis=[0, 1]), tf.reduce_max(image, axis=[0, 1])
+    # In float64, as Pillow: a product that misses a whole number by rounding would lose a level.
+    low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
+    scale = 255.0 / tf.maximum(high - low, 1.0)
+    levels = tf.range(256, dtype=tf.float64)[:, None]
+    stretched = tf.clip_by_value(tf.floor(levels * scale - low * scale), 0.0, 255.0)
+    return _by_table(image, tf.cast(tf.where(high > low, stretched, levels), tf.float32))
+
+
+def equalize(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Flattens the histogram of each channel."""
+    tables = []
+    for channel in range(3):
+        counts = tf.math.bincount(
+            tf.cast(tf.reshape(image[..., channel], [-1]), tf.int32), minlength=256, maxlength=256
+        )
+        used = tf.boolean_mask(counts, counts > 0)
+        step = (tf.reduce_sum(counts) - used[-1]) // 255
+        before = step // 2 + tf.cumsum(counts, exclusive=True)
+        flat = tf.minimum(before // tf.maximum(step, 1), 255)
+        tables.append(tf.where(step > 0, flat, tf.range(256)))
+    return _by_table(image, tf.cast(tf.stack(tables, axis=-1), tf.float32))
+
+
+def invert(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """255 minus the level."""
+    return 255.0 - image
+
+
+def posterize(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Keeps the highest 4 - int(4 * share) bits."""
+    unit = tf.pow(2.0, 4.0 + tf.floor(4.0 * share))
+    return tf.floor(image / unit) * unit
+
+
+def solarize(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Inverts levels from 256 - int(256 * share) on."""
+    return tf.where(image < 256.0 - tf.floor(256.0 * share), image, 255.0 - image)
+
+
+def solarize_add(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Adds int(110 * share) to levels below 128."""
+    return tf.where(image < 128.0, tf.minimum(image + tf.floor(110.0 * share), 255.0), image)
+
+
+def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    """Blends with the image smoothed by a 3x3 filter, whose border stays as it is."""
+    weights = tf.reshape(tf.constant([1.0, 1, 1, 1, 5, 1, 1, 1, 1]) / 13.0, [3, 3, 1, 1])
+    inner = tf.nn.depthwise_conv2d(image[None], tf.tile(weights, [1, 1, 3, 1]), [1, 1, 1, 1], "VALID")[0]
+    inner = tf.floor(inner + 0.5)
+    border = tf.pad(tf.zeros_like(inner[..., :1]), [[1, 1], [1, 1], [0, 0]], constant_values=1.0)
+    smooth = tf.where(border > 0, image, tf.pad(inner, [[1, 1], [1, 1], [0, 0]]))
+    return tf.floor(tf.clip_by_value(smooth + factor * (image - smooth), 0.0, 255.0))
+
+
+def _enhanced(enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Augmentation:
+    """By a factor of 1 +- 0.9 * share."""
+    return lambda image, share, sign: enhance(image, 1.0 + sign * 0.9 * share)
+
+
+def _of_levels(enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """An enhancement of uint8 columns as one of float32 images."""
+
+    def enhanced(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+        return tf.cast(rows_first(enhance(columns_first(tf.cast(image, tf.uint8)), factor)), tf.float32)
+
+    return enhanced
+
+
+def rotate(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """By 30 degrees * share around the centre."""
+    angle = -sign * share * math.radians(30.0)
+    cos, sin = tf.cos(angle), tf.sin(angle)
+    height, width = _sides(image)
+    x, y = width / 2, height / 2
+    return warp(image, [cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y])
+
+
+def shear_x(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Shifts rows by 0.3 * share of their number."""
+    return warp(image, [1.0, sign * 0.3 * share, 0.0, 0.0, 1.0, 0.0])
+
+
+def shear_y(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Shifts columns by 0.3 * share of their number."""
+    return warp(image, [1.0, 0.0, 0.0, sign * 0.3 * share, 1.0, 0.0])
+
+
+def translate_x(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """By 0.45 * share of the width."""
+    return warp(image, [1.0, 0.0, sign * 0.45 * share * _sides(image)[1], 0.0, 1.0, 0.0])
+
+
+def translate_y(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """By 0.45 * share of the height."""
+    return warp(image, [1.0, 0.0, 0.0, 0.0, 1.0, sign * 0.45 * share * _sides(image)[0]])
+
+
+def _sides(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    shape = tf.cast(tf.shape(image), tf.float32)
+    return shape[0], shape[1]
+
+
+def warp(image: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
+    """Pillow's bicubic `Image.transform` with an affine map from new to old places; outside of the image `OUTSIDE`.
+
+    Args:
+      image: whole levels float32 `[h, w, 3]`.
+      matrix: a, b, c, d, e, f: the old place of (x, y) is (a x + b y + c, d x + e y + f), centres at halves.
+    """
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    a, b, c, d, e, f = (tf.cast(entry, tf.float32) for entry in matrix)
+    x = tf.cast(tf.range(width), tf.float32)[None, :] + 0.5
+    y = tf.cast(tf.range(height), tf.float32)[:, None] + 0.5
+    old_x, old_y = a * x + b * y + c, d * x + e * y + f
+    inside = (old_x >= 0) & (old_x < tf.cast(width, tf.float32)) & (old_y >= 0) & (old_y < tf.cast(height, tf.float32))
+    left, top = tf.floor(old_x - 0.5), tf.floor(old_y - 0.5)
+    x_weights, y_weights = _cubic(old_x - 0.5 - left), _cubic(old_y - 0.5 - top)
+    flat = tf.reshape(image, [-1, 3])
+    total = tf.zeros_like(image)
+    for i in range(4):
+        row = tf.clip_by_value(tf.cast(top, tf.int32) + i - 1, 0, height - 1)
+        line = tf.zeros_like(image)
+        for j in range(4):
+            column = tf.clip_by_value(tf.cast(left, tf.int32) + j - 1, 0, width - 1)
+            line += x_weights[j][..., None] * tf.gather(flat, row * width + column)
+        total += y_weights[i][..., None] * line
+    return tf.where(inside[..., None], tf.floor(tf.clip_by_value(total, 0.0, 255.0)), OUTSIDE)
+
+
+def _cubic(t: tf.Tensor) -> list[tf.Tensor]:
+    """Weights of four neighbours at a distance t from the second of them, for Keys' kernel with a = -1 (Pillow)."""
+    return [
+        -t + 2 * t**2 - t**3,
+        1 - 2 * t**2 + t**3,
+        t + t**2 - t**3,
+        -(t**2) + t**3,
+    ]
+
+
+AUGMENTATIONS: dict[str, Augmentation] = {
+    "autocontrast": autocontrast,
+    "equalize": equalize,
+    "invert": invert,
+    "rotate": rotate,
+    "posterize": posterize,
+    "solarize": solarize,
+    "solarize_add": solarize_add,
+    "color": _enhanced(_of_levels(saturation)),
+    "contrast": _enhanced(_of_levels(contrast)),
+    "brightness": _enhanced(_of_levels(brightness)),
+    "sharpness": _enhanced(sharpness),
+    "shear_x": shear_x,
+    "shear_y": shear_y,
+    "translate_x": translate_x,
+    "translate_y": translate_y,
+}

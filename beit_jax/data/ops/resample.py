@@ -1,0 +1,76 @@
+"""Resizing as Pillow does it, which is what the published models were trained and measured with.
+
+Those for segmentation are the exception: mmsegmentation resizes with OpenCV, whose bilinear filter never widens.
+"""
+
+import tensorflow as tf
+
+from beit_jax.data.ops.pixel_levels import columns_first, rounded, rows_first
+from beit_jax.errors import UserError
+
+KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "lanczos": "lanczos3"}
+
+
+def check_method(method: str) -> None:
+    """Raises UserError unless `method` names a filter."""
+    if method not in KERNELS:
+        raise UserError(f"found the resize method {method!r}; expected one of {', '.join(KERNELS)}")
+
+
+def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
+    """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` with Pillow's filter of that name, within a level or two of it.
+
+    The filter widens with the reduction, bicubic has a = -0.5, and overshoot is cut after each of the two passes,
+    columns first: what Pillow cuts in between shows at sharp edges. Both passes resize the first axis, with all the
+    rest as channels: TensorFlow's kernel adds these up as vectors, and takes nine times as long for three of them.
+    """
+    check_levels(image)
+    return resize_columns(columns_first(image), height, width, method)
+
+
+def resize_columns(columns: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
+    """`resize` of the `columns_first` of an image, which several sizes of it can share."""
+    return _first_axis(rows_first(_first_axis(columns, width, method)), height, method)
+
+
+def _first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) -> tf.Tensor:
+    """uint8 `[n, ...]` to `[size, ...]`."""
+    old = tf.shape(levels)
+    scaled = tf.raw_ops.ScaleAndTranslate(
+        images=tf.reshape(levels, [1, old[0], 1, -1]),
+        size=tf.stack([size, 1]),
+        scale=tf.stack([tf.cast(size / old[0], tf.float32), 1.0]),
+        translation=[0.0, 0.0],
+        kernel_type=KERNELS[method],
+    )
+    return tf.reshape(rounded(scaled), tf.concat([[size], old[1:]], 0))
+
+
+def resize_pair(
+    image: tf.Tensor, labels: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """`resize_bilinear` of an image `[h, w, 3]`, and of its labels `[h, w, 1]` the ones under the new pixels' centres.
+
+    OpenCV takes the labels under the upper left corners instead, up to half a pixel away from the image.
+    """
+    shape = tf.shape(labels)[:2]
+    rows, columns = (_under_centres(size, shape[axis]) for axis, size in enumerate((height, width)))
+    labels = tf.gather(tf.gather(labels, rows), columns, axis=1)
+    return resize_bilinear(image, height, width), labels
+
+
+def _under_centres(size: int | tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+    return ((2 * tf.range(size) + 1) * old) // (2 * size)  # floor((i + 1 / 2) old / size), exactly
+
+
+def resize_bilinear(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` between the four nearest pixels, within a level of OpenCV."""
+    check_levels(image)
+    resized = tf.raw_ops.ResizeBilinear(images=image[None], size=tf.stack([height, width]), half_pixel_centers=True)[0]
+    return tf.cast(tf.round(resized), tf.uint8)
+
+
+def check_levels(image: tf.Tensor) -> None:
+    """Raises UserError unless an image is uint8."""
+    if image.dtype != tf.uint8:
+        raise UserError(f"found {image.dtype.name} pixels to resize, expected uint8: put decode first, normalize later")

@@ -1,0 +1,63 @@
+"""Sources for segmentation: images whose records hold a `label_map`, the bytes of a PNG file, in place of a label."""
+
+from typing import Any, NoReturn
+
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from beit_jax.data.preprocessing import Features
+from beit_jax.data.sources.listed import Listed, read_file
+from beit_jax.data.sources.sharded import Sharded
+from beit_jax.errors import UserError
+
+FEATURE = "annotation"  # the name that tfds' scene_parse150 gives to its label maps
+NUM_CLASSES = {"scene_parse150": 150, "digit_scenes": 11}  # of tfds datasets; an image feature does not tell
+UNKNOWN = 0
+
+
+def has_label_maps(builder: tfds.core.DatasetBuilder) -> bool:
+    """Whether a tfds dataset has label maps."""
+    features = builder.info.features
+    return FEATURE in features and isinstance(features[FEATURE], tfds.features.Image)
+
+
+class _Pairs:
+    """What both kinds of sources cannot do."""
+
+    def labels(self) -> NoReturn:
+        """Raises UserError: an image belongs to many classes."""
+        raise UserError(
+            "found labels_per_class or label_fraction with label maps, where an image has many classes; take a slice "
+            "of the split, such as train[:10%]"
+        )
+
+
+class ListedPairs(_Pairs, Listed):
+    """Files of a folder (see `folder.list_pairs`), whose number of classes is not known: `UNKNOWN`."""
+
+    def __init__(self, paths: list[tuple[str, str]]):
+        images, label_maps = map(list, zip(*paths, strict=True))
+        super().__init__(images, [UNKNOWN] * len(images), images, UNKNOWN, in_files=True)
+        self._label_maps = tf.constant(label_maps)
+
+    def record(self, raw: tf.Tensor) -> Features:
+        """See `sources.Source`."""
+        record = super().record(raw)
+        del record["label"]
+        return {**record, "label_map": read_file(self._label_maps[raw])}
+
+
+class ShardedPairs(_Pairs, Sharded):
+    """Records of a prepared tfds dataset with label maps."""
+
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
+        super().__init__(builder, split, shuffle_buffer)
+        self.num_classes = NUM_CLASSES.get(builder.name, UNKNOWN)
+        self._read("image", FEATURE)
+
+    def record(self, raw: tuple[Any, ...]) -> Features:
+        """See `sources.Source`."""
+        record = super().record(raw)
+        features = self._features.deserialize_example(raw[2], decoders=self._decoders)
+        del record["label"]
+        return {**record, "label_map": features[FEATURE]}

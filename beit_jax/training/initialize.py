@@ -1,0 +1,166 @@
+"""Where a run starts; the order of precedence stands in `checkpoint.py`."""
+
+import collections
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from beit_jax.errors import UserError
+from beit_jax.tasks.task import FrozenPart, Params, Task
+from beit_jax.training import checkpoint, checkpoint_manager, train_step
+from beit_jax.training.interpolate_positions import adapt
+from beit_jax.training.params import flatten, merge, not_in
+from beit_jax.training.sharding import shardings, whole
+
+WAY_OUT = "choose the same model, or name the parameters to leave fresh in init_fresh and those to ignore in init_drop"
+
+
+def abstract_state(task: Task, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh) -> train_step.TrainState:
+    """Shapes, dtypes and shardings of the train state; nothing is allocated."""
+    shapes = jax.eval_shape(lambda key: train_step.create(task, optimizer, key, ema), jax.random.key(0))
+    return with_shardings(shapes, mesh)
+
+
+def with_shardings(shapes: Any, mesh: Mesh) -> Any:
+    """A tree of `jax.ShapeDtypeStruct` with the shardings of its names."""
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        shardings(mesh, shapes),
+    )
+
+
+def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params]) -> Params:
+    """Checks names and shapes of everything that a run will start from.
+
+    Args:
+      config: of the run.
+      task: what it learns.
+      run: its folder.
+      coming: the shapes of the parameters of stages that have not run yet, `{"stage:NAME": shapes}`.
+
+    Returns:
+      The shapes of the run's own parameters.
+
+    Raises:
+      UserError: a checkpoint is missing, cannot be read or does not fit.
+    """
+    key = jax.random.key(0)
+    params = jax.eval_shape(task.init, key)
+
+    def shapes(source: str) -> Params:
+        return coming[source] if source in coming else checkpoint.shapes_of(checkpoint.locate(source, run.parent))
+
+    started = (run / checkpoint.FOLDER).is_dir() and any((run / checkpoint.FOLDER).iterdir())
+    if config.resume_from and not started:
+        checkpoint.locate(config.resume_from, run.parent)
+    elif config.init_from and not started:
+        with _named("init_from", config.init_from):
+            found = adapt(shapes(config.init_from), params, config.init_resize)
+            merge(params, found, config.init_fresh, config.init_drop, WAY_OUT)
+    for name, part in task.frozen.items():
+        if part.source != "random":
+            with _named(name, part.source):
+                _fitted(part, jax.eval_shape(part.init, key), shapes(part.source), config)
+    return params
+
+
+def _fitted(part: FrozenPart, initial: Params, loaded: Params, config: ConfigDict) -> Params:
+    return merge(initial, adapt(loaded, initial, config.init_resize), drop=part.drop)
+
+
+@contextlib.contextmanager
+def _named(what: str, source: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{what} from {source}: {error}") from error
+
+
+def initial_state(
+    config: ConfigDict,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    checkpoints: checkpoint_manager.Checkpoints,
+    run: Path,
+    mesh: Mesh,
+) -> tuple[train_step.TrainState, str]:
+    """The state that a run starts from, sharded, and one line that says where it is from.
+
+    Raises:
+      UserError: `init_from` or `resume_from` holds no checkpoint, or one that does not fit.
+    """
+    abstract = abstract_state(task, optimizer, config.optimizer.ema > 0, mesh)
+    restored = checkpoints.restore(abstract)
+    if restored is not None:
+        return restored, f"continuing from step {int(restored.step)}"
+    if config.resume_from:
+        source = checkpoint.locate(config.resume_from, run.parent)
+        try:
+            restored = checkpoint.restore(source, abstract)
+        except checkpoint.DAMAGE as error:
+            raise UserError(
+                f"resume_from={config.resume_from!r} cannot be read ({checkpoint.first_line(error)}); choose another"
+            ) from error
+        return restored, f"continuing {source} from step {int(restored.step)}"
+
+    initialise = jax.jit(
+        lambda key: train_step.create(task, optimizer, key, config.optimizer.ema > 0),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    fresh = initialise(jax.random.key(config.seed))
+    if not config.init_from:
+        return fresh, "starting from scratch"
+    source = checkpoint.locate(config.init_from, run.parent)
+    loaded = adapt(checkpoint.load_params(source, whole(mesh)), abstract.params, config.init_resize)
+    merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop, WAY_OUT)
+    params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
+    ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
+    return fresh.replace(params=params, ema=ema), f"starting from the parameters of {source}{_kept(fresh, loaded)}"
+
+
+def _kept(fresh: train_step.TrainState, loaded: Params) -> str:
+    """What is not taken from a checkpoint, in words."""
+    found, expected = flatten(loaded), flatten(fresh.params)
+    names = not_in(fresh.params, loaded)
+    changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
+    absent = [name for name in names if name not in found]
+    if len(absent) > 8:  # a whole head
+        parts = collections.Counter(name.partition("/")[0] for name in absent)
+        absent = [f"{part} ({number} parameters)" for part, number in parts.items()]
+    told = [
+        f"{title}: {', '.join(some)}" for title, some in (("not there", absent), ("of another shape", changed)) if some
+    ]
+    return f"; initialised anew, {'; '.join(told)}" if told else ""
+
+
+def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
+    """Shapes, dtypes and shardings of the parts that the task does not learn."""
+    return {
+        name: with_shardings(jax.eval_shape(part.init, jax.random.key(0)), mesh) for name, part in task.frozen.items()
+    }
+
+
+def load_frozen(config: ConfigDict, task: Task, mesh: Mesh, run: Path) -> dict[str, Params]:
+    """The parameters that the task reads and does not learn, sharded; `run` is the folder of the run.
+
+    Raises:
+      UserError: a source holds no checkpoint, or one that does not fit.
+    """
+    frozen = {}
+    for name, abstract in abstract_frozen(task, mesh).items():
+        part, placement = task.frozen[name], jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        if part.source == "random":
+            frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(part.seed))
+            continue
+        with _named(name, part.source):
+            source = checkpoint.locate(part.source, run.parent)
+            loaded = _fitted(part, abstract, checkpoint.load_params(source, whole(mesh)), config)
+        frozen[name] = jax.device_put(loaded, placement)
+    return frozen

@@ -1,0 +1,90 @@
+import pytest
+
+from beit_jax.data.decoding.unreadable import Unreadable
+from beit_jax.errors import UserError
+
+
+def numbered(count):
+    return [b"%d.jpg" % index for index in range(count)], [b"damaged"] * count
+
+
+def test_counts_and_names_once(caplog):
+    account = Unreadable(0.5)
+    account.add(10, [b"a.jpg", b"b\xff.jpg"], [b"empty", b"damaged"])
+    account.add(10, [b"a.jpg"], [b"empty"])
+    account.check()
+    assert (account.seen, account.count) == (20, 3)
+    assert [record.getMessage().split(";")[0] for record in caplog.records] == [
+        "cannot read the image a.jpg: empty (1 unreadable so far)",
+        "cannot read the image b\\xff.jpg: damaged (2 unreadable so far)",
+    ]
+    account.restart()
+    assert (account.seen, account.count) == (0, 0)
+    account.add(10, [b"a.jpg"], [b"empty"])
+    assert len(caplog.records) == 2
+
+
+def test_too_many(tmp_path):
+    account = Unreadable(0.01, tmp_path / "log.txt")
+    account.add(19, *numbered(7))
+    message = r"7 of the 19 images seen cannot be read \(0.jpg, 1.jpg, .*4.jpg, \.\.\.; all in .*/log.txt\)"
+    with pytest.raises(UserError, match=message):
+        account.check(whole=True)
+    with pytest.raises(UserError, match=message):
+        account.check()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "seen", "count", "sample", "whole"),
+    [
+        (0.01, 64, 1, False, True),  # one, early, says nothing about a large set
+        (0.01, 64, 3, False, True),
+        (0.01, 64, 4, True, True),  # 0.64 expected, standard deviation 0.8
+        (0.01, 10_000, 140, False, True),
+        (0.01, 10_000, 141, True, True),
+        (0.01, 10_000, 100, False, False),
+        (0.0, 10_000, 1, True, True),
+        (0.0, 10_000, 0, False, False),
+        (1.0, 10, 10, False, False),
+        (0.5, 0, 0, False, False),
+    ],
+)
+def test_a_sample_is_given_the_benefit_of_chance(fraction, seen, count, sample, whole):
+    for is_whole, expected in ((False, sample), (True, whole)):
+        account = Unreadable(fraction)
+        account.add(seen, *numbered(count))
+        if expected:
+            with pytest.raises(UserError, match="cannot be read"):
+                account.check(is_whole)
+        else:
+            account.check(is_whole)
+
+
+def test_the_file_holds_each_name_once(tmp_path, caplog):
+    file = tmp_path / "run" / "unreadable.txt"
+    train, evaluation = Unreadable(1.0, file), Unreadable(1.0, file)
+    train.add(9, [], [])
+    assert not file.exists()
+    train.add(9, [b"a.jpg", b"b.jpg"], [b"empty", b"damaged"])
+    evaluation.add(9, [b"b.jpg", b"c\td.jpg"], [b"damaged", b"no image file"])
+    train.add(9, [b"c\td.jpg", b"a.jpg", b"e\nf.jpg"], [b"no image file", b"empty", b"damaged"])
+    expected = "a.jpg\tempty\nb.jpg\tdamaged\nc\\td.jpg\tno image file\ne\\nf.jpg\tdamaged\n"
+    assert file.read_text() == expected
+    again = Unreadable(1.0, file)  # the run is continued
+    again.add(9, [b"b.jpg", b"c\td.jpg", b"e\nf.jpg", b"a.jpg"], [b"damaged"] * 4)
+    assert file.read_text() == expected
+    assert f"(1 unreadable so far, named in {file})" in caplog.text
+
+
+def test_a_line_cut_off_by_a_power_failure_spoils_no_other(tmp_path):
+    file = tmp_path / "unreadable.txt"
+    file.write_text("a.jpg\tempty\nb.jp")
+    Unreadable(1.0, file).add(9, [b"a.jpg", b"b.jpg"], [b"empty", b"damaged"])
+    assert file.read_text() == "a.jpg\tempty\nb.jp\nb.jpg\tdamaged\n"
+
+
+def test_a_file_that_cannot_be_written(tmp_path):
+    (tmp_path / "unreadable.txt").mkdir()
+    with pytest.raises(UserError, match=r"cannot name unreadable images: .*unreadable.txt") as error:
+        Unreadable(1.0, tmp_path / "unreadable.txt").add(9, [b"a.jpg"], [b"empty"])
+    assert "\n" not in str(error.value)

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from beit_jax.data.sources import digits
+
+
+def test_split_is_stratified_and_fixed():
+    labels = load_digits().target
+    test = digits.held_out(labels)
+    assert test.sum() == 359
+    np.testing.assert_allclose(np.bincount(labels[test]) / np.bincount(labels), 0.2, atol=0.005)
+    assert np.flatnonzero(test)[:6].tolist() == [3, 7, 13, 19, 36, 38]  # published figures hang on this choice
+
+
+def test_images_are_the_scans(tmp_path):
+    builder = digits.prepared(str(tmp_path))
+    scans, count = load_digits(), 0
+    levels = np.round(scans.images * 255 / 16).astype(np.uint8)
+    expected = {(image.tobytes(), int(label)) for image, label in zip(levels, scans.target, strict=True)}
+    for split in ("train", "test"):
+        for example in builder.as_dataset(split=split).as_numpy_iterator():
+            assert (example["image"].tobytes(), int(example["label"])) in expected
+            count += 1
+    assert count == 1797
+    assert builder.info.features["label"].num_classes == 10
+
+
+def test_another_process_may_prepare_first(tmp_path, monkeypatch):
+    prepare = digits.Digits.download_and_prepare
+
+    def overtaken(builder):
+        prepare(digits.Digits(data_dir=str(tmp_path)))
+        raise OSError("the folder is there already")
+
+    monkeypatch.setattr(digits.Digits, "download_and_prepare", overtaken)
+    assert digits.prepared(str(tmp_path)).info.splits["test"].num_examples == 359
+
+
+def test_other_failures_are_told(tmp_path, monkeypatch):
+    def fail(builder):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(digits.Digits, "download_and_prepare", fail)
+    with pytest.raises(OSError, match="disk full"):
+        digits.prepared(str(tmp_path))

@@ -1,0 +1,84 @@
+import os
+
+import pytest
+
+from beit_jax.data.sources.folder import list_folder
+from beit_jax.errors import UserError
+
+
+def touch(root, *names):
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+
+
+def names(listing, root):
+    return sorted(os.path.relpath(path, root) for path in listing.paths)
+
+
+def test_class_folders(tmp_path):
+    touch(tmp_path, "b/1.JPG", "b/deep/2.png", "a/3.jpeg", "a/notes.txt", "a/._3.jpg", ".hidden/4.png", "c/readme.md")
+    listing = list_folder(str(tmp_path), "train")
+    assert listing.num_classes == 2
+    assert names(listing, tmp_path) == ["a/3.jpeg", "b/1.JPG", "b/deep/2.png"]
+    labels = {os.path.relpath(path, tmp_path)[0]: label for path, label in zip(*listing[:2], strict=True)}
+    assert labels == {"a": 0, "b": 1}
+
+
+def test_split_folders_share_the_classes_of_train(tmp_path):
+    touch(tmp_path, "train/a/1.png", "train/b/2.png", "val/b/3.png", "test/4.gif")
+    validation = list_folder(str(tmp_path), "validation")
+    assert (validation.labels, validation.num_classes) == ([1], 2)
+    assert names(list_folder(str(tmp_path), "train"), tmp_path) == ["train/a/1.png", "train/b/2.png"]
+    touch(tmp_path, "val/c/5.png")
+    with pytest.raises(UserError, match=r"class folder .*c is not in"):
+        list_folder(str(tmp_path), "validation")
+    with pytest.raises(UserError, match="has the splits test, train, validation, not 'holdout'"):
+        list_folder(str(tmp_path), "holdout")
+
+
+def test_flat_folder_is_one_class(tmp_path):
+    touch(tmp_path, "1.png", "2.bmp")
+    listing = list_folder(str(tmp_path), "train")
+    assert (listing.labels, listing.num_classes) == ([0, 0], 1)
+
+
+def test_slices_cover_and_mix(tmp_path):
+    touch(tmp_path, *(f"{name}/{index}.png" for name in "ab" for index in range(50)))
+    root = str(tmp_path)
+    whole = list_folder(root, "train")
+    parts = list_folder(root, "train[:90%]"), list_folder(root, "train[90%:]")
+    assert [len(part.paths) for part in parts] == [90, 10]
+    assert parts[0].paths + parts[1].paths == whole.paths
+    assert 0 < sum(parts[1].labels) < 10
+    assert list_folder(root, "train[-10:]") == parts[1]
+    assert list_folder(root, "train[20:30]").paths == whole.paths[20:30]
+    assert list_folder(root, "train[:-75%]").paths == whole.paths[:25]
+    # The order is that of the names alone: a copy elsewhere has the same slices.
+    copy = tmp_path / "copy" / "train"
+    touch(copy, *(f"{name}/{index}.png" for name in "ab" for index in range(50)))
+    moved = list_folder(str(copy.parent), "train[:90%]").paths
+    assert [os.path.relpath(path, copy) for path in moved] == [os.path.relpath(path, root) for path in parts[0].paths]
+
+
+@pytest.mark.parametrize(
+    ("files", "split", "message"),
+    [
+        ([], "train", "holds no images"),
+        (["a/1.txt"], "train", "holds no images"),
+        (["1.png", "a/2.png"], "train", "beside the class folder a"),
+        (["a/1.png"], "validation", r"only 'train' and its slices, not 'validation'"),
+        (["a/1.png"], "train[", "expected a name with or without a slice"),
+        (["a/1.png"], "train[5:]", "asks for images 5 to 1 of 1"),
+        (["a/1.png"], "train[:9]", "asks for images 0 to 9 of 1"),
+    ],
+)
+def test_mistakes(tmp_path, files, split, message):
+    touch(tmp_path, *files)
+    with pytest.raises(UserError, match=message):
+        list_folder(str(tmp_path), split)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="there is no folder"):
+        list_folder(str(tmp_path / "nowhere"), "train")
