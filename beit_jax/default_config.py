@@ -76,7 +76,7 @@ def _shared(task: str) -> ConfigDict:
                 fsdp=1,
                 tensor=1,
                 slices=1,  # with a slower network between them, which share data; -1: as the devices say
-                max_whole=0.1,  # share of bytes that may be whole on every device where fsdp or tensor splits them
+                max_replicated=0.1,  # share of bytes that may be whole on every device where fsdp or tensor splits them
             ),
             optimizer=dict(
                 lr=1.5e-3,
@@ -117,7 +117,7 @@ def _add_pretrain(config: ConfigDict) -> None:
     config.tokenizer = _dvae(image_size=112)
     config.tokenizer.init_from = ""  # run of the tokenizer task; random: untrained tokens, to try the path
     config.tokenizer.dtype = "auto"  # bfloat16 on accelerators, float32 on CPU and next to the codes
-    config.on_device = dict(
+    config.device_augment = dict(
         statistics="",  # of normalize, where the step does it on uint8 images: imagenet, inception; empty: data.ops do
         jitter=0.4,  # of colours, before that
     )

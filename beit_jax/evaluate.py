@@ -92,7 +92,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     with jax.set_mesh(mesh):
         abstract = initialize.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
         placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.whole(mesh))), placement)
+        params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.replicated(mesh))), placement)
         frozen, evaluator = initialize.load_frozen(config, task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
         if pictures:
             made = evaluator.pictures(params, frozen, batches)

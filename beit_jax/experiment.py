@@ -27,7 +27,7 @@ from beit_jax.errors import UserError
 from beit_jax.evals.features import Extractor
 from beit_jax.evals.knn import Knn, LabelledSet
 from beit_jax.tasks import Task, pretrain
-from beit_jax.tasks.task import Params, Rows
+from beit_jax.tasks.task import HostBatch, Params
 from beit_jax.training import initialize, optimizer, sharding
 from beit_jax.training.params import digest
 
@@ -53,7 +53,7 @@ class Run:
     steps: Steps
     params: Params
 
-    def stream(self, step: int, saved_by: int) -> Iterable[Rows]:
+    def stream(self, step: int, saved_by: int) -> Iterable[HostBatch]:
         """This process's training batches from a step on, at which so many processes saved the run."""
         config, now = self.config, jax.process_count()
         if self._features:
@@ -77,7 +77,7 @@ class Run:
                 stored.compare(tokenizer_key(frozen, mesh))
         return stored
 
-    def eval_set(self) -> Iterable[Rows]:
+    def eval_set(self) -> Iterable[HostBatch]:
         """This process's evaluation batches."""
         if self._features:
             return self._features[1]
@@ -224,7 +224,7 @@ def stream_key(config: ConfigDict, process_count: int) -> dict[str, Any]:
 
 def tokenizer_key(frozen: Mapping[str, Params], mesh: Mesh) -> dict[str, str]:
     """The part of the key that tells tokenizers apart, from what the task of pre-training does not learn."""
-    whole = jax.jit(lambda params: params, out_shardings=sharding.whole(mesh))(frozen["tokenizer"]["encoder"])
+    whole = jax.jit(lambda params: params, out_shardings=sharding.replicated(mesh))(frozen["tokenizer"]["encoder"])
     return {"parameters of the tokenizer": digest(jax.device_get(whole))}
 
 

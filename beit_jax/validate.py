@@ -43,7 +43,7 @@ FRACTIONS = (
     "model.drop_path",
     "model.dropout",
     "label_smoothing",
-    "on_device.jitter",
+    "device_augment.jitter",
 )
 REGULAR_EXPRESSIONS = ("init_fresh", "init_drop")
 SOURCES = ("init_from", "resume_from", "tokenizer.init_from", "encoder.init_from", "tokens")
@@ -59,7 +59,7 @@ CHOICES = {
     "loss_on": ("masked", "all"),
     "model.dtype": ("auto", "float32", "bfloat16"),
     "tokenizer.dtype": ("auto", "float32", "bfloat16"),
-    "on_device.statistics": ("", "imagenet", "inception"),
+    "device_augment.statistics": ("", "imagenet", "inception"),
     "model.remat": ("auto", "none", "full", *vit.REMAT_POLICIES),
 }
 
@@ -157,7 +157,7 @@ def _check_ranges(flat: dict[str, Any]) -> None:
     for key, choices in CHOICES.items():
         if key in flat and flat[key] not in choices:
             raise UserError(f"{key}={flat[key]!r}; expected one of {', '.join(choices)}")
-    for key in ("mix_probability", "mix_switch", "mesh.max_whole"):
+    for key in ("mix_probability", "mix_switch", "mesh.max_replicated"):
         if key in flat and not 0 <= flat[key] <= 1:
             raise UserError(f"{key}={flat[key]!r}; expected between 0 and 1")
     for key in ("optimizer.layer_decay", "data.label_fraction"):
@@ -273,9 +273,9 @@ def _check_tokenizer(config: ConfigDict, grid: int) -> None:
             f"patch grid is {grid}x{grid} (model.image_size={config.model.image_size}, patch {patch}); set "
             f"tokenizer.image_size={grid * 2 ** (config.tokenizer.groups - 1)}"
         )
-    if config.tokens and config.on_device.statistics:
+    if config.tokens and config.device_augment.statistics:
         raise UserError(
-            f"tokens={config.tokens} with on_device.statistics={config.on_device.statistics}: the step changes the "
+            f"tokens={config.tokens} with device_augment.statistics={config.device_augment.statistics}: the step changes the "
             "colours that stored tokens are of; leave one of them out, such as fast=True of configs/pretrain.py"
         )
     if not config.tokenizer.init_from:

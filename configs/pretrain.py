@@ -58,7 +58,7 @@ def get_config(arg: str = "") -> ConfigDict:
     )
     config.data.ops = f"decode|color_jitter(0.4)|flip_lr|two_views({views})" + ending
     if arg.fast:
-        config.on_device.statistics = statistics
+        config.device_augment.statistics = statistics
         config.data.ops = f"decode_view({config.model.image_size})|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
     config.data.eval_ops = f"decode|two_views_center({views})" + ending
     return config

@@ -79,7 +79,7 @@ def program(config):
     switches = [model.pop(key, 0) > 0 for key in ("drop_path", "layer_scale", "dropout")]
     switches += [config.get(key, 0) > 0 for key in ("mixup", "cutmix", "label_smoothing")]
     switches += [opt.ema > 0, opt.clip_norm > 0, opt.layer_decay < 1, opt.schedule, opt.accumulate]
-    keys = [str(config.get(key, "")) for key in ("layers", "features", "target", "loss_on", "on_device")]
+    keys = [str(config.get(key, "")) for key in ("layers", "features", "target", "loss_on", "device_augment")]
     return str((config.task, sorted(model.items()), switches, keys))
 
 

@@ -77,7 +77,7 @@ def make(config: ConfigDict, task: Task | None = None) -> Program:
     with jax.set_mesh(mesh):
         state = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
         frozen = initialize.abstract_frozen(task, mesh)
-    memory.check_whole(mesh, config.mesh.max_whole, state, frozen)
+    memory.check_replicated(mesh, config.mesh.max_replicated, state, frozen)
     return Program(config, task, tx, mesh, state, frozen)
 
 

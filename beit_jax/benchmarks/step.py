@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from beit_jax.benchmarks import chips, flops, program, synthetic
 from beit_jax.benchmarks.timing import WARM, in_turns
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Batch, Rows
+from beit_jax.tasks.task import Batch, HostBatch
 from beit_jax.training import initialize, memory, sharding, train_step
 
 ROUNDS = 5  # turns, of which the median is told
@@ -33,7 +33,7 @@ class Step:
       waited: seconds of waiting for batches so far.
     """
 
-    def __init__(self, made: program.Program, rows: Rows | Iterator[Rows]):
+    def __init__(self, made: program.Program, rows: HostBatch | Iterator[HostBatch]):
         start = time.perf_counter()
         self._update = made.trace().lower().compile()
         self.compile_seconds = time.perf_counter() - start
@@ -58,7 +58,7 @@ class Step:
         total, weight = metrics["loss"]
         self.loss = float(total) / float(weight)
 
-    def _read(self, stream: Iterator[Rows], names: Iterable[str]) -> Iterator[Batch]:
+    def _read(self, stream: Iterator[HostBatch], names: Iterable[str]) -> Iterator[Batch]:
         while True:
             start = time.perf_counter()
             rows = next(stream)
@@ -109,7 +109,7 @@ def measure(
             raise UserError(f"--vs and --tokens_given are for pre-training, but task={config.task!r}; leave them out")
         if real:
             raise UserError("--real reads images, whose tokens the step computes; leave out given tokens and --vs")
-        if config.on_device.statistics or config.target != "tokens":
+        if config.device_augment.statistics or config.target != "tokens":
             raise UserError("given tokens are those of the official input mode; leave out fast and target")
         made = program.make(config, synthetic.with_tokens(config))
     else:
@@ -144,7 +144,7 @@ def measure(
     return found
 
 
-def _stream(config: ConfigDict) -> Iterator[Rows]:
+def _stream(config: ConfigDict) -> Iterator[HostBatch]:
     """Training batches of the config's data."""
     from beit_jax.data import pipeline  # here, since it brings TensorFlow
 

@@ -11,12 +11,12 @@ from ml_collections import ConfigDict
 
 from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.tasks import pretrain
-from beit_jax.tasks.task import Rows, Task
+from beit_jax.tasks.task import HostBatch, Task
 
 _BLOCKWISE = re.compile(r"\bblockwise_mask(\([^|]*\))?")
 
 
-def rows(config: ConfigDict, task: Task) -> Rows:
+def rows(config: ConfigDict, task: Task) -> HostBatch:
     """A batch of the task's shapes: pixels in [0.1, 0.9], labels and tokens that exist, masks as in `data.ops`."""
     rng = np.random.default_rng(config.seed)
     tokens = config.tokenizer.vocab if config.task == "pretrain" else 0

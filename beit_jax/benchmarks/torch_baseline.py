@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import variants
-from beit_jax.tasks.task import Rows
+from beit_jax.tasks.task import HostBatch
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
@@ -16,7 +16,7 @@ DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 class TorchPeer:
     """A contestant of `timing.in_turns`: forward, backward, clipping and AdamW on the same rows with given tokens."""
 
-    def __init__(self, config: ConfigDict, dtype: str, rows: Rows, kind: str = "torch"):
+    def __init__(self, config: ConfigDict, dtype: str, rows: HostBatch, kind: str = "torch"):
         """Builds the model, from random weights.
 
         Args:
@@ -72,7 +72,7 @@ class TorchPeer:
         return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
 
-def _targets(config: ConfigDict, rows: Rows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _targets(config: ConfigDict, rows: HostBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks bool `[b, n]`, row-major positions of `num_masked` patches `[b, k]`, masked first, and their tokens.
 
     Tokens of patches that are not masked are -100, which PyTorch's cross-entropy leaves out.

@@ -13,7 +13,7 @@ from beit_jax.data.sources.source import ID, Source
 from beit_jax.runtime.heap import trimmed
 
 VALID = "valid"
-PLACE = "place"  # in the file order of an evaluation's examples
+INDEX = "index"  # in the file order of an evaluation's examples
 ROW = "_row"  # of the batch that an image is from: another one's where it could not be read
 
 
@@ -44,7 +44,7 @@ class TrainStream:
     def __next__(self) -> dict[str, np.ndarray]:
         with readable_errors():
             batch = next(self._batches)
-        del batch[PLACE]
+        del batch[INDEX]
         self._unreadable.add(len(batch.pop(VALID)), batch.pop(ID).tolist(), batch.pop(FAULT).tolist())
         self._unreadable.check()
         rows = batch.pop(ROW)

@@ -38,11 +38,11 @@ class Examples:
                 step += 1
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        """Every example once, with `valid` and `place`; the last batch is filled up."""
+        """Every example once, with `valid` and `index`; the last batch is filled up."""
         for start in range(0, self.num_examples, self._batch_size):
             places = np.arange(start, start + self._batch_size)
             valid = places < self.num_examples
-            yield self._rows(np.where(valid, places, 0)) | {"valid": valid[self._own], "place": places[self._own]}
+            yield self._rows(np.where(valid, places, 0)) | {"valid": valid[self._own], "index": places[self._own]}
 
     def _rows(self, places: np.ndarray) -> dict[str, np.ndarray]:
         return {name: column[places[self._own]] for name, column in self._columns.items()}

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import preprocessing
-from beit_jax.data.batches import PLACE, ROW, VALID, EvalSet, TrainStream
+from beit_jax.data.batches import INDEX, ROW, VALID, EvalSet, TrainStream
 from beit_jax.data.decoding.assertions import map_in_blocks
 from beit_jax.data.decoding.decode import FAULT, LABEL_MAP, mended
 from beit_jax.data.decoding.unreadable import Unreadable
@@ -26,7 +26,7 @@ from beit_jax.data.preprocessing import Features, Program
 from beit_jax.data.records.stored_tokens import StoredTokens
 from beit_jax.data.sources import label_subset
 from beit_jax.data.sources.open_source import open_source
-from beit_jax.data.sources.source import ID, Share, Source, streams
+from beit_jax.data.sources.source import ID, Shard, Source, streams
 from beit_jax.errors import UserError
 
 SEED = "_seed"
@@ -83,12 +83,12 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
     source = _open(config, split)
     zero = tf.constant(0, tf.int64)
     numbered = plain_graph(lambda place, raw: (tf.stack([zero, place]), True, raw))
-    dataset = source.raw(None, zero, zero, Share()).enumerate().map(numbered)
+    dataset = source.raw(None, zero, zero, Shard()).enumerate().map(numbered)
     found = _batches(dataset, source, _program(ops), 1).element_spec
     return {
         name: (tuple(part.shape), np.dtype(part.dtype.as_numpy_dtype))
         for name, part in found.items()
-        if name not in (ID, FAULT, VALID, PLACE, ROW)
+        if name not in (ID, FAULT, VALID, INDEX, ROW)
     }
 
 
@@ -130,7 +130,7 @@ def make_train(
     first_epoch, first_step = divmod(start_step, steps_per_epoch)
 
     def stream(index: int, epoch: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
-        raw = source.raw(seed, epoch, start // config.repeats, Share(index, count))
+        raw = source.raw(seed, epoch, start // config.repeats, Shard(index, count))
         if config.repeats > 1:
             raw = raw.flat_map(plain_graph(lambda *element: _repeated(element, config.repeats)))
         return raw.skip(start % config.repeats).take(steps_per_epoch * block - start)
@@ -164,7 +164,7 @@ def make_eval(
     batches, filled up with repeated examples. Random ops draw the same numbers in every pass. Raises UserError at the
     end of a pass if too many images were unreadable.
     """
-    source, process = _open(config, config.eval_split), Share(process_index, process_count)
+    source, process = _open(config, config.eval_split), Shard(process_index, process_count)
     return _once(config, source, config.eval_split, config.eval_ops, batch_size, process, log)
 
 
@@ -173,11 +173,11 @@ def make_train_once(
 ) -> EvalSet:
     """As `make_eval`, of what there is to train on, through `ops`."""
     source = _to_train_on(config)
-    return _once(config, source, config.split, ops, batch_size, Share(process_index, process_count), log)
+    return _once(config, source, config.split, ops, batch_size, Shard(process_index, process_count), log)
 
 
 def _once(
-    config: Any, source: Source, split: str, ops: str, batch_size: int, process: Share, log: Path | None
+    config: Any, source: Source, split: str, ops: str, batch_size: int, process: Shard, log: Path | None
 ) -> EvalSet:
     """Every example of a source once, in file order."""
     if source.num_examples < process.count:
@@ -261,7 +261,7 @@ def _finish(batch: Features, program: Program) -> Features:
     if LABEL_MAP in batch:
         batch[LABEL_MAP] = tf.cast(batch[LABEL_MAP][..., 0], tf.int32)
     unread = {key: tf.boolean_mask(column, counts & ~readable) for key, column in ((ID, names), (FAULT, faults))}
-    return {**batch, VALID: counts & readable, PLACE: seeds[:, 1], **unread}
+    return {**batch, VALID: counts & readable, INDEX: seeds[:, 1], **unread}
 
 
 def _without_unreadable(batch: Features, readable: tf.Tensor) -> Features:

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from beit_jax.tasks.task import Params, Rows, Task
-from beit_jax.training.sharding import to_devices, whole
+from beit_jax.tasks.task import HostBatch, Params, Task
+from beit_jax.training.sharding import replicated, to_devices
 
 SAY_EVERY = 10.0  # seconds
 
@@ -17,21 +17,21 @@ class Extractor:
     """Compiles a task's `embed` once."""
 
     def __init__(self, task: Task, mesh: Mesh):
-        def features(params: Params, frozen: Params, batch: Rows) -> tuple[jax.Array, ...]:
-            return task.embed(params, frozen, batch["image"]), batch["label"], batch["valid"], batch["place"]
+        def features(params: Params, frozen: Params, batch: HostBatch) -> tuple[jax.Array, ...]:
+            return task.embed(params, frozen, batch["image"]), batch["label"], batch["valid"], batch["index"]
 
         self._mesh = mesh
-        self._features = jax.jit(features, out_shardings=whole(mesh))  # on every process
+        self._features = jax.jit(features, out_shardings=replicated(mesh))  # on every process
 
     def __call__(
-        self, params: Params, frozen: Params, batches: Iterable[Rows], images: int
+        self, params: Params, frozen: Params, batches: Iterable[HostBatch], images: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Features of all valid rows.
 
         Args:
           params: of the task.
           frozen: of the task.
-          batches: `image` `[b, h, w, 3]`, `label`, `valid` and `place` `[b]`, each example valid once.
+          batches: `image` `[b, h, w, 3]`, `label`, `valid` and `index` `[b]`, each example valid once.
           images: how many there are.
 
         Returns:
@@ -40,7 +40,7 @@ class Extractor:
         found, labels, seen, said = None, np.empty(images, np.int32), np.zeros(images, bool), time.monotonic()
         for batch in batches:
             names = {name: batch[name] for name in ("image", "label", "valid")}
-            names["place"] = np.asarray(batch["place"], np.int32)
+            names["index"] = np.asarray(batch["index"], np.int32)
             outputs = self._features(params, frozen, to_devices(self._mesh, names))
             rows, classes, valid, places = jax.device_get(outputs)
             if found is None:

@@ -15,8 +15,8 @@ from jax.sharding import Mesh
 
 from beit_jax.evals.features import Extractor
 from beit_jax.tasks import layers
-from beit_jax.tasks.task import Params, Rows, Task
-from beit_jax.training.sharding import batch_sharding, whole
+from beit_jax.tasks.task import HostBatch, Params, Task
+from beit_jax.training.sharding import batch_sharding, replicated
 
 QUERIES = 256  # at once
 
@@ -24,7 +24,7 @@ QUERIES = 256  # at once
 class LabelledSet(NamedTuple):
     """Batches of `image`, `label` and `valid`, which can be iterated again and again, and the number of images."""
 
-    batches: Iterable[Rows]
+    batches: Iterable[HostBatch]
     images: int
 
 
@@ -52,7 +52,7 @@ class Knn:
         mesh: Mesh,
         params: Params,
         frozen: Params,
-        watched: Callable[[Iterable[Rows]], Iterable[Rows]] = lambda batches: batches,
+        watched: Callable[[Iterable[HostBatch]], Iterable[HostBatch]] = lambda batches: batches,
     ) -> dict[str, float]:
         """`knn_top1` of the best layer, `knn_best_layer`, and `knn_top1_layerNN` of each; layers count from 1.
 
@@ -76,7 +76,7 @@ class Knn:
         return self._found
 
     def _classify(self, mesh: Mesh, bank: np.ndarray, classes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-        bank, classes = jax.device_put((bank, classes), whole(mesh))
+        bank, classes = jax.device_put((bank, classes), replicated(mesh))
         rows = -(-QUERIES // mesh.size) * mesh.size
         found = []
         for start in range(0, len(queries), rows):
@@ -88,7 +88,7 @@ class Knn:
 
     def _compiled(self, mesh: Mesh) -> Callable[..., jax.Array]:
         settings = dict(num_classes=self._num_classes, k=self._k, temperature=self._temperature)
-        return jax.jit(functools.partial(vote, **settings), out_shardings=whole(mesh))
+        return jax.jit(functools.partial(vote, **settings), out_shardings=replicated(mesh))
 
 
 def vote(

@@ -10,7 +10,7 @@ from beit_jax.errors import UserError
 
 
 def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of height and width `image_size`, all in pixels."""
+    """HostBatch and columns of patches in an image of height and width `image_size`, all in pixels."""
     height, width = image_size
     if height % patch_size or width % patch_size:
         raise UserError(

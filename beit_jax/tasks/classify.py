@@ -10,7 +10,7 @@ from beit_jax.errors import UserError
 from beit_jax.models import heads, vit
 from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.mixup import mix
-from beit_jax.tasks.task import Batch, Metrics, Params, Rows, Task, means
+from beit_jax.tasks.task import Batch, HostBatch, Metrics, Params, Task, means
 
 
 def model(config: ConfigDict) -> heads.ImageClassifier:
@@ -83,7 +83,7 @@ def ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.sum(~(logits < true), axis=-1) - 1
 
 
-def check_labels(rows: Rows, classes: int) -> None:
+def check_labels(rows: HostBatch, classes: int) -> None:
     """
     Raises:
       UserError: a label outside of 0 to `classes` - 1.

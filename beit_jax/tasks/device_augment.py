@@ -25,7 +25,7 @@ def finish(batch: Batch, key: jax.Array, settings: ConfigDict, tokenizer_size: i
     Args:
       batch: with `image` uint8 `[b, h, w, 3]`.
       key: of the step; the same one gives the same colours.
-      settings: `on_device` of a config.
+      settings: `device_augment` of a config.
       tokenizer_size: side of `tokenizer_image` in pixels.
     """
     images = batch["image"]

@@ -15,9 +15,9 @@ Stage 1, the tokenizer, has the uniform prior over tokens:
 Stage 2, the pre-training, leaves encoder and decoder as they are, takes for q the one point z^ = argmax q(z | x), and
 learns a prior from what is visible. With a single point, -KL(q || prior) is the prior's log probability of it:
 
-    bound_stage2 = reconstruction_likeliest + masked_log_likelihood  <=  log p(x | visible patches, their tokens),
+    bound_stage2 = reconstruction_argmax + masked_log_likelihood  <=  log p(x | visible patches, their tokens),
 
-  reconstruction_likeliest       log p(x | z^);
+  reconstruction_argmax       log p(x | z^);
   masked_log_likelihood          the sum over M of log p(z^_i | visible patches), which pre-training maximises;
   masked_log_likelihood_uniform  -|M| ln v, what the uniform prior of stage 1 gives to the same tokens.
 
@@ -43,7 +43,7 @@ from beit_jax.tasks.task import Batch, Params, Task, means
 def create(config: ConfigDict) -> Task:
     """The task of a config, a tokenizer's or a pre-training's, that measures the terms of the bound.
 
-    Batches of evaluation hold `place` int `[b]` besides what the task takes.
+    Batches of evaluation hold `index` int `[b]` besides what the task takes.
 
     Raises:
       UserError: the config is of another task, or of a pre-training on other targets than masked tokens.
@@ -73,7 +73,7 @@ def create(config: ConfigDict) -> Task:
 def _first_stage(net: dvae.DiscreteVAE, params: Params, images: jax.Array, batch: Batch) -> dict[str, Any]:
     variables, valid = {"params": params}, batch["valid"].astype(jnp.float32)
     logits = net.apply(variables, images, method=net.encode)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["place"])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
     drawn = jax.vmap(jax.random.categorical)(keys, logits)
 
     def log_density(tokens: jax.Array) -> jax.Array:
@@ -85,13 +85,13 @@ def _first_stage(net: dvae.DiscreteVAE, params: Params, images: jax.Array, batch
         "reconstruction": reconstruction,
         "kl_to_uniform": kl,
         "bound_stage1": reconstruction - kl,
-        "reconstruction_likeliest": log_density(jnp.argmax(logits, axis=-1)),
+        "reconstruction_argmax": log_density(jnp.argmax(logits, axis=-1)),
     }
     return {name: (jnp.sum(values * valid), jnp.sum(valid)) for name, values in terms.items()}
 
 
 def _second_stage(first: dict[str, Any], measured: dict[str, Any], vocab: int) -> dict[str, Any]:
-    (nll, masked), (likeliest, images) = measured["loss"], first["reconstruction_likeliest"]
+    (nll, masked), (likeliest, images) = measured["loss"], first["reconstruction_argmax"]
     return {
         "masked_log_likelihood": (-nll, images),
         "masked_log_likelihood_uniform": (-masked * jnp.log(float(vocab)), images),

@@ -28,7 +28,7 @@ from beit_jax.errors import UserError
 from beit_jax.models import dvae, heads, variants, vit
 from beit_jax.tasks import device_augment, layers, pixel_targets, tokenizer
 from beit_jax.tasks.encoder import encoder_fields, features
-from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task, means
+from beit_jax.tasks.task import Batch, FrozenPart, HostBatch, Metrics, Params, Task, means
 
 
 def model(config: ConfigDict) -> heads.MaskedImageModel:
@@ -50,7 +50,7 @@ def _target(config: ConfigDict) -> str:
 
 
 def _colours(config: ConfigDict) -> ConfigDict | None:
-    settings = config.get("on_device", None)
+    settings = config.get("device_augment", None)
     return settings if settings and settings.statistics else None
 
 
@@ -69,7 +69,7 @@ def create(config: ConfigDict) -> Task:
 
     Batches hold `image` `[b, h, w, 3]` normalised, `tokenizer_image` `[b, h', w', 3]` in [0.1, 0.9] and `mask` bool
     `[b, g, g]`. With `config.tokens`, those of training hold `tokens` int32 `[b, g, g]` in place of `tokenizer_image`;
-    those of evaluation do not. With `target="pixels"` they hold neither. With `config.on_device`, training has
+    those of evaluation do not. With `target="pixels"` they hold neither. With `config.device_augment`, training has
     uint8 images, and the step makes both views of them.
     """
     variant, _ = variants.parse(config.model.variant)
@@ -132,14 +132,14 @@ def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> M
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, float]:
-    """Means over the patches that count; `mlm_acc_commonest` is what always guessing the commonest token would get."""
+    """Means over the patches that count; `mlm_acc_majority` is what always guessing the commonest token would get."""
     overflow = float(sums.pop("overflow"))
     if "all_acc" in sums and not sums["mlm_acc"][1]:
         del sums["mlm_acc"]  # nothing is hidden
     if "tokens" not in sums:
         return means(sums) | {"overflow": overflow}
     frequencies = np.asarray(sums.pop("tokens"), np.float64)
-    return means(sums) | {"mlm_acc_commonest": float(frequencies.max() / frequencies.sum()), "overflow": overflow}
+    return means(sums) | {"mlm_acc_majority": float(frequencies.max() / frequencies.sum()), "overflow": overflow}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +177,7 @@ class _MaskedModelling:
         batch = {name: jnp.zeros(spec.shape, spec.dtype) for name, spec in self.batch_spec(1).items()}
         return self.net.init(key, batch["image"], batch["mask"], jnp.zeros((1, 1), jnp.int32))["params"]
 
-    def check(self, rows: Rows) -> None:
+    def check(self, rows: HostBatch) -> None:
         counts = rows["mask"].sum(axis=(1, 2))
         if counts.max() > self.num_masked or not (self.everywhere or counts.all()):
             raise UserError(

@@ -16,7 +16,7 @@ from beit_jax.models import variants, vit
 from beit_jax.tasks import layers
 from beit_jax.tasks.classify import check_labels, cross_entropy, ranks
 from beit_jax.tasks.encoder import encoder_fields, features
-from beit_jax.tasks.task import Batch, FrozenPart, Metrics, Params, Rows, Task
+from beit_jax.tasks.task import Batch, FrozenPart, HostBatch, Metrics, Params, Task
 
 # What checkpoints of other tasks hold beside the blocks.
 DROP = (r"^(lm_head|fc_norm|head)/", r"^encoder/(mask_token|norm/.*)$")
@@ -72,7 +72,7 @@ def create(config: ConfigDict) -> Task:
             "label": jax.ShapeDtypeStruct((b,), jnp.int32),
         }
 
-    def check(rows: Rows) -> None:
+    def check(rows: HostBatch) -> None:
         check_labels(rows, classes)
 
     source = config.encoder.init_from

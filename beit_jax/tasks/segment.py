@@ -18,7 +18,7 @@ from beit_jax.tasks.segmentation_loss import cross_entropy
 from beit_jax.tasks.segmentation_metrics import IGNORE, confusion
 from beit_jax.tasks.segmentation_metrics import summarize as summarize_counts
 from beit_jax.tasks.sliding_window import predict
-from beit_jax.tasks.task import STATISTICS, Batch, Metrics, Params, Rows, Task
+from beit_jax.tasks.task import STATISTICS, Batch, HostBatch, Metrics, Params, Task
 
 OVERLAY = 0.6  # share of the class's colour in pictures
 
@@ -118,7 +118,7 @@ def summarize(sums: dict[str, Any]) -> dict[str, float]:
     return summarize_counts(sums["confusion"]) | {"images": float(sums["images"])}
 
 
-def check_labels(rows: Rows, classes: int) -> None:
+def check_labels(rows: HostBatch, classes: int) -> None:
     """
     Raises:
       UserError: a label that is neither a class nor 255, or none at all.

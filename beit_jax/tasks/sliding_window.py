@@ -168,7 +168,7 @@ def _all_logits(
     most = jnp.max(number[:, 0] * number[:, 1])
 
     def sampling(index: jax.Array, axis: int, mirrored: jax.Array) -> jax.Array:
-        """Rows or columns of a window out of the canvas's, `[b, crop, H]`; zero beyond the image."""
+        """HostBatch or columns of a window out of the canvas's, `[b, crop, H]`; zero beyond the image."""
         pixel = windows.start(index[:, None], axis) + jnp.arange(crop, dtype=jnp.int32)[None]
         length = windows.size[:, axis, None]
         source = source_position(jnp.where(mirrored, length - 1 - pixel, pixel), size[:, axis, None], length)

@@ -9,7 +9,7 @@ import numpy as np
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, jax.Array]
-Rows = Mapping[str, np.ndarray]  # one process's rows of a batch, on the host
+HostBatch = Mapping[str, np.ndarray]  # one process's rows of a batch, on the host
 # (sum, count) pairs: they add up over micro-batches, devices and evaluation batches, and are divided once at the end.
 Metrics = dict[str, tuple[jax.Array, jax.Array]]
 # Beside them a loss may give running statistics under this name: a tree of new values for parameters that have no
@@ -59,7 +59,7 @@ class Task:
     loss: Callable[[Params, Params, Batch, jax.Array, jax.Array], Metrics]
     measure: Callable[[Params, Params, Batch], dict[str, Any]]
     summarize: Callable[[dict[str, Any]], dict[str, float]]
-    check: Callable[[Rows], None] = lambda rows: None
+    check: Callable[[HostBatch], None] = lambda rows: None
     pictures: Callable[[Params, Params, Batch], dict[str, jax.Array]] | None = None
     eval_spec: Callable[[int], dict[str, jax.ShapeDtypeStruct]] | None = None
     embed: Callable[[Params, Params, jax.Array], jax.Array] | None = None

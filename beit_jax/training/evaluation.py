@@ -9,14 +9,14 @@ from jax.sharding import Mesh
 
 from beit_jax.errors import UserError
 from beit_jax.tasks.task import Params, Task
-from beit_jax.training.sharding import to_devices, whole
+from beit_jax.training.sharding import replicated, to_devices
 
 
 class Evaluator:
     """Compiles a task's `measure` and `pictures` once."""
 
     def __init__(self, task: Task, mesh: Mesh):
-        everywhere = whole(mesh)  # every process reads the sums
+        everywhere = replicated(mesh)  # every process reads the sums
         self._task, self._mesh = task, mesh
         self._measure = jax.jit(task.measure, out_shardings=everywhere)
         self._pictures = jax.jit(task.pictures, out_shardings=everywhere) if task.pictures else None

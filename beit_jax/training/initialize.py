@@ -16,7 +16,7 @@ from beit_jax.tasks.task import FrozenPart, Params, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.interpolate_positions import adapt
 from beit_jax.training.params import flatten, merge, not_in
-from beit_jax.training.sharding import shardings, whole
+from beit_jax.training.sharding import replicated, shardings
 
 WAY_OUT = "choose the same model, or name the parameters to leave fresh in init_fresh and those to ignore in init_drop"
 
@@ -118,7 +118,7 @@ def initial_state(
     if not config.init_from:
         return fresh, "starting from scratch"
     source = checkpoint.locate(config.init_from, run.parent)
-    loaded = adapt(checkpoint.load_params(source, whole(mesh)), abstract.params, config.init_resize)
+    loaded = adapt(checkpoint.load_params(source, replicated(mesh)), abstract.params, config.init_resize)
     merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop, WAY_OUT)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
@@ -161,6 +161,6 @@ def load_frozen(config: ConfigDict, task: Task, mesh: Mesh, run: Path) -> dict[s
             continue
         with _named(name, part.source):
             source = checkpoint.locate(part.source, run.parent)
-            loaded = _fitted(part, abstract, checkpoint.load_params(source, whole(mesh)), config)
+            loaded = _fitted(part, abstract, checkpoint.load_params(source, replicated(mesh)), config)
         frozen[name] = jax.device_put(loaded, placement)
     return frozen

@@ -18,7 +18,7 @@ from beit_jax.config import to_json
 from beit_jax.runtime import preemption
 from beit_jax.runtime.distributed import from_main, is_main
 from beit_jax.runtime.watchdog import Watchdog
-from beit_jax.tasks.task import Batch, Params, Rows, Task
+from beit_jax.tasks.task import Batch, HostBatch, Params, Task
 from beit_jax.training import initialize, memory, sharding, train_step
 from beit_jax.training import optimizer as optimizers
 from beit_jax.training.checkpoint_manager import Checkpoints
@@ -27,7 +27,7 @@ from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.metrics import MetricWriter
 from beit_jax.training.metrics_window import Window
 
-Watched = Callable[[Iterable[Rows]], Iterable[Rows]]
+Watched = Callable[[Iterable[HostBatch]], Iterable[HostBatch]]
 Evaluation = Callable[[Mesh, Params, Params, Watched], dict[str, float]]
 IN_FLIGHT = 2  # steps that may wait on the device: it never idles, and batches in memory stay bounded
 
@@ -36,8 +36,8 @@ def train(
     config: ConfigDict,
     task: Task,
     run: Path,
-    make_stream: Callable[[int, int], Iterable[Rows]],
-    eval_set: Iterable[Rows],
+    make_stream: Callable[[int, int], Iterable[HostBatch]],
+    eval_set: Iterable[HostBatch],
     more: Iterable[Evaluation],
     total: int,
     warmup: int,
@@ -70,7 +70,7 @@ def train(
     optimizer, learning_rate = optimizers.make(config.optimizer, total, warmup)
     with jax.set_mesh(mesh), contextlib.ExitStack() as at_end:
         abstract = initialize.abstract_state(task, optimizer, config.optimizer.ema > 0, mesh)
-        memory.check_whole(mesh, config.mesh.max_whole, abstract, initialize.abstract_frozen(task, mesh))
+        memory.check_replicated(mesh, config.mesh.max_replicated, abstract, initialize.abstract_frozen(task, mesh))
         at_end.callback(preemption.release)  # when everything is closed
         checkpoints = Checkpoints(run, config.keep, config.keep_every)
         at_end.callback(checkpoints.close)  # also after an error: a save under way is finished before it is reported
@@ -171,7 +171,7 @@ def trace_step(
     skip_bad = config.max_bad_steps > 0
     step = train_step.make_step(task, optimizer, config.optimizer.accumulate, config.optimizer.ema, skip_bad)
     # Every process reads the metrics.
-    out = sharding.shardings(mesh, current), sharding.whole(mesh)
+    out = sharding.shardings(mesh, current), sharding.replicated(mesh)
     jitted = jax.jit(step, out_shardings=out, donate_argnums=0)
     rows = sharding.batch_sharding(mesh)
     batch = {
@@ -181,7 +181,7 @@ def trace_step(
     return jitted.trace(current, frozen, batch, jax.random.key(0))
 
 
-def _checked(stream: Iterable[Rows], task: Task) -> Iterator[Rows]:
+def _checked(stream: Iterable[HostBatch], task: Task) -> Iterator[HostBatch]:
     """The stream, after the task's look at its first batch: before the step is compiled."""
     rest = iter(stream)
     first = next(rest)
@@ -189,7 +189,7 @@ def _checked(stream: Iterable[Rows], task: Task) -> Iterator[Rows]:
     return itertools.chain([first], rest)
 
 
-def _watched(batches: Iterable[Rows], watchdog: Watchdog) -> Iterator[Rows]:
+def _watched(batches: Iterable[HostBatch], watchdog: Watchdog) -> Iterator[HostBatch]:
     """The batches of an evaluation, which is left where the run is to stop.
 
     Raises:
@@ -203,7 +203,7 @@ def _watched(batches: Iterable[Rows], watchdog: Watchdog) -> Iterator[Rows]:
             yield batch
 
 
-def _to_devices(stream: Iterator[Rows], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:
+def _to_devices(stream: Iterator[HostBatch], task: Task, mesh: Mesh, clock: Clock) -> Iterator[Batch]:
     """Global batches on the devices, only what the task needs."""
     names = task.batch_spec(1)
     while True:

@@ -84,7 +84,7 @@ def describe(state: TrainState, frozen: Mapping[str, Params]) -> list[str]:
     return [*table, f"{count:,} parameters; {line('held', parts(state, frozen))}"]
 
 
-def check_whole(mesh: Mesh, limit: float, state: TrainState, frozen: Mapping[str, Params]) -> None:
+def check_replicated(mesh: Mesh, limit: float, state: TrainState, frozen: Mapping[str, Params]) -> None:
     """Checks that a mesh that is there to split parameters does.
 
     Args:
@@ -115,6 +115,6 @@ def check_whole(mesh: Mesh, limit: float, state: TrainState, frozen: Mapping[str
         raise UserError(
             f"{share:.1%} of the bytes of parameters and optimizer state would be whole on every device (largest: "
             f"{', '.join(f'{name}, {whole[name] / 2**20:,.0f} MiB' for name in largest)}), expected at most "
-            f"mesh.max_whole={limit:g}; choose mesh.fsdp (now {mesh.shape['fsdp']}) and mesh.tensor (now "
+            f"mesh.max_replicated={limit:g}; choose mesh.fsdp (now {mesh.shape['fsdp']}) and mesh.tensor (now "
             f"{mesh.shape['tensor']}) to divide their sides, or give them a rule in training/sharding.py"
         )

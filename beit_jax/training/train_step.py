@@ -80,7 +80,7 @@ def make_step(
             update = gradient(params, frozen, micro_batch, jax.random.fold_in(key, index), step)
             return jax.tree.map(jnp.add, total, update), None
 
-        # Rows of a micro-batch lie `accumulate` apart: each device then splits its own rows, and nothing moves.
+        # HostBatch of a micro-batch lie `accumulate` apart: each device then splits its own rows, and nothing moves.
         batch = {name: rearrange(rows, "(b n) ... -> n b ...", n=accumulate) for name, rows in batch.items()}
         micro_batch = jax.tree.map(lambda rows: rows[0], batch)
         shapes = jax.eval_shape(gradient, params, frozen, micro_batch, key, step)

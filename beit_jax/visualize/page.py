@@ -35,7 +35,7 @@ EXPLAINED = {
     "perplexity_share": "perplexity over the size of the vocabulary",
     "mlm_acc": "accuracy of the tokens predicted at masked positions",
     "all_acc": "accuracy of the tokens predicted at all positions, hidden or not",
-    "mlm_acc_commonest": "the same for always guessing the commonest token",
+    "mlm_acc_majority": "the same for always guessing the commonest token",
     "absolute_error": "of the reconstruction, in units of the pixel range",
     "nll": "reconstruction term of the bound, nats per image",
     "kl": "divergence of the codes from uniform, nats per image",

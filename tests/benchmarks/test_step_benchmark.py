@@ -196,7 +196,7 @@ def test_beside_timm(monkeypatch, torchvision_without_its_binary):
 
 @pytest.mark.slow
 def test_the_table(capsys, monkeypatch):
-    """Rows that can be measured and rows that cannot, each told in a line."""
+    """HostBatch that can be measured and rows that cannot, each told in a line."""
     tried = ["configs/pretrain.py:runlocal", "--config.batch_size=8", "--steps=1"]
     monkeypatch.setitem(table.ROWS, "cpu", (("small", tried), ("wrong", [*tried, "--config.batch_size=0"])))
     table.main(["cpu", "--json"])

@@ -97,7 +97,7 @@ def test_loss_on_all_tokens(hides):
     summary = pretrain.summarize(run("measure", task, params, frozen, batch))
     assert summary["loss"] == pytest.approx(nll[valid].mean(), rel=1e-5)
     assert summary["all_acc"] == pytest.approx(right[valid].mean())
-    assert summary["mlm_acc_commonest"] == pytest.approx(np.bincount(tokens[valid].ravel()).max() / 64)
+    assert summary["mlm_acc_majority"] == pytest.approx(np.bincount(tokens[valid].ravel()).max() / 64)
     if hides:
         assert summary["mlm_acc"] == pytest.approx(right[valid][hidden[valid]].mean())
     else:

@@ -108,8 +108,8 @@ def test_the_step_takes_levels(repository):
     batch["mask"] = np.arange(16).reshape(1, 4, 4).repeat(4, 0) < 5
     loss = jax.jit(task.loss)
     found = loss(params, frozen, batch, jax.random.key(7), 0)["loss"][0]
-    finished = device_augment.finish(batch, jax.random.key(7), config.on_device, config.tokenizer.image_size)
-    config.on_device.statistics = ""
+    finished = device_augment.finish(batch, jax.random.key(7), config.device_augment, config.tokenizer.image_size)
+    config.device_augment.statistics = ""
     expected = jax.jit(pretrain.create(config).loss)(params, frozen, finished, jax.random.key(7), 0)["loss"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert float(loss(params, frozen, batch, jax.random.key(8), 0)["loss"][0]) != float(found)
@@ -117,7 +117,7 @@ def test_the_step_takes_levels(repository):
 
 def test_stored_tokens_refuse_colours_of_the_step(repository, tmp_path):
     config = config_of(repository, "runlocal,fast")
-    message = re.escape("on_device.statistics=imagenet: the step changes the colours that stored tokens are of")
+    message = re.escape("device_augment.statistics=imagenet: the step changes the colours that stored tokens are of")
     with pytest.raises(UserError, match=message) as error:
         tokenize_dataset.tokenize(config, "", tmp_path / "tokens", 0, 1)
     assert "\n" not in str(error.value) and not (tmp_path / "tokens").exists()

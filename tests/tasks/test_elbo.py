@@ -60,7 +60,7 @@ def case():
         "image": rng.standard_normal((IMAGES, 8, 8, 3)).astype(np.float32),
         "tokenizer_image": rng.uniform(0.1, 0.9, (IMAGES, 4, 4, 3)).astype(np.float32),
         "mask": np.tile(np.isin(np.arange(4), MASKED).reshape(1, 2, 2), (IMAGES, 1, 1)),
-        "place": np.arange(IMAGES, dtype=np.int32) + 5,
+        "index": np.arange(IMAGES, dtype=np.int32) + 5,
         "valid": np.ones(IMAGES, bool),
     }
     net, model = pretrain.tokenizer_of(config), tasks.model(config)
@@ -96,7 +96,7 @@ def test_terms_are_their_definitions(case):
     masked = np.array([sum(prior[i, m, likeliest[i, m]] for m in MASKED) for i in range(IMAGES)])
     expected = {
         "kl_to_uniform": kl.mean(),
-        "reconstruction_likeliest": at_likeliest.mean(),
+        "reconstruction_argmax": at_likeliest.mean(),
         "masked_log_likelihood": masked.mean(),
         "masked_log_likelihood_uniform": -2 * np.log(3),
         "bound_stage2": (at_likeliest + masked).mean(),
@@ -169,6 +169,6 @@ def test_the_door(tmp_path, capsys, in_the_checkout):
         evaluate.main([f"--checkpoint={tmp_path}/run", *flags])
         numbers.append(json.loads(capsys.readouterr().out))
     usual, terms = numbers
-    assert terms["reconstruction_likeliest"] == pytest.approx(-usual["nll"], rel=1e-5)
+    assert terms["reconstruction_argmax"] == pytest.approx(-usual["nll"], rel=1e-5)
     assert terms["kl_to_uniform"] == pytest.approx(usual["kl"], rel=1e-5)
     assert terms["images"] == 359 and "masked_log_likelihood" not in terms

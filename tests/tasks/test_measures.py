@@ -52,7 +52,7 @@ def test_masks_larger_than_the_head_are_reported():
 
 def test_commonest_token():
     summary = pretrain.summarize({"tokens": np.array([1, 6, 3]), "overflow": 0.0, "loss": (1.0, 1.0)})
-    assert summary["mlm_acc_commonest"] == pytest.approx(0.6)
+    assert summary["mlm_acc_majority"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize("broken", [0.0, jnp.nan])

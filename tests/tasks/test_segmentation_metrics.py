@@ -70,7 +70,7 @@ def test_eight_devices_count_as_one():
     with jax.set_mesh(mesh):
         rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
         split = (jax.device_put(x, rows) for x in (predicted, label))
-        found = jax.jit(confusion, static_argnums=2, out_shardings=sharding.whole(mesh))(*split, 7)
+        found = jax.jit(confusion, static_argnums=2, out_shardings=sharding.replicated(mesh))(*split, 7)
     np.testing.assert_array_equal(found, confusion(jnp.asarray(predicted), jnp.asarray(label), 7))
 
 

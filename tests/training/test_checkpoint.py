@@ -36,7 +36,7 @@ def test_parameters_alone_are_the_averaged_ones(tmp_path):
     _, _, written = saved(tmp_path, mesh)
     found = checkpoint.locate(str(tmp_path))
     assert found.name == "0" and checkpoint.load_config(found) == "{}"
-    loaded = checkpoint.load_params(found, sharding.whole(mesh))
+    loaded = checkpoint.load_params(found, sharding.replicated(mesh))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), dict(written.ema))
 
 

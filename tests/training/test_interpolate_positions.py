@@ -92,7 +92,7 @@ def test_positions_keep_the_class_token_and_a_plane():
 
 @pytest.mark.parametrize("method", interpolate_positions.METHODS)
 def test_a_grid_that_is_not_square(method):
-    """Rows are resized as for a square with as many, and columns too; values that depend on one of them tell."""
+    """HostBatch are resized as for a square with as many, and columns too; values that depend on one of them tell."""
     steps = np.sin(0.3 * np.arange(27.0))
     for axis, side, other in ((0, 47, 63), (1, 63, 47), (0, 27, 63)):
         values = np.broadcast_to(steps[:, None] if axis == 0 else steps, (27, 27)).reshape(-1, 1)

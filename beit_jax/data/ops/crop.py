@@ -120,7 +120,7 @@ def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op
 def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
     """`decode` and the first of `two_views`: of a JPEG file the box is chosen by its header, and it alone is decoded.
 
-    The step makes the other view of this one (`on_device` of the config). Other files, and those that do not end as a
+    The step makes the other view of this one (`device_augment` of the config). Other files, and those that do not end as a
     JPEG file does, are decoded whole: so whether an image can be read does not depend on the box.
     """
     check_size("decode_view", size)

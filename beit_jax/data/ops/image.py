@@ -91,7 +91,7 @@ def map_pixels(key: str = "tokenizer_image") -> Op:
 
 @register("batch")
 def keep_levels() -> Op:
-    """Leaves uint8 images as they are: a quarter of the bytes for those who scale them later (`tasks.on_device`)."""
+    """Leaves uint8 images as they are: a quarter of the bytes for those who scale them later (`tasks.device_augment`)."""
     return lambda features, seeds: {**features, LEVELS: tf.constant(True)}
 
 

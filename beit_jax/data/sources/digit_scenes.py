@@ -84,7 +84,7 @@ def _levels(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _layout(random: np.random.RandomState, count: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of as many squares, each of which has most of its area to itself."""
+    """HostBatch and columns of as many squares, each of which has most of its area to itself."""
     places, taken, tried = [], np.zeros((SIDE, SIDE), bool), 0
     while len(places) < count:
         side = random.randint(SIZES[0], SIZES[1] + 1)

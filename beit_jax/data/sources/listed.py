@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import first_that_works
 from beit_jax.data.preprocessing import Features
-from beit_jax.data.sources.source import ID, Share
+from beit_jax.data.sources.source import ID, Shard
 
 
 class Listed:
@@ -17,8 +17,8 @@ class Listed:
         self._ids = self._images if ids is images else tf.constant(ids)
         self._in_files = in_files
 
-    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
-        """Positions in the split, int64; see `Source`. Share i of n is every n-th one of the epoch's order."""
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Shard) -> tf.data.Dataset:
+        """Positions in the split, int64; see `Source`. Shard i of n is every n-th one of the epoch's order."""
         order = tf.range(self.num_examples, dtype=tf.int64)
         if seed is None:
             least, more = divmod(self.num_examples, share.count)

@@ -10,7 +10,7 @@ import tensorflow_datasets as tfds
 
 from beit_jax.data.preprocessing import Features
 from beit_jax.data.sources.listed import Listed
-from beit_jax.data.sources.source import FILE_NAME, ID, Share
+from beit_jax.data.sources.source import FILE_NAME, ID, Shard
 from beit_jax.errors import UserError
 
 FILES_AT_ONCE = 16
@@ -40,7 +40,7 @@ class Sharded:
         decoding = tfds.decode.PartialDecoding(dict.fromkeys(kept, True), decoders=as_stored)
         self._features, self._decoders = decoding.extract_features(features), decoding.decoders
 
-    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Shard) -> tf.data.Dataset:
         """(file name, position in the file, serialized record); see `Source`. Shares are contiguous parts, shuffled."""
         split = tfds.even_splits(self._split, share.count)[share.index]
         files = self._builder.info.splits[split].file_instructions
@@ -85,7 +85,7 @@ class Sharded:
         return Listed(*columns, self.num_classes, in_files=False)
 
     def _in_file_order(self) -> tf.data.Dataset:
-        return self.raw(None, tf.constant(0), tf.constant(0, tf.int64), Share())
+        return self.raw(None, tf.constant(0), tf.constant(0, tf.int64), Shard())
 
     def _numbered(self, place: tf.Tensor, raw: Any) -> tuple[tf.Tensor, Features]:
         return place, self.record(raw)

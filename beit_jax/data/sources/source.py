@@ -16,7 +16,7 @@ FILE_NAME = "file_name"  # the feature of tfds data sets that tells where a reco
 STREAMS = 8
 
 
-class Share(NamedTuple):
+class Shard(NamedTuple):
     """One of the parts into which the examples are split: a stream of training, or what a process evaluates."""
 
     index: int = 0
@@ -40,7 +40,7 @@ class Source(Protocol):
     num_examples: int
     num_classes: int
 
-    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Share) -> tf.data.Dataset:
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Shard) -> tf.data.Dataset:
         """The raw elements of a share of an epoch from the `start`-th on; contiguous in file order if `seed` is None.
 
         Shares differ by one element at most, and the first ones are the longer ones.

@@ -102,7 +102,7 @@ def test_label_maps(tmp_path):
     assert [(example["image"], example["annotation"]) for example in stored(out)] == expected
     source = open_source("photos", str(out), "train", 1)
     zero = tf.constant(0, tf.int64)
-    raw = source.raw(None, zero, zero, pipeline.Share())
+    raw = source.raw(None, zero, zero, pipeline.Shard())
     read = list(raw.map(lambda *raw: source.record(raw)).as_numpy_iterator())
     assert [(record["image"], record["label_map"]) for record in read] == expected
     assert [record["_id"].decode() for record in read] == [os.path.relpath(image, tmp_path) for image, _ in pairs]

@@ -84,7 +84,7 @@ def test_source(scenes_dir, split, count):
     source = open_source("digit_scenes", scenes_dir, split, 100)
     assert (source.num_examples, source.num_classes) == (count, 11)
     zero = tf.constant(0, tf.int64)
-    records = source.raw(None, zero, zero, pipeline.Share()).map(lambda *raw: source.record(raw))
+    records = source.raw(None, zero, zero, pipeline.Shard()).map(lambda *raw: source.record(raw))
     found = {(decoded(record["image"]), decoded(record["label_map"])) for record in records}
     assert found == {(image.tobytes(), labels.tobytes()) for image, labels in digit_scenes.scenes(split, count)}
 

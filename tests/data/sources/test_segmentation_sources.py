@@ -57,7 +57,7 @@ def config(data_config, pairs_folder):
 
 def records(source):
     zero = tf.constant(0, tf.int64)
-    raw = source.raw(None, zero, zero, pipeline.Share())
+    raw = source.raw(None, zero, zero, pipeline.Shard())
     return list(raw.map(lambda *raw: source.record(raw[0] if len(raw) == 1 else raw)).as_numpy_iterator())
 
 

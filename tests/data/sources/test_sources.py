@@ -6,10 +6,10 @@ import tensorflow_datasets as tfds
 from beit_jax.data.sources.label_subset import choose
 from beit_jax.data.sources.listed import Listed
 from beit_jax.data.sources.open_source import open_source
-from beit_jax.data.sources.source import ID, Share
+from beit_jax.data.sources.source import ID, Shard
 from beit_jax.errors import UserError
 
-ALONE = Share()
+ALONE = Shard()
 
 
 @pytest.fixture(params=["folder", "sharded", "few"])
@@ -45,7 +45,7 @@ def test_start_skips(source):
 
 def test_shares_cover_the_split_once(source):
     for seed in (None, 5):
-        parts = [names(source, seed, 0, share=Share(index, 3)) for index in range(3)]
+        parts = [names(source, seed, 0, share=Shard(index, 3)) for index in range(3)]
         assert sorted(name for part in parts for name in part) == sorted(names(source, None))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
