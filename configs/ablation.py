@@ -5,7 +5,7 @@
   python -m beit_jax.train --config configs/ablation.py:rows=beit+pixels+scratch,seeds=5 --workdir ...
   python -m beit_jax.train --config configs/ablation.py:data=imagenet2012,tokenizer=runs/tokenizer,seeds=1 --workdir ...
 
-HostBatch, with top-1 on ImageNet in the paper: B/16, 300 epochs, one run each (tables 4 and 5 of arXiv 2106.08254v2). Its
+Rows, with top-1 on ImageNet in the paper: B/16, 300 epochs, one run each (tables 4 and 5 of arXiv 2106.08254v2). Its
 table 4 is made with the plain ViT, for which there is `paper`; table 5 starts from it.
   beit                   82.86 plain; 83.22 with relative positions and LayerScale, as here
   random_masking         82.77 single patches are hidden in place of blocks, as many
