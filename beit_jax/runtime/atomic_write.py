@@ -1,0 +1,52 @@
+"""Files and folders that appear complete or not at all, also when the process is killed or the power fails."""
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+PART = ".part-"  # follows the name of the file in the names of temporary files; a random number follows it
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`, which takes its name at the end of the block.
+
+    The block makes a file or a folder of that path. An error removes it and leaves what was at `path`; a kill leaves it
+    too, and the temporary file beside it. Each call has its own temporary path, so that two writers do not mix.
+
+    Args:
+      path: to write; its parent folder is made where it does not exist. An existing file is replaced. An existing
+        folder is replaced only if it is empty.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}{PART}{secrets.token_hex(4)}")
+    try:
+        yield part
+        for inner in (*part.rglob("*"), part):
+            _sync(inner)
+        os.replace(part, path)
+        with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+            _sync(path.parent)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file with `atomic_write`."""
+    with atomic_write(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    """Waits until the contents of a file, or the entries of a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
