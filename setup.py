@@ -51,6 +51,7 @@ setup(
         "optax>=0.2.8,<0.3",
         "orbax-checkpoint>=0.12.8,<0.13",
         "pillow>=10",
+        "scipy>=1.13",  # the cubic spline by which tables of relative positions are interpolated; jax brings it
         "tensorboardX>=2.6.5",  # event files without TensorFlow
     ],
     extras_require={

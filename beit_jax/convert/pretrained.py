@@ -19,7 +19,7 @@ from beit_jax import tasks
 from beit_jax.convert import detect, files, names, preprocessing, retarget, settings, torch_writer
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
-from beit_jax.training.interpolate_positions import METHODS, adapt
+from beit_jax.training.interpolate_positions import METHODS, interpolate_positions
 from beit_jax.training.params import flatten, merge, unflatten
 
 Format = Literal["beit_jax", "hf", "unilm", "timm", "dalle"]
@@ -57,7 +57,7 @@ def from_pretrained(
         head fresh.
       num_classes: of the classifier; another number than the checkpoint's gives a fresh head.
       image_size: side in pixels, if another; positions are resized.
-      resize: how, see `training.adapt.adapt`.
+      resize: how, see `training.interpolate_positions.interpolate_positions`.
       seed: of fresh parameters.
 
     Raises:
@@ -70,7 +70,9 @@ def from_pretrained(
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
     changed = retarget.config_for(config, task or config.task, num_classes, image_size)
     initial = jax.tree.map(np.asarray, jax.jit(tasks.create(changed).init)(jax.random.key(seed)))
-    merged = merge(initial, adapt(params, initial, resize), *retarget.fresh_and_dropped(config, changed))
+    merged = merge(
+        initial, interpolate_positions(params, initial, resize), *retarget.fresh_and_dropped(config, changed)
+    )
     return Pretrained(tasks.model(changed), merged, changed)
 
 

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 from beit_jax.tasks.task import FrozenPart, Params, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
-from beit_jax.training.interpolate_positions import adapt
+from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.params import flatten, merge, not_in
 from beit_jax.training.sharding import replicated, shardings
 
@@ -62,7 +62,7 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
         checkpoint.locate(config.resume_from, run.parent)
     elif config.init_from and not started:
         with _named("init_from", config.init_from):
-            found = adapt(shapes(config.init_from), params, config.init_resize)
+            found = interpolate_positions(shapes(config.init_from), params, config.init_resize)
             merge(params, found, config.init_fresh, config.init_drop, WAY_OUT)
     for name, part in task.frozen.items():
         if part.source != "random":
@@ -72,7 +72,7 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
 
 
 def _fitted(part: FrozenPart, initial: Params, loaded: Params, config: ConfigDict) -> Params:
-    return merge(initial, adapt(loaded, initial, config.init_resize), drop=part.drop)
+    return merge(initial, interpolate_positions(loaded, initial, config.init_resize), drop=part.drop)
 
 
 @contextlib.contextmanager
@@ -118,7 +118,9 @@ def initial_state(
     if not config.init_from:
         return fresh, "starting from scratch"
     source = checkpoint.locate(config.init_from, run.parent)
-    loaded = adapt(checkpoint.load_params(source, replicated(mesh)), abstract.params, config.init_resize)
+    loaded = interpolate_positions(
+        checkpoint.load_params(source, replicated(mesh)), abstract.params, config.init_resize
+    )
     merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop, WAY_OUT)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)

@@ -1,8 +1,9 @@
-"""Parameters of one encoder made to fit another: official `run_class_finetuning.py`, loading a pre-trained model.
+"""Positions of a checkpoint, interpolated for a model with another grid of patches.
 
-A table of relative positions shared by all blocks becomes one per block, and tables and absolute positions are resized
-to another grid. Resizing is linear in the values, so each method is a matrix `[new, old]` for one axis, applied to rows
-and columns. Everything is computed in float64 on the host, once.
+As the official `run_class_finetuning.py` does when it loads a pre-trained model: a table of relative positions that all
+blocks share becomes one table per block; tables and absolute positions are interpolated. Interpolation is linear in the
+values, so each method is a matrix `[new, old]` for one axis, applied to rows and columns. It is computed in float64 on
+the host, once.
 """
 
 import math
@@ -21,37 +22,39 @@ CLS_ROWS = 3  # at the end of a table
 METHODS = ("official", "timm", "hf")
 
 
-def adapt(
+def interpolate_positions(
     loaded: Mapping[str, Any],
     target: Mapping[str, Any],
     method: str = "official",
     grid: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Expands and resizes what a target of another grid needs; everything else is passed on.
+    """Gives tables and absolute positions the shapes that a model needs; passes on everything else.
 
     Args:
       loaded: parameters from a checkpoint, arrays or shapes (`jax.ShapeDtypeStruct`, which stay shapes).
-      target: parameters or shapes of the model to fit.
+      target: parameters or shapes of the model.
       method: "official" (tables by a cubic spline over geometrically growing distances, positions bicubic), "timm"
         (tables linear over the same distances, positions bicubic with antialiasing) or "hf" (tables bilinear over even
         distances, positions bicubic), as these libraries do.
-      grid: rows and columns of the target's patches; None where they are as many.
+      grid: rows and columns of the model's patches; None for a square grid.
 
     Raises:
-      UserError: a loaded grid that is not square, or too small to be resized.
+      UserError: a loaded grid that is not square, or too small to be interpolated.
     """
-    flat, wanted = dict(flatten(loaded)), flatten(target)
-    if SHARED_TABLE in flat and BLOCK_TABLE in wanted and SHARED_TABLE not in wanted:
-        table, depth = flat.pop(SHARED_TABLE), wanted[BLOCK_TABLE].shape[0]
+    flat, expected = dict(flatten(loaded)), flatten(target)
+
+    def same_width(name: str) -> bool:
+        return name in flat and name in expected and flat[name].shape[-1:] == expected[name].shape[-1:]
+
+    if SHARED_TABLE in flat and BLOCK_TABLE in expected and SHARED_TABLE not in expected:
+        table, depth = flat.pop(SHARED_TABLE), expected[BLOCK_TABLE].shape[0]
         flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
-    for name in (SHARED_TABLE, BLOCK_TABLE):
-        if name in flat and name in wanted and flat[name].shape[-1:] == wanted[name].shape[-1:]:
-            sides = tuple(2 * side - 1 for side in grid) if grid else _square(wanted[name].shape[-2] - CLS_ROWS)
-            flat[name] = _resized(flat[name], sides, CLS_ROWS, TABLES[method], cls_last=True)
-    if POSITIONS in flat and POSITIONS in wanted and flat[POSITIONS].shape[-1:] == wanted[POSITIONS].shape[-1:]:
-        matrix = POSITION_EMBEDDINGS[method]
-        sides = grid or _square(wanted[POSITIONS].shape[-2] - 1)
-        flat[POSITIONS] = _resized(flat[POSITIONS], sides, 1, matrix, cls_last=False)
+    for name in filter(same_width, (SHARED_TABLE, BLOCK_TABLE)):
+        sides = tuple(2 * side - 1 for side in grid) if grid else _square(expected[name].shape[-2] - CLS_ROWS)
+        flat[name] = _interpolated(flat[name], sides, CLS_ROWS, TABLES[method], cls_last=True)
+    if same_width(POSITIONS):
+        sides = grid or _square(expected[POSITIONS].shape[-2] - 1)
+        flat[POSITIONS] = _interpolated(flat[POSITIONS], sides, 1, POSITION_EMBEDDINGS[method], cls_last=False)
     return unflatten(flat)
 
 
@@ -61,7 +64,7 @@ def _change(leaf: Any, shape: tuple[int, ...], function: Callable[[np.ndarray, t
     return function(np.asarray(leaf), shape).astype(leaf.dtype)
 
 
-def _resized(
+def _interpolated(
     leaf: Any,
     sides: tuple[int, int],
     cls_rows: int,
@@ -69,12 +72,12 @@ def _resized(
     *,
     cls_last: bool,
 ) -> Any:
-    """A leaf `[..., old * old + cls_rows, c]` with a grid of other sides; rows of the class token stay as they are."""
+    """A leaf `[..., old * old + cls_rows, c]` on a grid of other sides; rows of the class token keep their values."""
     old, (height, width) = _square(leaf.shape[-2] - cls_rows)[0], sides
     if (old, old) == sides:
         return leaf
 
-    def resize(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def interpolate(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         border = old * old if cls_last else cls_rows
         first, last = np.split(values.astype(np.float64), [border], axis=-2)
         grid, cls = (first, last) if cls_last else (last, first)
@@ -84,21 +87,21 @@ def _resized(
         grid = grid.reshape(*grid.shape[:-3], height * width, grid.shape[-1])
         return np.concatenate([grid, cls] if cls_last else [cls, grid], axis=-2)
 
-    return _change(leaf, (*leaf.shape[:-2], height * width + cls_rows, leaf.shape[-1]), resize)
+    return _change(leaf, (*leaf.shape[:-2], height * width + cls_rows, leaf.shape[-1]), interpolate)
 
 
 def _square(cells: int) -> tuple[int, int]:
     side = math.isqrt(max(cells, 0))
     if side * side != cells:
-        raise UserError(f"found positions of {cells} cells, expected a square: only square grids can be resized")
+        raise UserError(f"found positions of {cells} cells, expected a square: only square grids can be interpolated")
     return side, side
 
 
 def geometric_coordinates(old: int, new: int) -> np.ndarray:
-    """Where the distances -n..n of an old table lie among the new ones: `[old]`, symmetric around 0.
+    """Coordinates, among the new distances, of the distances -n..n of an old table: `[old]`, symmetric around 0.
 
-    Gaps grow geometrically from 1 next to the centre, so that near distances keep their values and the farthest comes
-    to lie on the new border. The ratio is found as officially, by 19 halvings of [1.01, 1.5], which also bounds it.
+    Gaps grow geometrically from 1 next to the centre, so that near distances keep their values and the farthest one
+    lies on the new border. The ratio is found as officially, by 19 bisections of [1.01, 1.5], which also bounds it.
     """
     n, left, right = old // 2, 1.01, 1.5
     ratio = left
@@ -117,9 +120,13 @@ def _new_distances(new: int) -> np.ndarray:
 
 
 def spline_table(old: int, new: int) -> np.ndarray:
-    """`[new, old]`: the cubic spline through the old values, constant beyond them (official)."""
+    """`[new, old]`: the cubic spline through the old values, constant beyond them (official: `interp2d`, cubic)."""
+    from scipy.interpolate import CubicSpline  # half a second, for the runs that need it
+
+    if old < 4:
+        raise UserError(f"found tables of {old} distances, expected at least 4: so small a grid cannot be interpolated")
     x = geometric_coordinates(old, new)
-    return cubic_spline(x, np.clip(_new_distances(new), x[0], x[-1]))
+    return CubicSpline(x, np.eye(old), bc_type="not-a-knot")(np.clip(_new_distances(new), x[0], x[-1]))
 
 
 def linear_table(old: int, new: int) -> np.ndarray:
@@ -133,35 +140,8 @@ def even_table(old: int, new: int) -> np.ndarray:
     return np.stack([np.interp(_centres(old, new), np.arange(old), unit) for unit in np.eye(old)], axis=1)
 
 
-def cubic_spline(x: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """The matrix `[len(at), len(x)]` from values at `x` to the not-a-knot cubic spline through them, at `at`.
-
-    Args:
-      x: increasing, at least 4.
-      at: within x[0]..x[-1].
-    """
-    n = len(x)
-    if n < 4:
-        raise UserError(f"found tables of {n} distances, expected at least 4: so small a grid cannot be resized")
-    gaps = np.diff(x)
-    # Second derivatives M at x solve A M = B values; M is linear over the first two and the last two gaps.
-    a, b = np.zeros((n, n)), np.zeros((n, n))
-    for i in range(1, n - 1):
-        before, after = gaps[i - 1], gaps[i]
-        a[i, i - 1 : i + 2] = before, 2 * (before + after), after
-        b[i, i - 1 : i + 2] = 6 / before, -6 / before - 6 / after, 6 / after
-    a[0, :3] = gaps[1], -(gaps[0] + gaps[1]), gaps[0]
-    a[-1, -3:] = gaps[-1], -(gaps[-2] + gaps[-1]), gaps[-2]
-    second, values = np.linalg.solve(a, b), np.eye(n)
-    i = np.clip(np.searchsorted(x, at, side="right") - 1, 0, n - 2)
-    h, right, left = gaps[i, None], (x[i + 1] - at)[:, None], (at - x[i])[:, None]
-    curved = (second[i] * right**3 + second[i + 1] * left**3) / (6 * h)
-    straight = (values[i] / h - second[i] * h / 6) * right + (values[i + 1] / h - second[i + 1] * h / 6) * left
-    return curved + straight
-
-
 def _centres(old: int, new: int) -> np.ndarray:
-    """Where the centres of new cells lie among those of the old ones, both spanning the same length."""
+    """Coordinates of the centres of new cells among those of the old ones, both spanning the same length: `[new]`."""
     return (np.arange(new) + 0.5) * old / new - 0.5
 
 

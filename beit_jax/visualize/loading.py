@@ -13,7 +13,7 @@ from beit_jax.errors import UserError
 from beit_jax.models import vit
 from beit_jax.tasks import pretrain
 from beit_jax.training import checkpoint, initialize
-from beit_jax.training.interpolate_positions import adapt
+from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.sharding import AXES, make_mesh
 
 Params = dict[str, Any]
@@ -52,7 +52,7 @@ def encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncoder:
     image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
     shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
     grid = (size[0] // patch, size[1] // patch)
-    resized = adapt({"encoder": own}, {"encoder": shapes}, config.get("init_resize", "official"), grid)
+    resized = interpolate_positions({"encoder": own}, {"encoder": shapes}, grid=grid)
     return LoadedEncoder(network, resized["encoder"], config)
 
 
