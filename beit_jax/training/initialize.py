@@ -15,10 +15,10 @@ from beit_jax.errors import UserError
 from beit_jax.tasks.task import FrozenPart, Params, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.interpolate_positions import interpolate_positions
-from beit_jax.training.params import flatten, merge, not_in
+from beit_jax.training.params import flatten, merge, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 
-WAY_OUT = "choose the same model, or name the parameters to leave fresh in init_fresh and those to ignore in init_drop"
+ADVICE = "choose the same model, or name the parameters that may differ in init_optional"
 
 
 def abstract_state(task: Task, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh) -> train_step.TrainState:
@@ -63,7 +63,7 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
     elif config.init_from and not started:
         with _named("init_from", config.init_from):
             found = interpolate_positions(shapes(config.init_from), params, config.init_resize)
-            merge(params, found, config.init_fresh, config.init_drop, WAY_OUT)
+            merge(params, found, config.init_optional, ADVICE)
     for name, part in task.frozen.items():
         if part.source != "random":
             with _named(name, part.source):
@@ -72,7 +72,7 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
 
 
 def _fitted(part: FrozenPart, initial: Params, loaded: Params, config: ConfigDict) -> Params:
-    return merge(initial, interpolate_positions(loaded, initial, config.init_resize), drop=part.drop)
+    return merge(initial, interpolate_positions(loaded, initial, config.init_resize), optional=part.drop)
 
 
 @contextlib.contextmanager
@@ -121,7 +121,7 @@ def initial_state(
     loaded = interpolate_positions(
         checkpoint.load_params(source, replicated(mesh)), abstract.params, config.init_resize
     )
-    merged = merge(fresh.params, loaded, config.init_fresh, config.init_drop, WAY_OUT)
+    merged = merge(fresh.params, loaded, config.init_optional, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
     return fresh.replace(params=params, ema=ema), f"starting from the parameters of {source}{_kept(fresh, loaded)}"
@@ -130,7 +130,7 @@ def initial_state(
 def _kept(fresh: train_step.TrainState, loaded: Params) -> str:
     """What is not taken from a checkpoint, in words."""
     found, expected = flatten(loaded), flatten(fresh.params)
-    names = not_in(fresh.params, loaded)
+    names = unmatched_names(fresh.params, loaded)
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
     absent = [name for name in names if name not in found]
     if len(absent) > 8:  # a whole head

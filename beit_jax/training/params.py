@@ -1,8 +1,8 @@
-"""Trees of parameters by name, and the one idiom by which something is chosen for each of them."""
+"""Trees of parameters by name, and lists of rules that choose a value for each name."""
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ from flax import traverse_util
 
 from beit_jax.errors import UserError
 
-Rules = Sequence[tuple[str, Any]]
+Rules = Sequence[tuple[str, Any]]  # (regular expression, value); the first match wins
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,12 +27,12 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def digest(params: Mapping[str, Any]) -> str:
     """A hash of names, types, shapes and values of arrays on the host."""
-    seen = hashlib.blake2b(digest_size=16)
+    hashed = hashlib.blake2b(digest_size=16)
     for name, values in flatten(params).items():
         values = np.ascontiguousarray(values)
-        seen.update(repr((name, values.dtype.name, values.shape)).encode())
-        seen.update(values.data)
-    return seen.hexdigest()
+        hashed.update(repr((name, values.dtype.name, values.shape)).encode())
+        hashed.update(values.data)
+    return hashed.hexdigest()
 
 
 def choose(rules: Rules, name: str) -> Any:
@@ -50,56 +50,55 @@ def choose(rules: Rules, name: str) -> Any:
 def map_names(function: Callable[[str, Any], Any], tree: Any) -> Any:
     """Maps `function(name, leaf)` over any pytree; names inside an optimizer state end in the parameter's name."""
 
-    def name(path: Iterable[Any]) -> str:
-        return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+    def apply(path: tuple[Any, ...], leaf: Any) -> Any:
+        return function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
 
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: function(name(path), leaf), tree)
+    return jax.tree_util.tree_map_with_path(apply, tree)
 
 
 def merge(
     initial: Mapping[str, Any],
     loaded: Mapping[str, Any],
-    fresh: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    way_out: str = "choose settings of the model that are those of the checkpoint",
+    optional: Sequence[str] = (),
+    advice: str = "choose the settings of the model that the checkpoint was made with",
 ) -> dict[str, Any]:
-    """Puts loaded parameters in the place of initial ones; every name and shape must agree.
+    """Replaces initial parameters by loaded ones; names and shapes must agree.
 
     Args:
       initial: tree of the model's parameters; leaves need a `shape`.
       loaded: tree of parameters from a checkpoint.
-      fresh: regular expressions of names that keep their initial value where `loaded` has none of that shape.
-      drop: regular expressions of loaded names that are not wanted.
-      way_out: ends the message of the error.
+      optional: regular expressions of names that may differ. The model's parameters of these names keep their initial
+        values where `loaded` has none of that shape; those of `loaded` are left out where the model has none.
+      advice: end of the error message.
 
     Raises:
       UserError: lists every missing, unexpected and mis-shaped name.
     """
 
-    def matches(patterns: Sequence[str], name: str) -> bool:
-        return any(re.search(pattern, name) for pattern in patterns)
+    def is_optional(name: str) -> bool:
+        return any(re.search(pattern, name) for pattern in optional)
 
     target, source = flatten(initial), flatten(loaded)
-    kept = {name for name in not_in(initial, loaded) if matches(fresh, name)}
-    wanted = [name for name in target if name not in kept]
-    missing = [name for name in wanted if name not in source]
-    extra = [name for name in source if name not in target and not matches(drop, name)]
+    kept = {name for name in unmatched_names(initial, loaded) if is_optional(name)}
+    needed = [name for name in target if name not in kept]
+    missing = [name for name in needed if name not in source]
+    unexpected = [name for name in source if name not in target and not is_optional(name)]
     shapes = [
         f"{name} {tuple(source[name].shape)} (expected {tuple(target[name].shape)})"
-        for name in wanted
+        for name in needed
         if name in source and source[name].shape != target[name].shape
     ]
     problems = [
         f"{title}: {', '.join(names)}"
-        for title, names in (("missing", missing), ("unexpected", extra), ("of another shape", shapes))
+        for title, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
         if names
     ]
     if problems:
-        raise UserError(f"the checkpoint does not fit the model; {'; '.join(problems)}: {way_out}")
-    return unflatten(target | {name: source[name] for name in wanted})
+        raise UserError(f"the checkpoint does not fit the model; {'; '.join(problems)}: {advice}")
+    return unflatten(target | {name: source[name] for name in needed})
 
 
-def not_in(initial: Mapping[str, Any], loaded: Mapping[str, Any]) -> list[str]:
-    """The names of `initial` that `loaded` has not, or in another shape."""
+def unmatched_names(initial: Mapping[str, Any], loaded: Mapping[str, Any]) -> list[str]:
+    """Names of `initial` that `loaded` does not have, or has in another shape."""
     target, source = flatten(initial), flatten(loaded)
     return [name for name in target if name not in source or source[name].shape != target[name].shape]
