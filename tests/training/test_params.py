@@ -32,24 +32,23 @@ def test_first_rule_wins_and_every_name_needs_one():
 
 
 def test_names_in_any_tree():
-    weights = {"encoder": {"kernel": np.zeros(2)}, 7: np.zeros(1)}
+    weights = {"encoder": {"kernel": np.zeros(2)}}
     optimizer = optax.chain(optax.clip(1.0), optax.scale_by_adam())
     nested = {
         "state": State(weights, None),
-        "list": [np.zeros(1), Pair(np.zeros(1), (np.zeros(1),))],
+        "list": [{7: np.zeros(1)}, Pair(np.zeros(1), (np.zeros(1),))],
         "optimizer": optimizer.init({"encoder": weights["encoder"]}),
     }
     names = []
     mapped = params.map_names(lambda name, leaf: names.append(name) or leaf.ndim, nested)
     assert jax.tree.structure(mapped) == jax.tree.structure(nested)
     assert names == [
-        "list/0",
+        "list/0/7",
         "list/1/first",
         "list/1/second/0",
         "optimizer/1/count",
         "optimizer/1/mu/encoder/kernel",
         "optimizer/1/nu/encoder/kernel",
-        "state/weights/7",
         "state/weights/encoder/kernel",
     ]
 
