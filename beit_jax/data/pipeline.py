@@ -1,7 +1,7 @@
 """The door of the input: training batches addressed by the step, evaluation sets that count each example once.
 
 A config has `source` (see `sources.open_source`), `data_dir`, `split`, `eval_split`, `ops`, `eval_ops` (see
-`registry`), `labels_per_class` (0: all), `label_fraction`, `subset_seed`, `repeats`, `shuffle_buffer` (records) and
+`registry`), `labels` (see `parse_labels`), `repeats`, `shuffle_buffer` (records) and
 `max_bad_fraction`. Batches are dicts of NumPy arrays; batch sizes are over all processes, of which each one gets its
 share of rows.
 """
@@ -25,6 +25,7 @@ from beit_jax.data.ops.image import LEVELS, unit_range
 from beit_jax.data.preprocessing import Features, Program
 from beit_jax.data.records.stored_tokens import StoredTokens
 from beit_jax.data.sources import label_subset
+from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.data.sources.source import ID, Shard, Source, streams
 from beit_jax.errors import UserError
@@ -53,26 +54,26 @@ class SourceInfo(NamedTuple):
 def info(config: Any) -> SourceInfo:
     """What there is to train on; raises UserError when it cannot be read, or holds too few labels."""
     source = _open(config, config.split)
-    chosen = _chosen(config, source)
-    return SourceInfo(source.num_examples if chosen is None else len(chosen), source.num_classes)
+    if _uses_all(config):
+        return SourceInfo(source.num_examples, source.num_classes)
+    counts = label_subset.count_per_class(source.labels(), source.num_classes, config.labels)
+    return SourceInfo(sum(counts), source.num_classes)
 
 
 def _open(config: Any, split: str) -> Source:
     return open_source(config.source, config.data_dir, split, config.shuffle_buffer)
 
 
-def _chosen(config: Any, source: Source) -> np.ndarray | None:
-    """Positions of the examples of a training split that may be seen; None: all."""
-    if not config.labels_per_class and config.label_fraction == 1:
-        return None
-    wanted = config.labels_per_class, config.label_fraction, config.subset_seed
-    return label_subset.choose(source.labels(), source.num_classes, *wanted)
+def _uses_all(config: Any) -> bool:
+    return parse_labels(config.labels).fraction == 1
 
 
-def _to_train_on(config: Any) -> Source:
+def _open_train_split(config: Any, seed: int) -> Source:
+    """The examples of the training split that `config.labels` lets a run of this seed see."""
     source = _open(config, config.split)
-    chosen = _chosen(config, source)
-    return source if chosen is None else source.take(chosen)
+    if _uses_all(config):
+        return source
+    return source.take(label_subset.choose_examples(source.labels(), source.num_classes, config.labels, seed))
 
 
 def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
@@ -116,7 +117,7 @@ def make_train(
     """
     if not 0 <= seed < 2**31:
         raise UserError(f"found the seed {seed}; expected a whole number from 0 to 2147483647")
-    source = _to_train_on(config)
+    source = _open_train_split(config, seed)
     rows = _rows_per_process(batch_size, process_count)
     count = streams(batch_size, config.repeats, process_count)
     block = batch_size // count  # neighbouring rows of each batch, which one stream fills
@@ -169,10 +170,17 @@ def make_eval(
 
 
 def make_train_once(
-    config: Any, ops: str, *, batch_size: int, process_index: int = 0, process_count: int = 1, log: Path | None = None
+    config: Any,
+    ops: str,
+    *,
+    seed: int,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    log: Path | None = None,
 ) -> EvalSet:
-    """As `make_eval`, of what there is to train on, through `ops`."""
-    source = _to_train_on(config)
+    """As `make_eval`, of the examples that `make_train` reads with this seed, through `ops`."""
+    source = _open_train_split(config, seed)
     return _once(config, source, config.split, ops, batch_size, Shard(process_index, process_count), log)
 
 

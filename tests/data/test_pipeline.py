@@ -32,7 +32,7 @@ def config(request, data_config, class_folder, sharded_dir):
         return data_config(split="train[:71]", ops=OPS, shuffle_buffer=40)
     if request.param == "sharded":  # across the border of two files, neither of them whole
         return data_config(data_dir=sharded_dir, split="train[18%:23%]", ops=OPS, shuffle_buffer=40)
-    return data_config(labels_per_class=7, ops=OPS)
+    return data_config(labels="7 per class", ops=OPS)
 
 
 def test_batches_have_known_shapes_and_types(config):
@@ -146,7 +146,7 @@ def test_evaluation_counts_each_example_once(data_config, class_folder, sharded_
 
 
 def test_few_labels(data_config):
-    stream = pipeline.make_train(data_config(labels_per_class=3, ops="decode|resize(8)"), seed=0, batch_size=30)
+    stream = pipeline.make_train(data_config(labels="3 per class", ops="decode|resize(8)"), seed=0, batch_size=30)
     first, second = next(stream), next(stream)
     assert (stream.num_examples, stream.num_classes, stream.steps_per_epoch) == (30, 10, 1)
     assert np.bincount(first["label"]).tolist() == [3] * 10
@@ -156,8 +156,8 @@ def test_few_labels(data_config):
 @pytest.mark.parametrize("start", [1, pytest.param(5, marks=pytest.mark.slow)])
 def test_repeated_augmentation(data_config, start):
     # 12 batches of 12 rows an epoch, 48 of the 144 examples, three views of each in a row.
-    config = data_config(ops="decode|flip_lr|random_resized_crop(8)", labels_per_class=15, repeats=3)
-    once = data_config(ops="decode|resize(8)", labels_per_class=15, repeats=3)
+    config = data_config(ops="decode|flip_lr|random_resized_crop(8)", labels="15 per class", repeats=3)
+    once = data_config(ops="decode|resize(8)", labels="15 per class", repeats=3)
 
     def images(start):
         stream = pipeline.make_train(once, seed=0, batch_size=12, start_step=start)
@@ -172,8 +172,8 @@ def test_repeated_augmentation(data_config, start):
 
 
 def test_training_examples_once(data_config):
-    config = data_config(labels_per_class=3, label_fraction=1.0)
-    batches = list(pipeline.make_train_once(config, "decode|resize(8)", batch_size=8))
+    config = data_config(labels="3 per class")
+    batches = list(pipeline.make_train_once(config, "decode|resize(8)", seed=0, batch_size=8))
     assert [int(batch["valid"].sum()) for batch in batches] == [8, 8, 8, 6]
     labels = np.concatenate([batch["label"][batch["valid"]] for batch in batches])
     assert np.bincount(labels).tolist() == [3] * 10
@@ -182,8 +182,8 @@ def test_training_examples_once(data_config):
 def test_info(data_config, class_folder):
     assert pipeline.info(data_config(split="test")) == (359, 10)
     assert pipeline.info(data_config(source=f"folder:{class_folder}", split="train[50%:]")) == (30, 3)
-    assert pipeline.info(data_config(labels_per_class=7)) == (70, 10)
-    assert pipeline.info(data_config(source=f"folder:{class_folder}", label_fraction=0.25)) == (15, 3)
+    assert pipeline.info(data_config(labels="7 per class")) == (70, 10)
+    assert pipeline.info(data_config(source=f"folder:{class_folder}", labels="25%")) == (15, 3)
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ def test_records_that_vanish_end_the_input(data_config, sharded_dir, tmp_path):
         ({"ops": "decode|normalize|resize(8)"}, {"batch_size": 8}, r"found float32 pixels to resize"),
         ({"ops": "decode|resize_small(8)"}, {"batch_size": 8}, r"the ops leave 'image' with sides that may differ"),
         ({"eval_ops": "resize(8)"}, {"batch_size": 8, "seed": 2**31}, r"found the seed 2147483648"),
-        ({"labels_per_class": 1000}, {"batch_size": 8}, r"labels_per_class=1000"),
+        ({"labels": "1000 per class"}, {"batch_size": 8}, r"expected at least 1000 for data.labels="),
     ],
 )
 def test_mistakes(data_config, changes, arguments, message):

@@ -27,8 +27,8 @@ class _Pairs:
     def labels(self) -> NoReturn:
         """Raises UserError: an image belongs to many classes."""
         raise UserError(
-            "found labels_per_class or label_fraction with label maps, where an image has many classes; take a slice "
-            "of the split, such as train[:10%]"
+            "found a choice of labels with label maps, where an image has many classes; expected data.labels='all': "
+            "for fewer images, take a slice of the split, such as train[:10%]"
         )
 
 

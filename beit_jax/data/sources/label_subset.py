@@ -1,42 +1,44 @@
-"""Which labelled examples a training run may see: so many of each class, or such a share of each class."""
+"""Which labelled examples a run may train on: a number or a fraction of each class, chosen at random."""
 
 import numpy as np
 
+from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
 
 
-def choose(labels: np.ndarray, num_classes: int, per_class: int, fraction: float, seed: int) -> np.ndarray:
-    """Positions of the chosen examples, class by class.
-
-    A smaller choice of the same seed is part of a larger one.
+def count_per_class(labels: np.ndarray, num_classes: int, choice: str) -> list[int]:
+    """How many examples of each class are chosen, whatever the seed.
 
     Args:
       labels: int64 `[n]`, of every example of the split.
       num_classes: number of classes.
-      per_class: examples of each class; 0: `fraction` decides.
-      fraction: share of each class, rounded, above 0 and at most 1.
-      seed: of the choice.
-
-    Returns:
-      int64 `[m]`.
+      choice: text of `data.labels`, see `parse_labels`; fractions of a class are rounded.
 
     Raises:
-      UserError: a class has too few examples, or is left without any.
+      UserError: a class has too few examples, or none of its examples is chosen.
     """
-    rank = np.random.RandomState(seed).permutation(len(labels))  # its numbers are frozen for good
+    per_class, fraction = parse_labels(choice)
+    sizes = np.bincount(labels, minlength=num_classes).tolist()
+    for label, size in enumerate(sizes):
+        if size < per_class:
+            raise UserError(
+                f"found {size} examples of class {label}, expected at least {per_class} for data.labels={choice!r}; "
+                "lower the number or take a larger split"
+            )
+        if not per_class and not round(fraction * size):
+            raise UserError(f"data.labels={choice!r} leaves none of the {size} examples of class {label}; raise it")
+    return [per_class or round(fraction * size) for size in sizes]
+
+
+def choose_examples(labels: np.ndarray, num_classes: int, choice: str, seed: int) -> np.ndarray:
+    """Positions in the split of the chosen examples, int64 `[m]`, class by class.
+
+    A smaller choice is part of a larger choice of the same seed. See `count_per_class` for the arguments and errors.
+    """
+    counts = count_per_class(labels, num_classes, choice)
+    rank = np.random.RandomState(seed).permutation(len(labels))  # NumPy never changes the numbers of RandomState
     chosen = []
-    for label in range(num_classes):
+    for label, count in enumerate(counts):
         members = np.flatnonzero(labels == label)
-        members = members[np.argsort(rank[members])]
-        wanted = per_class or round(fraction * len(members))
-        if len(members) < per_class:
-            raise UserError(
-                f"found {len(members)} examples of class {label}, expected labels_per_class={per_class} or more; lower "
-                "it or take a larger split"
-            )
-        if not wanted:
-            raise UserError(
-                f"label_fraction={fraction:g} leaves none of the {len(members)} examples of class {label}; raise it"
-            )
-        chosen.append(members[:wanted][::-1])
+        chosen.append(members[np.argsort(rank[members])][:count][::-1])
     return np.concatenate(chosen)

@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import flags
+from beit_jax.validate import validate
 from doors import command, refused
 from PIL import Image
 
@@ -26,7 +27,6 @@ from beit_jax.data.records import shard_plan, writer
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.errors import UserError
-from beit_jax.validate import validate
 
 # Processes that can be killed, forked from one that has loaded TensorFlow already.
 FORKED = multiprocessing.get_context("forkserver")
@@ -259,9 +259,9 @@ def test_the_pipeline_reads_them(out, data_config):
         for key in whole:
             np.testing.assert_array_equal(whole[key], np.concatenate([part[key] for part in parts]))
     assert sum(batch["valid"].sum() for batch in pipeline.make_eval(config, batch_size=16)) == 60
-    config.labels_per_class = 4
+    config.labels = "4 per class"
     assert pipeline.info(config) == (12, 3)
-    batches = list(pipeline.make_train_once(config, config.eval_ops, batch_size=4))
+    batches = list(pipeline.make_train_once(config, config.eval_ops, seed=0, batch_size=4))
     assert np.bincount(np.concatenate([batch["label"] for batch in batches])).tolist() == [4, 4, 4]
 
 

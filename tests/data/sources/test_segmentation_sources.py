@@ -126,8 +126,8 @@ def test_two_files_of_one_name_and_no_files(folder):
 
 
 def test_few_labels_are_refused(config):
-    config.labels_per_class = 5
-    with pytest.raises(UserError, match="found labels_per_class or label_fraction with label maps"):
+    config.labels = "5 per class"
+    with pytest.raises(UserError, match="found a choice of labels with label maps"):
         pipeline.make_train(config, seed=0, batch_size=4)
 
 

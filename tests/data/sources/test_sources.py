@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from beit_jax.data.sources.label_subset import choose
+from beit_jax.data.sources.label_subset import choose_examples
 from beit_jax.data.sources.listed import Listed
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.data.sources.source import ID, Shard
@@ -22,7 +22,7 @@ def source(request, class_folder, sharded_dir):
 
 
 def few(source, per_class, seed):
-    return source.take(choose(source.labels(), source.num_classes, per_class, 1.0, seed))
+    return source.take(choose_examples(source.labels(), source.num_classes, f"{per_class} per class", seed))
 
 
 def names(source, seed, epoch=0, start=0, share=ALONE):
@@ -79,7 +79,7 @@ def test_few_labels(class_folder, sharded_dir):
         assert set(chosen) <= set(names(whole, None))
         assert chosen == names(few(whole, 4, seed=0), None)
         assert set(chosen) != set(names(few(whole, 4, seed=1), None))
-        with pytest.raises(UserError, match="expected labels_per_class=500 or more"):
+        with pytest.raises(UserError, match=r"expected at least 500 for data\.labels"):
             few(whole, 500, seed=0)
 
 
