@@ -1,9 +1,18 @@
-"""The sizes an encoder comes in."""
+"""The sizes an encoder comes in, and other names that configs choose from; imports no JAX."""
 
 import dataclasses
 import re
 
 from beit_jax.errors import UserError
+
+
+# What the backward pass may keep instead of recomputing: those of `jax.checkpoint_policies` that need no arguments.
+REMAT_POLICIES = (
+    "dots_saveable",
+    "dots_with_no_batch_dims_saveable",
+    "everything_saveable",
+    "nothing_saveable",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +37,7 @@ VARIANTS: dict[str, Variant] = {
 
 
 def parse(name: str) -> tuple[Variant, int]:
-    """Splits a name such as `B/16`, or `512x8x8/16`, into the variant and the side of a patch in pixels."""
+    """Splits a name such as `B/16` or `512x8x8/16` into the variant and the side of a patch in pixels."""
     size, _, patch = name.partition("/")
     sizes = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x([1-9]\d*)", size)
     variant = VARIANTS.get(size) or (Variant(*map(int, sizes.groups())) if sizes else None)

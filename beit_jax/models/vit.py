@@ -13,14 +13,7 @@ from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.initializers import Scheme, initializers
 from beit_jax.models.patch_embed import PatchEmbed, patch_grid
 from beit_jax.models.relative_position import RelativePositionBias
-
-# The policies of `jax.checkpoint_policies` that are policies themselves; the others there are makers of policies.
-REMAT_POLICIES = (
-    "dots_saveable",
-    "dots_with_no_batch_dims_saveable",
-    "everything_saveable",
-    "nothing_saveable",
-)
+from beit_jax.models.variants import REMAT_POLICIES
 
 
 class Encoder(nn.Module):
