@@ -7,8 +7,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from beit_jax.tasks.task import HostBatch, Params, Task
+from beit_jax.tasks.task import Task
 from beit_jax.training.sharding import replicated, to_devices
+from beit_jax.typing import HostBatch, Params
 
 SAY_EVERY = 10.0  # seconds
 

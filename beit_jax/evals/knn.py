@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 
 from beit_jax.evals.features import Extractor
 from beit_jax.tasks import layers
-from beit_jax.tasks.task import HostBatch, Params, Task
+from beit_jax.tasks.task import Task
 from beit_jax.training.sharding import batch_sharding, replicated
+from beit_jax.typing import HostBatch, Params
 
 QUERIES = 256  # at once
 
@@ -62,7 +63,7 @@ class Knn:
           frozen: of the task.
           watched: what batches are looked at through, such as a watch for signals to stop.
         """
-        if self._found and "encoder" in self._task.frozen:
+        if self._found and "encoder" in self._task.frozen_parts:
             return self._found  # an encoder that does not learn: nothing has changed
         extract = self._extractor(mesh)
         (bank, classes), (queries, truth) = (
@@ -72,7 +73,7 @@ class Knn:
         for layer in range(bank.shape[1]):
             votes = self._classify(mesh, bank[:, layer], classes, queries[:, layer])
             top1[layer] = np.mean(votes == truth)
-        self._found = layers.best({"top1": top1}, self._task.embedded, prefix="knn_")
+        self._found = layers.best({"top1": top1}, self._task.embedded_layers, prefix="knn_")
         return self._found
 
     def _classify(self, mesh: Mesh, bank: np.ndarray, classes: np.ndarray, queries: np.ndarray) -> np.ndarray:

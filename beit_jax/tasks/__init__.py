@@ -1,29 +1,72 @@
 """Tasks: one file for each thing to learn."""
 
-import flax.linen as nn
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
-from beit_jax.tasks import classify, pretrain, probe, segment, tokenizer
+from beit_jax.config import schema
+from beit_jax.config.keys import Keys
+from beit_jax.errors import UserError
+from beit_jax.tasks.classify import Classify
+from beit_jax.tasks.pretrain import Pretrain
+from beit_jax.tasks.pretrain_pixels import PretrainPixels
+from beit_jax.tasks.probe import Probe
+from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.segment import Segment
 from beit_jax.tasks.task import FrozenPart, Task
+from beit_jax.tasks.tokenizer import TrainTokenizer
+from beit_jax.tasks.tokenizers import create_tokenizer, register_tokenizer
 
-__all__ = ["FrozenPart", "Task", "create", "model"]
+__all__ = [
+    "Curve",
+    "FrozenPart",
+    "Headline",
+    "Report",
+    "Task",
+    "create_task",
+    "create_tokenizer",
+    "register_task",
+    "register_tokenizer",
+]
 
-_CREATE = {
-    "tokenizer": tokenizer.create,
-    "pretrain": pretrain.create,
-    "classify": classify.create,
-    "probe": probe.create,
-    "segment": segment.create,
+_TASKS: dict[str, type[Task]] = {
+    "tokenizer": TrainTokenizer,
+    "pretrain": Pretrain,
+    "pretrain_pixels": PretrainPixels,
+    "classify": Classify,
+    "probe": Probe,
+    "segment": Segment,
 }
 
 
-def model(config: ConfigDict) -> nn.Module:
-    """The network of a config's task."""
-    if config.task == "tokenizer":
-        return tokenizer.model(config.model)
-    return {"pretrain": pretrain, "classify": classify, "probe": probe, "segment": segment}[config.task].model(config)
+def create_task(config: ConfigDict) -> Task:
+    """The task that a valid config names.
+
+    Raises:
+      UserError: the task is unknown.
+    """
+    if config.task not in _TASKS:
+        raise UserError(
+            f"task={config.task!r} is unknown; expected one of {', '.join(_TASKS)}, or one of a file of your own: give "
+            "that file with --plugin=FILE"
+        )
+    return _TASKS[config.task](config)
 
 
-def create(config: ConfigDict) -> Task:
-    """The task of a validated config."""
-    return _CREATE[config.task](config)
+def register_task(
+    name: str, *, keys: Keys | None = None, check: Callable[[ConfigDict], None] = lambda config: None
+) -> Callable[[type[Task]], type[Task]]:
+    """A decorator that makes a task of a file of your own known to configs.
+
+    Args:
+      name: of the task, `config.task`.
+      keys: beside those of every task; a section that both have is joined.
+      check: raises a UserError for values that do not go together.
+    """
+
+    def add(task: type[Task]) -> type[Task]:
+        schema.register(name, schema.Schema(keys or {}, check))
+        _TASKS[name] = task
+        return task
+
+    return add

@@ -1,70 +1,107 @@
 """Image classification: fine-tuning of an encoder, or training from scratch (official `run_class_finetuning.py`)."""
 
+import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.models import heads, vit
-from beit_jax.tasks.encoder import encoder_fields
+from beit_jax.models import heads, variants, vit
+from beit_jax.tasks.accuracy import ranks
+from beit_jax.tasks.encoder import encoder_fields, encoder_flops
 from beit_jax.tasks.mixup import mix
-from beit_jax.tasks.task import Batch, HostBatch, Metrics, Params, Task, means
+from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.task import Task, means, spec
+from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 
-def model(config: ConfigDict) -> heads.ImageClassifier:
-    """The classifier of a config."""
-    section = config.model
-    encoder = vit.Encoder(**encoder_fields(section), init_scheme="finetune", final_norm=section.pooling != "mean")
-    return heads.ImageClassifier(
-        encoder=encoder, num_classes=section.num_classes, pooling=section.pooling, init_scale=section.init_scale
-    )
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classify(Task):
+    """See `Task`; batches hold `image` `[b, h, w, 3]` normalised and `label` int32 `[b]`."""
 
+    @functools.cached_property
+    def model(self) -> heads.ImageClassifier:
+        """See `Task.model`."""
+        section = self.config.model
+        encoder = vit.Encoder(**encoder_fields(section), init_scheme="finetune", final_norm=section.pooling != "mean")
+        return heads.ImageClassifier(
+            encoder=encoder, num_classes=section.num_classes, pooling=section.pooling, init_scale=section.init_scale
+        )
 
-def create(config: ConfigDict) -> Task:
-    """The classification task; batches hold `image` `[b, h, w, 3]` normalised and `label` int32 `[b]`."""
-    size, classes, net = config.model.image_size, config.model.num_classes, model(config)
+    def init(self, key: jax.Array) -> Params:
+        """See `Task.init`."""
+        side = self.config.model.image_size
+        return self.model.init(key, jnp.zeros((1, side, side, 3), jnp.float32))["params"]
 
-    def init(key: jax.Array) -> Params:
-        return net.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]
+    def train_spec(self, b: int) -> Spec:
+        """See `Task.train_spec`."""
+        side = self.config.model.image_size
+        return {"image": spec("float32", b, side, side, 3), "label": spec("int32", b)}
 
-    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
-        images, labels, mixing = batch["image"], batch["label"], config.mixup > 0 or config.cutmix > 0
+    def check_batch(self, batch: HostBatch) -> None:
+        """See `Task.check_batch`."""
+        check_labels(batch, self.config.model.num_classes)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Metrics, Params]:
+        """See `Task.loss`."""
+        config, images, labels = self.config, batch["image"], batch["label"]
+        mixing = config.mixup > 0 or config.cutmix > 0
         if mixing:
-            images, share = mix(
-                jax.random.fold_in(key, 1),
-                images,
-                config.mixup,
-                config.cutmix,
-                config.mix_probability,
-                config.mix_switch,
-            )
-        logits = net.apply({"params": params}, images, train=True, rngs={"drop_path": key})
+            images, fraction = mix(jax.random.fold_in(key, 1), images, config.mixup, config.cutmix)
+        logits = self.model.apply({"params": params}, images, train=True, rngs={"drop_path": key})
         losses, count = cross_entropy(logits, labels, config.label_smoothing), jnp.float32(logits.shape[0])
         if mixing:  # the accuracy on mixtures says little, and is not officially logged either
             partners = cross_entropy(logits, labels[::-1], config.label_smoothing)
-            return {"loss": (jnp.sum(share * losses + (1.0 - share) * partners), count)}
-        right = jnp.argmax(logits, axis=-1) == labels
-        return {"loss": (jnp.sum(losses), count), "top1": (jnp.sum(right.astype(jnp.float32)), count)}
+            return {"loss": (jnp.sum(fraction * losses + (1.0 - fraction) * partners), count)}, {}
+        right = (ranks(logits, labels) < 1).astype(jnp.float32)
+        return {"loss": (jnp.sum(losses), count), "top1": (jnp.sum(right), count)}, {}
 
-    def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-        logits = net.apply({"params": params}, batch["image"])
-        valid, rank = batch["valid"].astype(jnp.float32), ranks(logits, batch["label"])
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        """See `Task.measure`."""
+        logits, labels = self.model.apply({"params": params}, batch["image"]), batch["label"]
+        valid, rank = batch["valid"].astype(jnp.float32), ranks(logits, labels)
+        values = {"loss": cross_entropy(logits, labels, 0.0), "top1": rank < 1, "top5": rank < 5}
         count = jnp.sum(valid)
-        return {
-            "loss": (jnp.sum(cross_entropy(logits, batch["label"], 0.0) * valid), count),
-            "top1": (jnp.sum((rank < 1).astype(jnp.float32) * valid), count),
-            "top5": (jnp.sum((rank < 5).astype(jnp.float32) * valid), count),
-        }
+        return {name: (jnp.sum(value.astype(jnp.float32) * valid), count) for name, value in values.items()}
 
-    def batch_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
-            "image": jax.ShapeDtypeStruct((b, size, size, 3), jnp.float32),
-            "label": jax.ShapeDtypeStruct((b,), jnp.int32),
-        }
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        """Means over the evaluation set, and its exact number of images."""
+        return means(sums) | {"images": float(sums["loss"][1])}
 
-    return Task("classify", batch_spec, init, loss, measure, summarize, check=lambda rows: check_labels(rows, classes))
+    @property
+    def integer_bounds(self) -> Mapping[str, int]:
+        """See `Task.integer_bounds`."""
+        return {"label": self.config.model.num_classes}
+
+    def training_flops(self) -> int:
+        """See `Task.training_flops`."""
+        section = self.config.model
+        return encoder_flops(section) + 3 * 2 * variants.parse(section.variant)[0].width * section.num_classes
+
+    @property
+    def report(self) -> Report:
+        """See `Task.report`."""
+        return Report(
+            "classify",
+            curves=(
+                Curve("loss", "eval/loss", "nats per image"),
+                Curve("top1", "eval/top1", "top-1 accuracy"),
+            ),
+            headlines=(Headline("top1", "top-1, %", 100),),
+            metrics={"loss": "cross-entropy on the evaluation set"} | ACCURACIES,
+        )
+
+
+ACCURACIES = {
+    "top1": "fraction of evaluation images whose most likely class is right",
+    "top5": "fraction whose right class is among the five most likely",
+    "images": "evaluation images counted",
+}
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
@@ -74,28 +111,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax
     return (1.0 - smoothing) * nll - smoothing * jnp.mean(log_p, axis=-1)
 
 
-def ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """How many classes are likelier than the true one: logits `[b, c]`, labels int `[b]` -> int `[b]`.
-
-    Ties and NaN count against the model, so that broken logits score nothing.
-    """
-    true = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    return jnp.sum(~(logits < true), axis=-1) - 1
-
-
-def check_labels(rows: HostBatch, classes: int) -> None:
+def check_labels(batch: HostBatch, classes: int) -> None:
     """
     Raises:
       UserError: a label outside of 0 to `classes` - 1.
     """
-    lowest, highest = int(rows["label"].min()), int(rows["label"].max())
+    lowest, highest = int(batch["label"].min()), int(batch["label"].max())
     if lowest < 0 or highest >= classes:
         raise UserError(
             f"found the label {lowest if lowest < 0 else highest}, expected 0 to {classes - 1}: model.num_classes="
             f"{classes} does not fit this data set; 0 takes the number of its classes"
         )
-
-
-def summarize(sums: dict[str, Any]) -> dict[str, float]:
-    """Means over the evaluation set, and its exact number of images."""
-    return means(sums) | {"images": float(sums["loss"][1])}

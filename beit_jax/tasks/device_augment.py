@@ -7,32 +7,33 @@ and the tokenizer's view is a smaller one of the encoder's, where the input resi
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
-from beit_jax.models import dvae
 from beit_jax.models.pixel_statistics import STATISTICS
-from beit_jax.tasks.task import Batch
+from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.typing import Batch
 
 LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of levels stay exact in float32
-SLACK = 1e-4  # see `data.levels.DOWN`
+SLACK = 1e-4  # see `data.ops.pixel_levels.DOWN`
+JITTER = 0.4  # of brightness, contrast and saturation (official `--color_jitter`)
 KINDS = 3  # brightness, contrast, saturation
 COLOURS = 0x636F6C  # folded into the key of the step, which is that of dropped paths too
 
 
-def finish(batch: Batch, key: jax.Array, settings: ConfigDict, tokenizer_size: int) -> Batch:
+def make_views(batch: Batch, key: jax.Array, statistics: str, tokenizer: Tokenizer) -> Batch:
     """What `data.ops` have left to the step: both float32 views of a batch's uint8 images.
 
     Args:
       batch: with `image` uint8 `[b, h, w, 3]`.
       key: of the step; the same one gives the same colours.
-      settings: `device_augment` of a config.
-      tokenizer_size: side of `tokenizer_image` in pixels.
+      statistics: by which the encoder's view is normalised, a name in `pixel_statistics`.
+      tokenizer: whose view is `tokenizer_image`.
     """
     images = batch["image"]
-    factors, order = draws(jax.random.fold_in(key, COLOURS), len(images), settings.jitter)
-    mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in STATISTICS[settings.statistics])
-    image, view = (jitter(levels, factors, order) / 255.0 for levels in (images, smaller(images, tokenizer_size)))
-    return {**batch, "image": (image - mean) / std, "tokenizer_image": dvae.map_pixels(view)}
+    factors, order = draws(jax.random.fold_in(key, COLOURS), len(images), JITTER)
+    mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in STATISTICS[statistics])
+    views = (images, smaller(images, tokenizer.image_size))
+    image, tokenizer_image = (jitter(levels, factors, order) / 255.0 for levels in views)
+    return {**batch, "image": (image - mean) / std, "tokenizer_image": tokenizer.from_pixels(tokenizer_image)}
 
 
 def smaller(images: jax.Array, size: int) -> jax.Array:

@@ -9,7 +9,7 @@ Stage 1, the tokenizer, has the uniform prior over tokens:
 
     bound_stage1 = reconstruction - kl_to_uniform  <=  log p(x)   in expectation over the draw,
 
-  reconstruction   log p(x | z) for z drawn from q(z | x), one draw an image that depends on its place in the set;
+  reconstruction   log p(x | z) for z drawn from q(z | x), one draw an image that depends on its index in the set;
   kl_to_uniform    KL(q(z | x) || uniform), between 0 and n ln v.
 
 Stage 2, the pre-training, leaves encoder and decoder as they are, takes for q the one point z^ = argmax q(z | x), and
@@ -23,82 +23,116 @@ learns a prior from what is visible. With a single point, -KL(q || prior) is the
 
 The bound holds because z^ is one term of the sum over all tokens that could stand in M. It is one on the conditional
 density: tokens of visible patches are given and cost nothing, since the released model, like BERT, is trained on masked
-places only. So the two bounds are of different quantities, and not to be compared; what pre-training adds is
+patches only. So the two bounds are of different quantities, and not to be compared; what pre-training adds is
 `masked_log_likelihood - masked_log_likelihood_uniform`.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.models import dvae
-from beit_jax.tasks import pretrain, tokenizer
-from beit_jax.tasks.task import Batch, Params, Task, means
+from beit_jax.models.dvae_tokenizer import kl_to_uniform
+from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.tasks.pretrain import Pretrain
+from beit_jax.tasks.task import FrozenPart, Task, means
+from beit_jax.tasks.tokenizer import TrainTokenizer
+from beit_jax.typing import Batch, Params, Spec
 
 
-def create(config: ConfigDict) -> Task:
-    """The task of a config, a tokenizer's or a pre-training's, that measures the terms of the bound.
+def elbo_task(task: Task) -> Task:
+    """The task that measures the terms of the bound for a tokenizer or a pre-training.
 
     Batches of evaluation hold `index` int `[b]` besides what the task takes.
 
     Raises:
-      UserError: the config is of another task, or of a pre-training on other targets than masked tokens.
+      UserError: the task has no tokens, or predicts others than masked ones, or its tokenizer gives no likelihood.
     """
-    if config.task == "tokenizer":
-        task, net = tokenizer.create(config), tokenizer.model(config.model)
-
-        def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-            return _first_stage(net, params, batch["image"], batch)
-
-    elif config.task == "pretrain":
-        pretrain.check_masked_tokens(config)
-        task, net = pretrain.create(config), pretrain.tokenizer_of(config)
-
-        def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-            sums = _first_stage(net, frozen["tokenizer"], batch["tokenizer_image"], batch)
-            return sums | _second_stage(sums, task.measure(params, frozen, batch), net.vocab)
-
-    else:
+    if not isinstance(task, TrainTokenizer | Pretrain):
         raise UserError(
-            f"found a model of the task {config.task!r}, expected a tokenizer or a pre-trained model: no other has "
-            "tokens, and so the bound"
+            f"found a model of the task {task.config.task!r}, expected a tokenizer or a model pre-trained on tokens: "
+            "no other has the bound"
         )
-    return dataclasses.replace(task, measure=measure, summarize=summarize)
+    if not task.tokenizer.has_likelihood:
+        raise UserError(
+            f"found a tokenizer of the kind {task.tokenizer.section.kind!r}, expected one that gives a likelihood of "
+            "pixels, such as dvae: no other has the bound"
+        )
+    if isinstance(task, TrainTokenizer):
+        return _FirstStage(task.config, task)
+    if task.on_all:
+        raise UserError("found loss_on='all'; expected a model of the tokens of masked patches")
+    return _SecondStage(task.config, task)
 
 
-def _first_stage(net: dvae.DiscreteVAE, params: Params, images: jax.Array, batch: Batch) -> dict[str, Any]:
-    variables, valid = {"params": params}, batch["valid"].astype(jnp.float32)
-    logits = net.apply(variables, images, method=net.encode)
+@dataclasses.dataclass(frozen=True, eq=False)
+class _FirstStage(Task):
+    """The bound of a tokenizer."""
+
+    of: TrainTokenizer
+
+    def init(self, key: jax.Array) -> Params:
+        return self.of.init(key)
+
+    def eval_spec(self, b: int) -> Spec:
+        return self.of.eval_spec(b)
+
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        return _tokenizer_terms(self.of.tokenizer, params, batch["image"], batch)
+
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        return summarize(sums)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _SecondStage(Task):
+    """The bound of a pre-training with its tokenizer."""
+
+    of: Pretrain
+
+    @property
+    def frozen_parts(self) -> Mapping[str, FrozenPart]:
+        return self.of.frozen_parts
+
+    def init(self, key: jax.Array) -> Params:
+        return self.of.init(key)
+
+    def eval_spec(self, b: int) -> Spec:
+        return self.of.eval_spec(b)
+
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        first = _tokenizer_terms(self.of.tokenizer, frozen["tokenizer"], batch["tokenizer_image"], batch)
+        measured = self.of.measure(params, frozen, batch)
+        (nll, masked), (reconstruction, images) = measured["loss"], first["reconstruction_argmax"]
+        return first | {
+            "masked_log_likelihood": (-nll, images),
+            "masked_log_likelihood_uniform": (-masked * jnp.log(float(self.of.tokenizer.vocab)), images),
+            "bound_stage2": (reconstruction - nll, images),
+            "masked_per_image": (masked, images),
+            "overflow": measured["overflow"],
+        }
+
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        return summarize(sums)
+
+
+def _tokenizer_terms(tokenizer: Tokenizer, params: Params, images: jax.Array, batch: Batch) -> dict[str, Any]:
+    """(sum, count) of the terms of stage 1."""
+    valid, logits = batch["valid"].astype(jnp.float32), tokenizer.posterior(params, images)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
     drawn = jax.vmap(jax.random.categorical)(keys, logits)
-
-    def log_density(tokens: jax.Array) -> jax.Array:
-        outputs = net.apply(variables, tokens, method=net.decode_tokens)
-        return jnp.sum(dvae.logit_laplace_log_likelihood(images, outputs), axis=(1, 2, 3))
-
-    reconstruction, kl = log_density(drawn), jnp.sum(tokenizer.kl_to_uniform(logits), axis=(1, 2))
+    reconstruction = tokenizer.log_likelihood(params, images, drawn)
+    kl = jnp.sum(kl_to_uniform(logits), axis=(1, 2))
     terms = {
         "reconstruction": reconstruction,
         "kl_to_uniform": kl,
         "bound_stage1": reconstruction - kl,
-        "reconstruction_argmax": log_density(jnp.argmax(logits, axis=-1)),
+        "reconstruction_argmax": tokenizer.log_likelihood(params, images, jnp.argmax(logits, axis=-1)),
     }
     return {name: (jnp.sum(values * valid), jnp.sum(valid)) for name, values in terms.items()}
-
-
-def _second_stage(first: dict[str, Any], measured: dict[str, Any], vocab: int) -> dict[str, Any]:
-    (nll, masked), (likeliest, images) = measured["loss"], first["reconstruction_argmax"]
-    return {
-        "masked_log_likelihood": (-nll, images),
-        "masked_log_likelihood_uniform": (-masked * jnp.log(float(vocab)), images),
-        "bound_stage2": (likeliest - nll, images),
-        "masked_per_image": (masked, images),
-        "overflow": measured["overflow"],
-    }
 
 
 def summarize(sums: dict[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What tasks with an encoder share: from a config's `model` section to its fields, and features of its layers."""
+"""What tasks with an encoder share: its fields from a config, features of its layers, its FLOPs."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.models import variants, vit
-from beit_jax.tasks.task import Params
+from beit_jax.typing import Params
 
 
-def encoder_fields(config: ConfigDict) -> dict[str, Any]:
+def encoder_fields(section: ConfigDict) -> dict[str, Any]:
     """The fields of `models.vit.Encoder` that a config's `model` section determines."""
-    variant, patch = variants.parse(config.variant)
-    remat = config.remat
+    variant, patch = variants.parse(section.variant)
+    remat = section.remat
     if remat == "auto":  # a CPU computes faster than it reads and writes; see docs/benchmarks.md
         remat = "dots_with_no_batch_dims_saveable" if jax.default_backend() == "cpu" else "none"
     return dict(
@@ -21,14 +21,14 @@ def encoder_fields(config: ConfigDict) -> dict[str, Any]:
         depth=variant.depth,
         heads=variant.heads,
         patch_size=patch,
-        absolute_positions=config.absolute_positions,
-        relative_position=config.relative_position,
-        layer_scale=config.layer_scale,
-        drop_path=config.drop_path,
-        norm_eps=config.norm_eps,
+        absolute_positions=section.absolute_positions,
+        relative_position=section.relative_position,
+        layer_scale=section.layer_scale,
+        drop_path=section.drop_path,
+        norm_eps=section.norm_eps,
         remat=remat,
-        unroll=config.unroll,
-        dtype=compute_dtype(config.dtype),
+        unroll=section.unroll,
+        dtype=compute_dtype(section.dtype),
     )
 
 
@@ -39,7 +39,7 @@ def compute_dtype(name: str) -> jnp.dtype:
     return jnp.dtype(name)
 
 
-def features(encoder: vit.Encoder, params: Params, images: jax.Array, kind: str) -> jax.Array:
+def layer_features(encoder: vit.Encoder, params: Params, images: jax.Array, kind: str) -> jax.Array:
     """What stands for an image after each block, without the final norm.
 
     Args:
@@ -53,5 +53,24 @@ def features(encoder: vit.Encoder, params: Params, images: jax.Array, kind: str)
     """
     outputs = encoder.apply({"params": params}, images, all_layers=True)
     cls, mean = outputs[:, :, 0], jnp.mean(outputs[:, :, 1:], axis=2)
-    chosen = {"cls": cls, "mean": mean, "cls_mean": jnp.concatenate([cls, mean], axis=-1)}[kind]
-    return jnp.swapaxes(chosen, 0, 1)
+    features = {"cls": cls, "mean": mean, "cls_mean": jnp.concatenate([cls, mean], axis=-1)}[kind]
+    return jnp.swapaxes(features, 0, 1)
+
+
+def encoder_flops(section: ConfigDict, *, backward: bool = True) -> int:
+    """FLOPs of the encoder for an image, counting matrix products, from a config's `model` section.
+
+    Projections and MLPs take 12 n d^2 products in each block, attention 2 n^2 d. The backward pass costs two forward
+    passes, except that the layer that reads the images needs no gradient of its input.
+    """
+    variant, patch = variants.parse(section.variant)
+    patches = (section.image_size // patch) ** 2
+    embedding = 2 * patches * 3 * patch**2 * variant.width
+    blocks = block_flops(variant, patches + 1)
+    return 3 * blocks + 2 * embedding if backward else blocks + embedding
+
+
+def block_flops(variant: variants.Variant, tokens: int) -> int:
+    """FLOPs of all blocks' forward pass for an image of n `tokens`."""
+    width = variant.width
+    return 2 * variant.depth * (12 * tokens * width**2 + 2 * tokens**2 * width)

@@ -1,24 +1,8 @@
-"""Layers of an encoder by number, counted from 1 as in the paper, and the best of them."""
+"""The best layer of an encoder, by number, counted from 1 as in the paper."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-
-from beit_jax.errors import UserError
-
-
-def chosen(layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """The layers that a config names; none named: all.
-
-    Raises:
-      UserError: one that the encoder does not have, or that is named twice.
-    """
-    missing = [layer for layer in layers if not (isinstance(layer, int) and 1 <= layer <= depth)]
-    if missing:
-        raise UserError(f"there is no layer {missing[0]!r}: the encoder has the layers 1 to {depth}")
-    if len(set(layers)) < len(layers):
-        raise UserError(f"layers={tuple(layers)} names a layer twice; expected each one once")
-    return tuple(layers) or tuple(range(1, depth + 1))
 
 
 def best(means: Mapping[str, np.ndarray], layers: Sequence[int], prefix: str = "") -> dict[str, float]:

@@ -1,101 +1,156 @@
 """Linear probe of a frozen encoder (BEiT paper, appendix D; official `run_linear_eval.py`).
 
 One linear classifier for each layer, all trained at once: the loss is the sum of theirs, and since they share no
-parameter each learns as it would alone. The encoder is not trained; where its input never changes, a batch may hold
-`features` in place of `image`, computed once.
+parameter each learns as it would alone. The encoder is not trained. With `cache_features`, features of all images are
+computed once, and a training batch holds `features` in place of `image`.
 """
 
+import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 
+from beit_jax.config.probe import chosen_layers
 from beit_jax.models import variants, vit
 from beit_jax.tasks import layers
-from beit_jax.tasks.classify import check_labels, cross_entropy, ranks
-from beit_jax.tasks.encoder import encoder_fields, features
-from beit_jax.tasks.task import Batch, FrozenPart, HostBatch, Metrics, Params, Task
+from beit_jax.tasks.accuracy import ranks
+from beit_jax.tasks.classify import ACCURACIES, check_labels, cross_entropy
+from beit_jax.tasks.encoder import encoder_fields, encoder_flops, layer_features
+from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.task import FrozenPart, Task, spec
+from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 # What checkpoints of other tasks hold beside the blocks.
-DROP = (r"^(lm_head|fc_norm|head)/", r"^encoder/(mask_token|norm/.*)$")
+NOT_PROBED = (r"^(lm_head|fc_norm|head)/", r"^encoder/(mask_token$|norm/)")
 
 
-def model(config: ConfigDict) -> vit.Encoder:
-    """The encoder of a config."""
-    return vit.Encoder(**encoder_fields(config.model), final_norm=False)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probe(Task):
+    """See `Task`; batches hold `label` int32 `[b]`, and `image` `[b, h, w, 3]` or `features` `[b, l, f]`."""
 
+    @functools.cached_property
+    def model(self) -> vit.Encoder:
+        """See `Task.model`: the encoder that is probed."""
+        return vit.Encoder(**encoder_fields(self.config.model), final_norm=False)
 
-def create(config: ConfigDict) -> Task:
-    """The probing task; batches hold `label` int32 `[b]`, and `image` `[b, h, w, 3]` or `features` `[b, l, f]`."""
-    net, size, classes = model(config), config.model.image_size, config.model.num_classes
-    variant, _ = variants.parse(config.model.variant)
-    chosen = layers.chosen(config.layers, variant.depth)
-    width = variant.width * (2 if config.features == "cls_mean" else 1)
+    @functools.cached_property
+    def embedded_layers(self) -> tuple[int, ...]:
+        """See `Task.embedded_layers`."""
+        return chosen_layers(self.config.layers, variants.parse(self.config.model.variant)[0].depth)
 
-    def init_encoder(key: jax.Array) -> Params:
-        return {"encoder": net.init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]}
+    @property
+    def _head_shape(self) -> tuple[int, int, int]:
+        """Layers l, features f, classes c."""
+        width = variants.parse(self.config.model.variant)[0].width * (2 if self.config.features == "cls_mean" else 1)
+        return len(self.embedded_layers), width, self.config.model.num_classes
 
-    def init(key: jax.Array) -> Params:
-        kernel = nn.initializers.normal(0.01)(key, (len(chosen), width, classes), jnp.float32)
-        return {"head": {"kernel": kernel, "bias": jnp.zeros((len(chosen), classes), jnp.float32)}}
+    @property
+    def frozen_parts(self) -> Mapping[str, FrozenPart]:
+        """See `Task.frozen_parts`."""
+        side, config = self.config.model.image_size, self.config
 
-    def embed(params: Params, frozen: Params, images: jax.Array) -> jax.Array:
-        every = features(net, frozen["encoder"]["encoder"], images, config.features)
-        return jax.lax.stop_gradient(every[:, jnp.array(chosen) - 1])
+        def init(key: jax.Array) -> Params:
+            return {"encoder": self.model.init(key, jnp.zeros((1, side, side, 3), jnp.float32))["params"]}
 
-    def logits_of(params: Params, frozen: Params, batch: Batch) -> jax.Array:
+        return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED)}
+
+    def init(self, key: jax.Array) -> Params:
+        """See `Task.init`: the linear classifiers."""
+        layer_count, width, classes = self._head_shape
+        kernel = nn.initializers.normal(0.01)(key, (layer_count, width, classes), jnp.float32)
+        return {"head": {"kernel": kernel, "bias": jnp.zeros((layer_count, classes), jnp.float32)}}
+
+    def eval_spec(self, b: int) -> Spec:
+        """See `Task.eval_spec`."""
+        side = self.config.model.image_size
+        return {"image": spec("float32", b, side, side, 3), "label": spec("int32", b)}
+
+    ops_spec = eval_spec
+
+    def train_spec(self, b: int) -> Spec:
+        """See `Task.train_spec`."""
+        if not self.config.cache_features:
+            return self.eval_spec(b)
+        layer_count, width, _ = self._head_shape
+        return {"features": spec("float32", b, layer_count, width), "label": spec("int32", b)}
+
+    def check_batch(self, batch: HostBatch) -> None:
+        """See `Task.check_batch`."""
+        check_labels(batch, self.config.model.num_classes)
+
+    def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
+        """See `Task.embed`."""
+        features = layer_features(self.model, frozen["encoder"]["encoder"], images, self.config.features)
+        return jax.lax.stop_gradient(features[:, jnp.array(self.embedded_layers) - 1])
+
+    def logits(self, params: Params, frozen: Params, batch: Batch) -> jax.Array:
         """float32 `[b, l, c]`."""
-        x = batch["features"] if "features" in batch else embed(params, frozen, batch["image"])
+        x = batch["features"] if "features" in batch else self.embed(params, frozen, batch["image"])
         return jnp.einsum("blf,lfc->blc", x, params["head"]["kernel"]) + params["head"]["bias"][None]
 
-    def losses_of(logits: jax.Array, labels: jax.Array) -> jax.Array:
-        """`[b, l]`."""
-        return jax.vmap(lambda layer: cross_entropy(layer, labels, 0.0), in_axes=1, out_axes=1)(logits)
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Metrics, Params]:
+        """See `Task.loss`."""
+        losses = _losses(self.logits(params, frozen, batch), batch["label"])
+        return {"loss": (jnp.sum(losses), jnp.float32(losses.shape[0]))}, {}
 
-    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
-        losses = losses_of(logits_of(params, frozen, batch), batch["label"])
-        return {"loss": (jnp.sum(losses), jnp.float32(losses.shape[0]))}
-
-    def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-        logits, valid = logits_of(params, frozen, batch), batch["valid"].astype(jnp.float32)
-        rank = jax.vmap(lambda layer: ranks(layer, batch["label"]), in_axes=1, out_axes=1)(logits)
-        counted = {"loss": losses_of(logits, batch["label"]), "top1": rank < 1, "top5": rank < 5}
-        sums = {name: jnp.einsum("bl,b->l", values.astype(jnp.float32), valid) for name, values in counted.items()}
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        """See `Task.measure`; sums `[l]`."""
+        logits, valid = self.logits(params, frozen, batch), batch["valid"].astype(jnp.float32)
+        rank = ranks(logits, jnp.broadcast_to(batch["label"][:, None], logits.shape[:2]))
+        values = {"loss": _losses(logits, batch["label"]), "top1": rank < 1, "top5": rank < 5}
+        sums = {name: jnp.einsum("bl,b->l", value.astype(jnp.float32), valid) for name, value in values.items()}
         return sums | {"images": jnp.sum(valid)}
 
-    def batch_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:
-        shape, name = ((b, len(chosen), width), "features") if config.cache_features else ((b, size, size, 3), "image")
-        return {
-            name: jax.ShapeDtypeStruct(shape, jnp.float32),
-            "label": jax.ShapeDtypeStruct((b,), jnp.int32),
-        }
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        """The numbers of the layer with the best top-1, its number, and the top-1 of each layer.
 
-    def check(rows: HostBatch) -> None:
-        check_labels(rows, classes)
+        The best layer is chosen on the images that are counted, as officially.
+        """
+        images = float(sums.pop("images"))
+        means = {name: value / images for name, value in sums.items()}
+        return layers.best(means, self.embedded_layers) | {"images": images}
 
-    source = config.encoder.init_from
-    encoder = FrozenPart(init=init_encoder, source=source, seed=config.seed, drop=DROP)
-    return Task(
-        name="probe",
-        batch_spec=batch_spec,
-        init=init,
-        loss=loss,
-        measure=measure,
-        summarize=lambda sums: summarize(sums, chosen),
-        check=check,
-        embed=embed,
-        embedded=chosen,
-        frozen={"encoder": encoder},
-    )
+    @property
+    def integer_bounds(self) -> Mapping[str, int]:
+        """See `Task.integer_bounds`."""
+        return {"label": self.config.model.num_classes}
+
+    def training_flops(self) -> int:
+        """See `Task.training_flops`; the encoder has no backward pass."""
+        layer_count, width, classes = self._head_shape
+        encoder = 0 if self.config.cache_features else encoder_flops(self.config.model, backward=False)
+        return 2 * 2 * layer_count * width * classes + encoder
+
+    @property
+    def report(self) -> Report:
+        """See `Task.report`."""
+        return Report(
+            "probe",
+            curves=(
+                Curve("", "eval/loss", "nats per image"),
+                Curve("", "eval/top1", "top-1 accuracy of the best layer"),
+            ),
+            headlines=(
+                Headline("top1", "linear probe of the best layer, top-1, %", 100),
+                Headline("best_layer", "that layer", form="{:.0f}", averaged=False),
+                Headline("knn_top1", "nearest neighbours, best layer, top-1, %", 100),
+                Headline("knn_best_layer", "that layer", form="{:.0f}", averaged=False),
+            ),
+            metrics={
+                "loss": "cross-entropy of the best layer on the evaluation set",
+                **ACCURACIES,
+                "best_layer": "the layer with the best top1, counted from 1",
+                "knn_top1": "top-1 accuracy of the nearest neighbours' vote, by the features of the best layer",
+            },
+        )
 
 
-def summarize(sums: dict[str, Any], chosen: tuple[int, ...]) -> dict[str, float]:
-    """The numbers of the layer with the best top-1, its number, and the top-1 of each layer.
-
-    The best layer is chosen on the images that are counted, as officially.
-    """
-    images = float(sums.pop("images"))
-    means = {name: values / images for name, values in sums.items()}
-    return layers.best(means, chosen) | {"images": images}
+def _losses(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Cross-entropy `[b, l]` of logits `[b, l, c]`."""
+    return jax.vmap(lambda layer: cross_entropy(layer, labels, 0.0), in_axes=1, out_axes=1)(logits)

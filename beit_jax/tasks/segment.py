@@ -4,126 +4,158 @@ Training sees crops of one size, with an auxiliary loss on features of the middl
 size over whole images, and counts pixels at the size of the label maps.
 """
 
+import dataclasses
+import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import setr_pup, upernet, vit
+from beit_jax.models.label_maps import IGNORE
+from beit_jax.tasks import segmentation_metrics
 from beit_jax.tasks.encoder import encoder_fields
+from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.segmentation_loss import cross_entropy
-from beit_jax.tasks.segmentation_metrics import IGNORE, confusion
-from beit_jax.tasks.segmentation_metrics import summarize as summarize_counts
 from beit_jax.tasks.sliding_window import predict
-from beit_jax.tasks.task import STATISTICS, Batch, HostBatch, Metrics, Params, Task
+from beit_jax.tasks.task import Task, spec
+from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
-OVERLAY = 0.6  # share of the class's colour in pictures
-
-
-def model(config: ConfigDict) -> upernet.UperNet | setr_pup.SetrPup:
-    """The network of a config."""
-    section = config.model
-    encoder = vit.Encoder(**encoder_fields(section), init_scheme="finetune", final_norm=False)
-    shared = dict(encoder=encoder, num_classes=section.num_classes, channels=section.channels, dropout=section.dropout)
-    if section.head == "setr_pup":
-        return setr_pup.SetrPup(**shared, auxiliary_layers=tuple(section.layers))
-    return upernet.UperNet(**shared, layers=tuple(section.layers), auxiliary_channels=section.auxiliary_channels)
+AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss, as in the released code
+DROPOUT = {"upernet": 0.1, "setr_pup": 0.0}  # before the classifiers, as in the released code and in the paper
+OPACITY = 0.6  # of the class's colour in pictures
 
 
-def init(config: ConfigDict, key: jax.Array) -> Params:
-    """Fresh parameters."""
-    size = config.model.image_size
-    return model(config).init(key, jnp.zeros((1, size, size, 3), jnp.float32))["params"]
-
-
-def create(config: ConfigDict) -> Task:
-    """The segmentation task.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segment(Task):
+    """See `Task`.
 
     Training batches hold `image` `[b, h, w, 3]` normalised and `label_map` int32 `[b, h, w]`, 255 where nothing counts;
     evaluation batches images and label maps of any size, at the top left of canvases, and `size` and `label_size`
     int32 `[b, 2]`.
     """
-    net, size, classes, inference = model(config), config.model.image_size, config.model.num_classes, config.inference
 
-    def loss(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Metrics:
-        rngs = dict(zip(("drop_path", "dropout"), jax.random.split(key), strict=True))
-        (logits, auxiliary), sown = net.apply(
-            {"params": params}, batch["image"], train=True, rngs=rngs, mutable=["updates"]
+    @functools.cached_property
+    def model(self) -> upernet.UperNet | setr_pup.SetrPup:
+        """See `Task.model`."""
+        section = self.config.model
+        encoder = vit.Encoder(**encoder_fields(section), init_scheme="finetune", final_norm=False)
+        shared = dict(
+            encoder=encoder, num_classes=section.num_classes, channels=section.channels, dropout=DROPOUT[section.head]
         )
-        labels = batch["label_map"]
-        total, count = cross_entropy(logits, labels, config.loss_denominator)
-        for extra in auxiliary:
-            total += config.auxiliary_weight * cross_entropy(extra, labels, config.loss_denominator)[0]
+        if section.head == "setr_pup":
+            return setr_pup.SetrPup(**shared, auxiliary_layers=tuple(section.layers))
+        return upernet.UperNet(**shared, layers=tuple(section.layers), auxiliary_channels=section.auxiliary_channels)
+
+    def init(self, key: jax.Array) -> Params:
+        """See `Task.init`."""
+        side = self.config.model.image_size
+        return self.model.init(key, jnp.zeros((1, side, side, 3), jnp.float32))["params"]
+
+    def train_spec(self, b: int) -> Spec:
+        """See `Task.train_spec`."""
+        side = self.config.model.image_size
+        return {"image": spec("float32", b, side, side, 3), "label_map": spec("int32", b, side, side)}
+
+    def eval_spec(self, b: int) -> Spec:
+        """See `Task.eval_spec`."""
+        side, label_side = self.config.inference.side, self.config.inference.label_side
         return {
-            "loss": (total, jnp.maximum(count, 1.0)),
-            STATISTICS: jax.tree.map(lambda sowed: sowed[0], sown["updates"], is_leaf=lambda x: isinstance(x, tuple)),
+            "image": spec("float32", b, side, side, 3),
+            "label_map": spec("int32", b, label_side, label_side),
+            "size": spec("int32", b, 2),
+            "label_size": spec("int32", b, 2),
         }
 
-    def predicted(params: Params, batch: Batch) -> jax.Array:
-        def logits_of(windows: jax.Array) -> jax.Array:
-            return net.apply({"params": params}, windows)[0]
+    def check_batch(self, batch: HostBatch) -> None:
+        """See `Task.check_batch`."""
+        check_labels(batch, self.config.model.num_classes)
 
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Metrics, Params]:
+        """See `Task.loss`; the updates are the running statistics of the batch norms."""
+        rngs = dict(zip(("drop_path", "dropout"), jax.random.split(key), strict=True))
+        (logits, auxiliary), sown = self.model.apply(
+            {"params": params}, batch["image"], train=True, rngs=rngs, mutable=["updates"]
+        )
+        total, count = cross_entropy(logits, batch["label_map"])
+        for extra in auxiliary:
+            total += AUXILIARY_WEIGHT * cross_entropy(extra, batch["label_map"])[0]
+        updates = jax.tree.map(lambda sowed: sowed[0], sown["updates"], is_leaf=lambda x: isinstance(x, tuple))
+        return {"loss": (total, jnp.maximum(count, 1.0))}, updates
+
+    def classes(self, params: Params, batch: Batch) -> jax.Array:
+        """The class of each pixel of an evaluation batch, int32 `[b, label_side, label_side]`."""
+        inference, side = self.config.inference, self.config.model.image_size
         return predict(
-            logits_of,
+            lambda windows: self.model.apply({"params": params}, windows)[0],
             *(batch[name] for name in ("image", "size", "label_size")),
-            crop=size,
-            stride=inference.stride or max(2 * size // 3, 1),
+            crop=side,
+            stride=inference.stride or max(2 * side // 3, 1),
             label_side=batch["label_map"].shape[1],
             ratios=inference.ratios,
             flip=inference.flip,
             clamp_to_crop=inference.clamp_to_crop,
         )
 
-    def measure(params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        """See `Task.measure`."""
         valid = batch["valid"]
         labels = jnp.where(valid[:, None, None], batch["label_map"], IGNORE)
-        return {
-            "confusion": confusion(predicted(params, batch), labels, classes),
-            "images": jnp.sum(valid, dtype=jnp.float32),
-        }
+        confusion = segmentation_metrics.confusion(self.classes(params, batch), labels, self.config.model.num_classes)
+        return {"confusion": confusion, "images": jnp.sum(valid, dtype=jnp.float32)}
 
-    def batch_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:
-        return {
-            "image": jax.ShapeDtypeStruct((b, size, size, 3), jnp.float32),
-            "label_map": jax.ShapeDtypeStruct((b, size, size), jnp.int32),
-        }
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        """`miou`, `mean_accuracy`, `pixel_accuracy` and the exact number of images."""
+        return segmentation_metrics.summarize(sums["confusion"]) | {"images": float(sums["images"])}
 
-    def eval_spec(b: int) -> dict[str, jax.ShapeDtypeStruct]:
-        sizes = jax.ShapeDtypeStruct((b, 2), jnp.int32)
-        side, label_side = inference.side, inference.label_side
-        return {
-            "image": jax.ShapeDtypeStruct((b, side, side, 3), jnp.float32),
-            "label_map": jax.ShapeDtypeStruct((b, label_side, label_side), jnp.int32),
-            **dict.fromkeys(("size", "label_size"), sizes),
-        }
+    def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
+        """See `Task.pictures`."""
+        return overlays(batch, self.classes(params, batch), self.config.model.num_classes)
 
-    return Task(
-        name="segment",
-        batch_spec=batch_spec,
-        eval_spec=eval_spec,
-        init=lambda key: init(config, key),
-        loss=loss,
-        measure=measure,
-        summarize=summarize,
-        check=lambda rows: check_labels(rows, classes),
-        pictures=lambda params, frozen, batch: overlays(batch, predicted(params, batch), classes),
-    )
+    @property
+    def integer_bounds(self) -> Mapping[str, int]:
+        """See `Task.integer_bounds`."""
+        bounds = {"label_map": self.config.model.num_classes}
+        return bounds | {"size": self.config.inference.side, "label_size": self.config.inference.label_side}
+
+    @property
+    def report(self) -> Report:
+        """See `Task.report`."""
+        return Report(
+            "segment",
+            curves=(
+                Curve("loss", "", "nats per pixel"),
+                Curve("", "eval/miou", "mean intersection over union"),
+            ),
+            headlines=(
+                Headline("miou", "mIoU, %", 100),
+                Headline("pixel_accuracy", "pixel accuracy, %", 100),
+            ),
+            metrics={
+                "miou": "intersection over union, mean over classes",
+                "mean_accuracy": "fraction of each class's pixels that are right, mean over classes",
+                "pixel_accuracy": "fraction of labelled pixels that are right",
+                "images": "evaluation images counted",
+            },
+            captions={
+                "image": "held-out images, contrast stretched",
+                "label_map": "their true classes",
+                "segmentation": "the predicted classes",
+            },
+        )
 
 
-def summarize(sums: dict[str, Any]) -> dict[str, float]:
-    """`miou`, `mean_accuracy`, `pixel_accuracy` and the exact number of images."""
-    return summarize_counts(sums["confusion"]) | {"images": float(sums["images"])}
-
-
-def check_labels(rows: HostBatch, classes: int) -> None:
+def check_labels(batch: HostBatch, classes: int) -> None:
     """
     Raises:
       UserError: a label that is neither a class nor 255, or none at all.
     """
-    labels = rows["label_map"][rows["label_map"] != IGNORE]
+    labels = batch["label_map"][batch["label_map"] != IGNORE]
     if not labels.size:
         raise UserError(f"found no labelled pixel in the first batch, expected labels 0 to {classes - 1}")
     if labels.max() >= classes or labels.min() < 0:
@@ -142,12 +174,12 @@ def palette(classes: int) -> np.ndarray:
     return colours.astype(np.float32)
 
 
-def overlays(batch: Batch, classes_found: jax.Array, classes: int) -> dict[str, jax.Array]:
+def overlays(batch: Batch, predicted: jax.Array, classes: int) -> dict[str, jax.Array]:
     """The images, with their true and their predicted classes on top, at the size that the network sees.
 
     Args:
       batch: of an evaluation.
-      classes_found: int32 `[b, label_side, label_side]`.
+      predicted: int32 `[b, label_side, label_side]`.
       classes: number of classes.
 
     Returns:
@@ -173,6 +205,6 @@ def overlays(batch: Batch, classes_found: jax.Array, classes: int) -> dict[str, 
         seen = jax.vmap(lambda one, y, x: one[y][:, x])(labels, rows, columns)
         colour = colours[jnp.clip(seen, 0, classes - 1)]
         marked = (inside[..., 0] & (seen != IGNORE))[..., None]
-        return jnp.where(marked, OVERLAY * colour + (1 - OVERLAY) * shown, shown)
+        return jnp.where(marked, OPACITY * colour + (1 - OPACITY) * shown, shown)
 
-    return {"image": shown, "label_map": painted(batch["label_map"]), "segmentation": painted(classes_found)}
+    return {"image": shown, "label_map": painted(batch["label_map"]), "segmentation": painted(predicted)}

@@ -5,14 +5,14 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from beit_jax.models.label_maps import IGNORE
 from beit_jax.models.pixel_layers import resize
-from beit_jax.tasks.segmentation_metrics import IGNORE
 
 Denominator = Literal["all", "valid"]
 
 
 def cross_entropy(
-    logits: jax.Array, label: jax.Array, denominator: Denominator, ignore: int = IGNORE
+    logits: jax.Array, label: jax.Array, denominator: Denominator = "all", ignore: int = IGNORE
 ) -> tuple[jax.Array, jax.Array]:
     """The sum of cross-entropies, and what to divide it by.
 

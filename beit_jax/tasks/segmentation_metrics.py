@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from beit_jax.errors import UserError
-
-IGNORE = 255  # the label of pixels that count nothing
+from beit_jax.models.label_maps import IGNORE
 
 
 def confusion(predicted: jax.Array, label: jax.Array, num_classes: int, ignore: int = IGNORE) -> jax.Array:

@@ -21,7 +21,7 @@ from einops import rearrange
 
 from beit_jax.errors import UserError
 from beit_jax.models.constrain import batch_sharded
-from beit_jax.tasks.segmentation_metrics import IGNORE
+from beit_jax.models.label_maps import IGNORE
 
 ROWS = 64  # rows of the label map that are made at a time
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would round pixels and logits to bfloat16

@@ -1,20 +1,17 @@
-"""What the training loop knows of a task: pure functions over a tree of parameters."""
+"""What a task is: one thing to learn, as pure functions over a tree of parameters."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-Params = Mapping[str, Any]
-Batch = Mapping[str, jax.Array]
-HostBatch = Mapping[str, np.ndarray]  # one process's rows of a batch, on the host
-# (sum, count) pairs: they add up over micro-batches, devices and evaluation batches, and are divided once at the end.
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
-# Beside them a loss may give running statistics under this name: a tree of new values for parameters that have no
-# gradient. The step takes the mean over micro-batches.
-STATISTICS = "statistics"
+from beit_jax.tasks.report import Report
+from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,51 +19,131 @@ class FrozenPart:
     """Parameters that a task reads and does not learn, such as the tokenizer of the pre-training.
 
     Attributes:
-      init: makes parameters from a PRNG key; its shapes are those expected of the checkpoint.
+      init: makes parameters from a key; their shapes are those expected of the checkpoint.
       source: the run or checkpoint to read them from; "random" keeps what `init` made.
       seed: of the key for "random".
-      drop: regular expressions of names in the checkpoint that are not part of it.
+      optional: regular expressions of names that the checkpoint holds beside these parameters.
     """
 
     init: Callable[[jax.Array], Params]
     source: str
     seed: int = 0
-    drop: Sequence[str] = ()
+    optional: Sequence[str] = ()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Task:
     """One thing to learn.
 
+    Subclasses define `init`, `loss`, `measure` and `train_spec`; the other methods have defaults. Functions of
+    parameters are pure, and are traced by JAX.
+
     Attributes:
-      name: the task's name in configs.
-      batch_spec: from a batch size to the shapes and dtypes of a training batch (without `valid`).
-      init: from a PRNG key to parameters.
-      embed: `(params, frozen, images [b, h, w, 3]) -> [b, l, f]`, what l layers of the encoder make of images.
-      embedded: the numbers of these layers, counted from 1.
-      frozen: parts passed to every function as `frozen[name]`.
-      loss: `(params, frozen, batch, key, step) -> metrics`; the step minimises `metrics["loss"]`, sum over count.
-      measure: `(params, frozen, batch) -> sums`, added over the evaluation batches; rows not `valid` count nothing.
-      summarize: from the added sums, on the host, to named numbers.
-      eval_spec: as `batch_spec`, of evaluation batches where they differ.
-      check: raises a `UserError` where the values of a first batch cannot be learned from.
-      pictures: `(params, frozen, batch) -> {name: [b, h, w, 3] in [0, 1]}`, things to look at, aligned by row.
+      config: of the run, valid and complete.
     """
 
-    name: str
-    batch_spec: Callable[[int], dict[str, jax.ShapeDtypeStruct]]
-    init: Callable[[jax.Array], Params]
-    loss: Callable[[Params, Params, Batch, jax.Array, jax.Array], Metrics]
-    measure: Callable[[Params, Params, Batch], dict[str, Any]]
-    summarize: Callable[[dict[str, Any]], dict[str, float]]
-    check: Callable[[HostBatch], None] = lambda rows: None
-    pictures: Callable[[Params, Params, Batch], dict[str, jax.Array]] | None = None
-    eval_spec: Callable[[int], dict[str, jax.ShapeDtypeStruct]] | None = None
-    embed: Callable[[Params, Params, jax.Array], jax.Array] | None = None
-    embedded: tuple[int, ...] = ()
-    frozen: Mapping[str, FrozenPart] = dataclasses.field(default_factory=dict)
+    config: ConfigDict
+
+    @functools.cached_property
+    def model(self) -> nn.Module:
+        """The network that is learned."""
+        raise NotImplementedError
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters."""
+        raise NotImplementedError
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[Metrics, Params]:
+        """What a training step minimises.
+
+        Args:
+          params: that are learned.
+          frozen: parameters by the name of their part, see `frozen_parts`.
+          batch: as `train_spec` says.
+          key: of this step.
+          step: int32, counted from 0.
+
+        Returns:
+          Metrics, of which the step minimises `loss`, sum over count; and updates: new values of parameters that have
+          no gradient, such as running statistics (a tree with these names only; the step takes the mean over
+          micro-batches).
+        """
+        raise NotImplementedError
+
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        """Sums over a batch, as `eval_spec` says and with `valid` bool `[b]`; examples not `valid` count nothing.
+
+        They are added over the batches of an evaluation.
+        """
+        raise NotImplementedError
+
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        """Named numbers from the sums over an evaluation set, on the host; by default sum over count of each pair."""
+        return means(sums)
+
+    def train_spec(self, b: int) -> Spec:
+        """Shapes and dtypes of what `loss` takes, for b examples."""
+        raise NotImplementedError
+
+    def eval_spec(self, b: int) -> Spec:
+        """Shapes and dtypes of what `measure` takes, without `valid`."""
+        return self.train_spec(b)
+
+    def ops_spec(self, b: int) -> Spec:
+        """What `data.ops` must make; more or less than `train_spec` where a step reads stored results instead."""
+        return self.train_spec(b)
+
+    def check_batch(self, batch: HostBatch) -> None:
+        """Inspects the first training batch.
+
+        Raises:
+          UserError: the task cannot learn from its values.
+        """
+
+    @property
+    def frozen_parts(self) -> Mapping[str, FrozenPart]:
+        """Parameters that are read and not learned, by name."""
+        return {}
+
+    def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
+        """Pictures of an evaluation batch, `[b, h, w, 3]` in [0, 1] by name, aligned by row."""
+        return {}
+
+    def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
+        """Features `[b, l, f]` of images `[b, h, w, 3]`, for the layers of `embedded_layers`."""
+        raise NotImplementedError
+
+    @property
+    def embedded_layers(self) -> tuple[int, ...]:
+        """The layers that `embed` gives features of, counted from 1; none: there is no `embed`."""
+        return ()
+
+    @property
+    def report(self) -> Report:
+        """What a report shows of this task."""
+        return Report(self.config.task)
+
+    @property
+    def integer_bounds(self) -> Mapping[str, int]:
+        """For each integer entry of a batch, the number above its largest value; used to make synthetic batches."""
+        return {}
+
+    def training_flops(self) -> int | None:
+        """FLOPs of a training step for an example, counting matrix products of the model as written; None: not counted.
+
+        A backward pass costs two forward passes, except that the layer that reads the images needs no gradient of its
+        input. What is recomputed to save memory does not count.
+        """
+        return None
 
 
-def means(sums: dict[str, Any]) -> dict[str, float]:
+def means(sums: Mapping[str, Any]) -> dict[str, float]:
     """Sum over count of every pair."""
     return {name: float(total) / float(count) for name, (total, count) in sums.items()}
+
+
+def spec(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one entry of a batch."""
+    return jax.ShapeDtypeStruct(shape, np.dtype(dtype))

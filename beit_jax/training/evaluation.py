@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Params, Task
+from beit_jax.tasks.task import Task
 from beit_jax.training.sharding import replicated, to_devices
+from beit_jax.typing import Params
 
 
 class Evaluator:
@@ -19,7 +20,7 @@ class Evaluator:
         everywhere = replicated(mesh)  # every process reads the sums
         self._task, self._mesh = task, mesh
         self._measure = jax.jit(task.measure, out_shardings=everywhere)
-        self._pictures = jax.jit(task.pictures, out_shardings=everywhere) if task.pictures else None
+        self._pictures = jax.jit(task.pictures, out_shardings=everywhere)
 
     def run(self, params: Params, frozen: Params, batches: Iterable[Mapping[str, np.ndarray]]) -> dict[str, float]:
         """Named numbers over all valid rows of the batches; sums are added in float64 on the host.
@@ -35,7 +36,7 @@ class Evaluator:
 
         for batch in batches:
             if running is None:
-                self._task.check(batch)
+                self._task.check_batch(batch)
             # One batch is computed while the sums of the one before it are fetched.
             ahead = self._measure(params, frozen, to_devices(self._mesh, batch))
             if running is not None:
@@ -49,8 +50,6 @@ class Evaluator:
         self, params: Params, frozen: Params, batches: Iterable[Mapping[str, np.ndarray]], count: int = 12
     ) -> dict[str, np.ndarray]:
         """The task's pictures of the first rows, `{name: [count, h, w, 3]}`; empty where the task has none."""
-        if self._pictures is None:
-            return {}
         ways = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
         processes = jax.process_count()
         rows = -(-count // ways) * ways // processes

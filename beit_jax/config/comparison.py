@@ -1,0 +1,22 @@
+"""Whether a run may be continued with a config."""
+
+from ml_collections import ConfigDict
+
+from beit_jax.config.keys import flatten_keys
+from beit_jax.config.schema import keys_of
+from beit_jax.config.serialization import flatten
+from beit_jax.config.tokenizers import kind_of
+
+
+def differing_keys(there: ConfigDict, now: ConfigDict) -> list[str]:
+    """The keys, flattened, that make `now` another run than `there`; keys that change no number do not count."""
+    stages = now.get("stages", ())
+    free = {f"{name}.{key}" for name in stages for key in _resumable(now[name])} if stages else _resumable(now)
+    before, after = flatten(there), flatten(now)
+    differing = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+    return sorted(differing - free)
+
+
+def _resumable(config: ConfigDict) -> set[str]:
+    declared = flatten_keys(keys_of(config.task, kind_of(config)))
+    return {name for name, key in declared.items() if key.resumable}

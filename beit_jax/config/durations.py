@@ -1,0 +1,51 @@
+"""Lengths of time as text, "10 epochs" or "200 steps", and schedules, "cosine" or "linear, 90 epochs"."""
+
+import re
+
+from beit_jax.errors import UserError
+
+SCHEDULES = ("cosine", "linear")
+PATTERN = re.compile(r"(\d+(?:\.\d+)?) *(epoch|step)s?")
+
+
+def in_steps(text: str, steps_per_epoch: int) -> int:
+    """The number of steps; empty text is 0.
+
+    Raises:
+      UserError: the text is no duration.
+    """
+    if problem := check_duration(text):
+        raise UserError(f"found {text!r}, expected {problem}")
+    if not text:
+        return 0
+    number, unit = PATTERN.fullmatch(text).groups()
+    return round(float(number) * (steps_per_epoch if unit == "epoch" else 1))
+
+
+def check_duration(text: str) -> str:
+    """The check of a key that holds a duration."""
+    if not text:
+        return ""
+    match = PATTERN.fullmatch(text)
+    if match is None or (match.group(2) == "step" and "." in match.group(1)):
+        return "a duration such as '10 epochs' or '200 steps', or nothing"
+    return ""
+
+
+def parse_schedule(text: str, steps_per_epoch: int) -> tuple[str, int]:
+    """The kind of a schedule, and its length in steps; 0 for that of the run.
+
+    Raises:
+      UserError: the text is no schedule.
+    """
+    if problem := check_schedule(text):
+        raise UserError(f"found {text!r}, expected {problem}")
+    kind, _, length = text.partition(",")
+    return kind.strip(), in_steps(length.strip(), steps_per_epoch)
+
+
+def check_schedule(text: str) -> str:
+    """The check of a key that holds a schedule."""
+    kind, comma, length = text.partition(",")
+    right = kind.strip() in SCHEDULES and not check_duration(length.strip()) and bool(comma) == bool(length.strip())
+    return "" if right else f"one of {', '.join(SCHEDULES)}, or with a length, such as 'cosine, 90 epochs'"

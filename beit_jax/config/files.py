@@ -1,0 +1,94 @@
+"""Config files: Python modules that define `get_config(arg="")`."""
+
+import ast
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from beit_jax.errors import UserError
+
+
+def load(path: str) -> ConfigDict:
+    """The config of `FILE[:args]`.
+
+    Raises:
+      UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails.
+    """
+    file, _, arg = path.partition(":")
+    module = python_file(file)
+    if not hasattr(module, "get_config"):
+        raise UserError(f'config {file!r} defines no get_config; expected `def get_config(arg="")`')
+    try:
+        config = module.get_config(arg)
+    except Exception as error:
+        raise _error_in(file, error) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{file}: get_config returned {type(config).__name__}; expected an ml_collections.ConfigDict")
+    return config
+
+
+def python_file(file: str | Path) -> ModuleType:
+    """A Python file as a module, whether or not it lies in a package: a config, or a task or tokenizer of your own.
+
+    Raises:
+      UserError: the file is missing, or fails.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise UserError(f"config {str(file)!r} does not exist; expected a file such as configs/quickstart.py")
+    name = f"beit_jax_file_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their module up there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise _error_in(str(file), error) from error
+    return module
+
+
+def _error_in(file: str, error: Exception) -> UserError:
+    """An error that running a config file raised, in one line that says where."""
+    if isinstance(error, UserError):
+        return error
+    here, frames = Path(file).absolute(), traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == here]
+    line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
+    reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
+    return UserError(f"config {file}:{line}: {type(error).__name__}: {reason}")
+
+
+def parse_arg(arg: str, **known: Any) -> ConfigDict:
+    """Reads `name=value,flag` into the types of the defaults given: `parse_arg(arg, variant="B/16", runlocal=False)`.
+
+    Raises:
+      UserError: an unknown name, or a value of another type.
+    """
+    values = dict(known)
+    for item in filter(None, (arg or "").split(",")):
+        name, given, text = item.partition("=")
+        if name not in known:
+            raise UserError(f"config argument {name!r} is unknown; expected one of {', '.join(known)}")
+        values[name] = _convert(name, text, known[name]) if given else True
+        if not given and not isinstance(known[name], bool):
+            raise UserError(f"config argument {name!r} has no value; expected {name}={known[name]}")
+    return ConfigDict(values)
+
+
+def _convert(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return text
+    try:
+        value = ast.literal_eval(text)
+        if isinstance(default, float) and type(value) is int:
+            value = float(value)
+    except (ValueError, SyntaxError):
+        value = None
+    if type(value) is not type(default):
+        raise UserError(f"config argument {name}={text!r} is no {type(default).__name__}; its default is {default!r}")
+    return value

@@ -1,0 +1,106 @@
+"""A key of a config, declared once: its default, which also is its type, the values it may have, and a line of help."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from beit_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key.
+
+    Attributes:
+      default: the value where nobody sets one. A value must have its type; a float may be given as an int.
+      help: one line for `--help`.
+      at_least: smallest allowed number.
+      above: allowed numbers are larger than this.
+      at_most: largest allowed number.
+      below: allowed numbers are smaller than this.
+      choices: the allowed values; empty: all.
+      check: from a value to what was expected in its place, or "" where the value is right.
+      resumable: whether a run may be continued with another value, because it changes no number of the run.
+    """
+
+    default: Any
+    help: str
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] = ()
+    check: Callable[[Any], str] | None = None
+    resumable: bool = False
+
+    def validate(self, name: str, value: Any) -> None:
+        """Checks a value.
+
+        Raises:
+          UserError: the value has another type, is out of range, or is none of the choices.
+        """
+        if not self._has_type(value):
+            expected = "a finite number" if type(value) is float else type(self.default).__name__
+            raise UserError(f"{name}={value!r} is {type(value).__name__}; expected {expected}")
+        if self.choices and value not in self.choices:
+            raise UserError(f"{name}={value!r}; expected one of {', '.join(map(str, self.choices))}")
+        if not self._in_range(value):
+            raise UserError(f"{name}={value!r}; expected {self.range}")
+        if self.check and (expected := self.check(value)):
+            raise UserError(f"{name}={value!r}; expected {expected}")
+
+    @property
+    def range(self) -> str:
+        """The allowed range in words, such as "at least 0 and below 1"; empty: any number."""
+        limits = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
+        return " and ".join(f"{words} {limit:g}" for words, limit in limits if limit is not None)
+
+    def _has_type(self, value: Any) -> bool:
+        if isinstance(self.default, float):
+            return type(value) in (int, float) and math.isfinite(value)
+        return type(value) is type(self.default)
+
+    def _in_range(self, value: Any) -> bool:
+        return (
+            (self.at_least is None or value >= self.at_least)
+            and (self.above is None or value > self.above)
+            and (self.at_most is None or value <= self.at_most)
+            and (self.below is None or value < self.below)
+        )
+
+
+Keys = Mapping[str, Any]  # of a `Key`, or of `Keys` for a section of the config
+
+
+def flatten_keys(keys: Keys, prefix: str = "") -> dict[str, Key]:
+    """`{"optimizer.lr": Key(...), ...}`."""
+    flat = {}
+    for name, key in keys.items():
+        flat |= {f"{prefix}{name}": key} if isinstance(key, Key) else flatten_keys(key, f"{prefix}{name}.")
+    return flat
+
+
+def default_values(keys: Keys) -> ConfigDict:
+    """A config that holds every key's default."""
+    return ConfigDict(
+        {name: key.default if isinstance(key, Key) else default_values(key) for name, key in keys.items()}
+    )
+
+
+def regular_expressions(patterns: tuple[str, ...]) -> str:
+    """The check of a key that holds regular expressions."""
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (re.error, TypeError) as error:
+            return f"regular expressions, and {pattern!r} is none: {error}"
+    return ""
+
+
+def a_local_path(path: str) -> str:
+    """The check of a key that names a folder; `gs://bucket` would be taken for a folder called `gs:`."""
+    return "a folder, not a URL: mount the bucket and give its path here" if "://" in path else ""

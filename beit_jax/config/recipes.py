@@ -1,0 +1,56 @@
+"""Recipes: ordered lists of configs, each a stage with a folder of its own under the workdir."""
+
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from beit_jax.errors import UserError
+
+
+def recipe(**stages: ConfigDict) -> ConfigDict:
+    """A config of several stages, run in the order given.
+
+    A later stage names an earlier one by `init_from="stage:NAME"`. Stages called `NAME_seed0`, `NAME_seed1`, ... are
+    shown as one group, with mean and deviation.
+
+    Raises:
+      UserError: there is no stage.
+    """
+    if not stages:
+        raise UserError("found a recipe without stages, expected at least one; does it run over seeds=0?")
+    return ConfigDict(dict(stages=tuple(stages), **stages)).lock()
+
+
+def stages_of(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The stages of a recipe by name, in order; a config without stages is one stage called after its task."""
+    return {name: config[name] for name in config.get("stages", ())} or {config.task: config}
+
+
+def stage_of(config: ConfigDict, stage: str) -> ConfigDict:
+    """One stage of a recipe, or a config without stages.
+
+    Raises:
+      UserError: the recipe has no such stage, or none is given for a recipe.
+    """
+    names = config.get("stages", ())
+    if stage not in (names or ("",)):
+        expected = f"--stage to name one of {', '.join(names)}" if names else "no --stage for a config without stages"
+        raise UserError(f"found --stage={stage}, expected {expected}")
+    return config[stage] if stage else config
+
+
+def shorten(config: ConfigDict, steps: int, warmup: int = 1) -> ConfigDict:
+    """Lets a config run a few steps of everything, to try the path (`runlocal` of the configs); in place."""
+    config.epochs, config.steps, config.optimizer.warmup = 0.0, steps, f"{warmup} steps"
+    config.log_every = config.save_every = config.eval_every = max(steps // 2, 1)
+    return config
+
+
+def shortened(stages: Mapping[str, ConfigDict], steps: int) -> dict[str, ConfigDict]:
+    """All stages, each made to run a few steps; in place."""
+    return {name: shorten(config, steps) for name, config in stages.items()}
+
+
+def split_of(source: str) -> str:
+    """The usual name of the evaluation split of a data source."""
+    return "test" if source in ("digits", "cifar10", "cifar100") else "validation"

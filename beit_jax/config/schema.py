@@ -1,0 +1,139 @@
+"""The tasks that configs can name, the keys of each, and the checks that need no device and no data."""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizers
+from beit_jax.config.keys import Keys, default_values, flatten_keys
+from beit_jax.config.serialization import flatten
+from beit_jax.config.shared import shared_keys
+from beit_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a task declares.
+
+    Attributes:
+      keys: beside the shared ones, or a function that makes them for a kind of tokenizer.
+      check: raises a UserError for values that do not go together; they have types and ranges already.
+    """
+
+    keys: Keys | Callable[[str], Keys]
+    check: Callable[[ConfigDict], None] = lambda config: None
+
+
+_TASKS = {
+    "tokenizer": Schema(tokenizer.keys, tokenizer.check),
+    "pretrain": Schema(pretrain.keys, pretrain.check),
+    "pretrain_pixels": Schema(pretrain_pixels.KEYS, pretrain_pixels.check),
+    "classify": Schema(classify.KEYS, classify.check),
+    "probe": Schema(probe.KEYS, probe.check),
+    "segment": Schema(segment.KEYS, segment.check),
+}
+
+
+def register(task: str, schema: Schema) -> None:
+    """Makes a task known to configs; `tasks.register_task` calls this."""
+    _TASKS[task] = schema
+
+
+def task_names() -> tuple[str, ...]:
+    """The tasks that configs can name."""
+    return tuple(_TASKS)
+
+
+def keys_of(task: str, tokenizer_kind: str = "dvae") -> Keys:
+    """All keys of a task.
+
+    Raises:
+      UserError: the task or the kind of tokenizer is unknown.
+    """
+    own = _find(task).keys
+    return _joined(shared_keys(task), own(tokenizer_kind) if callable(own) else own)
+
+
+def defaults(task: str, tokenizer_kind: str = "dvae") -> ConfigDict:
+    """A config with all keys of a task at their defaults, locked.
+
+    Raises:
+      UserError: the task or the kind of tokenizer is unknown.
+    """
+    return default_values(keys_of(task, tokenizer_kind)).lock()
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks a config, or every stage of a recipe.
+
+    Raises:
+      UserError: the first thing that is wrong, with the key, what was found and what is expected.
+    """
+    if "stages" not in config:
+        _validate_run(config)
+        return
+    earlier = []
+    for name in config.stages:
+        if name not in config:
+            raise UserError(f"stage {name!r} has no config; expected a key {name!r} beside `stages`")
+        try:
+            _validate_run(config[name])
+            _check_stage_references(config[name], earlier)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
+        earlier.append(name)
+
+
+def _find(task: Any) -> Schema:
+    if task not in _TASKS:
+        raise UserError(
+            f"task={task!r} is unknown; expected one of {', '.join(_TASKS)}, or one of a file of your own that the "
+            "config loads (or --plugin=FILE)"
+        )
+    return _TASKS[task]
+
+
+def _joined(keys: Keys, more: Keys) -> dict[str, Any]:
+    """Two trees of keys as one; in sections that both have, those of the second win."""
+    joined = dict(keys)
+    for name, key in more.items():
+        both = isinstance(key, Mapping) and isinstance(joined.get(name), Mapping)
+        joined[name] = _joined(joined[name], key) if both else key
+    return joined
+
+
+def _validate_run(config: ConfigDict) -> None:
+    task = config.get("task", None)
+    schema = _find(task)
+    declared, values = flatten_keys(keys_of(task, tokenizers.kind_of(config))), flatten(config)
+    for name in values:
+        if name not in declared:
+            near = difflib.get_close_matches(name, declared, 1)
+            raise UserError(f"unknown config key {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    for name, key in declared.items():
+        if name not in values:
+            raise UserError(f"config key {name!r} is missing; its default is {key.default!r}")
+        key.validate(name, values[name])
+    _check_lengths(config)
+    for name in ("ops", "eval_ops"):
+        if not config.data[name]:
+            raise UserError(f"data.{name} is empty; expected operations such as 'decode|resize(224)'")
+    schema.check(config)
+
+
+def _check_lengths(config: ConfigDict) -> None:
+    if config.epochs and config.steps:
+        raise UserError(f"epochs={config.epochs:g} and steps={config.steps}: give one of them, and not both")
+    if config.batch_size % config.optimizer.accumulate:
+        raise UserError(
+            f"batch_size={config.batch_size} is not divisible by optimizer.accumulate={config.optimizer.accumulate}"
+        )
+
+
+def _check_stage_references(config: ConfigDict, earlier: list[str]) -> None:
+    for name, value in flatten(config).items():
+        if isinstance(value, str) and value.startswith("stage:") and value.removeprefix("stage:") not in earlier:
+            raise UserError(f"{name}={value!r} names no earlier stage; there are: {', '.join(earlier) or 'none'}")

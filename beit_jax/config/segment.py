@@ -1,0 +1,68 @@
+"""Keys of the task `segment`: semantic segmentation (official `semantic_segmentation`)."""
+
+from ml_collections import ConfigDict
+
+from beit_jax.config.classify import LABELS
+from beit_jax.config.encoder import encoder_keys, grid_side
+from beit_jax.config.keys import Key, Keys, regular_expressions
+from beit_jax.errors import UserError
+from beit_jax.models import variants
+
+OPTIONAL = (
+    r"^(decode_head|auxiliary_head(_\d+)?|pyramid|lm_head|head|fc_norm)/",
+    r"^encoder/(mask_token$|norm/)",
+)
+KEYS: Keys = dict(
+    init_optional=Key(
+        OPTIONAL,
+        "regular expressions of parameters that the checkpoint or the model may lack, or hold in another shape",
+        check=regular_expressions,
+    ),
+    model=dict(
+        **encoder_keys("per_block", image_size=512),
+        num_classes=Key(0, "number of classes; 0: as many as the data set has, where it tells", at_least=0),
+        head=Key("upernet", "what classifies the pixels", choices=("upernet", "setr_pup")),
+        channels=Key(768, "width of the head", at_least=1),
+        layers=Key((3, 5, 7, 11), "blocks, counted from 0, under UPerNet's pyramid or SETR-PUP's auxiliary heads"),
+        auxiliary_channels=Key(256, "width of UPerNet's auxiliary head", at_least=1),
+    ),
+    labels=LABELS,
+    inference=dict(
+        stride=Key(0, "pixels from one window to the next; 0: two thirds of model.image_size", at_least=0),
+        ratios=Key((1.0,), "scales at which images are seen"),
+        flip=Key(False, "whether images are seen mirrored too"),
+        clamp_to_crop=Key(False, "whether scales below the window are raised to it, as in the released code"),
+        side=Key(1024, "side of the canvas on which data.eval_ops put images", at_least=1),
+        label_side=Key(2048, "side of the canvas of label maps", at_least=1),
+    ),
+)
+
+
+def check(config: ConfigDict) -> None:
+    """
+    Raises:
+      UserError: the head does not fit the encoder, or windows leave pixels out.
+    """
+    model, inference, grid = config.model, config.inference, grid_side(config.model)
+    variant, patch = variants.parse(model.variant)
+    missing = [layer for layer in model.layers if type(layer) is not int or not 0 <= layer < variant.depth]
+    if missing:
+        raise UserError(
+            f"model.layers={model.layers!r} has {missing[0]!r}; expected blocks 0 to {variant.depth - 1} of "
+            f"{model.variant}"
+        )
+    if model.head == "upernet" and (len(model.layers) != 4 or grid % 2):
+        raise UserError(
+            f"upernet makes its pyramid of four layers and an even grid of patches; found model.layers="
+            f"{model.layers!r} and {grid}x{grid} patches"
+        )
+    if model.head == "setr_pup" and (patch < 2 or patch & (patch - 1)):
+        raise UserError(
+            f"setr_pup doubles the resolution up to the image's; found patches of {patch}, expected 2, 4, 8, ..."
+        )
+    if inference.stride > model.image_size:
+        raise UserError(
+            f"inference.stride={inference.stride} leaves pixels between windows of model.image_size={model.image_size}"
+        )
+    if not inference.ratios or not all(type(ratio) in (int, float) and ratio > 0 for ratio in inference.ratios):
+        raise UserError(f"inference.ratios={inference.ratios!r}; expected numbers above 0, such as (0.75, 1.0)")

@@ -1,0 +1,35 @@
+"""Configs as text, for the run's folder and for comparison."""
+
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+
+
+def to_json(config: ConfigDict) -> str:
+    """Stable text of a config."""
+    return json.dumps(config.to_dict(), indent=1, sort_keys=True)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of `to_json`.
+
+    Raises:
+      ValueError: the text is no JSON.
+    """
+    return ConfigDict(_tuples(json.loads(text))).lock()
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only; configs hold tuples only, since ml_collections can override these."""
+    if isinstance(value, dict):
+        return {key: _tuples(inner) for key, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """`{"optimizer.lr": 1e-3, ...}`."""
+    flat = {}
+    for key, value in config.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,34 @@
+"""Keys of the task `tokenizer`; those of the network and of the loss are declared by the kind of tokenizer."""
+
+from ml_collections import ConfigDict
+
+from beit_jax.config import tokenizers
+from beit_jax.config.keys import Key, Keys
+from beit_jax.errors import UserError
+
+
+def keys(kind: str) -> Keys:
+    """The keys beside the shared ones.
+
+    Raises:
+      UserError: the kind is unknown.
+    """
+    declared = tokenizers.find(kind)
+    image_size = Key(256, "side of the images in pixels", at_least=1)
+    return dict(
+        model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size, **declared.keys),
+        loss=dict(declared.loss_keys),
+    )
+
+
+def check(config: ConfigDict) -> None:
+    """
+    Raises:
+      UserError: tokens do not cover the image.
+    """
+    stride = tokenizers.stride(config.model)
+    if config.model.image_size % stride:
+        raise UserError(
+            f"model.image_size={config.model.image_size} is not divisible by the {stride} pixels that a token covers; "
+            f"choose a multiple of {stride}"
+        )

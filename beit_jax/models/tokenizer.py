@@ -1,0 +1,136 @@
+"""What pre-training asks of a tokenizer, and what the task `tokenizer` asks to train one.
+
+A kind of tokenizer is one subclass. Nothing outside its file and its keys knows its sizes.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from beit_jax.errors import UserError
+from beit_jax.typing import Metrics, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """Turns an image into a grid of tokens.
+
+    Attributes:
+      section: `kind` and the kind's own keys: `model` in the tokenizer's config, `tokenizer` in that of a pre-training.
+      image_size: side in pixels of the images that it sees.
+      dtype: of the computation, where the kind lets one choose.
+      settings: the kind's keys for training, the section `loss`; None where it is not trained.
+    """
+
+    section: ConfigDict
+    image_size: int
+    dtype: jnp.dtype = jnp.float32
+    settings: ConfigDict | None = None
+
+    can_decode: ClassVar[bool] = False  # whether `decode` exists
+    has_likelihood: ClassVar[bool] = False  # whether `posterior` and `log_likelihood` exist
+
+    @staticmethod
+    def stride(section: ConfigDict) -> int:
+        """Pixels along the side of the square that a token stands for."""
+        raise NotImplementedError
+
+    @property
+    def grid(self) -> int:
+        """Tokens along a side of the image, g."""
+        return self.image_size // self.stride(self.section)
+
+    @property
+    def vocab(self) -> int:
+        """Number of tokens, v."""
+        return self.section.vocab
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, for conversion and pictures."""
+        raise NotImplementedError
+
+    # For pre-training: the tokenizer is frozen.
+
+    def init(self, key: jax.Array) -> Params:
+        """Fresh parameters."""
+        raise NotImplementedError
+
+    def targets(self, params: Params, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        """The tokens of images.
+
+        Args:
+          params: of the tokenizer.
+          images: `[b, h, w, 3]` in the tokenizer's own range, see `from_pixels`.
+          positions: int32 `[b, k]`, row-major indices of the tokens that are needed; None for all.
+
+        Returns:
+          int32 `[b, g, g]`, or `[b, k]` with `positions`.
+        """
+        raise NotImplementedError
+
+    def encoder_params(self, params: Params) -> Params:
+        """The parameters on which the targets depend."""
+        return params
+
+    def from_pixels(self, pixels: jax.Array) -> jax.Array:
+        """Pixels in [0, 1] -> the tokenizer's own range. The same as the op of `data.ops` for its view."""
+        return pixels
+
+    def to_pixels(self, images: jax.Array) -> jax.Array:
+        """The inverse of `from_pixels`, clipped to [0, 1]."""
+        return jnp.clip(images, 0.0, 1.0)
+
+    def decode(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """Tokens int32 `[b, g, g]` -> pixels `[b, h, w, 3]` in [0, 1]; exists where `can_decode`."""
+        raise NotImplementedError
+
+    def target_flops(self) -> int | None:
+        """FLOPs of `targets` for an image, counting matrix products; None: not counted."""
+        return None
+
+    # For the evidence lower bound (`tasks.elbo`), where `has_likelihood`.
+
+    def posterior(self, params: Params, images: jax.Array) -> jax.Array:
+        """Logits float32 `[b, g, g, v]` of q(z | x)."""
+        raise NotImplementedError
+
+    def log_likelihood(self, params: Params, images: jax.Array, tokens: jax.Array) -> jax.Array:
+        """log p(x | z) in nats, float32 `[b]`, of images `[b, h, w, 3]` given tokens int32 `[b, g, g]`."""
+        raise NotImplementedError
+
+    # For the task `tokenizer`.
+
+    def loss(self, params: Params, images: jax.Array, key: jax.Array, step: jax.Array) -> tuple[Metrics, Params]:
+        """Metrics, of which the step minimises `loss`, and new values of parameters without a gradient.
+
+        Args:
+          params: of the tokenizer.
+          images: `[b, h, w, 3]` in the tokenizer's own range.
+          key: of the step.
+          step: int32, counted from 0.
+
+        Raises:
+          UserError: this kind is not trained here.
+        """
+        raise UserError(f"the tokenizer {self.section.kind!r} defines no loss; expected a kind that can be trained")
+
+    def measure(self, params: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
+        """Sums over the images that are `valid`, float32 `[b]` of 0 and 1, for `summarize`."""
+        tokens = jax.nn.one_hot(self.targets(params, images), self.vocab).sum(axis=(1, 2))
+        return {"codes": jnp.einsum("b,bv->v", valid, tokens)}
+
+    def pictures(self, params: Params, images: jax.Array) -> dict[str, jax.Array]:
+        """Pictures `[b, h, w, 3]` in [0, 1] by name, aligned by row."""
+        pictures = {"original": self.to_pixels(images)}
+        if self.can_decode:
+            pictures["reconstruction"] = self.decode(params, self.targets(params, images))
+        return pictures
+
+    def training_flops(self) -> int | None:
+        """FLOPs of a training step for an image; None: not counted."""
+        return None

@@ -1,0 +1,139 @@
+"""What pre-trainings with masked patches share, whatever they predict (BEiT paper, section 2.3).
+
+The encoder sees patches of which some are replaced by the mask token, and a head predicts something for each masked
+patch. The head runs on a fixed number K of gathered positions, so that shapes are static although masks hide different
+numbers of patches. Positions beyond a mask's own have zero weight, which makes the loss equal to the mean over all
+masked patches at K/n of the head's cost.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange, repeat
+
+from beit_jax.config.encoder import grid_side
+from beit_jax.errors import UserError
+from beit_jax.models import heads, variants, vit
+from beit_jax.tasks.encoder import encoder_fields, encoder_flops, layer_features
+from beit_jax.tasks.task import Task, spec
+from beit_jax.typing import Batch, HostBatch, Params, Spec
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskedModelling(Task):
+    """See `Task`; batches hold `image` `[b, h, w, 3]` normalised and `mask` bool `[b, g, g]`, true where hidden.
+
+    Subclasses say what is predicted: `outputs`, `loss`, `measure` and `pictures`.
+    """
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that the head gives for each patch, v."""
+        raise NotImplementedError
+
+    @functools.cached_property
+    def model(self) -> heads.MaskedImageModel:
+        """See `Task.model`."""
+        encoder = vit.Encoder(**encoder_fields(self.config.model), mask_token=True, init_scheme="pretrain")
+        return heads.MaskedImageModel(encoder=encoder, vocab=self.outputs)
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side of the image, g."""
+        return grid_side(self.config.model)
+
+    @property
+    def on_all(self) -> bool:
+        """Whether the loss counts visible patches too."""
+        return self.config.loss_on == "all"
+
+    def init(self, key: jax.Array) -> Params:
+        """See `Task.init`."""
+        side = self.config.model.image_size
+        image, mask = jnp.zeros((1, side, side, 3), jnp.float32), jnp.zeros((1, self.grid, self.grid), bool)
+        return self.model.init(key, image, mask, jnp.zeros((1, 1), jnp.int32))["params"]
+
+    def train_spec(self, b: int) -> Spec:
+        """See `Task.train_spec`."""
+        side, grid = self.config.model.image_size, self.grid
+        return {"image": spec("float32", b, side, side, 3), "mask": spec("bool", b, grid, grid)}
+
+    def check_batch(self, batch: HostBatch) -> None:
+        """See `Task.check_batch`: no mask hides more patches than the head predicts, or none."""
+        counts, limit = batch["mask"].sum(axis=(1, 2)), self.config.num_masked
+        if counts.max() > limit or not (self.on_all or counts.all()):
+            raise UserError(
+                f"found masks of {counts.min()} to {counts.max()} patches, expected 1 to num_masked={limit}: make "
+                "num_masked and the mask in data.ops agree"
+            )
+
+    def predict(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
+        """What the head says at K positions, the masked ones first.
+
+        Args:
+          params: that are learned.
+          batch: with `image` and `mask`.
+          key: of stochastic depth; None turns it off.
+
+        Returns:
+          predictions float32 `[b, k, v]`, positions int32 `[b, k]`, and 1.0 where these are masked, float32 `[b, k]`.
+        """
+        positions, masked = gather_masked(batch["mask"], self.config.num_masked)
+        rngs = {} if key is None else {"drop_path": key}
+        predicted = self.model.apply(
+            {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
+        )
+        return predicted, positions, masked
+
+    def loss_weights(self, masked: jax.Array) -> jax.Array:
+        """Weights of positions in the loss, from whether they are masked, `[b, k]`."""
+        return jnp.ones_like(masked) if self.on_all else masked
+
+    def overflow(self, batch: Batch) -> jax.Array:
+        """The number of masked patches that the head leaves out; 0 is right."""
+        masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
+        return jnp.sum(jnp.maximum(masked - self.config.num_masked, 0.0) * batch["valid"].astype(jnp.float32))
+
+    def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
+        """See `Task.embed`: the mean of the patches after each block."""
+        return layer_features(self.model.encoder, params["encoder"], images, "mean")
+
+    @property
+    def embedded_layers(self) -> tuple[int, ...]:
+        """See `Task.embedded_layers`: all."""
+        return tuple(range(1, self.model.encoder.depth + 1))
+
+    def training_flops(self) -> int:
+        """See `Task.training_flops`; without what makes the targets."""
+        variant, _ = variants.parse(self.config.model.variant)
+        head = 2 * self.config.num_masked * variant.width * self.outputs
+        return encoder_flops(self.config.model) + 3 * head
+
+
+def gather_masked(mask: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Row-major positions of the masked patches, padded to `k`.
+
+    Args:
+      mask: bool `[b, g, g]`.
+      k: number of positions; masked patches beyond it are left out, which `measure` reports as `overflow`.
+
+    Returns:
+      positions int32 `[b, k]` (the first are the masked ones, in order) and weights float32 `[b, k]` of 0 and 1.
+    """
+    flat = rearrange(mask, "b h w -> b (h w)")
+    positions = jnp.argsort(~flat, axis=1, stable=True)[:, :k].astype(jnp.int32)
+    return positions, jnp.take_along_axis(flat, positions, axis=1).astype(jnp.float32)
+
+
+def hide_patches(images: jax.Array, mask: jax.Array) -> jax.Array:
+    """Pictures `[b, h, w, 3]` with grey in place of the patches that `mask` bool `[b, g, g]` hides."""
+    side = images.shape[1] // mask.shape[1]
+    return jnp.where(repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side), 0.5, images)
+
+
+def metrics_of_masks(masked: jax.Array) -> dict[str, Any]:
+    """The mean number of masked patches, of weights `[b, k]`."""
+    return {"masked_per_image": (jnp.sum(masked), jnp.float32(masked.shape[0]))}

@@ -1,0 +1,50 @@
+"""What the report of a run shows of a task: curves, the numbers it is judged by, captions."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Curve(NamedTuple):
+    """One panel: a metric of the training log (dashed) and one of the evaluations (solid); either may be empty."""
+
+    logged: str
+    evaluated: str
+    unit: str
+
+
+class Headline(NamedTuple):
+    """A number by which a task is judged.
+
+    Attributes:
+      metric: its name among the results.
+      words: what it is called in a table.
+      factor: by which it is multiplied there.
+      form: its format.
+      averaged: whether a mean over seeds makes sense.
+    """
+
+    metric: str
+    words: str
+    factor: float = 1.0
+    form: str = "{:.1f}"
+    averaged: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Everything that a report needs to know of a task; the defaults serve tasks that declare nothing.
+
+    Attributes:
+      title: the task in words, by which runs are put side by side.
+      curves: panels, in order.
+      headlines: rows of the table in a Markdown page; none: every number of the last evaluation.
+      metrics: what each number of the evaluation means.
+      captions: what each picture shows, in the order of telling.
+    """
+
+    title: str
+    curves: tuple[Curve, ...] = (Curve("loss", "eval/loss", "loss"),)
+    headlines: tuple[Headline, ...] = ()
+    metrics: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
