@@ -2,12 +2,12 @@
 
 import jax
 import pytest
+from beit_jax.validate import validate
 
 from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.errors import UserError
 from beit_jax.training import initialize, loop, optimizer, sharding
-from beit_jax.validate import validate
 
 ARGUMENTS = {
     "tokenizer": ["", "data=folder:somewhere", "runlocal"],
@@ -91,7 +91,7 @@ def test_lowers_sharded_over_eight_devices(repository, name, arg):
         if "num_classes" in config.model:
             config.model.num_classes = config.model.num_classes or 1000
         task = tasks.create(config)
-        tx, _ = optimizer.make(config.optimizer, total_steps=500_000, warmup_steps=config.optimizer.warmup_steps)
+        tx, _ = optimizer.build_optimizer(config.optimizer, total_steps=500_000, warmup_steps=config.optimizer.warmup_steps)
         with jax.set_mesh(mesh), jax.numpy_dtype_promotion("standard"):
             state = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
             if program(config) in LOWERED:

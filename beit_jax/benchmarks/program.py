@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.tasks.encoder import encoder_fields
-from beit_jax.tasks.task import Params, Task
+from beit_jax.tasks.task import Task
 from beit_jax.training import initialize, loop, memory, optimizer, sharding
 from beit_jax.training.train_step import TrainState
+from beit_jax.typing import Params
 from beit_jax.validate import validate
 
 CLASSES = {"classify": 1000, "probe": 1000, "segment": 150}  # ImageNet-1k, ADE20K: what data would have told
@@ -73,7 +74,7 @@ def make(config: ConfigDict, task: Task | None = None) -> Program:
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size, config.optimizer.accumulate)
     task = task or tasks.create(config)
-    tx, _ = optimizer.make(config.optimizer, config.steps or STEPS, config.optimizer.warmup_steps)
+    tx, _ = optimizer.build_optimizer(config.optimizer, config.steps or STEPS, config.optimizer.warmup_steps)
     with jax.set_mesh(mesh):
         state = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
         frozen = initialize.abstract_frozen(task, mesh)

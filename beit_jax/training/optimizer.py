@@ -11,8 +11,8 @@ from beit_jax.errors import UserError
 from beit_jax.training.params import choose, flatten, map_names, unflatten
 from beit_jax.training.schedule import warmup_cosine, warmup_linear
 
-# Weight decay by name and not by rank, which stacking layers would change. The mask token and the tables of relative
-# positions are decayed, as in the official code.
+# Weight decay by name; a rule by rank would not survive the stacking of layers. The mask token and the tables of
+# relative positions are decayed, as in the official code.
 DECAY = (
     (r"(bias|scale|gamma_1|gamma_2|cls_token|pos_embed)$", False),
     (r"norm/(mean|var)$", False),  # running statistics, which are not learned
@@ -28,47 +28,55 @@ LAYER = (
 )
 
 
-def make(
-    config: ConfigDict, total_steps: int, warmup_steps: int
+def build_optimizer(
+    settings: ConfigDict, total_steps: int, warmup_steps: int, decay_steps: int = 0
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """The optimizer of a config's `optimizer` section, and its learning-rate schedule.
+    """The optimizer of a config's `optimizer` section, and its learning rate as a function of the step.
 
     Args:
-      config: the section.
+      settings: the section.
       total_steps: length of the run.
-      warmup_steps: steps of linear warm-up.
+      warmup_steps: length of the linear warm-up.
+      decay_steps: length of the cosine that follows; 0: to the end of the run.
 
     Raises:
-      UserError: the warm-up is longer than the run.
+      UserError: the warm-up is longer than the run, or a straight line has a length of its own.
     """
     if warmup_steps >= total_steps:
         raise UserError(
-            f"the warm-up takes {warmup_steps} steps of a run of {total_steps}; shorten optimizer.warmup_epochs or "
-            "optimizer.warmup_steps"
+            f"found a warm-up of {warmup_steps} steps, expected fewer than the {total_steps} steps of the run: shorten "
+            "optimizer.warmup"
         )
-    if config.schedule == "linear":
-        rate = warmup_linear(config.lr, config.min_lr, warmup_steps, total_steps)
+    if settings.schedule == "linear":
+        if decay_steps:
+            raise UserError(
+                f"found optimizer.decay of {decay_steps} steps with optimizer.schedule='linear', which always ends "
+                "with the run: leave optimizer.decay empty, or choose 'cosine'"
+            )
+        rate = warmup_linear(settings.lr, settings.min_lr, warmup_steps, total_steps)
     else:
-        rate = warmup_cosine(config.lr, config.min_lr, warmup_steps, total_steps, config.decay_steps)
-    decay = config.weight_decay
-    if config.weight_decay_end >= 0:
-        decay = warmup_cosine(config.weight_decay, config.weight_decay_end, 0, total_steps)
+        rate = warmup_cosine(settings.lr, settings.min_lr, warmup_steps, total_steps, decay_steps)
+    b1, b2 = settings.betas
     parts = [
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
-        optax.add_decayed_weights(decay, mask=lambda params: map_names(lambda name, _: choose(DECAY, name), params)),
+        optax.scale_by_adam(b1=b1, b2=b2),
+        optax.add_decayed_weights(settings.weight_decay, mask=_decayed),
         optax.scale_by_learning_rate(rate),
     ]
-    if config.clip_norm:
-        parts.insert(0, optax.clip_by_global_norm(config.clip_norm))
-    if config.layer_decay < 1:
-        parts.append(_scale_layers(config.layer_decay))
+    if settings.clip_norm:
+        parts.insert(0, optax.clip_by_global_norm(settings.clip_norm))
+    if settings.layer_decay < 1:
+        parts.append(_scale_by_layer(settings.layer_decay))
     return optax.chain(*parts), rate
 
 
-def layer_scales(params: Any, layer_decay: float) -> Any:
-    """Factors of the learning rate, `layer_decay ** (L + 1 - layer)`.
+def _decayed(params: Any) -> Any:
+    return map_names(lambda name, _: choose(DECAY, name), params)
 
-    Embeddings are layer 0, blocks 1..L, the rest L + 1.
+
+def layer_scales(params: Any, layer_decay: float) -> Any:
+    """Factors of the learning rate, `layer_decay ** (L + 1 - layer)` (official `LayerDecayValueAssigner`).
+
+    Embeddings are layer 0, blocks are 1 to L, the rest is L + 1.
 
     Args:
       params: tree of arrays or shapes; `encoder/blocks/` parameters have the layer as first axis.
@@ -91,7 +99,7 @@ def layer_scales(params: Any, layer_decay: float) -> Any:
     return unflatten({name: scale(name, leaf) for name, leaf in flat.items()})
 
 
-def _scale_layers(layer_decay: float) -> optax.GradientTransformation:
+def _scale_by_layer(layer_decay: float) -> optax.GradientTransformation:
     def scale(updates: Any, params: Any) -> Any:
         scales = layer_scales(params, layer_decay)
         return jax.tree.map(lambda update, factor: update * jnp.broadcast_to(factor, update.shape), updates, scales)

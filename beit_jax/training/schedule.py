@@ -1,28 +1,28 @@
-"""Learning rate and weight decay as functions of the step (official `utils.cosine_scheduler`, mmcv's `poly`)."""
+"""The learning rate as a function of the step (official `utils.cosine_scheduler`, mmcv's `poly`)."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
 
-def warmup_cosine(base: float, end: float, warmup: int, total: int, cosine: int = 0) -> optax.Schedule:
+def warmup_cosine(base: float, end: float, warmup: int, total: int, decay: int = 0) -> optax.Schedule:
     """Linear warm-up from 0, then half a cosine from `base` towards `end`.
 
-    Step 0 has the value 0 where there is a warm-up; step `warmup - 1` and step `warmup` both have `base`; the last step
-    lies slightly above `end`, as in the official code.
+    As in the official code, steps `warmup - 1` and `warmup` both have `base`, and the last step lies slightly above
+    `end`. Optax's `warmup_cosine_decay_schedule` reaches `base` one step later.
 
     Args:
       base: the largest value.
       end: the value that the cosine tends to.
       warmup: steps of warm-up.
       total: steps of the run.
-      cosine: length of the cosine in steps, then constant at `end`; 0: the rest of the run.
+      decay: steps of the cosine, after which the value stays at `end`; 0: the rest of the run.
 
     >>> schedule = warmup_cosine(1.0, 0.0, warmup=3, total=7)
     >>> [round(float(schedule(step)), 3) for step in range(7)]
     [0.0, 0.5, 1.0, 1.0, 0.854, 0.5, 0.146]
     """
-    length = cosine or max(total - warmup, 1)
+    length = decay or max(total - warmup, 1)
 
     def value(step: jax.Array | int) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)

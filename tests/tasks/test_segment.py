@@ -56,7 +56,7 @@ def test_loss_is_that_of_all_heads(made):
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_running_statistics_are_the_step_s_and_have_no_gradient_and_no_decay(made, accumulate):
     config, task, params = made
-    tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=0)
+    tx, _ = optimizer.build_optimizer(config.optimizer, total_steps=10, warmup_steps=0)
     batch = device_batch(task)
     current = train_step.TrainState(jnp.int32(0), params, tx.init(params), None)
     after, _ = jax.jit(train_step.make_step(task, tx, accumulate))(current, {}, batch, jax.random.key(0))

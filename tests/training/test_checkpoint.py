@@ -12,7 +12,7 @@ from beit_jax.training.params import flatten
 def saved(run, mesh):
     """A checkpoint of step 0, written from a mesh, and what was written."""
     task = tasks.create(tiny("pretrain"))
-    tx, _ = optimizer.make(tiny("pretrain").optimizer, 10, 2)
+    tx, _ = optimizer.build_optimizer(tiny("pretrain").optimizer, 10, 2)
     placement = jax.tree.map(lambda leaf: leaf.sharding, initialize.abstract_state(task, tx, True, mesh))
     current = jax.jit(lambda key: train_step.create(task, tx, key, True), out_shardings=placement)(jax.random.key(0))
     checkpoints = checkpoint_manager.Checkpoints(run)
@@ -34,7 +34,7 @@ def test_restores_onto_another_mesh(tmp_path):
 def test_parameters_alone_are_the_averaged_ones(tmp_path):
     mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
     _, _, written = saved(tmp_path, mesh)
-    found = checkpoint.locate(str(tmp_path))
+    found = checkpoint.find_checkpoint(str(tmp_path))
     assert found.name == "0" and checkpoint.load_config(found) == "{}"
     loaded = checkpoint.load_params(found, sharding.replicated(mesh))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), dict(written.ema))
@@ -43,10 +43,10 @@ def test_parameters_alone_are_the_averaged_ones(tmp_path):
 def test_an_empty_step_folder_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no checkpoint"):
-        checkpoint.locate(str(tmp_path))
+        checkpoint.find_checkpoint(str(tmp_path))
 
 
 def test_a_recipe_s_folder_names_its_stages(tmp_path):
     (tmp_path / "pretrain" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds several runs; name one of them: .*/pretrain"):
-        checkpoint.locate(str(tmp_path))
+        checkpoint.find_checkpoint(str(tmp_path))

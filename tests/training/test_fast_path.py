@@ -23,7 +23,7 @@ def setting():
     config.batch_size, config.model.drop_path = 8, 0.0
     task = tasks.create(config)
     batches = [synthetic.rows(ConfigDict({**config, "seed": seed}), task) for seed in range(STEPS)]
-    return config, task, batches, optimizer.make(config.optimizer, STEPS, 5)[0]
+    return config, task, batches, optimizer.build_optimizer(config.optimizer, STEPS, 5)[0]
 
 
 def losses(config: ConfigDict, task: tasks.Task, batches: list, tx: optax.GradientTransformation) -> list:

@@ -23,13 +23,12 @@ SCALES = {
 def abstract_params(name, **model):
     config = configs.defaults(name)
     config.model.update(model)
-    return jax.eval_shape(tasks.create(config).init, jax.random.key(0))
+    return jax.eval_shape(tasks.create_task(config).init, jax.random.key(0))
 
 
 def section(**changes):
-    section = configs.defaults("classify").optimizer
-    section.update(dict(lr=1.0, min_lr=1.0) | changes)
-    return section
+    settings = dict(schedule="cosine", lr=1.0, min_lr=1.0, weight_decay=0.05, layer_decay=1.0, clip_norm=0.0)
+    return ConfigDict(settings | dict(betas=(0.9, 0.999)) | changes)
 
 
 @pytest.mark.parametrize("decay", SCALES)
@@ -55,7 +54,7 @@ def test_each_tensor_receives_its_rate(decay):
     """The update itself, at a constant gradient: Adam's first step is the learning rate of each element."""
     shapes = abstract_params("classify", variant="8x12x2/16", image_size=32, num_classes=3)
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    tx, _ = optimizer.make(section(layer_decay=decay, weight_decay=0.0), total_steps=10, warmup_steps=0)
+    tx, _ = optimizer.build_optimizer(section(layer_decay=decay, weight_decay=0.0), total_steps=10, warmup_steps=0)
     updates = jax.jit(lambda: tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[0])()
     expected = np.array(SCALES[decay].split(), float)
     for name, update in flatten(updates).items():
@@ -83,31 +82,46 @@ def test_what_is_decayed():
 
 def test_decoupled_decay_equals_the_formula():
     params, gradient = {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.full((2,), 3.0)}, 0.5
-    tx, _ = optimizer.make(section(lr=0.1, min_lr=0.1, weight_decay=0.05, eps=1e-8), total_steps=10, warmup_steps=0)
+    tx, _ = optimizer.build_optimizer(section(lr=0.1, min_lr=0.1, weight_decay=0.05), total_steps=10, warmup_steps=0)
     updates, _ = tx.update(jax.tree.map(lambda p: jnp.full_like(p, gradient), params), tx.init(params), params)
     new = optax.apply_updates(params, updates)
     np.testing.assert_allclose(new["kernel"], 3.0 * (1 - 0.1 * 0.05) - 0.1, rtol=1e-6)
     np.testing.assert_allclose(new["bias"], 3.0 - 0.1, rtol=1e-6)
 
 
-def test_weight_decay_follows_its_cosine():
-    params = {"kernel": jnp.ones((2, 2))}
-    tx, _ = optimizer.make(section(weight_decay=0.2, weight_decay_end=0.0), total_steps=2, warmup_steps=0)
-    state, zero = tx.init(params), jax.tree.map(jnp.zeros_like, params)
-    first, state = tx.update(zero, state, params)
-    second, _ = tx.update(zero, state, params)
-    np.testing.assert_allclose(first["kernel"], -0.2, rtol=1e-6)
-    np.testing.assert_allclose(second["kernel"], -0.1, rtol=1e-6)
-
-
 def test_clipping_is_by_the_global_norm():
     params = {"a": jnp.zeros(3), "b": jnp.zeros(4)}
-    tx, _ = optimizer.make(section(clip_norm=1.0, b1=0.0, weight_decay=0.0, eps=1e9), total_steps=2, warmup_steps=0)
-    gradients = {"a": jnp.full(3, 10.0), "b": jnp.full(4, 10.0)}
-    updates, _ = tx.update(gradients, tx.init(params), params)  # with a huge epsilon Adam is linear in the gradient
-    np.testing.assert_allclose(optax.tree.norm(updates) * 1e9, 1.0, rtol=1e-4)
+    tx, _ = optimizer.build_optimizer(section(clip_norm=1.0, betas=(0.0, 0.9)), total_steps=2, warmup_steps=0)
+    gradients = {"a": jnp.full(3, 10.0), "b": jnp.full(4, 20.0)}
+    _, state = tx.update(gradients, tx.init(params), params)
+    clipped = optax.tree.get(state, "mu")  # without memory, the first moment is the gradient that Adam saw
+    norm = (3 * 10.0**2 + 4 * 20.0**2) ** 0.5
+    np.testing.assert_allclose(clipped["a"], 10.0 / norm, rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"], 20.0 / norm, rtol=1e-6)
+
+
+def test_betas_are_those_of_adam():
+    """Two steps by the formulas, with gradients 1 and 3."""
+    b1, b2 = 0.6, 0.8
+    tx, _ = optimizer.build_optimizer(section(betas=(b1, b2), weight_decay=0.0), total_steps=9, warmup_steps=0)
+    params = {"a": jnp.zeros(2)}
+    _, state = tx.update({"a": jnp.full(2, 1.0)}, tx.init(params), params)
+    update, _ = tx.update({"a": jnp.full(2, 3.0)}, state, params)
+    first = ((1 - b1) * b1 * 1.0 + (1 - b1) * 3.0) / (1 - b1**2)
+    second = ((1 - b2) * b2 * 1.0 + (1 - b2) * 9.0) / (1 - b2**2)
+    np.testing.assert_allclose(update["a"], -first / (second**0.5 + 1e-8), rtol=1e-6)
+
+
+def test_the_cosine_may_end_before_the_run():
+    _, rate = optimizer.build_optimizer(section(lr=1.0, min_lr=0.1), total_steps=100, warmup_steps=10, decay_steps=40)
+    np.testing.assert_allclose([rate(10), rate(30), rate(50), rate(99)], [1.0, 0.55, 0.1, 0.1], atol=1e-6)
 
 
 def test_warm_up_longer_than_the_run():
-    with pytest.raises(UserError, match="warm-up takes 10 steps of a run of 10"):
-        optimizer.make(ConfigDict(section()), total_steps=10, warmup_steps=10)
+    with pytest.raises(UserError, match="a warm-up of 10 steps, expected fewer than the 10 steps of the run"):
+        optimizer.build_optimizer(section(), total_steps=10, warmup_steps=10)
+
+
+def test_a_straight_line_has_no_length_of_its_own():
+    with pytest.raises(UserError, match=r"optimizer\.decay of 5 steps with optimizer\.schedule='linear'"):
+        optimizer.build_optimizer(section(schedule="linear"), total_steps=10, warmup_steps=0, decay_steps=5)

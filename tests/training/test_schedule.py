@@ -16,7 +16,7 @@ def test_official_values_of_the_800_epoch_run():
 
 
 def test_cosine_of_its_own_length_then_constant():
-    lr = schedule.warmup_cosine(1.0, 0.1, warmup=0, total=100, cosine=40)
+    lr = schedule.warmup_cosine(1.0, 0.1, warmup=0, total=100, decay=40)
     np.testing.assert_allclose([lr(0), lr(20), lr(40), lr(99)], [1.0, 0.55, 0.1, 0.1], atol=1e-6)
 
 

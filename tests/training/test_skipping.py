@@ -15,7 +15,7 @@ def test_a_bad_step_changes_nothing_but_the_number_of_steps():
     config = tiny("classify")
     config.max_bad_steps, config.optimizer.ema = 1, 0.5
     task, mesh = tasks.create(config), sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
-    tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=2)
+    tx, _ = optimizer.build_optimizer(config.optimizer, total_steps=10, warmup_steps=2)
     with jax.set_mesh(mesh):
         abstract = initialize.abstract_state(task, tx, True, mesh)
         current = jax.jit(

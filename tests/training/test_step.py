@@ -20,7 +20,7 @@ STEPS = 3
 def run_steps(config, mesh, steps=STEPS):
     """Losses and the final state, as NumPy, of a few steps on random batches."""
     task = tasks.create(config)
-    tx, _ = optimizer.make(config.optimizer, total_steps=10, warmup_steps=2)
+    tx, _ = optimizer.build_optimizer(config.optimizer, total_steps=10, warmup_steps=2)
     with jax.set_mesh(mesh):
         abstract = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
         current = jax.jit(
@@ -69,7 +69,7 @@ def test_one_device_equals_eight(task, sizes):
 def test_state_is_split_over_fsdp():
     config, mesh = tiny("pretrain"), sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     task = tasks.create(config)
-    tx, _ = optimizer.make(config.optimizer, 10, 2)
+    tx, _ = optimizer.build_optimizer(config.optimizer, 10, 2)
     abstract = initialize.abstract_state(task, tx, True, mesh)
     name = "encoder/blocks/mlp/fc1/kernel"
     trees = [abstract.params, abstract.ema]
