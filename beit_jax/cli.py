@@ -100,13 +100,13 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        distributed.fail(2, str(error))
+        distributed.exit_all(2, str(error))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
-        distributed.fail(130, "interrupted")
+        distributed.exit_all(130, "interrupted")
     except Exception as error:
         traceback.print_exc()
-        distributed.fail(1, f"{type(error).__name__}: {error}".splitlines()[0])
+        distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])
     except SystemExit as end:
         if not end.code:
             distributed.finish()

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
 
     cli.local_folder("checkpoint", checkpoint)
     distributed.start()
-    found = checkpoints.locate(checkpoint)
+    found = checkpoints.find_checkpoint(checkpoint)
     config = configs.load(path) if path else configs.from_json(checkpoints.load_config(found))
     if "stages" in config:
         raise UserError(f"--config={path} is a recipe of several runs; leave it out to take the checkpoint's own")
@@ -60,7 +60,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
 
     Args:
       config: of the run.
-      checkpoint: from `training.checkpoint.locate`.
+      checkpoint: from `training.checkpoint.find_checkpoint`.
       pictures: folder to write pictures to; empty: none.
       bound: whether to measure what `tasks.bound` does in place of the task's own numbers.
 

@@ -133,11 +133,11 @@ def _write(tokens: Any, own: Sequence[tuple[int, int]], stream_from: Callable, e
     import numpy as np
 
     from beit_jax.data.records.stored_tokens import level
-    from beit_jax.runtime.progress import bar
+    from beit_jax.runtime.progress import progress_bar
 
     missing, size, at = tokens.missing(own), tokens.batch_size, -1
     total, left = (sum(stop - start for start, stop in parts) * size for parts in (own, missing))
-    with bar(total, total - left) as progress:
+    with progress_bar(total, total - left) as progress:
         for start, stop in missing:
             if start != at:
                 stream = stream_from(start, 1)

@@ -46,8 +46,8 @@ def main(argv: Sequence[str]) -> None:
     distributed.start()
     try:
         train(config, workdir)
-    except preemption.Stopped as stopped:
-        preemption.say(stopped.text)
+    except preemption.Preempted as stopped:
+        distributed.print_once(stopped.text)
         raise
 
 
@@ -64,7 +64,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
     validate(config)
     _check_owner(workdir, config)
-    with lock.hold(workdir) if distributed.is_main() else contextlib.nullcontext():
+    with lock.lock_workdir(workdir) if distributed.is_main() else contextlib.nullcontext():
         distributed.barrier("workdir")
         if not (workdir / lock.FILE).exists():
             raise UserError(
@@ -81,11 +81,11 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     _write(workdir / "config.json", configs.to_json(config))
     for name, (_, folder) in stages.items():
         if results[name] is not None:
-            preemption.say(f"{name}: finished before, skipped")
+            distributed.print_once(f"{name}: finished before, skipped")
             continue
         results[name] = _run(runs[name])
         _write(folder / RESULT, json.dumps(results[name], indent=1))
-        preemption.check()
+        preemption.exit_if_preempted()
     if distributed.is_main():
         _report(workdir)
     return results
@@ -98,7 +98,7 @@ def _finished(folder: Path) -> dict[str, float] | None:
     except FileNotFoundError:
         found = ""
     try:
-        return json.loads(distributed.from_main(found))
+        return json.loads(distributed.broadcast_from_main(found))
     except json.JSONDecodeError:
         return None
 
@@ -179,5 +179,5 @@ def _report(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    preemption.listen()
+    preemption.handle_sigterm()
     cli.run(main)

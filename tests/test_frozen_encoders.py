@@ -9,7 +9,7 @@ from doors import command, refused
 from PIL import Image
 
 from beit_jax import evaluate, train
-from beit_jax.training.metrics import read
+from beit_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
@@ -33,7 +33,7 @@ def result(run):
 
 @pytest.mark.slow
 def test_nearest_neighbours_during_pretraining(pretrained, capsys):
-    lines = [line for line in read(pretrained / "metrics.jsonl") if "eval/knn_top1" in line]
+    lines = [line for line in read_metrics(pretrained / "metrics.jsonl") if "eval/knn_top1" in line]
     assert [line["step"] for line in lines] == [3, 6]
     assert 0.2 < result(pretrained)["knn_top1"] < 1  # far above a tenth, and no label is seen
     assert result(pretrained)["knn_best_layer"] in (1, 2)

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from beit_jax import train
-from beit_jax.training.metrics import read
+from beit_jax.training.metrics import read_metrics
 
 
 @pytest.mark.slow
@@ -38,7 +38,7 @@ def test_runlocal_runs(repository, tmp_path, name):
     with jax.numpy_dtype_promotion("standard"):
         fewer = ["--config.steps=6", "--config.log_every=3", "--config.save_every=3"]
         train.main([f"--config={repository}/configs/{file}.py:{arguments}runlocal", f"--workdir={tmp_path}", *fewer])
-    lines = read(tmp_path / "metrics.jsonl")
+    lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["step"] for line in lines if "loss" in line] == [3, 6]
     assert (tmp_path / "report.html").exists()
     if file == "segment":

@@ -14,7 +14,7 @@ from doors import command, refused
 
 from beit_jax import evaluate, train
 from beit_jax.training import checkpoint
-from beit_jax.training.metrics import read
+from beit_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
@@ -51,7 +51,7 @@ def test_killed_run_continues_to_the_last_bit(tmp_path):
         skip = ("examples_per_second", "input_wait")
         return [
             {name: value for name, value in line.items() if name not in skip}
-            for line in read(workdir / "metrics.jsonl")
+            for line in read_metrics(workdir / "metrics.jsonl")
         ]
 
     assert numbers(killed) == numbers(straight)
@@ -87,7 +87,7 @@ def test_damaged_newest_checkpoint_falls_back(finished, tmp_path):
         train.main(command("finetune", tmp_path))
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
     assert (tmp_path / "checkpoints" / "20.broken").is_dir()
-    assert checkpoint.locate(str(tmp_path)).name == "20"
+    assert checkpoint.find_checkpoint(str(tmp_path)).name == "20"
 
 
 def test_only_checkpoint_damaged_is_an_error_and_stays(finished, tmp_path):
@@ -102,7 +102,7 @@ def test_only_checkpoint_damaged_is_an_error_and_stays(finished, tmp_path):
 @pytest.mark.slow
 def test_resume_from_another_run(finished, tmp_path):
     train.main(command("finetune", tmp_path, f"--config.resume_from={finished}/checkpoints/10"))
-    assert [line["step"] for line in read(tmp_path / "metrics.jsonl") if "loss" in line] == [20]
+    assert [line["step"] for line in read_metrics(tmp_path / "metrics.jsonl") if "loss" in line] == [20]
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
 
 
@@ -127,7 +127,7 @@ def test_result_cut_off_by_a_kill_is_made_again(finished, tmp_path):
     (tmp_path / "result.json").write_text('{"loss":')
     train.main(command("finetune", tmp_path))
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
-    steps = [[line["step"] for line in read(run / "metrics.jsonl")] for run in (tmp_path, finished)]
+    steps = [[line["step"] for line in read_metrics(run / "metrics.jsonl")] for run in (tmp_path, finished)]
     assert steps[0] == steps[1]  # its evaluation stands there once
 
 

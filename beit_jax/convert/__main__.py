@@ -63,7 +63,7 @@ def _verify(loaded: Any, source: str) -> None:
     from beit_jax.training import checkpoint
 
     path = files.local(source)
-    ours = path.is_dir() and checkpoint.is_ours(path)
+    ours = path.is_dir() and checkpoint.holds_checkpoint(path)
     found = differences(loaded, path, "beit_jax" if ours else files.read(path).layout)
     width = max(map(len, found))
     for layer, difference in found.items():

@@ -78,8 +78,8 @@ def from_pretrained(
 
 def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
     path = files.local(name)
-    if path.is_dir() and checkpoint.is_ours(path):
-        return _load_ours(checkpoint.locate(str(path)))
+    if path.is_dir() and checkpoint.holds_checkpoint(path):
+        return _load_ours(checkpoint.find_checkpoint(str(path)))
     found = files.read(path)
     config = detect.config_of(found, str(path))
     shapes = flatten(_shapes(config))

@@ -10,7 +10,7 @@ from beit_jax.data.decoding.decode import FAULT
 from beit_jax.data.decoding.unreadable import Unreadable
 from beit_jax.data.records.stored_tokens import Reader
 from beit_jax.data.sources.source import ID, Source
-from beit_jax.runtime.heap import trimmed
+from beit_jax.runtime.heap import trim_heap
 
 VALID = "valid"
 INDEX = "index"  # in the file order of an evaluation's examples
@@ -36,7 +36,7 @@ class TrainStream:
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
         self.steps_per_epoch = steps_per_epoch
         self._unreadable, self._tokens = unreadable, tokens
-        self._batches = trimmed(dataset.as_numpy_iterator())
+        self._batches = trim_heap(dataset.as_numpy_iterator())
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self

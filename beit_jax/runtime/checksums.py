@@ -1,58 +1,56 @@
-"""Checksums of finished checkpoints, in `checksums/STEP.json` beside them: a changed byte is read without an error."""
+"""Checksums of complete checkpoints, in `checksums/STEP.json`: a library reads changed bytes without error."""
 
 import json
-import os
 import zlib
 from pathlib import Path
+
+from beit_jax.runtime.atomic_write import write_text
 
 FOLDER = "checksums"
 CHUNK = 1 << 22
 
 
-def seal(checkpoint: Path) -> None:
-    """Writes down size and CRC of every file of a checkpoint, and forgets checkpoints that are gone."""
-    folder = _sums(checkpoint).parent
-    folder.mkdir(exist_ok=True)
-    for old in folder.glob("*.json"):
+def write_checksums(checkpoint: Path) -> None:
+    """Writes size and CRC of every file of a checkpoint, and removes the checksums of checkpoints that are gone."""
+    file = _checksum_file(checkpoint)
+    for old in file.parent.glob("*.json"):
         if not (checkpoint.parent / old.stem).exists():
             old.unlink(missing_ok=True)
     try:
-        found = _measure(checkpoint)
+        sums = _measure(checkpoint)
     except FileNotFoundError:
-        return  # removed meanwhile, by the rule of what is kept
-    temporary = _sums(checkpoint).with_suffix(".tmp")
-    temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    os.replace(temporary, _sums(checkpoint))
+        return  # removed meanwhile, because newer checkpoints took its place
+    write_text(file, json.dumps(sums, indent=1))
 
 
-def unseal(checkpoint: Path) -> None:
-    """Forgets the checksums of a checkpoint that is to be written, or was set aside."""
-    _sums(checkpoint).unlink(missing_ok=True)
+def remove_checksums(checkpoint: Path) -> None:
+    """Removes the checksums of a checkpoint that will be written again, or was set aside."""
+    _checksum_file(checkpoint).unlink(missing_ok=True)
 
 
-def sealed(checkpoint: Path) -> bool:
+def has_checksums(checkpoint: Path) -> bool:
     """Whether there are checksums of a checkpoint."""
-    return _sums(checkpoint).exists()
+    return _checksum_file(checkpoint).exists()
 
 
-def damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files; empty: nothing."""
+def find_damage(checkpoint: Path) -> str:
+    """What is wrong with the files of a checkpoint; empty where nothing is."""
     try:
-        expected = dict(json.loads(_sums(checkpoint).read_text(encoding="utf-8")))
+        expected = dict(json.loads(_checksum_file(checkpoint).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return _unreadable(checkpoint)  # killed before they were written
+        return _read_all_arrays(checkpoint)  # the run was killed before they were written
     try:
-        found = _measure(checkpoint)
+        sums = _measure(checkpoint)
     except OSError as error:
         return str(error)
-    wrong = [name for name in expected if found.get(name) != expected[name]]
+    wrong = [name for name in expected if sums.get(name) != expected[name]]
     if not wrong:
         return ""
-    return f"{wrong[0]} {'has changed' if wrong[0] in found else 'is gone'}"
+    return f"{wrong[0]} {'has changed' if wrong[0] in sums else 'is gone'}"
 
 
-def _unreadable(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint without checksums: all of its arrays' bytes are read once."""
+def _read_all_arrays(checkpoint: Path) -> str:
+    """What is wrong with a checkpoint without checksums: reads all bytes of its arrays once."""
     import tensorstore
 
     for manifest in sorted(checkpoint.glob("*/manifest.ocdbt")):
@@ -66,7 +64,7 @@ def _unreadable(checkpoint: Path) -> str:
     return ""
 
 
-def _sums(checkpoint: Path) -> Path:
+def _checksum_file(checkpoint: Path) -> Path:
     return checkpoint.parents[1] / FOLDER / f"{checkpoint.name}.json"
 
 

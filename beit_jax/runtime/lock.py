@@ -1,8 +1,8 @@
-"""One run to a workdir.
+"""The lock of a workdir, so that two runs do not write to it.
 
-The kernel's lock on a file ends with the process, however it dies, so that a run that was killed can be continued at
-once. It does not reach other hosts on every file system: the owner also writes to the file every few seconds, and one
-that another host has not written to for several times as long is dead.
+The kernel's lock on a file ends with its process, even if that is killed: a killed run can be continued at once. On
+some file systems other hosts do not see that lock. So the owner also writes a heartbeat to the file every few seconds;
+an owner on another host that is silent for several times as long is taken for dead.
 """
 
 import contextlib
@@ -19,35 +19,38 @@ from typing import TextIO
 from beit_jax.errors import UserError
 
 FILE = "lock"
-ALIVE_S = 5.0  # between two signs of life
-SIGN_BYTES = 512
+HEARTBEAT_S = 5.0  # between two heartbeats
+SILENT_HEARTBEATS = 4  # after so many the owner is dead
+HEARTBEAT_BYTES = 512
 
 
 @contextlib.contextmanager
-def hold(workdir: Path, alive_s: float = ALIVE_S) -> Iterator[None]:
-    """Keeps other runs out of a workdir, which is made where it does not exist.
+def lock_workdir(workdir: Path, heartbeat_s: float = HEARTBEAT_S) -> Iterator[None]:
+    """Locks a workdir for the time of the block; makes the folder where it does not exist.
 
     Args:
       workdir: of the run.
-      alive_s: seconds between two signs of life; a silence of four times as long is death.
+      heartbeat_s: seconds between two heartbeats.
 
     Raises:
-      UserError: another run is in it.
+      UserError: another run has locked it.
     """
-    path, new = workdir / FILE, not workdir.exists()
+    path, is_new = workdir / FILE, not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
+        file = _open_locked(path)
     except OSError as error:
         raise UserError(f"--workdir={workdir} cannot be written: {error}; choose another folder") from error
     with file:
-        _wait_for_death(path, alive_s)
+        _wait_for_silence(path, heartbeat_s)
         try:
-            _sign(file)
+            _write_heartbeat(file)
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error}; make room, and run the same command again") from error
+            raise UserError(
+                f"{path} cannot be written: {error}; free some space, and run the same command again"
+            ) from error
         done = threading.Event()
-        thread = threading.Thread(target=_live, args=(file, done, alive_s), name="lock", daemon=True)
+        thread = threading.Thread(target=_write_heartbeats, args=(file, done, heartbeat_s), name="lock", daemon=True)
         thread.start()
         try:
             yield
@@ -55,12 +58,12 @@ def hold(workdir: Path, alive_s: float = ALIVE_S) -> Iterator[None]:
             done.set()
             thread.join()
             path.unlink(missing_ok=True)
-            if new:
+            if is_new:
                 with contextlib.suppress(OSError):
-                    workdir.rmdir()  # where the run was refused before it wrote anything
+                    workdir.rmdir()  # succeeds where the run was refused before it wrote anything
 
 
-def _locked(path: Path) -> TextIO:
+def _open_locked(path: Path) -> TextIO:
     """The file, opened and locked.
 
     Raises:
@@ -74,20 +77,24 @@ def _locked(path: Path) -> TextIO:
             file.close()
             raise _refusal(path, _owner(path)) from None
         except OSError:
-            return file  # a file system without locks: the signs of life remain
+            return file  # a file system without locks: the heartbeats remain
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        file.close()  # its owner has just removed it
+        file.close()  # the owner has just removed the file
 
 
-def _wait_for_death(path: Path, alive_s: float) -> None:
-    """Returns once the owner of another host has been silent for long enough."""
+def _wait_for_silence(path: Path, heartbeat_s: float) -> None:
+    """Returns once an owner on another host has been silent for long enough.
+
+    Raises:
+      UserError: that owner lives.
+    """
     owner = _owner(path)
     if owner.get("host") in (None, socket.gethostname()):
         return
-    for _ in range(4):
-        time.sleep(alive_s)
+    for _ in range(SILENT_HEARTBEATS):
+        time.sleep(heartbeat_s)
         if _owner(path) != owner:
             raise _refusal(path, owner)
 
@@ -100,20 +107,20 @@ def _refusal(path: Path, owner: dict[str, object]) -> UserError:
 
 
 def _owner(path: Path) -> dict[str, object]:
-    """What the owner wrote last; opened anew, since file systems over a network look again only then."""
+    """The last heartbeat. The file is opened again each time, because network file systems refresh only then."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError):
         return {}
 
 
-def _sign(file: TextIO) -> None:
-    sign = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "alive": time.time()})
-    os.pwrite(file.fileno(), sign.ljust(SIGN_BYTES).encode(), 0)  # in place: needs no room on a disk that is full
-    os.fsync(file.fileno())  # other hosts see it
+def _write_heartbeat(file: TextIO) -> None:
+    heartbeat = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "alive": time.time()})
+    os.pwrite(file.fileno(), heartbeat.ljust(HEARTBEAT_BYTES).encode(), 0)  # in place: needs no room on a full disk
+    os.fsync(file.fileno())  # so that other hosts see it
 
 
-def _live(file: TextIO, done: threading.Event, alive_s: float) -> None:
-    while not done.wait(alive_s):
-        with contextlib.suppress(OSError):  # a full disk, say
-            _sign(file)
+def _write_heartbeats(file: TextIO, done: threading.Event, heartbeat_s: float) -> None:
+    while not done.wait(heartbeat_s):
+        with contextlib.suppress(OSError):  # such as a full disk
+            _write_heartbeat(file)

@@ -1,10 +1,10 @@
-"""SIGTERM: a run that is told to stop saves at a step that all of its processes agree on, and ends with status 0.
+"""SIGTERM: the run saves its state at a step that all of its processes agree on, and ends with status 0.
 
-A process is in one of two phases. While there is nothing to lose (data preparation, restoring, compilation, reports)
-the signal ends it at once, from a thread of its own: the main thread may be deep inside the compiler. Between `hold`
-and `release` it goes on until its next `poll`, and `poll` says yes at the same call in every process: the threads tell
-each other how often it was called and take the call after the last of them. Where one process has nothing to lose yet,
-none can have made a step without it, and all end at once.
+A process is in one of two phases. While there is no state to save (data preparation, restoring, compilation, reports)
+SIGTERM ends it at once, from a thread of its own, because the main thread may be inside the compiler. Between
+`defer_exit` and `allow_exit` it continues until `should_stop` returns True, which it does at the same call in every
+process: the threads exchange how often it was called, and choose the call after the last of them. If one process has no
+state to save yet, no process can have made a step without it, and all end at once.
 """
 
 import os
@@ -15,73 +15,71 @@ from typing import Any
 
 from beit_jax.runtime import distributed
 
-KEYS = f"{distributed.KEYS}/stop"
-LOOK_S = 1.0  # between two looks for a signal that another process got
-ANSWER_S = 60  # for the threads of all processes to answer
-AGAIN = "run the same command again to continue"
+KEYS = f"{distributed.KEYS}/preemption"
+POLL_S = 1.0  # between two checks for a signal that another process received
+ANSWER_TIMEOUT_S = 60  # for the threads of all processes to answer
+HOW_TO_CONTINUE = "run the same command again to continue"
 NEVER = float("inf")
 
 _change = threading.Condition()
-_calls = -1  # of `poll` since `hold`; -1: nothing to lose
-_stop_at = NEVER  # the call of `poll` that says yes
+_calls = -1  # of `should_stop` since `defer_exit`; -1: there is no state to save
+_stop_at = NEVER  # the call of `should_stop` that returns True
 _agreeing = False
 
 
-class Stopping(SystemExit):
-    """Raised to leave something long, such as an evaluation, once `poll` has said yes."""
+class PreemptionRequested(SystemExit):
+    """Raised to leave a long operation, such as an evaluation, once `should_stop` has returned True."""
 
 
-class Stopped(SystemExit):
-    """Ends a run that has saved its state; `text` says how to continue."""
+class Preempted(SystemExit):
+    """Ends a run whose state is saved; `text` says how to continue it."""
 
     def __init__(self, text: str):
         super().__init__(0)
         self.text = text
 
 
-def listen() -> None:
-    """From now on SIGTERM is heeded; called once, from the main thread, before `distributed.start`."""
+def handle_sigterm() -> None:
+    """Installs the handler of SIGTERM; called once, from the main thread, before `distributed.start`."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.signal(signal.SIGTERM, _heard)
+    signal.signal(signal.SIGTERM, _do_nothing)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_wait, args=(reader,), name="stop", daemon=True).start()
+    threading.Thread(target=_wait_for_signal, args=(reader,), name="preemption", daemon=True).start()
 
 
-def _heard(*_: Any) -> None:
-    """What there is to do is done by the thread, which the number of the signal wakes."""
+def _do_nothing(*_: Any) -> None:
+    """The thread acts instead; the number of the signal, written to the pipe, wakes it."""
 
 
-def hold() -> None:
-    """From now on there is something to lose: SIGTERM waits for `poll`."""
+def defer_exit() -> None:
+    """From now on there is state to save: SIGTERM waits for the next `should_stop`."""
     global _calls
     with _change:
         _change.wait_for(lambda: not _agreeing)
         _calls = 0
 
 
-def release() -> None:
-    """From now on there is nothing to lose: SIGTERM ends the process at once."""
+def allow_exit() -> None:
+    """From now on there is no state to save: SIGTERM ends the process at once."""
     global _calls
     with _change:
         _change.wait_for(lambda: not _agreeing)
         _calls = -1
 
 
-def check() -> None:
-    """Ends a process whose stage came to its end before the step that was agreed on; called between two stages."""
+def exit_if_preempted() -> None:
+    """Ends a process whose stage was complete before the step that was agreed on; called between two stages.
+
+    Raises:
+      Preempted: SIGTERM has arrived.
+    """
     if _stop_at < NEVER:
-        raise Stopped(f"stopped by SIGTERM between two stages; {AGAIN}")
+        raise Preempted(f"stopped by SIGTERM between two stages; {HOW_TO_CONTINUE}")
 
 
-def say(text: str) -> None:
-    """Prints once for all processes."""
-    if distributed.is_main():
-        print(text, flush=True)
-
-
-def poll() -> bool:
-    """Whether to stop here. Every process must call it equally often between `hold` and `release`."""
+def should_stop() -> bool:
+    """Whether to save and stop here. Every process must call it equally often after `defer_exit`."""
     global _calls
     with _change:
         _change.wait_for(lambda: not _agreeing)
@@ -91,46 +89,45 @@ def poll() -> bool:
         return _calls >= _stop_at
 
 
-def _wait(reader: int) -> None:
-    """The thread: waits for the signal, here or in another process."""
+def _wait_for_signal(reader: int) -> None:
+    """The thread: waits for the signal, in this process or in another one."""
     while True:
-        ready, _, _ = select.select([reader], [], [], LOOK_S)
-        here = bool(ready) and signal.SIGTERM in os.read(reader, 64)
-        if here or _asked():
+        ready, _, _ = select.select([reader], [], [], POLL_S)
+        received = bool(ready) and signal.SIGTERM in os.read(reader, 64)
+        if received or _received_elsewhere():
             try:
-                _settle()
+                _agree_on_a_call()
             except Exception as error:  # of the service: another process does not answer
-                distributed.leave(1, f"no agreement on where to stop: {str(error).splitlines()[0]}")
+                distributed.exit_process(1, f"no agreement on where to stop: {str(error).splitlines()[0]}")
             return
 
 
-def _asked() -> bool:
-    """Whether another process got the signal."""
+def _received_elsewhere() -> bool:
     try:
-        return bool(distributed.look(KEYS))
+        return bool(distributed.posted_values(KEYS))
     except Exception:
         return False  # the service is gone
 
 
-def _settle() -> None:
-    """Agrees with the other processes on the call of `poll` that stops them, or ends this one with them."""
+def _agree_on_a_call() -> None:
+    """Agrees with the other processes on the call of `should_stop` that returns True, or ends all of them."""
     global _agreeing, _stop_at
     with _change:
         _agreeing, calls = True, _calls
-    everyone = _tell(calls)
-    if min(everyone) < 0:
-        say(f"stopped by SIGTERM before there was anything to save; {AGAIN}")
-        distributed.leave(0)
+    calls_of_all = _exchange(calls)
+    if min(calls_of_all) < 0:
+        distributed.print_once(f"stopped by SIGTERM before there was anything to save; {HOW_TO_CONTINUE}")
+        distributed.exit_process(0)
     with _change:
-        _agreeing, _stop_at = False, max(everyone) + 1
+        _agreeing, _stop_at = False, max(calls_of_all) + 1
         _change.notify_all()
 
 
-def _tell(calls: int) -> list[int]:
-    """This process's number of calls for all others, and theirs for it."""
-    if distributed.count() == 1:
+def _exchange(calls: int) -> list[int]:
+    """Gives the other processes this one's number of calls, and returns those of all."""
+    if distributed.process_count() == 1:
         return [calls]
     service = distributed.client()
-    service.key_value_set(f"{KEYS}/{distributed.index()}", str(calls))
-    keys = [f"{KEYS}/{process}" for process in range(distributed.count())]
-    return [int(service.blocking_key_value_get(key, ANSWER_S * 1000)) for key in keys]
+    service.key_value_set(f"{KEYS}/{distributed.process_index()}", str(calls))
+    keys = [f"{KEYS}/{process}" for process in range(distributed.process_count())]
+    return [int(service.blocking_key_value_get(key, ANSWER_TIMEOUT_S * 1000)) for key in keys]

@@ -1,7 +1,7 @@
-"""Checkpoints: how they are found and read; `saving` writes them, with Orbax, asynchronous and atomic.
+"""Checkpoints: how they are found and read; `checkpoint_manager` writes them.
 
 Where a run starts, first match wins:
-  1. the newest checkpoint in its own folder that can be read (a broken one is set aside, and said so),
+  1. the newest checkpoint in its own folder that can be read (damaged ones are set aside, with a warning),
   2. `resume_from`: the whole state of another run,
   3. `init_from`: the parameters of another run, merged by name,
   4. from scratch.
@@ -24,25 +24,25 @@ from beit_jax.training.params import map_names
 from beit_jax.training.train_step import TrainState
 
 FOLDER = "checkpoints"
-# What Orbax and its storage raise for files that are cut off, changed or gone. Anything else, such as a lack of memory,
-# says nothing about the checkpoint.
-DAMAGE = (ValueError, KeyError, TypeError, OSError, EOFError)
+# What Orbax and its storage raise for files that are truncated, changed or gone. Any other error, such as a lack of
+# memory, says nothing about the checkpoint.
+DAMAGE_ERRORS = (ValueError, KeyError, TypeError, OSError, EOFError)
 
 
-def is_ours(folder: Path) -> bool:
-    """Whether a folder is a run, a recipe of runs, or something that `locate` finds in them."""
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a run, a recipe of runs, a checkpoint, or a folder of checkpoints."""
     return any(any(folder.glob(pattern)) for pattern in (FOLDER, f"*/{FOLDER}", "params", "*/params"))
 
 
-def locate(path: str, recipe: Path | None = None) -> Path:
-    """The newest checkpoint of a run folder, or the checkpoint folder itself.
+def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
+    """The newest checkpoint of a run, or the path itself where it is a checkpoint.
 
     Args:
       path: a folder, or `stage:NAME`.
       recipe: the folder whose subfolders are stages.
 
     Raises:
-      UserError: there is none; names the stages where the folder is that of a recipe.
+      UserError: there is none; where the folder is that of a recipe, the message names its stages.
     """
     scheme, _, stage = path.partition(":")
     folder = (recipe / stage if recipe and scheme == "stage" else Path(path)).absolute()
@@ -63,8 +63,8 @@ def locate(path: str, recipe: Path | None = None) -> Path:
     raise UserError(f"{path} holds no checkpoint; expected the folder of a run (with {FOLDER}/ in it) or a checkpoint")
 
 
-def shapes_of(checkpoint: Path) -> dict[str, Any]:
-    """Shapes and dtypes of what `load_params` would load (`jax.ShapeDtypeStruct`).
+def load_shapes(checkpoint: Path) -> dict[str, Any]:
+    """Shapes and dtypes of the parameters that `load_params` loads (`jax.ShapeDtypeStruct`).
 
     Raises:
       UserError: the checkpoint cannot be read.
@@ -72,34 +72,34 @@ def shapes_of(checkpoint: Path) -> dict[str, Any]:
     item = checkpoint / ("ema" if (checkpoint / "ema").is_dir() else "params")
     try:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _metadata(item))
-    except DAMAGE as error:
-        raise UserError(f"checkpoint {item} cannot be read ({first_line(error)}); choose another") from error
+    except DAMAGE_ERRORS as error:
+        raise UserError(f"checkpoint {item} cannot be read ({describe_error(error)}); choose another") from error
 
 
-def restore(checkpoint: Path, abstract: TrainState) -> TrainState:
+def load_state(checkpoint: Path, abstract: TrainState) -> TrainState:
     """The state of one checkpoint.
 
     Args:
-      checkpoint: from `locate`.
+      checkpoint: from `find_checkpoint`.
       abstract: shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct`).
 
     Raises:
       UserError: the checkpoint is readable and holds other parameters than `abstract`.
-      Exception: one of `DAMAGE` where it cannot be read.
+      Exception: one of `DAMAGE_ERRORS` where it cannot be read.
     """
     items = {"params": abstract.params, "state": {"step": abstract.step, "opt_state": abstract.opt_state}}
     if abstract.ema is not None:
         items["ema"] = abstract.ema
     for item, expected in items.items():
         _check_shapes(checkpoint / item, expected)
-    with _known_damage(), ocp.StandardCheckpointer() as checkpointer:
-        read = {name: checkpointer.restore(checkpoint / name, item) for name, item in items.items()}
-    return TrainState(params=read["params"], ema=read.get("ema"), **read["state"])
+    with _damage_as_value_error(), ocp.StandardCheckpointer() as checkpointer:
+        loaded = {name: checkpointer.restore(checkpoint / name, item) for name, item in items.items()}
+    return TrainState(params=loaded["params"], ema=loaded.get("ema"), **loaded["state"])
 
 
 @contextlib.contextmanager
-def _known_damage() -> Iterator[None]:
-    """Where an array's file is cut short or gone, Orbax raises a bare `Exception`."""
+def _damage_as_value_error() -> Iterator[None]:
+    """Where the file of an array is truncated or gone, Orbax raises a bare `Exception`."""
     try:
         yield
     except Exception as error:
@@ -109,12 +109,12 @@ def _known_damage() -> Iterator[None]:
 
 
 def _check_shapes(item: Path, expected: Any) -> None:
-    found, wanted = _shapes(_metadata(item)), _shapes(expected)
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
+    there, here = _shapes(_metadata(item)), _shapes(expected)
+    for name in sorted(there.keys() | here.keys()):
+        if there.get(name) != here.get(name):
             raise UserError(
-                f"checkpoint {item} is of another model or optimizer: {name} is {found.get(name)} there and "
-                f"{wanted.get(name)} here; use the config that it was made with"
+                f"checkpoint {item} is of another model or optimizer: {name} is {there.get(name)} there and "
+                f"{here.get(name)} here; use the config that it was made with"
             )
 
 
@@ -127,56 +127,56 @@ def save_params(run: Path, params: Mapping[str, Any], config: str) -> None:
       config: text of `config.to_json`.
     """
     with ocp.CheckpointManager((run / FOLDER).absolute()) as manager:
-        meta = {"versions": versions(), "config": config}
+        meta = {"versions": library_versions(), "config": config}
         manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
 
 
 def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
-    """The parameters of a checkpoint; the averaged ones where the run kept them.
+    """The parameters of a checkpoint; the averaged ones where the run kept such.
 
     Args:
-      checkpoint: from `locate`.
-      sharding: where every array is put.
+      checkpoint: from `find_checkpoint`.
+      sharding: of every array.
 
     Raises:
       UserError: the checkpoint cannot be read.
     """
     item = checkpoint / ("ema" if (checkpoint / "ema").is_dir() else "params")
-    shapes = shapes_of(checkpoint)
+    shapes = load_shapes(checkpoint)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     try:
-        with _known_damage(), ocp.StandardCheckpointer() as checkpointer:
+        with _damage_as_value_error(), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(item, abstract)
-    except DAMAGE as error:
-        raise UserError(f"checkpoint {item} cannot be read ({first_line(error)}); choose another") from error
+    except DAMAGE_ERRORS as error:
+        raise UserError(f"checkpoint {item} cannot be read ({describe_error(error)}); choose another") from error
 
 
 def load_config(checkpoint: Path) -> str:
     """The config, as text of `config.to_json`, of the run that wrote a checkpoint.
 
     Raises:
-      UserError: the checkpoint holds none.
+      UserError: the checkpoint holds no config.
     """
     return load_meta(checkpoint)["config"]
 
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:
-    """What was given to `Checkpoints.save` as `meta`, and the versions of the libraries.
+    """The `meta` of `Checkpoints.save`, and the versions of the libraries.
 
     Raises:
-      UserError: the checkpoint holds none.
+      UserError: the checkpoint holds none that can be read.
     """
     try:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(checkpoint / "meta")
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         raise UserError(
-            f"checkpoint {checkpoint} does not say which config made it ({first_line(error)}); give it: --config FILE"
+            f"checkpoint {checkpoint} does not say which config made it ({describe_error(error)}); give --config=FILE"
         ) from error
 
 
-def first_line(error: Exception) -> str:
-    """Type and beginning of an error's message, for a message of one line."""
+def describe_error(error: Exception) -> str:
+    """Type and first line of an error, for a message of one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0][:200]
 
 
@@ -193,8 +193,8 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def versions() -> dict[str, str]:
-    """Of the libraries that write a checkpoint."""
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that write a checkpoint."""
     import flax
     import optax
 

@@ -1,4 +1,4 @@
-"""Time of a run: speed and time left, without the pauses for evaluation, pictures and checkpoints."""
+"""The speed of a run and the time left, without the pauses for evaluation, pictures and checkpoints."""
 
 import contextlib
 import time
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 
 class Clock:
-    """Counts training time, pauses, and waiting for input between two reports."""
+    """Measures training, pauses, and waiting for input between two reports."""
 
     def __init__(self):
         self.restart()
 
     def restart(self) -> None:
-        """Forgets everything."""
+        """Starts again from zero."""
         self._mark = time.perf_counter()
         self._paused = self._waited = 0.0
         self._steps = 0
@@ -21,7 +21,7 @@ class Clock:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time spent in here is no training time."""
+        """The time of the block is not counted as training."""
         start = time.perf_counter()
         try:
             yield
@@ -30,7 +30,7 @@ class Clock:
 
     @contextlib.contextmanager
     def wait(self) -> Iterator[None]:
-        """Time spent in here is spent waiting for input."""
+        """The time of the block is counted as waiting for input."""
         start = time.perf_counter()
         try:
             yield
@@ -38,11 +38,11 @@ class Clock:
             self._waited += time.perf_counter() - start
 
     def step(self) -> None:
-        """One more step is done."""
+        """A step is done."""
         self._steps += 1
 
     def report(self, steps_left: int) -> dict[str, float]:
-        """Since the last report: steps per second, share of waiting; and the seconds that the rest will take."""
+        """Steps per second and fraction of waiting since the last report, and the seconds that the rest will take."""
         now = time.perf_counter()
         seconds = max(now - self._mark - self._paused, 1e-9)
         rate = self._steps / seconds

@@ -1,4 +1,4 @@
-"""What each device holds: by the shardings of the arrays, and as the compiler plans it."""
+"""Bytes on each device: of arrays, by their shardings, and of a compiled step, as the compiler plans it."""
 
 import math
 from collections.abc import Mapping
@@ -8,44 +8,44 @@ import jax
 from jax.sharding import Mesh
 
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Params
 from beit_jax.training.params import choose, flatten, map_names
 from beit_jax.training.sharding import PARTITION
 from beit_jax.training.train_step import TrainState
+from beit_jax.typing import Params
 
-SMALL = 2**20  # bytes; biases, norms and tables are whole by rule, and of no weight
+SMALL = 2**20  # bytes; the rules replicate biases, norms and tables, which are below it
 
 
-def size(leaf: Any) -> int:
-    """Bytes of a whole array, or of a shape."""
+def total_bytes(leaf: Any) -> int:
+    """Bytes of an array or a shape, over all devices."""
     return math.prod(leaf.shape) * leaf.dtype.itemsize
 
 
-def held(tree: Any) -> int:
-    """Bytes of a tree of arrays, or of shapes with shardings, on each device."""
-    return sum(map(_held, jax.tree.leaves(tree)))
+def bytes_per_device(tree: Any) -> int:
+    """Bytes on each device of a tree of arrays, or of shapes with shardings."""
+    return sum(map(_leaf_bytes_per_device, jax.tree.leaves(tree)))
 
 
-def _held(leaf: Any) -> int:
+def _leaf_bytes_per_device(leaf: Any) -> int:
     return math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
 
 
-def parts(state: TrainState, frozen: Mapping[str, Params]) -> dict[str, int]:
-    """Bytes on each device of the parts of a train state, and of what the task does not learn."""
+def state_bytes_per_device(state: TrainState, frozen: Mapping[str, Params]) -> dict[str, int]:
+    """Bytes on each device of the parts of a train state, and of the frozen parameters."""
     return {
-        "parameters": held(state.params),
-        "optimizer_state": held(state.opt_state),
-        "averaged_parameters": held(state.ema),
-        "frozen_parameters": held(frozen),
+        "parameters": bytes_per_device(state.params),
+        "optimizer_state": bytes_per_device(state.opt_state),
+        "averaged_parameters": bytes_per_device(state.ema),
+        "frozen_parameters": bytes_per_device(frozen),
     }
 
 
-def planned(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Bytes that a compiled step takes on each device.
+def compiled_bytes_per_device(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Bytes that a compiled step needs on each device.
 
     Returns:
-      `arguments`; `outputs` that do not take the place of arguments, and those that do, `aliased`; `temporaries`; and
-      `peak`, all but the aliased ones: XLA's own figure for CPU leaves the temporaries out.
+      `arguments`; `aliased`, the outputs that reuse the memory of arguments, and `outputs`, those that do not;
+      `temporaries`; and `peak`, the sum without `aliased`: XLA's own peak on CPU leaves the temporaries out.
     """
     plan = compiled.memory_analysis()
     arguments, temporaries, aliased = plan.argument_size_in_bytes, plan.temp_size_in_bytes, plan.alias_size_in_bytes
@@ -59,62 +59,62 @@ def planned(compiled: jax.stages.Compiled) -> dict[str, int]:
     }
 
 
-def line(title: str, sizes: Mapping[str, int]) -> str:
-    """Sizes in bytes as one line in MiB, those of 0 left out."""
-    told = [f"{name.replace('_', ' ')} {count / 2**20:,.1f}" for name, count in sizes.items() if count]
-    return f"MiB on each device, {title}: {', '.join(told)}"
+def format_sizes(title: str, sizes: Mapping[str, int]) -> str:
+    """One line with sizes in MiB, from bytes; sizes of 0 are left out."""
+    words = [f"{name.replace('_', ' ')} {count / 2**20:,.1f}" for name, count in sizes.items() if count]
+    return f"MiB on each device, {title}: {', '.join(words)}"
 
 
-def describe(state: TrainState, frozen: Mapping[str, Params]) -> list[str]:
-    """Lines of a table of all parameters: name, shape, dtype, sharding, bytes per device; and all parts' totals."""
-    header = ("parameter", "shape", "dtype", "split over", "bytes/device")
+def describe_parameters(state: TrainState, frozen: Mapping[str, Params]) -> list[str]:
+    """Lines of a table of all parameters: name, shape, dtype, sharding, bytes per device; and a line of totals."""
+    header = ("parameter", "shape", "dtype", "sharded over", "bytes/device")
     rows = [
         (
             name,
             "x".join(map(str, leaf.shape)) or "1",
             str(leaf.dtype),
-            ",".join(map(str, leaf.sharding.spec)) or "whole",
-            f"{_held(leaf):,}",
+            ",".join(map(str, leaf.sharding.spec)) or "replicated",
+            f"{_leaf_bytes_per_device(leaf):,}",
         )
         for name, leaf in flatten(state.params).items()
     ]
     widths = [max(map(len, column)) for column in zip(header, *rows)]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [header, *rows]]
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(state.params))
-    return [*table, f"{count:,} parameters; {line('held', parts(state, frozen))}"]
+    return [*table, f"{count:,} parameters; {format_sizes('state', state_bytes_per_device(state, frozen))}"]
 
 
 def check_replicated(mesh: Mesh, limit: float, state: TrainState, frozen: Mapping[str, Params]) -> None:
-    """Checks that a mesh that is there to split parameters does.
+    """Checks that a mesh with an axis for parameters shards most of their bytes.
 
     Args:
-      mesh: where `fsdp` and `tensor` are 1, nothing is checked; where one of them is, arrays that the rules split over
-        it alone do not count as whole, such as convolutions, which `tensor` does not split.
-      limit: on the share of bytes that every device holds whole; arrays below `SMALL` do not count as whole.
+      mesh: if `fsdp` and `tensor` are 1, nothing is checked. Arrays count as sharded where the rules shard them only
+        over an axis of size 1: `tensor` does not shard convolutions, for example.
+      limit: largest fraction of bytes that may be replicated; arrays below `SMALL` do not count as replicated.
       state: arrays, or shapes with shardings.
-      frozen: the same, of what the task does not learn.
+      frozen: the same, of the frozen parameters.
 
     Raises:
-      UserError: the share is above the limit; names the largest of these arrays.
+      UserError: the fraction is above the limit; names the largest replicated arrays.
     """
     if mesh.shape["fsdp"] * mesh.shape["tensor"] == 1:
         return
-    sizes, whole = [], {}
+    sizes, replicated = [], {}
 
     def add(name: str, leaf: Any) -> None:
-        sizes.append(size(leaf))
+        sizes.append(total_bytes(leaf))
         axes = [axis for axis in choose(PARTITION, name) if axis]
         by_rule = axes and all(mesh.shape[axis] == 1 for axis in axes)
-        if size(leaf) == _held(leaf) >= SMALL and not by_rule:
-            whole[name] = size(leaf)
+        if total_bytes(leaf) == _leaf_bytes_per_device(leaf) >= SMALL and not by_rule:
+            replicated[name] = total_bytes(leaf)
 
     map_names(add, {"state": state, "frozen": frozen})
-    share = sum(whole.values()) / sum(sizes)
-    if share > limit:
-        largest = sorted(whole, key=lambda name: -whole[name])[:3]
+    fraction = sum(replicated.values()) / sum(sizes)
+    if fraction > limit:
+        largest = sorted(replicated, key=lambda name: -replicated[name])[:3]
         raise UserError(
-            f"{share:.1%} of the bytes of parameters and optimizer state would be whole on every device (largest: "
-            f"{', '.join(f'{name}, {whole[name] / 2**20:,.0f} MiB' for name in largest)}), expected at most "
-            f"mesh.max_replicated={limit:g}; choose mesh.fsdp (now {mesh.shape['fsdp']}) and mesh.tensor (now "
-            f"{mesh.shape['tensor']}) to divide their sides, or give them a rule in training/sharding.py"
+            f"{fraction:.1%} of the bytes of parameters and optimizer state would be replicated on every device "
+            f"(largest: {', '.join(f'{name}, {replicated[name] / 2**20:,.0f} MiB' for name in largest)}), expected at "
+            f"most mesh.max_replicated={limit:g}; choose mesh.fsdp (now {mesh.shape['fsdp']}) and mesh.tensor (now "
+            f"{mesh.shape['tensor']}) to divide the axes of these arrays, or give them a rule in training/sharding.py"
         )

@@ -1,7 +1,6 @@
-"""What a run writes down: `metrics.jsonl` always, TensorBoard event files, and pictures as PNG."""
+"""What a run writes: `metrics.jsonl`, event files of TensorBoard, and pictures as PNG."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +8,10 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
+from beit_jax.runtime.atomic_write import write_text
+
 FILE = "metrics.jsonl"
-EVALUATION = "eval/"  # before the names of what an evaluation measures
+EVALUATION = "eval/"  # prefix of the metrics of an evaluation
 
 
 class MetricWriter:
@@ -21,8 +22,8 @@ class MetricWriter:
         Args:
           run: the run's folder.
           start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its
-            last checkpoint, are removed: these steps are made again.
-          writes: whether this is the process that writes; nothing is done in the others.
+            last checkpoint, are removed: these steps are repeated.
+          writes: whether this process writes; in the others, every method does nothing.
         """
         self._writes = writes
         if not writes:
@@ -30,29 +31,27 @@ class MetricWriter:
         run.mkdir(parents=True, exist_ok=True)
         self._pictures = run / "pictures"
         self._path = path = run / FILE
-        kept = [line for line in read(path) if line["step"] <= start_step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+        kept = [line for line in read_metrics(path) if line["step"] <= start_step]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a", encoding="utf-8", buffering=1)
         self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
 
-    def evaluation(self, step: int) -> dict[str, float]:
-        """The numbers of an evaluation that has been written; empty where there is none, or this process writes not."""
-        lines = [line for line in read(self._path) if line["step"] == step] if self._writes else []
-        found = {name: value for line in lines for name, value in line.items() if name.startswith(EVALUATION)}
-        return {name.removeprefix(EVALUATION): value for name, value in found.items()}
+    def read_evaluation(self, step: int) -> dict[str, float]:
+        """The metrics of an evaluation that was written before; empty where there is none."""
+        lines = [line for line in read_metrics(self._path) if line["step"] == step] if self._writes else []
+        values = {name: value for line in lines for name, value in line.items() if name.startswith(EVALUATION)}
+        return {name.removeprefix(EVALUATION): value for name, value in values.items()}
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """One line of `metrics.jsonl`: `{"step": 10, "loss": 0.5, ...}`."""
+        """Writes one line of `metrics.jsonl`, such as `{"step": 10, "loss": 0.5}`, and the same to TensorBoard."""
         if not self._writes:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
 
-    def pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
-        """Writes `pictures/NAME.png`, images `[b, h, w, 3]` in [0, 1] side by side, and the same to TensorBoard."""
+    def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes images `[b, h, w, 3]` in [0, 1] side by side as `pictures/NAME.png`, and the same to TensorBoard."""
         if not self._writes:
             return
         for name, strip in save_pictures(self._pictures, pictures).items():
@@ -67,7 +66,7 @@ class MetricWriter:
 
 
 def save_pictures(folder: Path, pictures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Writes one PNG a name into `folder`; returns what was written, uint8 `[h, w, 3]`."""
+    """Writes one PNG for each name into `folder`; returns what was written, uint8 `[h, w, 3]`."""
     strips = {name: to_strip(images) for name, images in pictures.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, strip in strips.items():
@@ -76,16 +75,16 @@ def save_pictures(folder: Path, pictures: Mapping[str, np.ndarray]) -> dict[str,
     return strips
 
 
-def to_strip(images: np.ndarray, gap: int = 2, least_side: int = 64) -> np.ndarray:
+def to_strip(images: np.ndarray, gap: int = 2, min_side: int = 64) -> np.ndarray:
     """Images `[b, h, w, 3]` in [0, 1] side by side with white gaps, as uint8 `[h', w', 3]`; small ones are enlarged."""
-    scale = max(1, least_side // images.shape[1])
+    scale = max(1, min_side // images.shape[1])
     images = np.repeat(np.repeat(np.asarray(images, np.float32), scale, axis=1), scale, axis=2)
     padded = np.pad(images, ((0, 0), (gap, gap), (gap, gap), (0, 0)), constant_values=1.0)
     return (np.concatenate(list(padded), axis=1).clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def read(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; a last line cut off by a kill is left out."""
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`; leaves out a last line that a kill has truncated."""
     lines = []
     if path.exists():
         for text in path.read_text(encoding="utf-8").splitlines():

@@ -122,7 +122,7 @@ def _tokenizer_read_by(name: str, config: ConfigDict, advice: str) -> Pretrained
 
 def _frozen(name: str, config: ConfigDict) -> dict[str, Params]:
     """What a run's task reads and does not learn, by the name of the part."""
-    run: Path = checkpoint.locate(name).parents[1]
+    run: Path = checkpoint.find_checkpoint(name).parents[1]
     mesh = make_mesh(dict.fromkeys(AXES, 1), jax.devices()[:1])
     with jax.set_mesh(mesh):
         return jax.tree.map(np.asarray, initialize.load_frozen(config, tasks.create(config), mesh, run))

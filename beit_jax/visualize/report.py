@@ -82,7 +82,7 @@ def collect(*workdirs: Path, unfinished: bool = False) -> list[Group]:
     groups: dict[tuple[str, ...], Group] = {}
     for title, workdir in zip(_titles(workdirs), workdirs):
         for stage, folder, config in _stages(workdir):
-            log = metrics.read(folder / metrics.FILE)
+            log = metrics.read_metrics(folder / metrics.FILE)
             finished = (folder / "result.json").exists()
             if not finished and not (unfinished and log):
                 continue

@@ -74,7 +74,7 @@ def show_tokens(settings: argparse.Namespace) -> None:
     picture = images.read(settings.image)
     cli.local_folder("out", settings.out)
 
-    from beit_jax.runtime.progress import bar
+    from beit_jax.runtime.progress import progress_bar
     from beit_jax.visualize import figures, loading, token_pictures
 
     net, params, config = loading.tokenizer(settings.checkpoint)
@@ -84,7 +84,7 @@ def show_tokens(settings: argparse.Namespace) -> None:
     original = images.fitted(picture, size, "lanczos")
     tokens = token_pictures.tokens_of(net, params, original[None])
     reconstruction = token_pictures.as_bytes(token_pictures.decoder(net, params)(tokens)[0])
-    with bar(net.vocab, 0, "tokens") as progress:
+    with progress_bar(net.vocab, 0, "tokens") as progress:
         squares = token_pictures.codebook(net, params, progress.update)
     alone = squares[tokens[0]].swapaxes(1, 2).reshape(original.shape)  # rows of a square beside those of its neighbour
     rows, columns = tokens.shape[1:]

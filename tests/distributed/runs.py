@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from beit_jax.training.metrics import read
+from beit_jax.training.metrics import read_metrics
 
 CONFIG = "configs/pretrain.py:runlocal"
 SHORT = ["--config.batch_size=16", "--config.steps=24", "--config.log_every=5", "--config.eval_every=12"]
@@ -42,30 +42,30 @@ class Run:
         """Returns once the first process has printed a text."""
         deadline = time.monotonic() + LIMIT_S
         while text not in self.output[0]:
-            assert time.monotonic() < deadline and self.processes[0].poll() is None, self.told()
+            assert time.monotonic() < deadline and self.processes[0].poll() is None, self.all_output()
             self._read()
         return self
 
-    def stop(self, index=0):
+    def preempt(self, index=0):
         """Sends SIGTERM to one process and returns the statuses of all."""
         self.processes[index].send_signal(signal.SIGTERM)
         return self.statuses()
 
     def statuses(self):
-        """Of all processes, once they have ended."""
+        """Statuses of all processes, once they have ended."""
         deadline = time.monotonic() + LIMIT_S
         while any(process.poll() is None for process in self.processes):
-            assert time.monotonic() < deadline, self.told()
+            assert time.monotonic() < deadline, self.all_output()
             self._read()
         self._read()
         return [process.returncode for process in self.processes]
 
     def finish(self):
-        """Runs to the end, which is to be a good one."""
-        assert not any(self.statuses()), self.told()
+        """Waits for the end, and checks that every process succeeded."""
+        assert not any(self.statuses()), self.all_output()
         return self
 
-    def told(self):
+    def all_output(self):
         """The output of all processes."""
         return "\n----\n".join(self.output)
 
@@ -83,8 +83,7 @@ def free_port():
 
 
 def numbers(workdir):
-    """The lines of a run's metrics without those that measure time."""
+    """The lines of a run's metrics, without metrics of time."""
     skip = ("examples_per_second", "input_wait")
-    return [
-        {name: value for name, value in line.items() if name not in skip} for line in read(workdir / "metrics.jsonl")
-    ]
+    lines = read_metrics(workdir / "metrics.jsonl")
+    return [{name: value for name, value in line.items() if name not in skip} for line in lines]

@@ -1,4 +1,4 @@
-"""What processes say to each other, without a model."""
+"""What processes tell each other, without a model."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 from runs import free_port
 
-START = "from beit_jax.training import distributed as d; import time; d.start(); me = d.index(); "
+START = "from beit_jax.runtime import distributed as d; import time; d.start(); me = d.process_index(); "
 
 
 def processes(code, count=3):
@@ -29,7 +29,9 @@ def processes(code, count=3):
 
 
 def test_agreement_and_the_main_process():
-    code = "print(d.agree(me == 2), d.agree(False), d.from_main(str(me)), d.is_main()); d.finish()"
+    code = (
+        "print(d.any_process(me == 2), d.any_process(False), d.broadcast_from_main(str(me)), d.is_main()); d.finish()"
+    )
     statuses, output = processes(code)
     assert statuses == [0, 0, 0]
     assert [text.split() for text in output] == [["True", "False", "0", str(me == 0)] for me in range(3)]
@@ -51,7 +53,7 @@ d.finish()
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_fails_ends_the_others(failing):
-    statuses, output = processes(f"d.fail(2, 'no such thing') if me == {failing} else time.sleep(60)")
+    statuses, output = processes(f"d.exit_all(2, 'no such thing') if me == {failing} else time.sleep(60)")
     assert statuses == [2, 2, 2]
     for me in {0, 1, 2} - {failing}:
         assert f"error: process {failing} (" in output[me] and "): no such thing; this process ends" in output[me]

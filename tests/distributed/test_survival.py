@@ -1,4 +1,4 @@
-"""One run: stopped early, locked, on a full disk, with damaged checkpoints."""
+"""One run: preempted, locked, on a full disk, with damaged checkpoints."""
 
 import itertools
 import json
@@ -10,7 +10,7 @@ from collections import namedtuple
 
 import jax
 import pytest
-from doors import command, refused
+from commands import command, refused
 from runs import Run, numbers
 
 from beit_jax import train
@@ -18,7 +18,7 @@ from beit_jax.runtime import lock, preemption
 
 pytestmark = [pytest.mark.usefixtures("in_the_checkout"), pytest.mark.slow]
 SETTINGS = ["--config.steps=8", "--config.log_every=2", "--config.save_every=2", "--config.keep=2"]
-SETTINGS += ["--config.keep_every=4", "--config.eval_every=3"]
+SETTINGS += ["--config.eval_every=3"]
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +43,15 @@ def steps(workdir):
     return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
 
 
-def whole(workdir, step):
+def content(workdir, step):
     """The bytes of a checkpoint."""
     folder = workdir / "checkpoints" / str(step)
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_newest_and_every_fourth_are_kept(finished):
-    assert steps(finished) == [4, 6, 8]
-    assert sorted(path.stem for path in (finished / "checksums").iterdir()) == ["4", "6", "8"]
+def test_the_newest_are_kept(finished):
+    assert steps(finished) == [6, 8]
+    assert sorted(path.stem for path in (finished / "checksums").iterdir()) == ["6", "8"]
     assert not (finished / lock.FILE).exists()
 
 
@@ -80,58 +80,58 @@ def test_a_damaged_checkpoint_without_checksums(finished, tmp_path):
 
 
 def test_a_workdir_in_use(finished):
-    with lock.hold(finished):
-        code = "from beit_jax import command_line, train; command_line.run(train.main)"
+    with lock.lock_workdir(finished):
+        code = "from beit_jax import cli, train; cli.run(train.main)"
         arguments = [sys.executable, "-c", code, *command("pretrain", finished, *SETTINGS)]
         done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 2 and "is in use by process" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_disk_that_is_said_to_be_full(at_six, finished, monkeypatch):
+def test_a_full_disk(at_six, finished, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10**9, 10**9 - 1000, 1000))
-    before = whole(at_six, 6)
+    before = content(at_six, 6)
     message = refused(command("pretrain", at_six, *SETTINGS))
-    assert "the checkpoint of step 8 needs" in message and "MiB and" in message and "0.0 MiB left; make room" in message
-    assert message.endswith("to continue from step 6, which is whole")
-    assert steps(at_six) == [4, 6] and whole(at_six, 6) == before
+    assert "the checkpoint of step 8 needs" in message and "MiB and" in message and "0.0 MiB left; free some" in message
+    assert message.endswith("to continue from step 6, which is intact")
+    assert steps(at_six) == [6] and content(at_six, 6) == before
 
 
 def test_files_that_cannot_grow(at_six, finished):
-    """The kernel refuses files of more than 100 kB: an error of writing in the background, as on a full disk."""
+    """The kernel refuses files of more than 100 kB: writing fails in the background, as on a full disk."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
-    before = whole(at_six, 6)
+    before = content(at_six, 6)
     arguments = [sys.executable, "-m", "beit_jax.train", *command("pretrain", at_six, *SETTINGS)]
     done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2 and len(errors) == 1, done.stderr
     assert "a checkpoint could not be written to" in errors[0] and "File too large" in errors[0]
-    assert errors[0].endswith("to continue from step 6, which is whole"), errors
-    assert whole(at_six, 6) == before
+    assert errors[0].endswith("to continue from step 6, which is intact"), errors
+    assert content(at_six, 6) == before
     train.main(command("pretrain", at_six, *SETTINGS))
     assert numbers(at_six) == numbers(finished)
     assert json.loads((at_six / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
 
 
 @pytest.mark.parametrize("call", [3, 4, 5])
-def test_told_to_stop_before_and_in_an_evaluation(finished, tmp_path, call):
+def test_preempted_before_and_in_an_evaluation(finished, tmp_path, call):
     """Of step 3, which is not one that is saved: the third call is that after the step, the others are in it."""
     calls = itertools.count(1)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Stopped) as stopped:
-        patch.setattr(preemption, "poll", lambda: next(calls) >= call)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(preemption.Preempted) as preempted:
+        patch.setattr(preemption, "should_stop", lambda: next(calls) >= call)
         train.main(command("pretrain", tmp_path, *SETTINGS))
-    assert "stopped by SIGTERM at step 3, which is saved" in stopped.value.text
+    assert "stopped by SIGTERM at step 3, which is saved" in preempted.value.text
     assert steps(tmp_path) == [2, 3]
     train.main(command("pretrain", tmp_path, *SETTINGS))
     assert numbers(tmp_path) == numbers(finished)
 
 
-def test_told_to_stop_while_libraries_are_loaded(tmp_path):
+def test_preempted_while_libraries_are_loaded(tmp_path):
     run = Run(tmp_path / "run", devices=1)
     while not (tmp_path / "run" / lock.FILE).exists() and run.processes[0].poll() is None:
         pass
-    assert run.stop() == [0], run.told()
+    assert run.preempt() == [0], run.all_output()
     assert "before there was anything to save" in run.output[0]

@@ -8,7 +8,7 @@ from beit_jax.runtime import distributed
 
 @pytest.fixture
 def initialized(monkeypatch):
-    """Returns how to set variables and start; what JAX is asked to do, or None."""
+    """A function that sets variables and starts; it returns what JAX is asked to do, or None."""
     asked = []
     monkeypatch.setattr("jax.distributed.initialize", lambda **settings: asked.append(settings))
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: False)
@@ -45,7 +45,7 @@ SLURM = dict(SLURM_JOB_ID="17", SLURM_STEP_NODELIST="node[1-2]", SLURM_PROCID="0
         ),
         (dict(SLURM_JOB_ID="17", SLURM_NTASKS="8"), None),  # in a job, but not in a step of it
         (SLURM | dict(SLURM_NTASKS="1", SLURM_STEP_NUM_NODES="1"), None),
-        # A process by itself on its node has all GPUs of it; one of several has the one that JAX gives it.
+        # The only process of a node uses all of its GPUs; one of several uses the one that JAX gives it.
         (
             SLURM | dict(SLURM_NTASKS="2", SLURM_STEP_NUM_NODES="2"),
             dict(cluster_detection_method="slurm", local_device_ids=[]),
@@ -68,9 +68,9 @@ SLURM = dict(SLURM_JOB_ID="17", SLURM_STEP_NODELIST="node[1-2]", SLURM_PROCID="0
         (dict(TPU_WORKER_HOSTNAMES="a", MEGASCALE_NUM_SLICES="2"), {}),
     ],
 )
-def test_who_is_asked(initialized, variables, expected):
+def test_the_cluster_that_jax_asks(initialized, variables, expected):
     asked = initialized(**variables)
-    assert asked == (None if expected is None else {"initialization_timeout": distributed.START_S} | expected)
+    assert asked == (None if expected is None else {"initialization_timeout": distributed.START_TIMEOUT_S} | expected)
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_wrong_variables(initialized, variables, message):
         initialized(**variables)
 
 
-def test_a_process_by_itself_waits_for_nobody():
-    assert (distributed.index(), distributed.count(), distributed.is_main()) == (0, 1, True)
+def test_a_single_process_waits_for_nobody():
+    assert (distributed.process_index(), distributed.process_count(), distributed.is_main()) == (0, 1, True)
     distributed.barrier("alone")
-    assert distributed.agree(True) and not distributed.agree(False)
-    assert distributed.from_main("text") == "text"
+    assert distributed.any_process(True) and not distributed.any_process(False)
+    assert distributed.broadcast_from_main("text") == "text"
     distributed.finish()

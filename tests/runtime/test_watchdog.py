@@ -8,7 +8,7 @@ def wait_here(event):
     event.wait(30)
 
 
-def told(path, seconds=0.0):
+def printed(path, seconds=0.0):
     deadline = time.monotonic() + seconds
     while "all threads" not in path.read_text() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -19,39 +19,39 @@ def told(path, seconds=0.0):
 def test_the_stacks_of_all_threads_once(tmp_path):
     release = threading.Event()
     threading.Thread(target=wait_here, args=(release,)).start()
-    with (tmp_path / "out").open("w") as out, Watchdog(5.0, least_s=0.1, to=out) as watchdog:
+    with (tmp_path / "out").open("w") as out, Watchdog(5.0, min_limit_s=0.1, output=out) as watchdog:
         for _ in range(10):
-            watchdog.step()
+            watchdog.step_done()
             time.sleep(0.02)
         assert watchdog.limit() >= 5 * 0.02
-        text = told(tmp_path / "out", 10)
-        assert "no step has completed for" in text and "wait_here" in text and "told" in text
+        text = printed(tmp_path / "out", 10)
+        assert "no step has completed for" in text and "wait_here" in text and "printed" in text
         time.sleep(0.5)
-        assert told(tmp_path / "out").count("no step has completed") == 1  # once for each standstill
-        watchdog.step()
+        assert printed(tmp_path / "out").count("no step has completed") == 1  # once for each stall
+        watchdog.step_done()
         time.sleep(0.5)
-        assert told(tmp_path / "out").count("no step has completed") == 2
+        assert printed(tmp_path / "out").count("no step has completed") == 2
     release.set()
 
 
-def test_silent_while_steps_come_and_while_it_is_asleep(tmp_path):
-    with (tmp_path / "out").open("w") as out, Watchdog(5.0, least_s=0.3, to=out) as watchdog:
+def test_silent_while_steps_complete_and_while_paused(tmp_path):
+    with (tmp_path / "out").open("w") as out, Watchdog(5.0, min_limit_s=0.3, output=out) as watchdog:
         for _ in range(20):
-            watchdog.step()
+            watchdog.step_done()
             time.sleep(0.01)
-        with watchdog.asleep():
+        with watchdog.pause():
             time.sleep(0.6)
         for _ in range(6):
             time.sleep(0.1)
-            watchdog.beat()
+            watchdog.reset()
     assert not (tmp_path / "out").read_text()
 
 
-def test_slow_first_steps_and_no_watchdog(tmp_path):
-    with (tmp_path / "out").open("w") as out:
-        with Watchdog(5.0, least_s=0.1, first_s=60.0, to=out) as watchdog:
-            watchdog.step()
-            time.sleep(0.4)
-        with Watchdog(0.0, least_s=0.01, first_s=0.01, to=out):
-            time.sleep(0.1)
+def test_first_steps_may_be_slow(tmp_path):
+    with (
+        (tmp_path / "out").open("w") as out,
+        Watchdog(5.0, min_limit_s=0.1, first_limit_s=60.0, output=out) as watchdog,
+    ):
+        watchdog.step_done()
+        time.sleep(0.4)
     assert not (tmp_path / "out").read_text()

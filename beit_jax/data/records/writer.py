@@ -22,7 +22,7 @@ from beit_jax.data.records.shard_plan import PART, Images, Split
 from beit_jax.data.sources import folder, image_label_pairs
 from beit_jax.data.sources.source import FILE_NAME
 from beit_jax.errors import UserError
-from beit_jax.runtime.progress import bar
+from beit_jax.runtime.progress import progress_bar
 
 VERSION = "1.0.0"
 BYTES_AHEAD = 64 * 2**20  # of files read before they are written
@@ -121,7 +121,7 @@ def _write_shards(images: Images, own: list[Shard]) -> None:
     done = [shard.path.exists() for shard in own]
     total, before = (sum(shard.stop - shard.start for shard in some) for some in (own, _chosen(own, done)))
     pool = concurrent.futures.ThreadPoolExecutor(shard_plan.READERS)
-    with bar(total, before) as progress:
+    with progress_bar(total, before) as progress:
         try:
             for shard in _chosen(own, [not there for there in done]):
                 _write_shard(images, shard, pool, progress)
