@@ -5,9 +5,9 @@
   python -m beit_jax.convert runs/finetune hf_model --to hf --verify
   python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
 
-SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is found by itself. Files
-of PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the
-largest difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor found its place.
+SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is detected. Files of
+PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the largest
+difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor of SRC was converted.
 """
 
 import argparse
@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 
 def main(argv: Sequence[str]) -> None:
-    """The door; see the module's docstring."""
+    """The command; see the module's docstring."""
     parser = cli.Parser(
         prog="python -m beit_jax.convert",
         usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--verify]",
@@ -34,16 +34,16 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--to", required=True, choices=("beit_jax", "hf", "unilm", "timm", "dalle"), help="format of DST"
     )
-    parser.add_argument("--verify", action="store_true", help="run both sides; needs torch")
+    parser.add_argument("--verify", action="store_true", help="compare with the other library; needs torch")
     args = parser.parse_args(argv)
     convert(args.source, args.target, args.to, verify=args.verify)
 
 
 def convert(source: str, target: str, to: str, *, verify: bool) -> None:
-    """Reads `source`, checks it against the library it is of if `verify`, and writes `target`.
+    """Reads `source`, compares it with its own library if `verify`, and writes `target`.
 
     Raises:
-      UserError: see `from_pretrained` and `save_pretrained`; or the two sides differ.
+      UserError: see `from_pretrained` and `save_pretrained`; or the two libraries differ.
     """
     from beit_jax.convert.pretrained import check_target, from_pretrained, save_pretrained
     from beit_jax.training.params import flatten
@@ -59,19 +59,20 @@ def convert(source: str, target: str, to: str, *, verify: bool) -> None:
 
 def _verify(loaded: Any, source: str) -> None:
     from beit_jax.convert import files
-    from beit_jax.convert.verify import differences
+    from beit_jax.convert.verify import largest_differences
     from beit_jax.training import checkpoint
 
-    path = files.local(source)
-    ours = path.is_dir() and checkpoint.holds_checkpoint(path)
-    found = differences(loaded, path, "beit_jax" if ours else files.read(path).layout)
-    width = max(map(len, found))
-    for layer, difference in found.items():
+    path = files.local_path(source)
+    is_ours = path.is_dir() and checkpoint.holds_checkpoint(path)
+    differences = largest_differences(loaded, path, "beit_jax" if is_ours else files.read_files(path).layout)
+    width = max(map(len, differences))
+    for layer, difference in differences.items():
         print(f"{layer.ljust(width)}  {difference:.2e}")
-    wrong = {layer: difference for layer, difference in found.items() if not difference <= TOLERANCE}
-    if wrong:
-        told = ", ".join(f"{layer} by {difference:.2e}" for layer, difference in wrong.items())
-        raise UserError(f"the two sides differ: {told}; expected at most {TOLERANCE:g}, so that nothing was written")
+    large = [f"{layer} by {found:.2e}" for layer, found in differences.items() if not found <= TOLERANCE]
+    if large:
+        raise UserError(
+            f"the two libraries differ: {', '.join(large)}; expected at most {TOLERANCE:g}: nothing was written"
+        )
 
 
 if __name__ == "__main__":

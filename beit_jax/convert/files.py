@@ -1,4 +1,4 @@
-"""From a path or a hub id to named tensors and the settings beside them."""
+"""Reads named tensors, and the settings beside them, from a path or a hub id."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from beit_jax.convert import torch_reader
 from beit_jax.convert.names import BUFFERS, Layout
 from beit_jax.errors import UserError
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one there is
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one that exists
 DALLE = ("encoder.pkl", "decoder.pkl")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Files(NamedTuple):
-    """Tensors by their names, the layout of these, and what stands in `config.json` and `preprocessor_config.json`."""
+    """Tensors by name, the layout of the names, and the contents of `config.json` and `preprocessor_config.json`."""
 
     state: dict[str, np.ndarray]
     layout: Layout
@@ -26,18 +26,18 @@ class Files(NamedTuple):
     preprocessor: dict[str, Any]
 
 
-def local(name: str) -> Path:
-    """The path that a name stands for; a hub id is downloaded into the cache of `huggingface_hub`, or found there.
+def local_path(name: str) -> Path:
+    """The path of a checkpoint; a hub id is downloaded into the cache of `huggingface_hub`, or found there.
 
     Raises:
-      UserError: there is no such path, and no such id that can be reached.
+      UserError: there is no such path, and the hub does not give such an id.
     """
     path = Path(name)
     try:
         if path.exists():
             return path
     except OSError as error:  # such as a name that is too long
-        raise UserError(f"{name[:80]} cannot be looked up ({error.strerror})") from error
+        raise UserError(f"{name[:80]} is no path ({error.strerror}); expected a checkpoint's file or folder") from error
     if not HUB_ID.fullmatch(name):
         raise UserError(
             f"{name} does not exist; expected a checkpoint's file or folder, or a hub id such as owner/name"
@@ -46,32 +46,34 @@ def local(name: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
     except ImportError as error:
-        raise UserError(f"{name} is no folder here; to look on the hub: pip install 'beit_jax[convert]'") from error
+        raise UserError(
+            f"{name} does not exist here; to download from the hub: pip install 'beit_jax[convert]'"
+        ) from error
     for weights in WEIGHTS:
         try:
             folder = Path(snapshot_download(name, allow_patterns=[weights, f"{weights}.index.json", "*config.json"]))
         except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise UserError(
-                f"{name} is no folder here, and the hub did not give it ({reason}); are you online?"
+                f"{name} does not exist here, and the hub did not give it ({reason}); check the id and the network"
             ) from error
         if (folder / weights).exists():
             return folder
     raise UserError(f"{name} has none of {', '.join(WEIGHTS)} on the hub")
 
 
-def read(path: Path) -> Files:
+def read_files(path: Path) -> Files:
     """Reads a file, or a folder of one of the layouts.
 
     Raises:
-      UserError: nothing that can be read, or a layout that is not known.
+      UserError: nothing can be read, the layout is unknown, or a number is not finite.
     """
     settings, preprocessor = {}, {}
     if path.is_dir() and all((path / name).exists() for name in DALLE):
-        parts = {name.removesuffix(".pkl"): torch_reader.tensors(path / name) for name in DALLE}
+        parts = {name.removesuffix(".pkl"): torch_reader.read_tensors(path / name) for name in DALLE}
         state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
     elif path.is_dir():
-        return read(_weights(path))
+        return read_files(_weights_file(path))
     else:
         state = _tensors(path)
         if path.name in WEIGHTS:
@@ -79,18 +81,28 @@ def read(path: Path) -> Files:
                 _json(path.with_name(name)) for name in ("config.json", "preprocessor_config.json")
             )
     state = {name: value for name, value in state.items() if not BUFFERS.search(name)}
-    broken = sorted(name for name, value in state.items() if not np.isfinite(value).all())
-    if broken:
-        raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(broken)}; choose another checkpoint")
+    check_finite(state, path)
     return Files(state, _layout(state, path), settings, preprocessor)
 
 
-def _weights(folder: Path) -> Path:
+def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    """
+    Raises:
+      UserError: some numbers are not finite; names the tensors.
+    """
+    names = sorted(name for name, values in tensors.items() if not np.isfinite(values).all())
+    if names:
+        raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(names)}; choose another checkpoint")
+
+
+def _weights_file(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
         if (folder / f"{name}.index.json").exists():
-            raise UserError(f"{folder} is a checkpoint in several files; save it again with a larger max_shard_size")
+            raise UserError(
+                f"{folder} is a checkpoint in several files, expected one; save it again with a larger max_shard_size"
+            )
     found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_reader.EXTENSIONS))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
@@ -100,7 +112,7 @@ def _weights(folder: Path) -> Path:
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".safetensors":
-        return torch_reader.tensors(path)
+        return torch_reader.read_tensors(path)
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError as error:
@@ -109,7 +121,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, framework="np") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); is it cut off? Download it again") from error
+        raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
     return {name: torch_reader.as_float32(value) for name, value in found.items()}
 
 
@@ -134,6 +146,6 @@ def _layout(state: Mapping[str, Any], path: Path) -> Layout:
         return "dalle"
     some = ", ".join(sorted(state)[:5])
     raise UserError(
-        f"{path} is of no known layout (its tensors: {some}, ...); expected BEiT of the official code, "
-        "transformers or timm, or OpenAI's encoder.pkl and decoder.pkl in a folder"
+        f"{path} is of no known layout (its tensors: {some}, ...); expected a BEiT of the official "
+        "code, transformers or timm, or a folder with OpenAI's encoder.pkl and decoder.pkl"
     )

@@ -1,4 +1,4 @@
-"""What each parameter is called elsewhere, and how its axes lie there: the one table that every direction follows.
+"""The name of each parameter in other libraries, and the order of its axes there: one table for both directions.
 
 Layouts: "unilm" (the official code; timm uses the same names), "hf" (the names in published transformers files) and
 "dalle" (OpenAI's dVAE). Blocks, stacked along a leading axis here, are numbered there; the fused projection of queries,
@@ -14,13 +14,14 @@ import jax
 import numpy as np
 from einops import rearrange
 
+from beit_jax.convert.layouts import task_layout
 from beit_jax.models.relative_position import relative_position_index
 
 Layout = Literal["unilm", "hf", "dalle"]
 
 
 class Row(NamedTuple):
-    """One parameter: our name, the names elsewhere (`{}`: number of the block), and the axes from PyTorch to here."""
+    """One parameter: our name, its names elsewhere (`{}`: index of the block), and the axes from PyTorch to here."""
 
     ours: str
     unilm: str
@@ -116,28 +117,27 @@ SEGMENTATION = (
     ),
 )
 BY_NAME = {row.ours: row for row in (*ROWS, *SEGMENTATION)}
-HF_NORM = {"pretrain": "layernorm", "classify": "beit.layernorm", "segment": ""}  # where the final norm lies in "hf"
 
-# Not parameters: an index that follows from the size of the grid, and a counter that nothing reads.
+# No parameters: an index that follows from the size of the grid, and a counter that nothing reads.
 BUFFERS = re.compile(r"(relative_position_index|num_batches_tracked)$")
 
 
-class Place(NamedTuple):
-    """The tensors that make up one of our parameters: `names[block][part]`; `stacked`: whether blocks are an axis."""
+class Counterpart(NamedTuple):
+    """The tensors that hold one of our parameters: `names[block][part]`; `stacked`: whether blocks are an axis."""
 
     names: list[list[str]]
     stacked: bool
     axes: str
 
 
-def place(name: str, depth: int, layout: Layout, task: str) -> Place:
-    """Where one of our parameters lies in a layout.
+def counterpart(name: str, depth: int, layout: Layout, task: str) -> Counterpart:
+    """The tensors of a layout that hold one of our parameters.
 
     Args:
       name: ours, flattened.
       depth: number of blocks.
-      layout: of the other side.
-      task: "pretrain", "classify", "segment" or "tokenizer".
+      layout: of the other library.
+      task: of the model; one with a layout in `layouts`.
 
     Raises:
       KeyError: a parameter that no row names.
@@ -145,66 +145,66 @@ def place(name: str, depth: int, layout: Layout, task: str) -> Place:
     if layout == "dalle":
         part, *layer, kind = name.split("/")
         layer += ["conv"] * (layer == ["output"])
-        return Place(
+        return Counterpart(
             [[".".join([part, "blocks", *layer, kind[0].replace("k", "w")])]], False, CONV * (kind == "kernel")
         )
     row = BY_NAME[name]
     theirs = (row.unilm,) if layout == "unilm" else (row.hf,) if isinstance(row.hf, str) else row.hf
-    if task == "segment" and layout == "unilm" and name.startswith("encoder/"):
-        theirs = tuple(f"backbone.{one}" for one in theirs)
-    stacked = name.startswith(OURS)
-    names = [[one.format(i, norm=HF_NORM[task]) for one in theirs] for i in range(depth if stacked else 1)]
-    return Place(names, stacked, row.axes)
+    if layout == "unilm" and name.startswith("encoder/"):
+        theirs = tuple(f"{task_layout(task).unilm_prefix}{one}" for one in theirs)
+    stacked, norm = name.startswith(OURS), task_layout(task).hf_norm
+    names = [[one.format(i, norm=norm) for one in theirs] for i in range(depth if stacked else 1)]
+    return Counterpart(names, stacked, row.axes)
 
 
-def places(params: Mapping[str, Any], layout: Layout, task: str) -> Iterator[tuple[str, Place]]:
-    """The place of every parameter of a flattened tree of arrays or shapes."""
+def counterparts(params: Mapping[str, Any], layout: Layout, task: str) -> Iterator[tuple[str, Counterpart]]:
+    """The counterpart of every parameter of a flattened tree of arrays or shapes."""
     depth = next((leaf.shape[0] for name, leaf in params.items() if name.startswith(OURS)), 0)
-    return ((name, place(name, depth, layout, task)) for name in params)
+    return ((name, counterpart(name, depth, layout, task)) for name in params)
 
 
 def to_layout(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, Any]:
     """Our flattened parameters under the names and with the axes of a layout."""
     out = {}
-    for name, found in places(params, layout, task):
+    for name, found in counterparts(params, layout, task):
         there, _, here = found.axes.partition(" -> ")
         for names, leaf in zip(found.names, params[name] if found.stacked else [params[name]], strict=True):
-            whole = rearrange(leaf, f"{here} -> {there}") if here else leaf
-            rows = whole.shape[0] // len(names) if len(names) > 1 else 0
+            tensor = rearrange(leaf, f"{here} -> {there}") if here else leaf
+            rows = tensor.shape[0] // len(names) if len(names) > 1 else 0
             for i, theirs in enumerate(names):
-                out[theirs] = whole[i * rows : (i + 1) * rows] if rows else whole
+                out[theirs] = tensor[i * rows : (i + 1) * rows] if rows else tensor
     return out
 
 
 def from_layout(
     state: Mapping[str, np.ndarray], shapes: Mapping[str, Any], layout: Layout, task: str
 ) -> dict[str, Any]:
-    """Our flattened parameters out of tensors whose names and shapes were checked (`shapes_in`).
+    """Our flattened parameters from tensors whose names and shapes were checked (`shapes_in`).
 
     Args:
       state: tensors by their names in the layout.
       shapes: of our flattened parameters.
       layout: of `state`.
-      task: see `place`.
+      task: see `counterpart`.
     """
     out = {}
-    for name, found in places(shapes, layout, task):
+    for name, found in counterparts(shapes, layout, task):
         target = shapes[name].shape[1:] if found.stacked else shapes[name].shape
         blocks = []
         for names in found.names:
             parts = [state[theirs] for theirs in names]
-            whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
+            tensor = np.concatenate(parts) if len(parts) > 1 else parts[0]
             sizes = dict(zip(found.axes.partition(" -> ")[2].split(), target))
             known = {axis: sizes[axis] for axis in ("n", "h", "c") if axis in sizes}
-            blocks.append(rearrange(whole, found.axes, **known) if found.axes else whole)
+            blocks.append(rearrange(tensor, found.axes, **known) if found.axes else tensor)
         out[name] = np.stack(blocks) if found.stacked else np.ascontiguousarray(blocks[0])
     return out
 
 
 def buffers(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, np.ndarray]:
-    """What checkpoints hold beside parameters: indices int64 `[n+1, n+1]` of tables (official only), and counters."""
+    """What checkpoints hold beside parameters: int64 indices `[n+1, n+1]` of tables (official code), and counters."""
     out = {}
-    for name, found in places(params, layout, task):
+    for name, found in counterparts(params, layout, task):
         if name.endswith("relative_position/table") and layout == "unilm":
             side = (math.isqrt(params[name].shape[-2] - 3) + 1) // 2
             index = relative_position_index((side, side)).astype(np.int64)

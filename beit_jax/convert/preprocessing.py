@@ -10,18 +10,17 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax.errors import UserError
-from beit_jax.models import variants
 from beit_jax.models.pixel_statistics import STATISTICS
 
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers in `preprocessor_config.json`
 
 
-def official(size: int) -> ConfigDict:
-    """Of the official evaluation: short side to 256/224 of the size, without a margin from 384 on; 0.5 and 0.5."""
-    return make(size, resize=size if size >= 384 else round(size * 256 / 224))
+def official_section(size: int) -> ConfigDict:
+    """The official evaluation: short side to 256/224 of the size, to the size itself from 384 on; mean and std 0.5."""
+    return preprocess_section(size, resize=size if size >= 384 else round(size * 256 / 224))
 
 
-def make(
+def preprocess_section(
     size: int,
     interpolation: str = "bicubic",
     resize: int = 0,
@@ -34,8 +33,8 @@ def make(
     Args:
       size: side of the model's input in pixels.
       interpolation: filter of the resizing.
-      resize: pixels of the resized image's shorter side, out of whose centre the square is cut; 0: the size.
-      keep_ratio: whether its longer side stays longer, or the image is squashed to a square.
+      resize: pixels of the resized image's shorter side, from whose centre the square is cropped; 0: the size.
+      keep_ratio: whether the aspect ratio is kept, or the image is squashed to a square.
       mean: of each channel, pixels in [0, 1].
       std: of each channel.
     """
@@ -52,10 +51,10 @@ def make(
 
 
 def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
-    """From a `preprocessor_config.json`; what it leaves out is that of transformers' BEiT.
+    """From a `preprocessor_config.json`; what it omits is as in transformers' BEiT.
 
     Raises:
-      UserError: a filter that is not known here.
+      UserError: a setting that this library does not have.
     """
     names = {number: name for name, number in PILLOW.items()}
     resample = file.get("resample", PILLOW["bicubic"])
@@ -66,17 +65,17 @@ def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
             raise UserError(
                 f"preprocessor_config.json has {key}={file[key]!r}; expected {only}, no other is known here"
             )
-    wanted = file.get("size", size) if file.get("do_center_crop", False) else size
-    keep_ratio = isinstance(wanted, Mapping) and "shortest_edge" in wanted
-    resize = wanted.get("shortest_edge" if keep_ratio else "height") if isinstance(wanted, Mapping) else wanted
+    stated = file.get("size", size) if file.get("do_center_crop", False) else size
+    keep_ratio = isinstance(stated, Mapping) and "shortest_edge" in stated
+    resize = stated.get("shortest_edge" if keep_ratio else "height") if isinstance(stated, Mapping) else stated
     mean, std = (file.get(f"image_{key}", 0.5) for key in ("mean", "std"))
     mean, std = (value if isinstance(value, list | tuple) else [value] * 3 for value in (mean, std))
     if type(resize) is not int or resize < size or not all(type(n) in (int, float) for n in (*mean, *std)):
         raise UserError(
-            f"preprocessor_config.json has size={wanted!r}, image_mean={mean!r}, image_std={std!r}; expected a size of "
+            f"preprocessor_config.json has size={stated!r}, image_mean={mean!r}, image_std={std!r}; expected a size of "
             f"at least the model's {size} pixels, and numbers"
         )
-    return make(size, names[resample], resize, keep_ratio, mean, std)
+    return preprocess_section(size, names[resample], resize, keep_ratio, mean, std)
 
 
 def to_hf(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +103,7 @@ def from_timm(file: Mapping[str, Any], size: int) -> ConfigDict:
     if known.get("interpolation") not in PILLOW:
         known["interpolation"] = "bicubic"  # timm's own default, also for "random"
     keep_ratio = file.get("crop_mode", "center") != "squash"
-    return make(size, resize=math.floor(size / file.get("crop_pct", 0.9)), keep_ratio=keep_ratio, **known)
+    return preprocess_section(size, resize=math.floor(size / file.get("crop_pct", 0.9)), keep_ratio=keep_ratio, **known)
 
 
 def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:
@@ -124,39 +123,25 @@ def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:
     }
 
 
-def usual_masked(grid: int) -> int:
+def default_num_masked(grid: int) -> int:
     """Masked patches of a square grid, in proportion to the official 75 of 14x14."""
     return max(1, round(75 * grid * grid / 196))
 
 
-def to_ops(config: ConfigDict) -> str:
-    """The same as `data.eval_ops` of a config, with what its task needs besides."""
-    section, statistics = config.preprocess, ""
-    size, method = section.size, section.interpolation
-    for name, pair in STATISTICS.items():
-        if pair == (section.mean, section.std):
-            statistics = repr(name)
-    statistics = statistics or f"{section.mean}, {section.std}"
-    if config.task == "pretrain":
-        grid = size // variants.parse(config.model.variant)[1]
-        views = f"two_views_center({size}, {config.tokenizer.image_size}, {size / section.resize})"
-        masks = f"blockwise_mask({config.num_masked}, {max(1, round(16 * grid * grid / 196))}, {grid})"
-        ending = f"normalize({statistics})|map_pixels('tokenizer_image')|{masks}"
-        return f"decode|{views}|{ending}|keep('image', 'tokenizer_image', 'mask')"
-    if config.task == "segment":  # of published checkpoints, which are of ADE20K, where 0 is no class
-        side, label_side = config.inference.side, config.inference.label_side
-        whole = f"reduce_zero_label|resize_within({size}, {side})|normalize({statistics})"
-        return (
-            f"decode|{whole}|pad_for_evaluation({side}, {label_side})|keep('image', 'label_map', 'size', 'label_size')"
-        )
-    resize = f"{'resize_small' if section.keep_ratio else 'resize'}({section.resize}, {method!r})|central_crop({size})"
-    if config.task == "tokenizer":
-        return f"decode|{resize}|map_pixels('image')|keep('image')"
-    return f"decode|{resize}|normalize({statistics})|keep('image', 'label')"
+def normalize_op(section: ConfigDict) -> str:
+    """The op of `data.ops` that normalizes as a section `preprocess` says."""
+    names = (repr(name) for name, pair in STATISTICS.items() if pair == (section.mean, section.std))
+    return f"normalize({next(names, f'{section.mean}, {section.std}')})"
+
+
+def resize_ops(section: ConfigDict) -> str:
+    """The ops of `data.ops` that resize and crop as a section `preprocess` says."""
+    resize = "resize_small" if section.keep_ratio else "resize"
+    return f"{resize}({section.resize}, {section.interpolation!r})|central_crop({section.size})"
 
 
 def from_ops(ops: str, size: int) -> ConfigDict:
-    """From `data.eval_ops`; the official evaluation where they say nothing of it."""
+    """From `data.eval_ops`; what they do not say is as in the official evaluation."""
     calls = dict(_calls(ops))
     found = calls.get("normalize") or ("inception",)
     mean, std = STATISTICS[found[0]] if isinstance(found[0], str) else map(_three, found)
@@ -164,12 +149,12 @@ def from_ops(ops: str, size: int) -> ConfigDict:
     for name in ("resize", "resize_small"):
         if name in calls:
             resize, method = (*calls[name], "bicubic")[:2]
-            return make(size, method, resize, name == "resize_small", **statistics)
+            return preprocess_section(size, method, resize, name == "resize_small", **statistics)
     if "resize_within" in calls:
-        return make(size, "bilinear", size, True, **statistics)
+        return preprocess_section(size, "bilinear", size, True, **statistics)
     if "two_views_center" in calls:
-        return make(size, resize=round(size / (*calls["two_views_center"], 0.875)[2]), **statistics)
-    return make(size, resize=official(size).resize, **statistics)
+        return preprocess_section(size, resize=round(size / (*calls["two_views_center"], 0.875)[2]), **statistics)
+    return preprocess_section(size, resize=official_section(size).resize, **statistics)
 
 
 def _three(value: Any) -> tuple[float, ...]:
@@ -177,7 +162,7 @@ def _three(value: Any) -> tuple[float, ...]:
 
 
 def _calls(ops: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The ops of a valid spec with their arguments, in the order given."""
+    """The ops of a valid text with their arguments, in the order given."""
     for node in ast.walk(ast.parse(ops or "nothing", mode="eval")):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             values = [*node.args, *(keyword.value for keyword in node.keywords)]
@@ -185,9 +170,9 @@ def _calls(ops: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
 
 
 def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:
-    """Pictures to the model's input, float32 `[b, size, size, 3]`.
+    """Images to the model's input, float32 `[b, size, size, 3]`.
 
-    >>> preprocess([Image.new("L", (300, 200), 255)], official(224)).max()
+    >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
     np.float32(1.0)
     """
     size, resize, method = section["size"], section["resize"], Image.Resampling(PILLOW[section["interpolation"]])

@@ -1,11 +1,8 @@
-"""Models out of checkpoints of any origin, and back."""
+"""Loads models from checkpoints of any library, and saves them for any."""
 
-import contextlib
 import importlib.util
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,9 +12,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
-from beit_jax import tasks
 from beit_jax.convert import detect, files, names, preprocessing, retarget, settings, torch_writer
+from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
+from beit_jax.runtime.atomic_write import atomic_write
+from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 from beit_jax.training.interpolate_positions import METHODS, interpolate_positions
 from beit_jax.training.params import flatten, merge, unflatten
@@ -28,7 +27,7 @@ Format = Literal["beit_jax", "hf", "unilm", "timm", "dalle"]
 class Pretrained(NamedTuple):
     """A network, its parameters (float32 NumPy arrays), and its config.
 
-    `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.make`).
+    `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.preprocess_section`).
     """
 
     model: nn.Module
@@ -52,48 +51,46 @@ def from_pretrained(
 
     Args:
       name_or_path: a file, a folder, or a hub id. Nothing in a file of PyTorch is executed.
-      task: what the model is for, if not what it was saved as: "classify" makes a classifier out of a pre-trained
-        model, as the official fine-tuning does: shared table copied to every block, final norm dropped, `fc_norm` and
-        head fresh.
-      num_classes: of the classifier; another number than the checkpoint's gives a fresh head.
-      image_size: side in pixels, if another; positions are resized.
-      resize: how, see `training.interpolate_positions.interpolate_positions`.
-      seed: of fresh parameters.
+      task: None for the task of the checkpoint; "classify" makes a classifier from a pre-trained model, as the official
+        fine-tuning does: it copies the shared table to every block, drops the final norm, and initializes `fc_norm` and
+        the head.
+      num_classes: of the classifier; the head is initialized where the checkpoint has another number.
+      image_size: side in pixels; positions are interpolated where the checkpoint has another one.
+      resize: the method, see `training.interpolate_positions.interpolate_positions`.
+      seed: of parameters that are initialized.
 
     Raises:
-      UserError: nothing there, damaged, of an unknown layout, or unlike its own settings; lists every name.
+      UserError: there is no checkpoint, or it is damaged, of an unknown layout, or unlike its own settings; lists every
+        name.
     """
     params, config = _load(str(name_or_path))
     if task in (None, config.task) and num_classes is None and image_size is None:
-        return Pretrained(tasks.model(config), params, config)
+        return Pretrained(create_task(config).model, params, config)
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
     changed = retarget.config_for(config, task or config.task, num_classes, image_size)
-    initial = jax.tree.map(np.asarray, jax.jit(tasks.create(changed).init)(jax.random.key(seed)))
-    merged = merge(
-        initial, interpolate_positions(params, initial, resize), *retarget.fresh_and_dropped(config, changed)
-    )
-    return Pretrained(tasks.model(changed), merged, changed)
+    initial = jax.tree.map(np.asarray, jax.jit(create_task(changed).init)(jax.random.key(seed)))
+    interpolated = interpolate_positions(params, initial, resize)
+    merged = merge(initial, interpolated, retarget.optional_params(config, changed))
+    return Pretrained(create_task(changed).model, merged, changed)
 
 
 def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
-    path = files.local(name)
+    path = files.local_path(name)
     if path.is_dir() and checkpoint.holds_checkpoint(path):
         return _load_ours(checkpoint.find_checkpoint(str(path)))
-    found = files.read(path)
-    config = detect.config_of(found, str(path))
+    source = files.read_files(path)
+    config = detect.detect_config(source, str(path))
     shapes = flatten(_shapes(config))
-    _check_names(found, names.shapes_in(shapes, found.layout, config.task), str(path))
-    return unflatten(names.from_layout(found.state, shapes, found.layout, config.task)), config
+    _check_names(source.state, names.shapes_in(shapes, source.layout, config.task), str(path))
+    return unflatten(names.from_layout(source.state, shapes, source.layout, config.task)), config
 
 
 def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
     config = configs.from_json(checkpoint.load_config(path))
     single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     loaded = jax.tree.map(np.asarray, checkpoint.load_params(path, single))
-    broken = [name for name, value in flatten(loaded).items() if not np.isfinite(value).all()]
-    if broken:
-        raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(broken)}; choose another checkpoint")
+    files.check_finite(flatten(loaded), path)
     if "data" in config:
         with config.unlocked():
             config.preprocess = preprocessing.from_ops(config.data.eval_ops, config.model.image_size)
@@ -101,12 +98,11 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
 
 
 def _shapes(config: ConfigDict) -> dict[str, Any]:
-    return jax.eval_shape(tasks.create(config).init, jax.random.key(0))
+    return jax.eval_shape(create_task(config).init, jax.random.key(0))
 
 
-def _check_names(found: files.Files, expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Every tensor has its place, and every place its tensor."""
-    state = found.state
+def _check_names(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Checks that a checkpoint holds exactly the tensors of its model."""
     shapes = [
         f"{name} {state[name].shape} (expected {expected[name]})"
         for name in expected
@@ -117,9 +113,9 @@ def _check_names(found: files.Files, expected: Mapping[str, tuple[int, ...]], wh
         "unexpected": sorted(state.keys() - expected.keys()),
         "of another shape": shapes,
     }
-    told = "; ".join(f"{title}: {', '.join(listed)}" for title, listed in problems.items() if listed)
-    if told:
-        raise UserError(f"{where} is no whole BEiT checkpoint; {told}")
+    message = "; ".join(f"{title}: {', '.join(listed)}" for title, listed in problems.items() if listed)
+    if message:
+        raise UserError(f"{where} is no complete BEiT checkpoint; {message}")
 
 
 def save_pretrained(
@@ -132,33 +128,41 @@ def save_pretrained(
     for the package `dall_e`; a tokenizer (needs dall_e). "beit_jax": a run folder, for `init_from` and `evaluate`.
 
     Args:
-      folder: where to; must not exist. Appears at the end, whole.
+      folder: must not exist; it appears when it is complete.
       params: of the model.
       config: as `from_pretrained` returns it.
       format: see above.
 
     Raises:
-      UserError: the folder exists, or the format has no place for such a model.
+      UserError: the folder exists, or the format has no layout for such a model.
     """
     target = Path(folder)
     check_target(target, format)
-    write, tasks_of_format = WRITERS[format]
-    if format != "beit_jax" and config.get("target", "tokens") != "tokens":
-        raise UserError(f"format={format!r} has no place for a model that predicts {config.target}; use beit_jax")
-    if config.task not in tasks_of_format or (
-        format != "beit_jax" and config.model.get("head", "upernet") != "upernet"
-    ):
-        what = f"a model of the task {config.task!r}" if config.task not in tasks_of_format else config.model.head
-        raise UserError(f"format={format!r} has no place for {what}; see --help")
+    if format != "beit_jax":
+        _check_format(format, config)
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     expected = flatten(_shapes(config))
-    merge(unflatten(expected), unflatten(flat))  # the same names and shapes, or an error that lists the others
-    with _whole(target) as temporary:
-        write(temporary, flat, config)
+    merge(unflatten(expected), unflatten(flat))  # an error lists names and shapes that differ
+    try:
+        with atomic_write(target) as part:
+            part.mkdir()
+            WRITERS[format](part, flat, config)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error}; choose another folder") from error
+
+
+def _check_format(format: str, config: ConfigDict) -> None:
+    layout = task_layout(config.task)
+    unsupported = layout.unsupported(config)
+    if format in layout.formats and not unsupported:
+        return
+    what = unsupported if format in layout.formats else f"models of the task {config.task!r}"
+    expected = ("beit_jax",) if unsupported else ("beit_jax", *layout.formats)
+    raise UserError(f"format={format!r} has no layout for {what}; expected {' or '.join(expected)}")
 
 
 def check_target(target: Path, format: str) -> None:
-    """What can be refused before anything is read.
+    """Checks the target before anything is read.
 
     Raises:
       UserError: the target exists, or the format needs a library that is not installed.
@@ -174,31 +178,12 @@ def check_target(target: Path, format: str) -> None:
             raise UserError(f"format={format!r} needs {library}, which is not installed: {torch_writer.INSTALL}")
 
 
-@contextlib.contextmanager
-def _whole(target: Path) -> Iterator[Path]:
-    """A folder that gets its name when everything is in it."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error}; choose another folder") from error
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        try:
-            temporary.replace(target)
-        except OSError as error:
-            raise UserError(f"{target} cannot be written: {error}; choose another folder") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        if "data" in config:  # that of a run, where the ops say it
+        if "data" in config:  # the ops of a run say the same as the section `preprocess`
             if not config.data.eval_ops:
-                config.data.eval_ops = config.data.ops = preprocessing.to_ops(config)
+                config.data.eval_ops = config.data.ops = task_layout(config.task).eval_ops(config)
             del config.preprocess
     checkpoint.save_params(folder, unflatten(flat), configs.to_json(config))
 
@@ -216,7 +201,7 @@ def _write_timm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict
 
 def _write_unilm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
     state = names.to_layout(flat, "unilm", config.task) | names.buffers(flat, "unilm", config.task)
-    torch_writer.save(folder / "checkpoint.pth", state, nest="state_dict" if config.task == "segment" else "model")
+    torch_writer.save_nested(folder / "checkpoint.pth", state, task_layout(config.task).unilm_nest)
 
 
 def _write_dalle(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
@@ -236,12 +221,10 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-ENCODERS = ("pretrain", "classify", "segment")
-# By format: what writes it, and the tasks whose models it has names for.
-WRITERS: dict[str, tuple[Callable[..., None], tuple[str, ...]]] = {
-    "beit_jax": (_write_ours, configs.TASKS),
-    "hf": (_write_hf, ENCODERS),
-    "unilm": (_write_unilm, ENCODERS),
-    "timm": (_write_timm, ("classify",)),
-    "dalle": (_write_dalle, ("tokenizer",)),
+WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray], ConfigDict], None]] = {
+    "beit_jax": _write_ours,
+    "hf": _write_hf,
+    "unilm": _write_unilm,
+    "timm": _write_timm,
+    "dalle": _write_dalle,
 }

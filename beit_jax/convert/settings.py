@@ -1,4 +1,4 @@
-"""The files of settings that other libraries write beside their weights."""
+"""The files of settings that other libraries write beside the weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,17 +6,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.convert import preprocessing
+from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.models import variants
-from beit_jax.models.upernet import POOLED
 
-HF_CLASSES = {
-    "pretrain": "BeitForMaskedImageModeling",
-    "classify": "BeitForImageClassification",
-    "segment": "BeitForSemanticSegmentation",
-}
-
-# What transformers' `BeitConfig` takes where a file says nothing.
+# The defaults of transformers' `BeitConfig`.
 HF_DEFAULTS = {
     "hidden_size": 768,
     "num_hidden_layers": 12,
@@ -37,7 +31,7 @@ HF_DEFAULTS = {
 
 
 def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The `model` section, as far as a `config.json` determines it, with the task's `pooling`.
+    """The keys of the section `model` that a `config.json` determines.
 
     Raises:
       UserError: a value of another type, or a model that this library does not have.
@@ -72,7 +66,7 @@ def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def labels_of(file: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...]:
-    """Names of the classes in a `config.json`, in the order of their numbers; none where it has none.
+    """Names of the classes in a `config.json`, in the order of their numbers; none where it names none.
 
     The numbers may have gaps: the published ImageNet-22k classifiers lack two of the data set's 21,843 classes, and
     their files leave out these two numbers.
@@ -95,9 +89,9 @@ def labels_of(file: Mapping[str, Any], classes: int, where: str) -> tuple[str, .
 
 def to_hf(config: ConfigDict) -> dict[str, Any]:
     """The `config.json` of a transformers model."""
-    model, (variant, patch) = config.model, variants.parse(config.model.variant)
-    out = {
-        "architectures": [HF_CLASSES[config.task]],
+    layout, model, (variant, patch) = task_layout(config.task), config.model, variants.parse(config.model.variant)
+    return {
+        "architectures": [layout.hf_class],
         "model_type": "beit",
         "hidden_size": variant.width,
         "num_hidden_layers": variant.depth,
@@ -110,29 +104,12 @@ def to_hf(config: ConfigDict) -> dict[str, Any]:
         "layer_norm_eps": model.norm_eps,
         "layer_scale_init_value": model.layer_scale,
         "drop_path_rate": model.drop_path,
-        "use_mask_token": config.task == "pretrain",
+        "use_mask_token": layout.takes_mask,
         "use_absolute_position_embeddings": model.absolute_positions,
         "use_relative_position_bias": model.relative_position == "per_block",
         "use_shared_relative_position_bias": model.relative_position == "shared",
         "torch_dtype": "float32",
-    }
-    if config.task == "pretrain":
-        return out | {"vocab_size": config.tokenizer.vocab}
-    if config.task == "segment":
-        out |= {
-            "out_indices": list(model.layers),
-            "pool_scales": list(POOLED),
-            "use_auxiliary_head": True,
-            "auxiliary_channels": model.auxiliary_channels,
-            "auxiliary_num_convs": 1,
-        }
-    labels = config.get("labels") or [f"LABEL_{i}" for i in range(model.num_classes)]
-    names = {str(i): label for i, label in enumerate(labels)}
-    return out | {
-        "use_mean_pooling": model.get("pooling", "mean") == "mean",
-        "id2label": names,
-        "label2id": {label: int(i) for i, label in names.items()},
-    }
+    } | layout.hf_settings(config)
 
 
 def to_timm(config: ConfigDict) -> dict[str, Any]:

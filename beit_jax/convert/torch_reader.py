@@ -1,10 +1,9 @@
-"""PyTorch's files, read with NumPy alone: nothing that is in them is run, and torch need not be installed.
+"""Reads PyTorch's files with NumPy alone: nothing in them is run, and torch need not be installed.
 
 A pickle is a program: it may name any function and call it. `torch.load` runs more than the pickle (archives of
-TorchScript, sources of modules), so the reading is done here. What a file may name are tensors and plain
-containers; classes that real checkpoints hold beside them (arguments of the run, the modules of OpenAI's dVAE) become
-inert records; anything else ends the reading. Both of PyTorch's formats are known: zip archives, and the plain files
-before them.
+TorchScript, sources of modules), so this module reads the files itself. A file may name tensors and plain containers;
+classes that real checkpoints hold beside them (arguments of the run, the modules of OpenAI's dVAE) become inert
+records; any other name is an error. Both of PyTorch's formats are read: zip archives, and the older plain files.
 """
 
 import collections
@@ -57,11 +56,11 @@ LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 
 
 class _RefusedError(Exception):
-    """A pickle names what it has no business with."""
+    """A pickle names something that no checkpoint needs."""
 
 
 class Record:
-    """Stands for an object that is read and not wanted: takes any state, does nothing."""
+    """Replaces an object that is read and not used: takes any state, does nothing."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         pass
@@ -114,7 +113,7 @@ class _Unpickler(pickle.Unpickler):
         self._storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle stands for; never the thing itself."""
+        """The replacement of a name in the pickle; never the named object itself."""
         if (module, name) in CONTAINERS:
             return CONTAINERS[module, name]
         if module == "torch" and name in KINDS:
@@ -147,8 +146,8 @@ class _Unpickler(pickle.Unpickler):
 _DTYPES = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"}
 
 
-def load(path: Path) -> Any:
-    """What a file holds: tensors are NumPy arrays, other objects inert `Record`s.
+def load_pickle(path: Path) -> Any:
+    """The content of a file: tensors as NumPy arrays, other objects as inert `Record`s.
 
     Raises:
       UserError: the file is damaged, or names something that checkpoints do not need.
@@ -162,7 +161,7 @@ def load(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-        raise UserError(f"{path} cannot be read ({reason}); is it cut off? Download it again") from error
+        raise UserError(f"{path} cannot be read ({reason}); is it truncated? Download it again") from error
 
 
 def _load_zip(file: BinaryIO) -> Any:
@@ -212,13 +211,13 @@ def _load_legacy(file: BinaryIO) -> Any:
     return found
 
 
-def tensors(path: Path) -> dict[str, np.ndarray]:
+def read_tensors(path: Path) -> dict[str, np.ndarray]:
     """The named tensors of a file: a state dict, or a nest that official training scripts write. Floats are float32.
 
     Raises:
-      UserError: see `load`; or there are none.
+      UserError: see `load_pickle`; or there are none.
     """
-    found = load(path)
+    found = load_pickle(path)
     for nest in NESTS:
         if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
             found = found[nest]
@@ -241,7 +240,7 @@ def as_float32(values: np.ndarray) -> np.ndarray:
 
 
 def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """The parameters of a whole pickled module and of those in it, by their dotted names."""
+    """The parameters of a pickled module and of its submodules, by their dotted names."""
     if depth > 50:
         raise UserError("a pickled module that contains itself")
     out = {f"{prefix}{name}": value for name, value in _dict(module, "_parameters").items() if value is not None}

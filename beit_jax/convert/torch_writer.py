@@ -1,4 +1,4 @@
-"""What is written with PyTorch itself: files for libraries that read them, and models to compare with."""
+"""Writes with PyTorch itself: files for libraries that read them, and models to compare with."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from beit_jax.errors import UserError
 INSTALL = "pip install 'beit_jax[parity]'"
 
 
-def tensor(value: np.ndarray) -> Any:
+def to_tensor(value: np.ndarray) -> Any:
     """A PyTorch tensor of an array; needs torch.
 
     Raises:
@@ -24,9 +24,9 @@ def tensor(value: np.ndarray) -> Any:
     return torch.from_numpy(np.array(value, order="C"))
 
 
-def save(path: Path, state: Mapping[str, np.ndarray], nest: str) -> None:
+def save_nested(path: Path, state: Mapping[str, np.ndarray], nest: str) -> None:
     """Writes `{nest: state}`, as the official code does."""
-    tensors = {name: tensor(value) for name, value in state.items()}
+    tensors = {name: to_tensor(value) for name, value in state.items()}
     import torch
 
     torch.save({nest: tensors}, path)
@@ -53,7 +53,7 @@ def dalle_modules(state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> 
     same = dict(n_hid=sizes["hidden"], vocab_size=sizes["vocab"], n_blk_per_group=sizes["blocks_per_group"])
     encoder, decoder = dall_e.Encoder(**same), dall_e.Decoder(**same, n_init=sizes["decoder_init"])
     for part, module in (("encoder.", encoder), ("decoder.", decoder)):
-        own = {name.removeprefix(part): tensor(value) for name, value in state.items() if name.startswith(part)}
+        own = {name.removeprefix(part): to_tensor(value) for name, value in state.items() if name.startswith(part)}
         module.load_state_dict(own)
     return encoder.eval(), decoder.eval()
 

@@ -1,14 +1,13 @@
-"""Small models of ours with weights drawn at random, as `from_pretrained` returns them."""
+"""Small models with random weights, as `from_pretrained` returns them."""
 
 import jax
 import numpy as np
 from beit_references import random_parameters
 
 from beit_jax import config as configs
-from beit_jax import tasks
-from beit_jax.convert import preprocessing
+from beit_jax.convert.layouts import task_layout
 from beit_jax.convert.pretrained import Pretrained
-from beit_jax.models.pixel_statistics import STATISTICS
+from beit_jax.tasks import create_task
 
 POSITIONS = {"absolute": ("none", True), "shared": ("shared", False), "per_block": ("per_block", False)}
 
@@ -25,20 +24,19 @@ def config(task, variant="Micro/4", positions="per_block", pooling="mean", size=
         made.model.update(dict(num_classes=classes, channels=24, layers=(0, 0, 1, 1), auxiliary_channels=8))
     elif task == "pretrain":
         made.tokenizer.vocab = classes
-    else:
+    elif task == "classify":
         made.model.update(dict(num_classes=classes, pooling=pooling))
     return with_preprocess(made, size)
 
 
 def with_preprocess(made, size):
-    whole_images = preprocessing.make(size, "bilinear", size, True, *STATISTICS["imagenet"])
     with made.unlocked():
-        made.preprocess = whole_images if made.task == "segment" else preprocessing.official(size)
+        made.preprocess = task_layout(made.task).default_preprocess(size)
     return made
 
 
 def pretrained(*args, **kwargs):
     """The model of such a config with random weights."""
     made = config(*args, **kwargs)
-    params = random_parameters(jax.eval_shape(tasks.create(made).init, jax.random.key(0)))
-    return Pretrained(tasks.model(made), jax.tree.map(np.asarray, params), made)
+    params = random_parameters(jax.eval_shape(create_task(made).init, jax.random.key(0)))
+    return Pretrained(create_task(made).model, jax.tree.map(np.asarray, params), made)

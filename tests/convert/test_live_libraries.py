@@ -1,4 +1,4 @@
-"""Checkpoints written by the live libraries, read here: the same outputs, and back to the last bit. In float32."""
+"""Checkpoints of the live libraries, read here: the same outputs in float32, and back to the last bit."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ TOLERANCE = 1e-4
 
 
 def randomise(model):
-    """Weights of which none is at its initial value, and outputs of about 1."""
+    """Random weights, none at its initial value, with outputs of about 1."""
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
         values = torch.randn(parameter.shape, generator=generator)
@@ -91,7 +91,7 @@ def test_transformers(tmp_path, size, positions, head, pixels, capsys):
     assert expected.std() > 0.1 and difference <= TOLERANCE
 
     beit_jax.save_pretrained(tmp_path / "ours", params, ours, format="hf")
-    first, second = (files.read(tmp_path / folder).state for folder in ("theirs", "ours"))
+    first, second = (files.read_files(tmp_path / folder).state for folder in ("theirs", "ours"))
     assert set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
     again, info = kind.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -102,7 +102,7 @@ def test_transformers(tmp_path, size, positions, head, pixels, capsys):
 
 
 def test_segmentation(tmp_path, capsys):
-    """transformers takes other layers than the official code (numbered from 1, and one too low): its own are chosen."""
+    """transformers takes other layers than the official code (numbered from 1, and one too low); the test takes its."""
     transformers = pytest.importorskip("transformers")
     config = transformers.BeitConfig(
         hidden_size=48, num_hidden_layers=12, num_attention_heads=3, intermediate_size=192, image_size=128,
@@ -130,7 +130,7 @@ def test_segmentation(tmp_path, capsys):
     beit_jax.save_pretrained(tmp_path / "ours", params, ours, format="hf")
     _, info = transformers.BeitForSemanticSegmentation.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    first, second = (files.read(tmp_path / folder).state for folder in ("theirs", "ours"))
+    first, second = (files.read_files(tmp_path / folder).state for folder in ("theirs", "ours"))
     assert set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
 
 
@@ -159,7 +159,7 @@ def test_timm(tmp_path, positions, pool):
 
 
 def picture():
-    """A photograph's stand-in: smooth shapes and edges, 400 wide and 300 high."""
+    """A synthetic photograph: smooth shapes and edges, 400 wide and 300 high."""
     y, x = np.mgrid[:300, :400]
     waves = [np.sin(x / 9 + i) + np.cos(y / (7 + i)) + 2 * ((x // 50 + y // 40) % 2) for i in range(3)]
     pixels = np.stack(waves, axis=-1)
@@ -169,9 +169,9 @@ def picture():
 @pytest.mark.parametrize("keep_ratio", [True, False])
 @pytest.mark.parametrize("resize", [64, 72])
 def test_preprocessing_of_transformers(keep_ratio, resize):
-    """What our section is written as does there what it does here, up to their rounding of resized pixels."""
+    """What is written for our section gives the same pixels there, up to their rounding of resized ones."""
     transformers = pytest.importorskip("transformers")
-    section = preprocessing.make(64, "bicubic", resize, keep_ratio, *STATISTICS["imagenet"])
+    section = preprocessing.preprocess_section(64, "bicubic", resize, keep_ratio, *STATISTICS["imagenet"])
     written = preprocessing.to_hf(section)
     assert preprocessing.from_hf(written, 64) == section
     theirs = transformers.BeitImageProcessor(**written)(picture(), return_tensors="np")["pixel_values"]
@@ -183,7 +183,7 @@ def test_preprocessing_of_transformers(keep_ratio, resize):
 @pytest.mark.parametrize("resize", [64, 72])
 def test_preprocessing_of_timm(keep_ratio, resize):
     timm = pytest.importorskip("timm", exc_type=(ImportError, RuntimeError))
-    section = preprocessing.make(64, "bicubic", resize, keep_ratio)
+    section = preprocessing.preprocess_section(64, "bicubic", resize, keep_ratio)
     written = preprocessing.to_timm(section, 10)
     assert preprocessing.from_timm(written, 64) == section
     keys = ("interpolation", "crop_pct", "crop_mode", "mean", "std")
@@ -193,7 +193,7 @@ def test_preprocessing_of_timm(keep_ratio, resize):
 
 
 @pytest.mark.parametrize("side", [13, 47])
-def test_named_ways_of_resizing(side):
+def test_named_methods_of_interpolation(side):
     grid = (side + 1) // 2
     table = torch.randn(27 * 27 + 3, 5, generator=torch.Generator().manual_seed(0))
     square = table[:-3].T.reshape(1, 5, 27, 27)
@@ -210,7 +210,7 @@ def test_named_ways_of_resizing(side):
 
 @pytest.mark.parametrize("grid", [7, 24])
 @pytest.mark.parametrize("antialias", [False, True])
-def test_positions_resized_as_pytorch(grid, antialias):
+def test_positions_are_interpolated_as_in_pytorch(grid, antialias):
     positions = torch.randn(1, 5, 14, 14, generator=torch.Generator().manual_seed(0))
     theirs = torch.nn.functional.interpolate(positions, size=(grid, grid), mode="bicubic", antialias=antialias)
     ours = (interpolate_positions.bicubic_antialiased if antialias else interpolate_positions.bicubic)(14, grid)
@@ -219,7 +219,7 @@ def test_positions_resized_as_pytorch(grid, antialias):
 
 @pytest.fixture(scope="module")
 def dalle(tmp_path_factory):
-    """OpenAI's modules, narrow, pickled whole as they were published, and what is read from them."""
+    """OpenAI's modules, narrow, pickled as they were published, and what is read from them."""
     dall_e = pytest.importorskip("dall_e")
     folder = tmp_path_factory.mktemp("dalle")
     torch.manual_seed(0)
@@ -257,7 +257,7 @@ def test_dalle_tokens_of_64_images(dalle, capsys):
 def test_dalle_there_and_back(dalle, tmp_path):
     folder, _, _, (_, params, config) = dalle
     beit_jax.save_pretrained(tmp_path / "out", params, config, format="dalle")
-    first, second = (files.read(path).state for path in (folder, tmp_path / "out"))
+    first, second = (files.read_files(path).state for path in (folder, tmp_path / "out"))
     assert set(first) == set(second) and all(np.array_equal(first[name], second[name]) for name in first)
     module = torch.load(tmp_path / "out" / "encoder.pkl", weights_only=False)
     assert type(module).__module__ == "dall_e.encoder"
@@ -289,5 +289,5 @@ def test_verify_notices_a_difference(tmp_path):
     flat = flatten(loaded.params)
     name = "encoder/blocks/mlp/fc1/bias"
     wrong = unflatten(flat | {name: flat[name] + 1.0})
-    found = verify.differences(loaded._replace(params=wrong), tmp_path / "hf", "hf")
+    found = verify.largest_differences(loaded._replace(params=wrong), tmp_path / "hf", "hf")
     assert found["block 0"] > 1e-3 and found["logits"] > 1e-3

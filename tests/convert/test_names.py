@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from random_models import POSITIONS, config, pretrained
 
-from beit_jax import tasks
 from beit_jax.convert import names
 from beit_jax.models import variants
+from beit_jax.tasks import create_task
 from beit_jax.training.params import flatten
 
 KINDS = [("pretrain", "mean"), ("classify", "mean"), ("classify", "cls")]
@@ -18,11 +18,12 @@ KINDS = [("pretrain", "mean"), ("classify", "mean"), ("classify", "cls")]
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_bijection(variant, task, pooling, positions):
     made = config(task, f"{variant}/16", positions, pooling, size=224)
-    shapes = flatten(jax.eval_shape(tasks.create(made).init, jax.random.key(0)))
+    shapes = flatten(jax.eval_shape(create_task(made).init, jax.random.key(0)))
     size = sum(leaf.size for leaf in shapes.values())
     for layout in ("unilm", "hf"):
         theirs = names.shapes_in(shapes, layout, task)
-        listed = [name for _, place in names.places(shapes, layout, task) for block in place.names for name in block]
+        pairs = names.counterparts(shapes, layout, task)
+        listed = [name for _, found in pairs for block in found.names for name in block]
         assert len(listed) == len(set(listed)) == len(theirs)
         assert sum(int(np.prod(shape)) for shape in theirs.values()) == size
 
@@ -62,7 +63,7 @@ def test_published_names():
 
     def shapes(task, **fields):
         made = config(task, "B/16", size=224, **fields)
-        return flatten(jax.eval_shape(tasks.create(made).init, jax.random.key(0)))
+        return flatten(jax.eval_shape(create_task(made).init, jax.random.key(0)))
 
     pretrain, finetune = shapes("pretrain", positions="shared", classes=8192), shapes("classify", classes=1000)
     official = names.shapes_in(pretrain, "unilm", "pretrain")

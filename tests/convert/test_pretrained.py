@@ -7,18 +7,23 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from random_models import config as pretrained_config
 from random_models import pretrained
 from safetensors.numpy import load_file, save_file
 
 import beit_jax
 from beit_jax import evaluate
+from beit_jax.config import tokenizer_image_size
 from beit_jax.convert import preprocessing
 from beit_jax.convert.__main__ import main as convert
+from beit_jax.convert.layouts import task_layout
+from beit_jax.data import pipeline
 from beit_jax.errors import UserError
+from beit_jax.tasks import create_task
 from beit_jax.training.params import flatten
 
 
-def same(left, right):
+def assert_same(left, right):
     left, right = flatten(left), flatten(right)
     assert set(left) == set(right)
     for name in left:
@@ -33,12 +38,12 @@ def same(left, right):
 def test_there_and_back(tmp_path, format, task, positions):
     model, params, config = pretrained(task, positions=positions)
     if format == "timm" and task != "classify":
-        with pytest.raises(UserError, match=f"no place for a model of the task '{task}'"):
+        with pytest.raises(UserError, match=f"no layout for models of the task '{task}'; expected beit_jax or hf"):
             beit_jax.save_pretrained(tmp_path / "out", params, config, format=format)
         return
     beit_jax.save_pretrained(tmp_path / "out", params, config, format=format)
     again = beit_jax.from_pretrained(tmp_path / "out")
-    same(again.params, params)
+    assert_same(again.params, params)
     assert again.model == model
     assert again.config.preprocess == config.preprocess
     if format != "beit_jax":
@@ -48,8 +53,27 @@ def test_there_and_back(tmp_path, format, task, positions):
         assert (tmp_path / "out" / "config.json").read_text() == (tmp_path / "again" / "config.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("task", "source"),
+    [
+        ("tokenizer", "digits"),
+        ("pretrain", "digits"),
+        ("pretrain_pixels", "digits"),
+        ("classify", "digits"),
+        ("segment", "digit_scenes"),
+    ],
+)
+def test_ops_of_a_converted_model_make_what_its_task_takes(task, source):
+    """Its config comes with evaluation ops that do the preprocessing; only the data must be named."""
+    config = pretrained_config(task)
+    config.data.source, config.data.eval_split = source, "test"
+    made = pipeline.spec(config.data, "test", task_layout(task).eval_ops(config))
+    for name, spec in create_task(config).eval_spec(1).items():
+        assert made[name] == (spec.shape, spec.dtype)
+
+
 def test_a_converted_classifier_is_evaluated(tmp_path, capsys):
-    """The exchange format keeps the preprocessing; only the data has to be named."""
+    """A run folder holds the preprocessing as evaluation ops."""
     _, params, config = pretrained("classify", classes=10)
     beit_jax.save_pretrained(tmp_path / "run", params, config, format="beit_jax")
     data = ["--config.data.source=digits", "--config.data.eval_split=test"]
@@ -79,7 +103,7 @@ def test_from_pretraining_to_a_classifier_of_another_size(tmp_path):
     np.testing.assert_array_equal(flat[name], flatten(source)[name])
     assert model.apply({"params": params}, np.zeros((1, 24, 24, 3), np.float32)).shape == (1, 5)
     larger = beit_jax.from_pretrained(tmp_path / "hf", image_size=32, resize="hf")
-    assert larger.config.tokenizer.image_size == 64 and larger.config.num_masked == 24
+    assert tokenizer_image_size(larger.config) == 64 and larger.config.num_masked == 24
     for changes, message in [
         (dict(task="classify"), "give num_classes"),
         (dict(num_classes=3), "the model is no classifier"),
@@ -87,6 +111,21 @@ def test_from_pretraining_to_a_classifier_of_another_size(tmp_path):
     ]:
         with pytest.raises(UserError, match=message):
             beit_jax.from_pretrained(tmp_path / "hf", **changes)
+
+
+def test_a_model_without_other_layouts(tmp_path):
+    """Regression on pixels is read and written as a run of this library, and can become a classifier."""
+    _, source, config = pretrained("pretrain_pixels")
+    beit_jax.save_pretrained(tmp_path / "run", source, config, format="beit_jax")
+    assert_same(beit_jax.from_pretrained(tmp_path / "run").params, source)
+    params = beit_jax.from_pretrained(tmp_path / "run", "classify", num_classes=3).params
+    np.testing.assert_array_equal(params["encoder"]["cls_token"], source["encoder"]["cls_token"])
+    for format in ("hf", "timm", "dalle"):
+        message = f"'{format}' has no layout for models of the task 'pretrain_pixels'; expected beit_jax$"
+        with pytest.raises(UserError, match=message):
+            beit_jax.save_pretrained(tmp_path / "out", source, config, format=format)
+    with pytest.raises(UserError, match=r"cannot become one of 'segment'.*; expected pretrain_pixels or"):
+        beit_jax.from_pretrained(tmp_path / "run", "segment")
 
 
 def test_another_number_of_classes_keeps_the_rest(tmp_path):
@@ -195,7 +234,7 @@ def test_preprocessing_out_of_ops(ops, section):
 def test_truncated_file(folder):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(UserError, match=r"model.safetensors cannot be read .*cut off"):
+    with pytest.raises(UserError, match=r"model.safetensors cannot be read .*truncated"):
         beit_jax.from_pretrained(folder)
 
 
@@ -225,7 +264,7 @@ def test_models_that_this_library_does_not_have(folder):
         assert "\n" not in str(error.value)
 
 
-def test_targets_that_exist_and_failures_half_way_leave_nothing(folder, tmp_path, monkeypatch):
+def test_existing_targets_are_kept_and_failures_leave_nothing(folder, tmp_path, monkeypatch):
     _, params, config = pretrained("classify")
     before = (folder / "config.json").read_bytes()
     with pytest.raises(UserError, match="exists; choose another"):
@@ -236,12 +275,12 @@ def test_targets_that_exist_and_failures_half_way_leave_nothing(folder, tmp_path
         raise OSError("disk full")
 
     monkeypatch.setattr("beit_jax.convert.settings.to_hf", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="new cannot be written: disk full; choose another folder"):
         beit_jax.save_pretrained(tmp_path / "new", params, config)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
 
 
-def test_names_that_are_nothing(tmp_path, monkeypatch):
+def test_names_of_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="nowhere does not exist; expected"):
         beit_jax.from_pretrained("nowhere")
     (tmp_path / "empty").mkdir()
@@ -249,7 +288,7 @@ def test_names_that_are_nothing(tmp_path, monkeypatch):
         beit_jax.from_pretrained(tmp_path / "empty")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="is no folder here, and the hub did not give it") as error:
+    with pytest.raises(UserError, match="does not exist here, and the hub did not give it") as error:
         beit_jax.from_pretrained("microsoft/no-such-model")
     assert "\n" not in str(error.value)
 
@@ -285,7 +324,7 @@ except Exception as error:
     assert lines[2].startswith("UserError") and "beit_jax[parity]" in lines[2]
 
 
-def test_the_door(folder, tmp_path, capsys):
+def test_the_command(folder, tmp_path, capsys):
     convert([str(folder), str(tmp_path / "timm"), "--to", "timm"])
     assert "classify" in capsys.readouterr().out and (tmp_path / "timm" / "config.json").exists()
     with pytest.raises(UserError, match="invalid choice: 'onnx'"):

@@ -51,11 +51,11 @@ def test_a_pickle_that_would_run_something(tmp_path, name, legacy):
     file = tmp_path / "weights.pth"
     state = {"cls_token": torch.ones(1), "x": attacks(marker)[name]}
     torch.save({"model": state}, file, _use_new_zipfile_serialization=not legacy)
-    if name == "numpy":  # read as an inert record: not a tensor, and so without a place
-        assert "x" not in torch_reader.tensors(file)
+    if name == "numpy":  # read as an inert record, which is no tensor
+        assert "x" not in torch_reader.read_tensors(file)
     else:
         with pytest.raises(UserError, match=r"asks to run .* nothing of it was run"):
-            torch_reader.tensors(file)
+            torch_reader.read_tensors(file)
     assert not marker.exists()
 
 
@@ -84,7 +84,7 @@ def test_torchscript_is_not_run(tmp_path, capfd):
     torch.jit.script(Scripted()).save(str(tmp_path / "scripted.pth"))
     capfd.readouterr()
     with pytest.raises(UserError, match=r"asks to run __torch__\.|cannot be read"):
-        torch_reader.tensors(tmp_path / "scripted.pth")
+        torch_reader.read_tensors(tmp_path / "scripted.pth")
     assert "run while loading" not in capfd.readouterr().out
 
 
@@ -96,7 +96,7 @@ def test_state_set_on_what_a_pickle_may_name(tmp_path):
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("w/data.pkl", pickled)
         with pytest.raises(UserError, match="cannot be read"):
-            torch_reader.load(file)
+            torch_reader.load_pickle(file)
     assert not hasattr(torch_reader.Record, "poisoned") and not hasattr(collections.OrderedDict, "poisoned")
 
 
@@ -104,14 +104,14 @@ def test_state_set_on_what_a_pickle_may_name(tmp_path):
 def test_changed_bytes_are_one_line(tmp_path, legacy):
     state = {"model": {"a": torch.arange(6.0).reshape(2, 3), "b": torch.nn.Parameter(torch.ones(3))}, "args": [1, "x"]}
     torch.save(state, tmp_path / "w.pth", _use_new_zipfile_serialization=not legacy)
-    whole, rng = (tmp_path / "w.pth").read_bytes(), np.random.default_rng(0)
+    complete, rng = (tmp_path / "w.pth").read_bytes(), np.random.default_rng(0)
     for _ in range(300):
-        damaged = bytearray(whole)
-        for place in rng.integers(0, len(whole), 3):
-            damaged[place] = rng.integers(0, 256)
+        damaged = bytearray(complete)
+        for position in rng.integers(0, len(complete), 3):
+            damaged[position] = rng.integers(0, 256)
         (tmp_path / "d.pth").write_bytes(damaged)
         try:
-            torch_reader.tensors(tmp_path / "d.pth")
+            torch_reader.read_tensors(tmp_path / "d.pth")
         except UserError as error:
             assert "\n" not in str(error)
 
@@ -121,7 +121,7 @@ def test_a_bare_pickle_that_would_run_something(tmp_path):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "w.pkl").write_bytes(pickle.dumps(Call(os.system, f"touch {marker}"), protocol))
         with pytest.raises(UserError):
-            torch_reader.tensors(tmp_path / "w.pkl")
+            torch_reader.read_tensors(tmp_path / "w.pkl")
     assert not marker.exists()
 
 
@@ -130,7 +130,7 @@ def test_a_bare_pickle_that_would_run_something(tmp_path):
 def test_official_nests_with_everything_beside(tmp_path, nest, legacy):
     flat = flatten(pretrained("classify").params)
     state = names.to_layout(flat, "unilm", "classify") | names.buffers(flat, "unilm", "classify")
-    tensors = collections.OrderedDict((name, torch_writer.tensor(value)) for name, value in state.items())
+    tensors = collections.OrderedDict((name, torch_writer.to_tensor(value)) for name, value in state.items())
     beside = {
         "args": argparse.Namespace(lr=1e-3, model="beit"),
         "epoch": 3,
@@ -169,11 +169,11 @@ def test_segmentation_as_officially(tmp_path):
 def test_truncated_files(tmp_path):
     _, params, config = pretrained("pretrain", positions="shared")
     beit_jax.save_pretrained(tmp_path / "one", params, config, format="unilm")
-    whole = (tmp_path / "one" / "checkpoint.pth").read_bytes()
-    for share in (0, 0.01, 0.5, 0.99):
-        (tmp_path / "cut.pth").write_bytes(whole[: int(share * len(whole))])
-        with pytest.raises(UserError, match=r"cut.pth cannot be read") as error:
-            beit_jax.from_pretrained(tmp_path / "cut.pth")
+    complete = (tmp_path / "one" / "checkpoint.pth").read_bytes()
+    for fraction in (0, 0.01, 0.5, 0.99):
+        (tmp_path / "truncated.pth").write_bytes(complete[: int(fraction * len(complete))])
+        with pytest.raises(UserError, match=r"truncated.pth cannot be read") as error:
+            beit_jax.from_pretrained(tmp_path / "truncated.pth")
         assert "\n" not in str(error.value)
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UserError, match="holds no named tensors"):
@@ -182,4 +182,4 @@ def test_truncated_files(tmp_path):
 
 def test_half_precision_is_read_as_float32(tmp_path):
     torch.save({"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(2, dtype=torch.float16)}, tmp_path / "h.pth")
-    assert {value.dtype for value in torch_reader.tensors(tmp_path / "h.pth").values()} == {np.dtype(np.float32)}
+    assert {value.dtype for value in torch_reader.read_tensors(tmp_path / "h.pth").values()} == {np.dtype(np.float32)}
