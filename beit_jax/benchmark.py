@@ -18,59 +18,60 @@ object.
 import os
 from collections.abc import Sequence
 
-from absl import flags
-
 from beit_jax import cli
-from beit_jax import config as configs
 from beit_jax.benchmarks import input_pipeline, masks, table
 from beit_jax.errors import UserError
 
+STEPS = 20
 NAMED = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
 
 
 def main(argv: Sequence[str]) -> None:
-    """The door; see the module's docstring."""
+    """The command; see the module's docstring."""
     if argv and not argv[0].startswith("-"):
         if argv[0] not in NAMED:
             raise UserError(f"found the benchmark {argv[0]!r}, expected {', '.join(NAMED)}, or --config=FILE")
         return NAMED[argv[0]](argv[1:])
-    values = _flags()
-    flags.DEFINE_string("config", "", "Config file, with arguments: FILE[:name=value,...].", flag_values=values)
-    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    path, rest = cli.take(argv, "config")
-    if not path:
-        raise UserError(f"--config is missing; expected a file such as configs/pretrain.py, or {', '.join(NAMED)}")
-    config, values = configs.load(path), _flags()
-    cli.parse(rest, values, config)
-    if values.compile_only:
-        if values.vs or values.tokens_given or values.real or values["steps"].present:
+    parser = _parser()
+    args, config = cli.parse_with_config(parser, argv)
+    if args.compile_only:
+        if args.vs or args.tokens_given or args.real or args.steps is not None:
             raise UserError("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is looked for
         from beit_jax.benchmarks import compiled
 
-        return compiled.run(config, values.stage, values.devices, values.json)
-    if values["devices"].present:
+        return compiled.run(config, args.stage, args.devices or 1, args.json)
+    if args.devices is not None:
         raise UserError(
             "--devices simulates devices, which only --compile_only does; a measurement takes all there are"
         )
-    if values.vs:
+    if args.vs:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
     from beit_jax.benchmarks import step
 
-    return step.run(config, values.stage, values.steps, values.vs, values.tokens_given, values.real, values.json)
+    return step.run(config, args.stage, args.steps or STEPS, args.vs, args.tokens_given, args.real, args.json)
 
 
-def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_bool("json", False, "Print one JSON object as the last line.", flag_values=values)
-    flags.DEFINE_string("stage", "", "Which stage of a recipe.", flag_values=values)
-    flags.DEFINE_integer("steps", 20, "Steps to time, after the first two.", 1, flag_values=values)
-    flags.DEFINE_enum("vs", None, table.PEERS, "Library whose BEiT runs in turns with ours.", flag_values=values)
-    flags.DEFINE_bool("tokens_given", False, "Pre-train on tokens that are not computed.", flag_values=values)
-    flags.DEFINE_bool("real", False, "Read batches from the config's data.", flag_values=values)
-    flags.DEFINE_bool("compile_only", False, "Compile for simulated devices, run nothing.", flag_values=values)
-    flags.DEFINE_integer("devices", 1, "How many devices to compile for.", 1, flag_values=values)
-    return values
+def _parser() -> cli.Parser:
+    parser = cli.config_parser("beit_jax.benchmark", __doc__, "configs/pretrain.py")
+    parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
+    parser.add_argument("--stage", default="", help="which stage of a recipe")
+    parser.add_argument(
+        "--steps", type=_positive, metavar="N", help=f"steps to time, after the first two; otherwise {STEPS}"
+    )
+    parser.add_argument("--vs", choices=table.BASELINES, help="library whose BEiT is measured beside ours")
+    parser.add_argument("--tokens_given", action="store_true", help="pre-train on tokens that are not computed")
+    parser.add_argument("--real", action="store_true", help="read batches from the config's data")
+    parser.add_argument("--compile_only", action="store_true", help="compile for simulated devices, run nothing")
+    parser.add_argument("--devices", type=_positive, metavar="N", help="how many devices to compile for; otherwise 1")
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every door shares: flags, `--help`, and one line for a user's mistake in place of a stack trace."""
+"""What every command shares: flags, `--help`, and one line for a user's mistake in place of a stack trace."""
 
 import argparse
 import re
@@ -6,40 +6,121 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
+from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.runtime import distributed
 
+CONFIG_HELP = "config file, with arguments: FILE[:name=value,...]"
+KEYS_HELP = "Any key of the config can be set: --config.KEY=VALUE. --config FILE --help lists them."
+
 
 class Parser(argparse.ArgumentParser):
-    """For doors with arguments of their own: a mistake is a `UserError`."""
+    """Parses a command line; a mistake is a `UserError`, and the description keeps its lines."""
+
+    def __init__(self, *, plugins: bool = False, **settings: Any):
+        """
+        Args:
+          plugins: whether the command takes `--plugin`.
+          **settings: of argparse; `prog` and `description` among them.
+        """
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
+        if plugins:
+            self.add_argument(
+                "--plugin",
+                metavar="FILE",
+                action="append",
+                default=[],
+                help="Python file that registers tasks or tokenizers of your own; it is run. May be repeated.",
+            )
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse; plugins are run before anything else can need them."""
+        namespace, rest = super().parse_known_args(*args, **kwargs)
+        for file in getattr(namespace, "plugin", ()):
+            configs.python_file(file)
+        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         """Raises `UserError`, where argparse would print and exit."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def print_help(argv: Sequence[str], usage: str, values: flags.FlagValues) -> None:
-    """Prints the door's help and exits with status 0 where `argv` asks for it."""
-    if {"-h", "--help", "--helpfull", "--helpshort"} & set(argv):
-        print(f"{usage.strip()}\n\nFlags:{values.get_help()}")
-        raise SystemExit(0)
+def config_parser(module: str, description: str, expected: str) -> Parser:
+    """The parser of a command that takes `--config FILE` and overrides of its keys.
+
+    Args:
+      module: of the command, such as "beit_jax.train".
+      description: its docstring.
+      expected: an example of a file, for messages.
+    """
+    parser = Parser(prog=f"python -m {module}", description=description, epilog=KEYS_HELP, plugins=True, add_help=False)
+    parser.add_argument("-h", "--help", action="store_true", help="show this text, and exit")
+    parser.add_argument("--config", metavar="FILE", default="", help=f"{CONFIG_HELP}, such as {expected}")
+    return parser
 
 
-def take(argv: Sequence[str], name: str) -> tuple[str, list[str]]:
-    """The value of `--name=value` or `--name value` (empty where it is not given), and the other arguments."""
-    rest, value, arguments = [], "", iter(argv)
-    for argument in arguments:
-        flag, given, text = argument.partition("=")
-        if flag in (f"--{name}", f"-{name}"):
-            value = text if given else next(arguments, "")
-        else:
-            rest.append(argument)
-    return value, rest
+def parse_with_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+    """The flags, and the config with the overrides of the command line.
+
+    With `--help`, prints the flags, and the keys of the config if there is one, and exits with status 0.
+
+    Raises:
+      UserError: there is no config, or a flag, a key or a value is wrong.
+    """
+    args, overrides = parser.parse_known_args(argv)
+    if args.help:
+        print_help(parser, args.config)
+    if not args.config:
+        raise UserError(f"--config is missing; expected a file; see {parser.prog} --help")
+    config = configs.load(args.config)
+    override(config, overrides)
+    return args, config
+
+
+def print_help(parser: Parser, config: str) -> NoReturn:
+    """Prints the flags, and the keys of a config if one is named, and exits with status 0."""
+    parser.print_help()
+    if config:
+        print(f"\n{configs.describe_keys(configs.load(config))}")
+    raise SystemExit(0)
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Applies arguments such as `--config.key=value` to a config, in place.
+
+    Raises:
+      UserError: an unknown key, a wrong value, or another argument.
+    """
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["beit_jax", *arguments])
+        rest = values(["beit_jax", *arguments])[1:]
+    except (AttributeError, KeyError) as error:
+        raise UserError(f"unknown config key: {_one_line(error).strip(chr(39))}") from error
+    except (flags.Error, TypeError, ValueError) as error:
+        raise UserError(_one_line(error)) from error
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value, see --help")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error.args[0] if error.args else error).split())
+
+
+def required_folder(flag: str, path: str, example: str) -> Path:
+    """The folder that a required flag names.
+
+    Raises:
+      UserError: it is missing, or a URL.
+    """
+    if not path:
+        raise UserError(f"--{flag} is missing; expected a folder, such as --{flag}={example}")
+    return local_folder(flag, path)
 
 
 def local_folder(flag: str, path: str) -> Path:
@@ -53,7 +134,7 @@ def local_folder(flag: str, path: str) -> Path:
     return Path(path)
 
 
-def share(worker: str) -> tuple[int, int]:
+def worker_index(worker: str) -> tuple[int, int]:
     """Reads "I/N", the value of `--worker`: number I, from 0 on, of N that divide the work.
 
     Raises:
@@ -68,41 +149,19 @@ def share(worker: str) -> tuple[int, int]:
     return index, count
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues, config: ConfigDict | None = None) -> None:
-    """Parses `argv` (without the program's name) into `values`, and `--config.key=value` into `config`, in place.
-
-    Raises:
-      UserError: an unknown flag, a wrong value, a positional argument, an unknown config key.
-    """
-    try:
-        if config is not None:
-            config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["beit_jax", *argv])
-        rest = values(["beit_jax", *argv])[1:]
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"unknown config key: {_one_line(error).strip(chr(39))}") from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(_one_line(error)) from error
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value, see --help")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
-
-
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Calls `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit status 2.
 
     Of several processes that are one run, the others end with one that fails, and wait for one that is not done.
     """
-    logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot mend
+    logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot change
     try:
         main(sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         distributed.exit_all(2, str(error))
     except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
+        print("interrupted; run the same command again to continue", file=sys.stderr)
         distributed.exit_all(130, "interrupted")
     except Exception as error:
         traceback.print_exc()

@@ -9,11 +9,11 @@ key. Prints one JSON object. --bound, of a tokenizer or a pre-training, gives th
 bound in place of the usual numbers, in nats per image; `beit_jax/tasks/bound.py` says what each of them means.
 """
 
+import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from beit_jax import cli
@@ -23,36 +23,31 @@ from beit_jax.runtime import distributed
 
 
 def main(argv: Sequence[str]) -> None:
-    """The door; see the module's docstring."""
-
-    def define() -> flags.FlagValues:
-        values = flags.FlagValues()
-        flags.DEFINE_string("checkpoint", "", "Folder of a run, or of one of its checkpoints.", flag_values=values)
-        flags.DEFINE_string("pictures", "", "Folder to write pictures to.", flag_values=values)
-        flags.DEFINE_bool("bound", False, "The terms of the evidence lower bound.", flag_values=values)
-        return values
-
-    values = define()
-    flags.DEFINE_string("config", "", "Config file in place of the run's own.", flag_values=values)
-    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    checkpoint, _ = cli.take(argv, "checkpoint")
-    path, rest = cli.take(argv, "config")
-    if not checkpoint:
-        raise UserError("--checkpoint is missing; expected the folder of a run or of one of its checkpoints")
-
-    from beit_jax.training import checkpoint as checkpoints
-
-    cli.local_folder("checkpoint", checkpoint)
+    """The command; see the module's docstring."""
+    parser = cli.config_parser("beit_jax.evaluate", __doc__, "configs/finetune.py; otherwise the run's own")
+    parser.add_argument("--checkpoint", metavar="FOLDER", default="", help="a run, or one of its checkpoints")
+    parser.add_argument("--pictures", metavar="FOLDER", default="", help="folder to write pictures to")
+    parser.add_argument("--bound", action="store_true", help="the terms of the evidence lower bound")
+    args, overrides = parser.parse_known_args(argv)
+    if args.help:
+        cli.print_help(parser, args.config)
+    cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")
     distributed.start()
-    found = checkpoints.find_checkpoint(checkpoint)
-    config = configs.load(path) if path else configs.from_json(checkpoints.load_config(found))
-    if "stages" in config:
-        raise UserError(f"--config={path} is a recipe of several runs; leave it out to take the checkpoint's own")
-    values = define()
-    cli.parse(rest, values, config)
-    numbers = evaluate(config, found, values.pictures, bound=values.bound)
+    numbers = evaluate(*_open(args, overrides), args.pictures, bound=args.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
+
+
+def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[ConfigDict, Path]:
+    """The config, of `--config` or of the run, and the checkpoint."""
+    from beit_jax.training import checkpoint as checkpoints
+
+    checkpoint = checkpoints.find_checkpoint(args.checkpoint)
+    config = configs.load(args.config) if args.config else configs.from_json(checkpoints.load_config(checkpoint))
+    if "stages" in config:
+        raise UserError(f"--config={args.config} is a recipe of several runs; leave it out to take the run's own")
+    cli.override(config, overrides)
+    return config, checkpoint
 
 
 def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound: bool = False) -> dict[str, float]:
@@ -62,45 +57,37 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
       config: of the run.
       checkpoint: from `training.checkpoint.find_checkpoint`.
       pictures: folder to write pictures to; empty: none.
-      bound: whether to measure what `tasks.bound` does in place of the task's own numbers.
+      bound: whether to measure the terms of `tasks.elbo` in place of the task's own numbers.
 
     Raises:
       UserError: the config is wrong, or the checkpoint does not fit it.
     """
     import jax
 
-    from beit_jax import experiment, tasks
-    from beit_jax.data import pipeline
-    from beit_jax.tasks import elbo as evidence
-    from beit_jax.training import initialize, sharding
-    from beit_jax.training.checkpoint import load_params
+    from beit_jax import tasks
+    from beit_jax.experiment import Experiment, complete
+    from beit_jax.tasks.elbo import elbo_task
     from beit_jax.training.evaluation import Evaluator
     from beit_jax.training.metrics import save_pictures
-    from beit_jax.training.params import merge
-    from beit_jax.validate import validate
 
-    validate(config)
-    config = experiment.complete(config)
+    configs.validate(config)
+    config = complete(config)
     if "cache_features" in config:
         config.cache_features = False  # images are read once anyway
-    task = evidence.create(config) if bound else tasks.create(config)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(mesh, config.batch_size)
-    experiment.check_rows(config, "eval_")
-    more = [] if bound else experiment.knn(config, task)
-    batches = pipeline.make_eval(config.data, batch_size=config.batch_size, **experiment.processes())
-    with jax.set_mesh(mesh):
-        abstract = initialize.with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
-        placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-        params = jax.device_put(merge(abstract, load_params(checkpoint, sharding.replicated(mesh))), placement)
-        frozen, evaluator = initialize.load_frozen(config, task, mesh, checkpoint.parents[1]), Evaluator(task, mesh)
+    task = tasks.create_task(config)
+    experiment = Experiment(config, checkpoint.parents[1], elbo_task(task) if bound else task)
+    experiment.data.check_ops("eval_")
+    evaluations = [] if bound else experiment.data.evaluations
+    batches, params = experiment.data.open_eval_set(), experiment.load_params(checkpoint)
+    with jax.set_mesh(experiment.mesh):
+        evaluator = Evaluator(experiment.task, experiment.mesh)
         if pictures:
-            made = evaluator.pictures(params, frozen, batches)
+            images = evaluator.pictures(params, experiment.frozen, batches)
             if distributed.is_main():
-                save_pictures(Path(pictures), made)
-        values = evaluator.run(params, frozen, batches)
-        for evaluation in more:
-            values |= evaluation(mesh, params, frozen)
+                save_pictures(Path(pictures), images)
+        values = evaluator.run(params, experiment.frozen, batches)
+        for evaluation in evaluations:
+            values |= evaluation(experiment.mesh, params, experiment.frozen)
         return values
 
 

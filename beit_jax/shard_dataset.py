@@ -8,7 +8,6 @@ annotations/. Image files are stored as they are, in an order that depends on th
 again after a stop of any kind: finished shards are skipped. At its end it prints how to train on the result.
 """
 
-import argparse
 import re
 import shlex
 from collections.abc import Sequence
@@ -27,7 +26,6 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m beit_jax.shard_dataset",
         usage="%(prog)s --images FOLDER --out DIR [--name NAME] [--shards N] [--worker I/N]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", required=True, metavar="FOLDER", help="folder of images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of data sets: DIR/NAME/1.0.0 is written")
@@ -38,7 +36,7 @@ def main(argv: Sequence[str]) -> None:
     images, out = cli.local_folder("images", args.images), cli.local_folder("out", args.out)
     if args.shards < 0:
         raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 to have it chosen")
-    index, count = cli.share(args.worker)
+    index, count = cli.worker_index(args.worker)
 
     from beit_jax.data.records import writer
 

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from beit_jax import cli
@@ -27,27 +26,14 @@ from beit_jax.errors import UserError
 
 
 def main(argv: Sequence[str]) -> None:
-    """The door; see the module's docstring."""
-    values = _flags()
-    flags.DEFINE_string("config", "", "Config file, with arguments: FILE[:name=value,...].", flag_values=values)
-    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    path, rest = cli.take(argv, "config")
-    if not path:
-        raise UserError("--config is missing; expected that of a pre-training, such as --config=configs/pretrain.py")
-    config, values = configs.load(path), _flags()
-    cli.parse(rest, values, config)
-    if not values.out:
-        raise UserError("--out is missing; expected the folder of the tokens, such as --out=tokens")
-    out = cli.local_folder("out", values.out)
-    print(tokenize(config, values.stage, out, *cli.share(values.worker)))
-
-
-def _flags() -> flags.FlagValues:
-    values = flags.FlagValues()
-    flags.DEFINE_string("out", "", "Folder of the tokens; made where it does not exist.", flag_values=values)
-    flags.DEFINE_string("stage", "", "Which stage of a recipe.", flag_values=values)
-    flags.DEFINE_string("worker", "0/1", "I/N: of N machines, this is number I, from 0 on.", flag_values=values)
-    return values
+    """The command; see the module's docstring."""
+    parser = cli.config_parser("beit_jax.tokenize_dataset", __doc__, "configs/pretrain.py")
+    parser.add_argument("--out", metavar="FOLDER", default="", help="folder of the tokens; made if it does not exist")
+    parser.add_argument("--stage", default="", help="which stage of a recipe")
+    parser.add_argument("--worker", default="0/1", metavar="I/N", help="of N machines, this is number I, from 0 on")
+    args, config = cli.parse_with_config(parser, argv)
+    out = cli.required_folder("out", args.out, "tokens")
+    print(tokenize(config, args.stage, out, *cli.worker_index(args.worker)))
 
 
 def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: int) -> str:
@@ -66,21 +52,18 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
     Raises:
       UserError: the config is wrong, the folder holds other tokens or cannot be written. Finished files stay.
     """
-    import jax
+    from beit_jax.data.records.stored_tokens import StoredTokens
+    from beit_jax.experiment import Experiment
 
-    from beit_jax import experiment
-    from beit_jax.training import initialize, sharding
-
-    run = experiment.prepare(_checked(config, stage), out, {})
-    mesh, size, steps = sharding.make_mesh(run.config.mesh), run.config.batch_size, run.steps.total
-    tokens = experiment.StoredTokens(out, experiment.pretrain.grid(run.config), size)
-    print(f"{steps:,} steps of {size} images, {steps * size * tokens.row.itemsize / 1e6:,.3g} MB in all", flush=True)
-    with jax.set_mesh(mesh):
-        frozen = initialize.load_frozen(run.config, run.task, mesh, out)
-        tokens.claim(experiment.stream_key(run.config, 1) | experiment.tokenizer_key(frozen, mesh))
-        parts = tokens.parts(steps)
-        own = parts[len(parts) * worker // workers : len(parts) * (worker + 1) // workers]
-        _write(tokens, own, run.stream, _encoder(run.config, frozen, mesh))
+    experiment = Experiment.build(_checked(config, stage), out)
+    batch_size, steps = experiment.config.batch_size, experiment.lengths.total
+    tokens = StoredTokens(out, experiment.task.grid, batch_size)
+    size = steps * batch_size * tokens.row.itemsize / 1e6
+    print(f"{steps:,} steps of {batch_size} images, {size:,.3g} MB in all", flush=True)
+    tokens.claim(experiment.data.stream_key(1) | experiment.data.tokenizer_key())
+    parts = tokens.parts(steps)
+    own = parts[len(parts) * worker // workers : len(parts) * (worker + 1) // workers]
+    _write(tokens, own, experiment.data.train_batches, _encoder(experiment))
     missing = len(tokens.missing(parts))
     if missing:
         return (
@@ -93,15 +76,14 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
 
 def _checked(config: ConfigDict, stage: str) -> ConfigDict:
     from beit_jax.data.records.stored_tokens import LARGEST_VOCAB
-    from beit_jax.validate import validate
 
     chosen = configs.stage_of(config, stage)
     if chosen.task != "pretrain":
-        raise UserError(f"found task={chosen.task!r}, expected the config of a pre-training, whose tokens are computed")
-    if chosen.target != "tokens":
-        raise UserError(f"found target={chosen.target!r}, expected tokens: this pre-training reads none")
+        raise UserError(
+            f"found task={chosen.task!r}, expected the config of a pre-training on tokens, which are computed here"
+        )
     chosen.tokens = "tokens"  # for the check of whether the config can have any
-    validate(config)
+    configs.validate(config)
     chosen.tokens = ""
     if chosen.tokenizer.vocab > LARGEST_VOCAB:
         raise UserError(
@@ -116,16 +98,19 @@ def _checked(config: ConfigDict, stage: str) -> ConfigDict:
     return chosen
 
 
-def _encoder(config: ConfigDict, frozen: Any, mesh: Any) -> Callable[[Any], Any]:
+def _encoder(experiment: Any) -> Callable[[Any], Any]:
     """From images `[b, h, w, 3]` to tokens `[b, g, g]` on the devices, without waiting for them."""
     import jax
 
-    from beit_jax.tasks import pretrain
     from beit_jax.training import sharding
 
-    net = pretrain.tokenizer_of(config)
-    encode = jax.jit(lambda params, images: net.apply({"params": params}, images, method=net.tokens))
-    return lambda images: encode(frozen["tokenizer"], sharding.to_devices(mesh, {"image": images})["image"])
+    params, encode = experiment.frozen["tokenizer"], jax.jit(experiment.task.tokenizer.targets)
+
+    def tokens_of(images: Any) -> Any:
+        with jax.set_mesh(experiment.mesh):
+            return encode(params, sharding.to_devices(experiment.mesh, {"image": images})["image"])
+
+    return tokens_of
 
 
 def _write(tokens: Any, own: Sequence[tuple[int, int]], stream_from: Callable, encode: Callable) -> None:

@@ -11,43 +11,32 @@ folder, and names images that could not be read in unreadable.txt.
 
 import contextlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.runtime import distributed, lock, preemption
+from beit_jax.runtime.atomic_write import write_text
 
 RESULT = "result.json"  # of a finished run: its last evaluation
 
 
 def main(argv: Sequence[str]) -> None:
-    """The door; see the module's docstring."""
-    values = flags.FlagValues()
-    flags.DEFINE_string("config", "", "Config file, with arguments: FILE[:name=value,...].", flag_values=values)
-    flags.DEFINE_string("workdir", "", "Folder of the run; made where it does not exist.", flag_values=values)
-    cli.print_help(argv, f"{__doc__}\nAny key of the config: --config.key=value\n", values)
-    path, rest = cli.take(argv, "config")
-    if not path:
-        raise UserError("--config is missing; expected a file such as --config=configs/quickstart.py")
-    config = configs.load(path)
-    values = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "", flag_values=values)
-    cli.parse(rest, values, config)
-    if not values.workdir:
-        raise UserError("--workdir is missing; expected the folder of the run, such as --workdir=runs/quickstart")
-    workdir = cli.local_folder("workdir", values.workdir)
+    """The command; see the module's docstring."""
+    parser = cli.config_parser("beit_jax.train", __doc__, "configs/quickstart.py")
+    parser.add_argument("--workdir", metavar="FOLDER", default="", help="folder of the run; made if it does not exist")
+    args, config = cli.parse_with_config(parser, argv)
+    workdir = cli.required_folder("workdir", args.workdir, "runs/quickstart")
     distributed.start()
     try:
         train(config, workdir)
-    except preemption.Preempted as stopped:
-        distributed.print_once(stopped.text)
+    except preemption.Preempted as preempted:
+        distributed.print_once(preempted.text)
         raise
 
 
@@ -60,9 +49,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     Raises:
       UserError: before anything is written where the mistake can be seen before.
     """
-    from beit_jax.validate import validate
-
-    validate(config)
+    configs.validate(config)
     _check_owner(workdir, config)
     with lock.lock_workdir(workdir) if distributed.is_main() else contextlib.nullcontext():
         distributed.barrier("workdir")
@@ -74,16 +61,17 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
 
 def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
-    names = config.get("stages", ())
-    stages = {name: (config[name], workdir / name) for name in names} or {config.task: (config, workdir)}
-    results = {name: _finished(folder) for name, (_, folder) in stages.items()}
-    runs = _prepare({name: stage for name, stage in stages.items() if results[name] is None}, workdir)
+    stages = configs.stages_of(config)
+    folders = {name: workdir / name if "stages" in config else workdir for name in stages}
+    results = {name: _finished(folder) for name, folder in folders.items()}
+    pending = {name: stage for name, stage in stages.items() if results[name] is None}
+    experiments = _build(pending, folders, workdir)
     _write(workdir / "config.json", configs.to_json(config))
-    for name, (_, folder) in stages.items():
+    for name, folder in folders.items():
         if results[name] is not None:
             distributed.print_once(f"{name}: finished before, skipped")
             continue
-        results[name] = _run(runs[name])
+        results[name] = _run(experiments.pop(name))
         _write(folder / RESULT, json.dumps(results[name], indent=1))
         preemption.exit_if_preempted()
     if distributed.is_main():
@@ -103,33 +91,31 @@ def _finished(folder: Path) -> dict[str, float] | None:
         return None
 
 
-def _prepare(stages: Mapping[str, tuple[ConfigDict, Path]], workdir: Path) -> dict[str, Any]:
-    """Every stage made ready before the first one starts."""
+def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdir: Path) -> dict[str, Any]:
+    """The experiment of every stage that has not run, each checked before the first one starts."""
     import jax
 
     if not stages:
         return {}
-    from beit_jax.experiment import prepare
+    from beit_jax.experiment import Experiment
 
     if not jax.config.jax_compilation_cache_dir:
         # Compiled programs are kept with the run: a continued run starts at once.
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
-    runs, coming = {}, {}
-    for name, (stage, folder) in stages.items():
+    experiments, shapes = {}, {}
+    for name, stage in stages.items():
         try:
-            runs[name] = prepare(stage, folder, coming)
+            experiments[name] = Experiment.build(stage, folders[name], shapes)
         except UserError as error:
-            raise UserError(f"stage {name}: {error}" if folder != workdir else str(error)) from error
-        coming[f"stage:{name}"] = runs[name].params
-    return runs
+            raise UserError(f"stage {name}: {error}" if folders[name] != workdir else str(error)) from error
+        shapes[f"stage:{name}"] = jax.eval_shape(experiments[name].task.init, jax.random.key(0))
+    return experiments
 
 
-def _run(run: Any) -> dict[str, float]:
-    from beit_jax import experiment
+def _run(experiment: Any) -> dict[str, float]:
     from beit_jax.training import loop
 
-    more = experiment.knn(run.config, run.task)
-    return loop.train(run.config, run.task, run.folder, run.stream, run.eval_set(), more, **vars(run.steps))
+    return loop.train(experiment)
 
 
 def _check_owner(workdir: Path, config: ConfigDict) -> None:
@@ -144,30 +130,23 @@ def _check_owner(workdir: Path, config: ConfigDict) -> None:
         owner = configs.from_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{file} cannot be read ({error}); delete it to go on with the config given") from error
-    there, now = configs.flatten(owner), configs.flatten(config)
-    differing = sorted(key for key in there.keys() | now.keys() if there.get(key) != now.get(key))
-    differing = [key for key in differing if not configs.is_free(key, config.get("stages", ()))]
+    differing = configs.differing_keys(owner, config)
     if differing:
-        key = differing[0]
+        key, before, now = differing[0], configs.flatten(owner), configs.flatten(config)
         raise UserError(
-            f"{workdir} holds a run of another config: {key} is {there.get(key)!r} there and {now.get(key)!r} now"
+            f"{workdir} holds a run of another config: {key} is {before.get(key)!r} there and {now.get(key)!r} now"
             f"{f' (and {len(differing) - 1} more keys differ)' if len(differing) > 1 else ''}; choose another "
             "--workdir, or the config of that run"
         )
 
 
 def _write(file: Path, text: str) -> None:
-    """Whole or not at all, also when the power fails; from one process."""
+    """Writes a file of the run, from one process."""
     if not distributed.is_main():
         return
-    temporary = file.with_suffix(".tmp")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as stream:
-            stream.write(text + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        write_text(file, text + "\n")
     except OSError as error:
         raise UserError(f"--workdir={file.parent} cannot be written: {error}; choose another folder") from error
 

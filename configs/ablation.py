@@ -20,7 +20,7 @@ table 4 is made with the plain ViT, for which there is `paper`; table 5 starts f
   per_block_bias         -     a table of biases for each block in the pre-training too, where `beit` shares one
   shared_bias            -     one table in the fine-tuning too, after the pre-training of `beit`
   scratch                -     fine-tuning alone; the paper: DeiT-B 81.8 (table 1), longer and by another recipe
-The paper gives neither the loss nor the normalisation of its pixels: see `_MaskedRegression` in tasks/pretrain.py. All
+The paper gives neither the loss nor the normalisation of its pixels: see tasks/pretrain_pixels.py. All
 rows have the same learning rates; those of the quick start, and so of the default here, were chosen for `scratch`.
 
 Arguments: rows (joined by +; empty: all), seeds, data (digits, or another with the sizes of configs/pretrain.py and
@@ -40,11 +40,11 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import config_module, load, parse_arg, recipe
+from beit_jax.config import load, parse_arg, python_file, recipe, shortened, with_task
 from beit_jax.errors import UserError
 
 HERE = Path(__file__).parent
-quickstart = config_module(str(HERE / "quickstart.py"))
+quickstart = python_file(str(HERE / "quickstart.py"))
 DIGITS = dict(labels=20, steps=500, finetune_steps=300, runlocal=False)
 OTHERS = dict(tokenizer="", variant="B/16", epochs=300.0, paper=False)
 
@@ -57,7 +57,7 @@ class Row(NamedTuple):
 
     Attributes:
       masks: blockwise, random or no.
-      target: as the key of the config.
+      target: what is predicted, tokens or pixels.
       loss_on: as the key of the config.
       length: factor of the steps of the pre-training.
       pretrain: changes of the model that is pre-trained.
@@ -106,11 +106,7 @@ def get_config(arg: str = "") -> ConfigDict:
             stages[f"finetune_{name}_seed{seed}"] = finetune(
                 arg, row, seed, f"stage:pretrain_{start}_seed{seed}" if start else ""
             )
-    if arg.runlocal:
-        for config in stages.values():
-            config.steps, config.optimizer.warmup_steps = 4, 1
-            config.log_every = config.save_every = config.eval_every = 4
-    return recipe(**stages)
+    return recipe(**(shortened(stages, 4) if arg.runlocal else stages))
 
 
 def chosen(arg: ConfigDict) -> dict[str, Row]:
@@ -137,14 +133,16 @@ def pretrain(arg: ConfigDict, row: Row, seed: int) -> ConfigDict:
     """The pre-training of a row."""
     if arg.data == "digits":
         config = quickstart.pretrain()
-        config.steps, config.optimizer.warmup_steps = round(arg.steps * row.length), arg.steps // 10
+        config.steps, config.optimizer.warmup = round(arg.steps * row.length), f"{arg.steps // 10} steps"
         config.eval_every = config.log_every = max(arg.steps // 5, 1)
         config.save_every = arg.steps
     else:
         settings = f"variant={arg.variant},data={arg.data},epochs={arg.epochs * row.length}"
         config = load(f"{HERE / 'pretrain.py'}:{settings}{',paper' if arg.paper else ''}")
         config.tokenizer.init_from = arg.tokenizer
-    config.seed, config.target, config.loss_on = seed, row.target, row.loss_on
+    if row.target == "pixels":
+        config = with_task(config, "pretrain_pixels")
+    config.seed, config.loss_on = seed, row.loss_on
     config.model.update(row.pretrain or {})
     if row.loss_on == "all":
         patch = int(config.model.variant.split("/")[1])

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import config_module, load, parse_arg, recipe
+from beit_jax.config import load, parse_arg, python_file, recipe, shortened
 
-quickstart = config_module(str(Path(__file__).with_name("quickstart.py")))
+quickstart = python_file(str(Path(__file__).with_name("quickstart.py")))
 SEGMENT = Path(__file__).with_name("segment.py")
 
 
@@ -27,11 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
     for arm, source in (("beit", "stage:pretrain"), ("scratch", "")):
         for seed in range(arg.seeds):
             stages[f"scenes_{arm}_seed{seed}"] = segment(arg, seed, source)
-    if arg.runlocal:
-        for config in stages.values():
-            config.steps, config.optimizer.warmup_steps = 4, 1
-            config.log_every = config.save_every = config.eval_every = 4
-    return recipe(**stages)
+    return recipe(**(shortened(stages, 4) if arg.runlocal else stages))
 
 
 def segment(arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
@@ -41,7 +37,7 @@ def segment(arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
     config.seed, config.init_from, config.data.split = seed, init_from, f"train[:{arg.scenes}]"
     config.steps, config.log_every, config.save_every, config.eval_every = arg.steps, 250, 500, 250
     opt = config.optimizer
-    opt.lr, opt.layer_decay, opt.warmup_steps = arg.lr, arg.layer_decay, 50
+    opt.lr, opt.layer_decay, opt.warmup = arg.lr, arg.layer_decay, "50 steps"
     # A mild augmentation: with distorted colours and wide crops, this many steps teach neither arm the digits.
     augment = "decode|random_ratio_resize(32, 128, 0.9, 1.2)|random_segment_crop(32, 1.0)|normalize('inception')"
     config.data.ops = f"{augment}|pad_to(32, 32)|keep('image', 'label_map')"

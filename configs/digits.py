@@ -15,9 +15,9 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import config_module, defaults, parse_arg, recipe
+from beit_jax.config import defaults, parse_arg, python_file, recipe, shortened
 
-quickstart = config_module(str(Path(__file__).with_name("quickstart.py")))
+quickstart = python_file(str(Path(__file__).with_name("quickstart.py")))
 LABELS = (1, 5, 20)
 
 
@@ -36,11 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
     for arm in ("beit", "random"):
         for seed in seeds:
             stages[f"probe_{arm}_seed{seed}"] = probe(seed, f"stage:pretrain_seed{seed}" if arm == "beit" else "random")
-    if arg.runlocal:
-        for config in stages.values():
-            config.steps, config.optimizer.warmup_steps = 4, 1
-            config.log_every = config.save_every = config.eval_every = 4
-    return recipe(**stages)
+    return recipe(**(shortened(stages, 4) if arg.runlocal else stages))
 
 
 def finetune(labels: int, seed: int, arm: str) -> ConfigDict:

@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, split_of
+from beit_jax.config import defaults, parse_arg, shorten, split_of
 
 
 class Recipe(NamedTuple):
@@ -85,7 +85,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.epochs, config.batch_size = recipe.epochs, recipe.batch_size
     config.mixup, config.cutmix = recipe.mixing
     opt = config.optimizer
-    opt.lr, opt.min_lr, opt.warmup_epochs = recipe.lr, recipe.min_lr, recipe.warmup
+    opt.lr, opt.min_lr, opt.warmup = recipe.lr, recipe.min_lr, f"{recipe.warmup:g} epochs"
     opt.layer_decay, opt.weight_decay, opt.ema = recipe.layer_decay, recipe.weight_decay, recipe.ema
     pixels = arg.image_size or (384 if arg.recipe == "higher" else 224)
     config.model.update(dict(variant=arg.variant, image_size=pixels, drop_path=recipe.drop_path))
@@ -99,9 +99,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if arg.runlocal:
         config.data.source = "digits"
-        config.batch_size, config.epochs, config.steps = 32, 0.0, 20
-        config.log_every = config.save_every = 10
-        opt.warmup_epochs, opt.warmup_steps = 0.0, 5
+        config.batch_size = 32
+        shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))
     config.data.eval_split = split_of(config.data.source)
     pixels = config.model.image_size

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import load, parse_arg, recipe
+from beit_jax.config import load, parse_arg, recipe, shorten
 
 FINETUNE = Path(__file__).with_name("finetune.py")
-SHARES = {"1pct": 0.01, "10pct": 0.1, "100pct": 1.0}
+LABELS = {"1pct": "1%", "10pct": "10%", "100pct": "all"}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -29,20 +29,20 @@ def get_config(arg: str = "") -> ConfigDict:
     if not arg.init and not arg.runlocal:
         raise ValueError("init is empty, so that both arms would start from scratch; give a pre-training run")
     stages = {}
-    for name, share in SHARES.items():
+    for name, labels in LABELS.items():
         for seed in range(arg.seeds):
-            stages[f"from_beit_{name}_seed{seed}"] = finetune(arg, share, seed, arg.init)
-            stages[f"from_scratch_{name}_seed{seed}"] = finetune(arg, share, seed, "")
+            stages[f"from_beit_{name}_seed{seed}"] = finetune(arg, labels, seed, arg.init)
+            stages[f"from_scratch_{name}_seed{seed}"] = finetune(arg, labels, seed, "")
     return recipe(**stages)
 
 
-def finetune(arg: ConfigDict, share: float, seed: int, init_from: str) -> ConfigDict:
+def finetune(arg: ConfigDict, labels: str, seed: int, init_from: str) -> ConfigDict:
     """One run."""
     ending = f"variant={arg.variant},statistics={arg.statistics}" + (",runlocal" if arg.runlocal else "")
     config = load(f"{FINETUNE}:data={arg.data},{ending}")
     config.epochs = arg.epochs or config.epochs
-    config.seed = config.data.subset_seed = seed
-    config.init_from, config.data.label_fraction = init_from, share
+    config.seed, config.init_from, config.data.labels = seed, init_from, labels
     if arg.runlocal:
-        config.batch_size, config.steps, config.save_every = 8, 10, 10
+        config.batch_size = 8
+        shorten(config, 10)
     return config

@@ -17,7 +17,7 @@ log, microsoft/unilm#383). Five percent is what a healthy run shows: uniform gue
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, split_of
+from beit_jax.config import defaults, parse_arg, shorten, split_of, tokenizer_image_size
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -36,29 +36,28 @@ def get_config(arg: str = "") -> ConfigDict:
 
     config.optimizer.clip_norm = 1.0 if large else 3.0
     if imagenet_1k:
-        config.optimizer.warmup_epochs = 10.0
+        config.optimizer.warmup = "10 epochs"
     else:
-        config.optimizer.warmup_steps = 10_000
+        config.optimizer.warmup = "10000 steps"
 
     masks = "blockwise_mask(75, 16, (14, 14))"
     if arg.runlocal:
         config.data.source, config.data.eval_split = "digits", "test"
-        config.batch_size, config.epochs, config.steps = 32, 0.0, 20
-        config.log_every = config.save_every = 10
-        config.optimizer.warmup_epochs, config.optimizer.warmup_steps = 0.0, 5
+        config.batch_size = 32
+        shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))
-        config.tokenizer.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
+        config.tokenizer.update(dict(vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
         config.tokenizer.init_from = "random"
         config.num_masked = 6
         masks = "blockwise_mask(6, 2, (4, 4))"
-    views = f"{config.model.image_size}, {config.tokenizer.image_size}"
+    views = f"{config.model.image_size}, {tokenizer_image_size(config)}"
     statistics = "imagenet" if imagenet_1k else "inception"
     ending = (
         f"|normalize('{statistics}')|map_pixels('tokenizer_image')|{masks}|keep('image', 'tokenizer_image', 'mask')"
     )
     config.data.ops = f"decode|color_jitter(0.4)|flip_lr|two_views({views})" + ending
     if arg.fast:
-        config.device_augment.statistics = statistics
+        config.device_augment = statistics
         config.data.ops = f"decode_view({config.model.image_size})|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
     config.data.eval_ops = f"decode|two_views_center({views})" + ending
     return config

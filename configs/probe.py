@@ -21,7 +21,7 @@ L/16 73.5%; the last layer alone gives about 20% (microsoft/unilm#419). Not meas
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, split_of
+from beit_jax.config import defaults, parse_arg, shorten, split_of
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -42,8 +42,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if arg.runlocal:
         config.data.source, config.cache_features = "digits", True
-        config.batch_size, config.epochs, config.steps = 32, 0.0, 40
-        config.log_every = config.save_every = 20
+        config.batch_size = 32
+        shorten(config, 40)
         config.model.update(dict(variant="Micro/4", image_size=16))
         config.encoder.init_from, config.layers, config.knn.k = "random", (), 10
     config.data.eval_split = split_of(config.data.source)

@@ -15,7 +15,7 @@ everything, to try the path).
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, recipe
+from beit_jax.config import defaults, parse_arg, recipe, shortened
 
 SIZE, PATCH, GRID, VOCAB = 16, 4, 4, 32
 ENDING = "|normalize('inception')|keep('image', 'label')"
@@ -29,11 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
         stages[f"from_beit_seed{seed}"] = classify(arg, seed, "stage:pretrain")
     for seed in range(arg.seeds):
         stages[f"from_scratch_seed{seed}"] = classify(arg, seed, "")
-    if arg.runlocal:
-        for config in stages.values():
-            config.steps, config.optimizer.warmup_steps = 10, 2
-            config.log_every = config.save_every = config.eval_every = 5
-    return recipe(**stages)
+    return recipe(**(shortened(stages, 10) if arg.runlocal else stages))
 
 
 def digits(config: ConfigDict) -> ConfigDict:
@@ -46,17 +42,18 @@ def digits(config: ConfigDict) -> ConfigDict:
 
 def dvae(section: ConfigDict) -> None:
     """A small dVAE: 16 tokens an image, each for 2x2 pixels of the scan."""
-    section.update(dict(image_size=SIZE, vocab=VOCAB, hidden=16, groups=3, blocks_per_group=1, decoder_init=32))
+    section.update(dict(vocab=VOCAB, hidden=16, groups=3, blocks_per_group=1, decoder_init=32))
 
 
 def tokenizer() -> ConfigDict:
     """The KL term is at work from the first step: without it, the codebook collapses to a handful of codes here."""
     config = digits(defaults("tokenizer"))
     dvae(config.model)
+    config.model.image_size = SIZE
     config.batch_size, config.steps = 64, 2000
-    config.elbo.update(dict(kl_weight=3.0, kl_steps=1, temperature_steps=2000))
+    config.loss.update(dict(kl_weight=3.0, kl_steps=1, temperature_steps=2000))
     opt = config.optimizer
-    opt.lr, opt.min_lr, opt.warmup_steps, opt.weight_decay, opt.clip_norm = 1e-2, 1e-4, 50, 1e-4, 1.0
+    opt.lr, opt.min_lr, opt.warmup, opt.weight_decay, opt.clip_norm = 1e-2, 1e-4, "50 steps", 1e-4, 1.0
     config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))|map_pixels('image')|keep('image')"
     config.data.eval_ops = f"decode|resize({SIZE})|map_pixels('image')|keep('image')"
     return config
@@ -71,7 +68,7 @@ def pretrain() -> ConfigDict:
     config.num_masked = 6
     config.batch_size, config.steps = 64, 2500
     opt = config.optimizer
-    opt.lr, opt.warmup_steps, opt.clip_norm, opt.b2 = 2e-3, 200, 3.0, 0.98
+    opt.lr, opt.warmup, opt.clip_norm, opt.betas = 2e-3, "200 steps", 3.0, (0.9, 0.98)
     ending = (
         "|normalize('inception')|map_pixels('tokenizer_image')"
         f"|blockwise_mask({config.num_masked}, 2, {GRID})|keep('image', 'tokenizer_image', 'mask')"
@@ -85,11 +82,11 @@ def classify(arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
     """One run of either arm."""
     config = digits(defaults("classify"))
     config.model.update(dict(variant=f"Nano/{PATCH}", image_size=SIZE, drop_path=0.1))
-    config.seed, config.data.subset_seed, config.data.labels_per_class = seed, seed, arg.labels
+    config.seed, config.data.labels = seed, f"{arg.labels} per class"
     config.init_from = init_from
     config.batch_size, config.steps, config.eval_every = 32, arg.steps, 100
     opt = config.optimizer
-    opt.lr, opt.min_lr, opt.warmup_steps, opt.layer_decay = arg.lr, 1e-5, 50, arg.layer_decay
+    opt.lr, opt.min_lr, opt.warmup, opt.layer_decay = arg.lr, 1e-5, "50 steps", arg.layer_decay
     config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))" + ENDING
     config.data.eval_ops = f"decode|resize({SIZE})" + ENDING
     return config

@@ -28,7 +28,7 @@ README); SETR-PUP B/16 at 512 from pre-training on ImageNet-1k 45.6, with interm
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg
+from beit_jax.config import defaults, parse_arg, shorten
 
 # head, size of the encoder, stage: lr, layer decay, stochastic depth
 RECIPES = {
@@ -57,12 +57,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config = defaults("segment")
     opt = config.optimizer
     opt.lr, opt.layer_decay, drop_path = RECIPES[arg.head, encoder, arg.stage]
-    opt.schedule, opt.min_lr, opt.warmup_steps, opt.weight_decay = "linear", 0.0, 1500, 0.05
+    opt.schedule, opt.min_lr, opt.warmup, opt.weight_decay = "linear", 0.0, "1500 steps", 0.05
     config.batch_size, config.steps, config.eval_every = 16, 160_000, 16_000
     config.model.update(dict(variant=arg.variant, image_size=arg.size, drop_path=drop_path, head=arg.head))
     config.model.layers = LAYERS[arg.head, encoder]
     config.model.channels = 256 if arg.head == "setr_pup" else 1024 if encoder == "large" else 768
-    config.model.dropout = 0.0 if arg.head == "setr_pup" else 0.1
     if encoder == "large":
         config.model.layer_scale = 1e-6  # of fresh parameters; a checkpoint brings its own
         if arg.size == 640:
@@ -89,8 +88,8 @@ def get_config(arg: str = "") -> ConfigDict:
 def runlocal(config: ConfigDict) -> int:
     """Shrinks everything to scenes of digits; returns the long side of the training images."""
     config.data.source, config.data.eval_split = "digit_scenes", "test"
-    config.batch_size, config.steps, config.log_every, config.save_every, config.eval_every = 16, 20, 10, 10, 20
-    config.optimizer.warmup_steps = 5
+    config.batch_size = 16
+    shorten(config, 20, warmup=5)
     layers = (0, 0, 1, 1) if config.model.head == "upernet" else (0, 1)
     config.model.update(
         dict(variant="Micro/4", image_size=32, num_classes=0, channels=16, auxiliary_channels=16, layers=layers)

@@ -13,7 +13,7 @@ with 0.0880 (BEiT paper, table 8). Watch `perplexity`: a tokenizer that uses a h
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, split_of
+from beit_jax.config import defaults, parse_arg, shorten, split_of
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -27,15 +27,15 @@ def get_config(arg: str = "") -> ConfigDict:
     size = config.model.image_size
 
     opt = config.optimizer
-    opt.lr, opt.min_lr, opt.decay_steps = 1e-4, 1.25e-6, 1_200_000
+    opt.lr, opt.min_lr, opt.schedule = 1e-4, 1.25e-6, "cosine, 1200000 steps"
     opt.weight_decay, opt.ema = 1e-4, 0.999
 
     if arg.runlocal:
         config.data.source, config.data.eval_split = "digits", "test"
-        config.batch_size, config.steps = 32, 20
-        config.log_every = config.save_every = 10
+        config.batch_size = 32
+        shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
-        config.elbo.update(dict(kl_steps=10, temperature_steps=10))
+        config.loss.update(dict(kl_steps=10, temperature_steps=10))
         size = 16
     # Squares of (8/12)^2 to (8/9)^2 of the area. On square images that is the paper's resize to 9/8..12/8 of the size
     # followed by a crop; on others the paper takes a square of the short side first.

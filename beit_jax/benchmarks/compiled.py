@@ -38,35 +38,36 @@ def measure(config: ConfigDict) -> dict[str, Any]:
     """Figures of the step of a completed config, compiled for the devices that are there.
 
     Returns:
-      `parameters` and their `replicated_share`, the share of bytes that every device holds whole; `bytes_per_device`;
-      `memory`, see `memory.planned`; `collectives`, see `collectives.moved`;
+      `parameters` and their `replicated_fraction`, the fraction of bytes that every device holds; `bytes_per_device`;
+      `memory`, see `memory.compiled_bytes_per_device`; `collectives`, see `collectives.moved`;
       `rematerializations`, XLA's warnings of arrays that are gathered whole to be split anew; `compile_seconds`.
 
     Raises:
       UserError: the mesh does not fit the devices, the batch or the parameters.
     """
-    made = program.make(config)
+    experiment = program.experiment_without_data(config)
     start = time.perf_counter()
     with compiler_log() as log:
         # Machine code is not optimised, since it is not run; what XLA makes of the graph is the same.
-        compiled = made.trace().lower().compile({"xla_backend_optimization_level": 0})
+        compiled = experiment.trace_step().lower().compile({"xla_backend_optimization_level": 0})
     seconds = time.perf_counter() - start
-    params = jax.tree.leaves(made.state.params)
-    rows = config.batch_size // (made.mesh.shape["data"] * made.mesh.shape["fsdp"])
+    params = jax.tree.leaves(experiment.abstract_state.params)
+    sizes = [(memory.total_bytes(leaf), memory.bytes_per_device(leaf)) for leaf in params]
+    replicated = sum(total for total, own in sizes if total == own)
+    examples = config.batch_size // (experiment.mesh.shape["data"] * experiment.mesh.shape["fsdp"])
     return {
-        "devices": made.mesh.size,
-        "mesh": dict(made.mesh.shape),
+        "devices": experiment.mesh.size,
+        "mesh": dict(experiment.mesh.shape),
         "batch_size": config.batch_size,
-        "dtype": program.dtype(config),
+        "dtype": program.dtype_of(config),
         "parameters": sum(leaf.size for leaf in params),
-        "replicated_share": sum(memory.size(leaf) for leaf in params if memory.held(leaf) == memory.size(leaf))
-        / sum(map(memory.size, params)),
+        "replicated_fraction": replicated / sum(map(memory.total_bytes, params)),
         "bytes_per_device": {
-            **memory.parts(made.state, made.frozen),
-            "batch": sum(map(memory.size, made.task.batch_spec(rows).values())),
+            **memory.state_bytes_per_device(experiment.abstract_state, experiment.abstract_frozen),
+            "batch": sum(map(memory.total_bytes, experiment.task.train_spec(examples).values())),
         },
-        "memory": memory.planned(compiled),
-        "collectives": collectives.moved(compiled.as_text(), made.mesh.size),
+        "memory": memory.compiled_bytes_per_device(compiled),
+        "collectives": collectives.moved(compiled.as_text(), experiment.mesh.size),
         "rematerializations": rematerializations(log),
         "compile_seconds": seconds,
     }
@@ -99,10 +100,10 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     """The figures for people."""
     mesh = " x ".join(f"{axis}={size}" for axis, size in found["mesh"].items())
     yield f"{found['devices']} simulated device(s), {mesh}, batch {found['batch_size']}, {found['dtype']}"
-    share = found["replicated_share"]
-    yield f"{found['parameters']:,} parameters, {share:.1%} of their bytes whole on every device"
-    yield memory.line("held", found["bytes_per_device"])
-    yield memory.line("planned by the compiler", found["memory"])
+    fraction = found["replicated_fraction"]
+    yield f"{found['parameters']:,} parameters, {fraction:.1%} of their bytes replicated on every device"
+    yield memory.format_sizes("state", found["bytes_per_device"])
+    yield memory.format_sizes("planned by the compiler", found["memory"])
     yield "MiB that each device sends in a step"
     for kind, sums in found["collectives"].items():
         yield f"  {kind:<22}{sums['bytes'] / 2**20:12,.1f}  in {sums['count']:,} operations"

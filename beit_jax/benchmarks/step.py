@@ -4,51 +4,46 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from beit_jax.benchmarks import chips, flops, program, synthetic
+from beit_jax.benchmarks import chips, program, synthetic
 from beit_jax.benchmarks.timing import WARM, in_turns
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Batch, HostBatch
-from beit_jax.training import initialize, memory, sharding, train_step
+from beit_jax.experiment import Experiment
+from beit_jax.training import memory, sharding
+from beit_jax.typing import Batch, HostBatch
 
 ROUNDS = 5  # turns, of which the median is told
 
 
 class Step:
-    """A contestant of `timing.in_turns`: the step of a program, compiled.
+    """A contestant of `timing.in_turns`: the compiled step of an experiment.
 
     Args:
-      made: the program.
-      rows: one batch, which stays on the devices, or an iterator of them.
+      experiment: without data.
+      batches: one batch, which stays on the devices, or an iterator of them.
 
     Attributes:
       compile_seconds: what tracing and compiling took.
-      planned_bytes: what the compiler means to take on each device.
+      planned_bytes: what the compiler plans to take on each device.
       loss: of the last step.
       waited: seconds of waiting for batches so far.
     """
 
-    def __init__(self, made: program.Program, rows: HostBatch | Iterator[HostBatch]):
+    def __init__(self, experiment: Experiment, batches: HostBatch | Iterator[HostBatch]):
         start = time.perf_counter()
-        self._update = made.trace().lower().compile()
+        self._update = experiment.trace_step().lower().compile()
         self.compile_seconds = time.perf_counter() - start
-        self.planned_bytes = memory.planned(self._update)["peak"]
-        config, self._mesh, self.loss, self.waited = made.config, made.mesh, float("nan"), 0.0
-        with jax.set_mesh(made.mesh):
-            initialise = jax.jit(
-                lambda key: train_step.create(made.task, made.optimizer, key, config.optimizer.ema > 0),
-                out_shardings=jax.tree.map(lambda leaf: leaf.sharding, made.state),
-            )
-            self._state = initialise(jax.random.key(config.seed))
-            self._frozen = initialize.load_frozen(config, made.task, made.mesh, Path())
-        stays = itertools.repeat(sharding.to_devices(made.mesh, rows)) if isinstance(rows, dict) else None
-        self._batches = stays or self._read(rows, made.task.batch_spec(1))
-        self._key = jax.random.key(config.seed + 1)
+        self.planned_bytes = memory.compiled_bytes_per_device(self._update)["peak"]
+        self._mesh, self.loss, self.waited = experiment.mesh, float("nan"), 0.0
+        self._state, self._frozen, self._key = experiment.fresh_state(), experiment.frozen, experiment.keys[1]
+        if isinstance(batches, dict):
+            self._batches = itertools.repeat(sharding.to_devices(experiment.mesh, batches))
+        else:
+            self._batches = self._read(batches, experiment.task.train_spec(1))
 
     def __call__(self, first: int, count: int) -> None:
         """Makes `count` steps, and waits for the last; the host runs ahead of the device in between."""
@@ -90,7 +85,7 @@ def measure(
     Args:
       config: from `program.complete`.
       steps: to time, in at most `ROUNDS` turns.
-      vs: one of `table.PEERS` to run in turns with it; tokens are then given to both.
+      vs: one of `table.BASELINES` to run in turns with it; tokens are then given to both.
       tokens_given: whether pre-training finds the tokens in its batches, instead of computing them.
       real: whether batches are read from the config's data instead of made up.
 
@@ -109,28 +104,28 @@ def measure(
             raise UserError(f"--vs and --tokens_given are for pre-training, but task={config.task!r}; leave them out")
         if real:
             raise UserError("--real reads images, whose tokens the step computes; leave out given tokens and --vs")
-        if config.device_augment.statistics or config.target != "tokens":
-            raise UserError("given tokens are those of the official input mode; leave out fast and target")
-        made = program.make(config, synthetic.with_tokens(config))
+        if config.device_augment:
+            raise UserError("given tokens are those of the official input mode; leave out fast")
+        experiment = program.experiment_without_data(config, synthetic.pretrain_on_given_tokens(config))
     else:
-        made = program.make(config)
-    if vs and made.mesh.size > 1:
-        raise UserError(f"--vs compares one device, found {made.mesh.size}; hide the others from JAX")
-    dtype = program.dtype(config)
-    rows = _stream(config) if real else synthetic.rows(config, made.task)
+        experiment = program.experiment_without_data(config)
+    if vs and experiment.mesh.size > 1:
+        raise UserError(f"--vs compares one device, found {experiment.mesh.size}; hide the others from JAX")
+    dtype = program.dtype_of(config)
+    batches = _stream(config) if real else synthetic.batch(config, experiment.task)
     peers = []
     if vs:  # first, since what it needs may be missing
         from beit_jax.benchmarks.torch_baseline import TorchPeer
 
-        peers.append(TorchPeer(config, dtype, rows, vs))
-    ours = Step(made, rows)
+        peers.append(TorchPeer(config, dtype, batches, vs))
+    ours = Step(experiment, batches)
     rounds = min(ROUNDS, steps)
     calls = -(-steps // rounds)
     if real:
         ours(0, WARM)  # the input starts; that is no waiting between steps
         ours.waited = 0.0
     seconds = in_turns([ours, *peers], rounds, calls)
-    found = _figures(made, ours, seconds[0], dtype, tokens_given)
+    found = _figures(experiment, ours, seconds[0], dtype, tokens_given)
     found["input_wait"] = ours.waited / (rounds * calls + WARM) / seconds[0] if real else 0.0
     for peer in peers:
         found["vs"] = seconds[1] / seconds[0]
@@ -151,16 +146,16 @@ def _stream(config: ConfigDict) -> Iterator[HostBatch]:
     return iter(pipeline.make_train(config.data, seed=config.seed, batch_size=config.batch_size))
 
 
-def _figures(made: program.Program, step: Step, seconds: float, dtype: str, tokens_given: bool) -> dict[str, Any]:
-    config, device = made.config, jax.local_devices()[0]
-    speed = config.batch_size / seconds / made.mesh.size
-    per_image = flops.training(config, tokens_given)
+def _figures(experiment: Experiment, step: Step, seconds: float, dtype: str, tokens_given: bool) -> dict[str, Any]:
+    config, device = experiment.config, jax.local_devices()[0]
+    speed = config.batch_size / seconds / experiment.mesh.size
+    per_image = experiment.task.training_flops()
     peak = chips.peak(device.device_kind, dtype)
     return {
         "task": config.task,
         "variant": config.model.get("variant", None),
         "device": device.device_kind,
-        "devices": made.mesh.size,
+        "devices": experiment.mesh.size,
         "batch_size": config.batch_size,
         "dtype": dtype,
         "tokens_given": tokens_given,

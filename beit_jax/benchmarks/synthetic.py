@@ -1,4 +1,4 @@
-"""Training batches without data, and the pre-training task with tokens that are given."""
+"""Synthetic training batches, and the pre-training task with tokens that are given."""
 
 import ast
 import dataclasses
@@ -10,28 +10,27 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax.data.block_mask_numpy import block_mask
-from beit_jax.tasks import pretrain
-from beit_jax.tasks.task import HostBatch, Task
+from beit_jax.tasks.pretrain import Pretrain
+from beit_jax.tasks.task import FrozenPart, Task
+from beit_jax.typing import HostBatch
 
 _BLOCKWISE = re.compile(r"\bblockwise_mask(\([^|]*\))?")
 
 
-def rows(config: ConfigDict, task: Task) -> HostBatch:
+def batch(config: ConfigDict, task: Task) -> HostBatch:
     """A batch of the task's shapes: pixels in [0.1, 0.9], labels and tokens that exist, masks as in `data.ops`."""
     rng = np.random.default_rng(config.seed)
-    tokens = config.tokenizer.vocab if config.task == "pretrain" else 0
-    highest = tokens or config.model.get("num_classes", 0)
 
-    def values(spec: jax.ShapeDtypeStruct) -> np.ndarray:
+    def values(name: str, spec: jax.ShapeDtypeStruct) -> np.ndarray:
         if spec.dtype == jnp.bool_:
             return masks(config, rng, spec.shape)
         if spec.dtype == jnp.int32:
-            return rng.integers(0, highest, spec.shape, np.int32)
+            return rng.integers(0, task.integer_bounds[name], spec.shape, np.int32)
         if spec.dtype == jnp.uint8:
             return rng.integers(26, 230, spec.shape, np.uint8)
         return rng.uniform(0.1, 0.9, spec.shape).astype(np.float32)
 
-    return {name: values(spec) for name, spec in task.batch_spec(config.batch_size).items()}
+    return {name: values(name, spec) for name, spec in task.train_spec(config.batch_size).items()}
 
 
 def masks(config: ConfigDict, rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
@@ -52,6 +51,16 @@ def _blockwise_settings(arguments: str) -> tuple[int, int]:
     return given.get("num_masked", 75), given.get("min_block", 16)
 
 
-def with_tokens(config: ConfigDict) -> Task:
-    """The pre-training task whose batches hold `tokens`, and without its tokenizer, which only evaluations need."""
-    return dataclasses.replace(pretrain.create(ConfigDict({**config, "tokens": "given"})), frozen={})
+@dataclasses.dataclass(frozen=True, eq=False)
+class PretrainOnGivenTokens(Pretrain):
+    """The pre-training whose batches hold `tokens`, without its tokenizer, which only evaluations need."""
+
+    @property
+    def frozen_parts(self) -> dict[str, FrozenPart]:
+        """None."""
+        return {}
+
+
+def pretrain_on_given_tokens(config: ConfigDict) -> PretrainOnGivenTokens:
+    """The task of a pre-training's config, with tokens that are given."""
+    return PretrainOnGivenTokens(ConfigDict({**config, "tokens": "given"}))

@@ -10,14 +10,17 @@ from beit_jax import cli
 
 COLUMNS = ("images/s", "ms a step", "TFLOP/s", "MFU", "peak GiB", "compiled in s", "beside", "ours over theirs")
 PRETRAIN = "configs/pretrain.py:variant="
-PEERS = ("torch", "torch_compiled", "timm", "timm_compiled")  # of --vs; the first two are transformers'
+BASELINES = ("torch", "torch_compiled", "timm", "timm_compiled")  # of --vs; the first two are transformers'
 
 # What each row measures, and the arguments of the benchmark that it stands for.
 ROWS = {
     "gpu": (
         ("B/16, tokens given", [f"{PRETRAIN}B/16", "--tokens_given", "--config.batch_size=256"]),
         ("B/16, tokens computed", [f"{PRETRAIN}B/16", "--config.batch_size=256"]),
-        *((f"B/16 beside {peer}", [f"{PRETRAIN}B/16", f"--vs={peer}", "--config.batch_size=256"]) for peer in PEERS),
+        *(
+            (f"B/16 beside {peer}", [f"{PRETRAIN}B/16", f"--vs={peer}", "--config.batch_size=256"])
+            for peer in BASELINES
+        ),
         *(
             (
                 f"L/16, tokens computed, remat {remat}",

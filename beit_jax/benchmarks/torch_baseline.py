@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import variants
-from beit_jax.tasks.task import HostBatch
+from beit_jax.typing import HostBatch
 
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
@@ -23,7 +23,7 @@ class TorchPeer:
           config: of the pre-training.
           dtype: of the matrix products, float32 or bfloat16 (autocast over float32 parameters, as in training).
           rows: `image`, `mask` and `tokens`.
-          kind: one of `table.PEERS`; "compiled" is torch.compile.
+          kind: one of `table.BASELINES`; "compiled" is torch.compile.
 
         Raises:
           UserError: torch or the library is missing, or has not the device that JAX runs on.

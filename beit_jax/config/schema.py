@@ -66,6 +66,19 @@ def defaults(task: str, tokenizer_kind: str = "dvae") -> ConfigDict:
     return default_values(keys_of(task, tokenizer_kind)).lock()
 
 
+def with_task(config: ConfigDict, task: str) -> ConfigDict:
+    """A config of another task with the same settings: keys that both tasks have keep their values.
+
+    Raises:
+      UserError: the task is unknown.
+    """
+    other = defaults(task)
+    known = flatten(other)
+    shared = {key: value for key, value in flatten(config).items() if key in known and key != "task"}
+    other.update_from_flattened_dict(shared)
+    return other
+
+
 def validate(config: ConfigDict) -> None:
     """Checks a config, or every stage of a recipe.
 

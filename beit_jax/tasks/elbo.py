@@ -40,7 +40,7 @@ from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.tasks.task import FrozenPart, Task, means
 from beit_jax.tasks.tokenizer import TrainTokenizer
-from beit_jax.typing import Batch, Params, Spec
+from beit_jax.typing import Batch, HostBatch, Params, Spec
 
 
 def elbo_task(task: Task) -> Task:
@@ -80,6 +80,9 @@ class _FirstStage(Task):
     def eval_spec(self, b: int) -> Spec:
         return self.of.eval_spec(b)
 
+    def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
+        return self.of.pictures(params, frozen, batch)
+
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         return _tokenizer_terms(self.of.tokenizer, params, batch["image"], batch)
 
@@ -102,6 +105,12 @@ class _SecondStage(Task):
 
     def eval_spec(self, b: int) -> Spec:
         return self.of.eval_spec(b)
+
+    def check_batch(self, batch: HostBatch) -> None:
+        self.of.check_batch(batch)
+
+    def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
+        return self.of.pictures(params, frozen, batch)
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         first = _tokenizer_terms(self.of.tokenizer, frozen["tokenizer"], batch["tokenizer_image"], batch)

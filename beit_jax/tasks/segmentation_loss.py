@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from beit_jax.models.label_maps import IGNORE
 from beit_jax.models.pixel_layers import resize
+from beit_jax.models.xla_workarounds import value_at
 
 Denominator = Literal["all", "valid"]
 
@@ -30,8 +31,6 @@ def cross_entropy(
     """
     logits = resize(logits, label.shape[1:])
     valid = label != ignore
-    # A comparison with all classes, whose gradient, unlike that of an indexing, needs no scatter.
-    true = label[..., None] == jnp.arange(logits.shape[-1], dtype=label.dtype)[None, None, None]
-    losses = jax.nn.logsumexp(logits, axis=-1) - jnp.sum(jnp.where(true, logits, 0.0), axis=-1)
+    losses = jax.nn.logsumexp(logits, axis=-1) - value_at(logits, label)
     count = jnp.sum(valid, dtype=jnp.int32) if denominator == "valid" else jnp.int32(label.size)
     return jnp.sum(jnp.where(valid, losses, 0.0)), count.astype(jnp.float32)

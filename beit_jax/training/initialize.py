@@ -12,19 +12,36 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import FrozenPart, Params, Task
+from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.params import flatten, merge, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
+from beit_jax.typing import Params
 
 ADVICE = "choose the same model, or name the parameters that may differ in init_optional"
 
 
 def abstract_state(task: Task, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh) -> train_step.TrainState:
     """Shapes, dtypes and shardings of the train state; nothing is allocated."""
-    shapes = jax.eval_shape(lambda key: train_step.create(task, optimizer, key, ema), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: train_step.initial_state(task, optimizer, key, ema), jax.random.key(0))
     return with_shardings(shapes, mesh)
+
+
+def abstract_params(task: Task, mesh: Mesh) -> Params:
+    """Shapes, dtypes and shardings of the parameters that are learned."""
+    return with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
+
+
+def load_params(abstract: Params, source: Path) -> Params:
+    """The parameters of a checkpoint, sharded like `abstract`.
+
+    Raises:
+      UserError: the checkpoint cannot be read, or holds other parameters.
+    """
+    placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
+    return jax.device_put(merge(abstract, checkpoint.load_params(source, everywhere)), placement)
 
 
 def with_shardings(shapes: Any, mesh: Mesh) -> Any:
@@ -36,14 +53,14 @@ def with_shardings(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params]) -> Params:
+def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[str, Params]) -> Params:
     """Checks names and shapes of everything that a run will start from.
 
     Args:
       config: of the run.
       task: what it learns.
       run: its folder.
-      coming: the shapes of the parameters of stages that have not run yet, `{"stage:NAME": shapes}`.
+      pending: the shapes of the parameters of stages that have not run yet, `{"stage:NAME": shapes}`.
 
     Returns:
       The shapes of the run's own parameters.
@@ -55,24 +72,26 @@ def check(config: ConfigDict, task: Task, run: Path, coming: Mapping[str, Params
     params = jax.eval_shape(task.init, key)
 
     def shapes(source: str) -> Params:
-        return coming[source] if source in coming else checkpoint.shapes_of(checkpoint.locate(source, run.parent))
+        if source in pending:
+            return pending[source]
+        return checkpoint.load_shapes(checkpoint.find_checkpoint(source, run.parent))
 
     started = (run / checkpoint.FOLDER).is_dir() and any((run / checkpoint.FOLDER).iterdir())
     if config.resume_from and not started:
-        checkpoint.locate(config.resume_from, run.parent)
+        checkpoint.find_checkpoint(config.resume_from, run.parent)
     elif config.init_from and not started:
         with _named("init_from", config.init_from):
-            found = interpolate_positions(shapes(config.init_from), params, config.init_resize)
+            found = interpolate_positions(shapes(config.init_from), params)
             merge(params, found, config.init_optional, ADVICE)
-    for name, part in task.frozen.items():
+    for name, part in task.frozen_parts.items():
         if part.source != "random":
             with _named(name, part.source):
-                _fitted(part, jax.eval_shape(part.init, key), shapes(part.source), config)
+                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source))
     return params
 
 
-def _fitted(part: FrozenPart, initial: Params, loaded: Params, config: ConfigDict) -> Params:
-    return merge(initial, interpolate_positions(loaded, initial, config.init_resize), optional=part.drop)
+def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
+    return merge(initial, interpolate_positions(loaded, initial), optional=part.optional)
 
 
 @contextlib.contextmanager
@@ -83,51 +102,65 @@ def _named(what: str, source: str) -> Iterator[None]:
         raise UserError(f"{what} from {source}: {error}") from error
 
 
+def fresh_state(
+    task: Task, optimizer: optax.GradientTransformation, abstract: train_step.TrainState, key: jax.Array
+) -> train_step.TrainState:
+    """The state at step 0 with new parameters, sharded like `abstract`."""
+    create = jax.jit(
+        lambda key: train_step.initial_state(task, optimizer, key, abstract.ema is not None),
+        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+    )
+    return create(key)
+
+
 def initial_state(
     config: ConfigDict,
     task: Task,
     optimizer: optax.GradientTransformation,
+    abstract: train_step.TrainState,
+    key: jax.Array,
     checkpoints: checkpoint_manager.Checkpoints,
     run: Path,
-    mesh: Mesh,
 ) -> tuple[train_step.TrainState, str]:
     """The state that a run starts from, sharded, and one line that says where it is from.
+
+    Args:
+      config: of the run.
+      task: what is learned.
+      optimizer: from gradients to updates.
+      abstract: shapes, dtypes and shardings of the state.
+      key: of new parameters.
+      checkpoints: of the run.
+      run: its folder, beside which stages lie.
 
     Raises:
       UserError: `init_from` or `resume_from` holds no checkpoint, or one that does not fit.
     """
-    abstract = abstract_state(task, optimizer, config.optimizer.ema > 0, mesh)
     restored = checkpoints.restore(abstract)
     if restored is not None:
         return restored, f"continuing from step {int(restored.step)}"
     if config.resume_from:
-        source = checkpoint.locate(config.resume_from, run.parent)
+        source = checkpoint.find_checkpoint(config.resume_from, run.parent)
         try:
-            restored = checkpoint.restore(source, abstract)
-        except checkpoint.DAMAGE as error:
-            raise UserError(
-                f"resume_from={config.resume_from!r} cannot be read ({checkpoint.first_line(error)}); choose another"
-            ) from error
+            restored = checkpoint.load_state(source, abstract)
+        except checkpoint.DAMAGE_ERRORS as error:
+            reason = checkpoint.describe_error(error)
+            raise UserError(f"resume_from={config.resume_from!r} cannot be read ({reason}); choose another") from error
         return restored, f"continuing {source} from step {int(restored.step)}"
-
-    initialise = jax.jit(
-        lambda key: train_step.create(task, optimizer, key, config.optimizer.ema > 0),
-        out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-    )
-    fresh = initialise(jax.random.key(config.seed))
+    fresh = fresh_state(task, optimizer, abstract, key)
     if not config.init_from:
         return fresh, "starting from scratch"
-    source = checkpoint.locate(config.init_from, run.parent)
-    loaded = interpolate_positions(
-        checkpoint.load_params(source, replicated(mesh)), abstract.params, config.init_resize
-    )
+    source = checkpoint.find_checkpoint(config.init_from, run.parent)
+    everywhere = replicated(abstract.step.sharding.mesh)
+    loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
     merged = merge(fresh.params, loaded, config.init_optional, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
-    return fresh.replace(params=params, ema=ema), f"starting from the parameters of {source}{_kept(fresh, loaded)}"
+    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded)}"
+    return fresh.replace(params=params, ema=ema), line
 
 
-def _kept(fresh: train_step.TrainState, loaded: Params) -> str:
+def _describe_kept(fresh: train_step.TrainState, loaded: Params) -> str:
     """What is not taken from a checkpoint, in words."""
     found, expected = flatten(loaded), flatten(fresh.params)
     names = unmatched_names(fresh.params, loaded)
@@ -145,24 +178,31 @@ def _kept(fresh: train_step.TrainState, loaded: Params) -> str:
 def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
     """Shapes, dtypes and shardings of the parts that the task does not learn."""
     return {
-        name: with_shardings(jax.eval_shape(part.init, jax.random.key(0)), mesh) for name, part in task.frozen.items()
+        name: with_shardings(jax.eval_shape(part.init, jax.random.key(0)), mesh)
+        for name, part in task.frozen_parts.items()
     }
 
 
-def load_frozen(config: ConfigDict, task: Task, mesh: Mesh, run: Path) -> dict[str, Params]:
-    """The parameters that the task reads and does not learn, sharded; `run` is the folder of the run.
+def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[str, Params]:
+    """The parameters that the task reads and does not learn, sharded.
+
+    Args:
+      task: what is learned.
+      abstract: from `abstract_frozen`.
+      run: the folder of the run, beside which stages lie.
 
     Raises:
       UserError: a source holds no checkpoint, or one that does not fit.
     """
     frozen = {}
-    for name, abstract in abstract_frozen(task, mesh).items():
-        part, placement = task.frozen[name], jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    for name, shapes in abstract.items():
+        part, placement = task.frozen_parts[name], jax.tree.map(lambda leaf: leaf.sharding, shapes)
         if part.source == "random":
             frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(part.seed))
             continue
         with _named(name, part.source):
-            source = checkpoint.locate(part.source, run.parent)
-            loaded = _fitted(part, abstract, checkpoint.load_params(source, replicated(mesh)), config)
+            source = checkpoint.find_checkpoint(part.source, run.parent)
+            everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
+            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere))
         frozen[name] = jax.device_put(loaded, placement)
     return frozen

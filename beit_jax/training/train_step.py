@@ -9,8 +9,9 @@ import optax
 from einops import rearrange
 from flax import struct
 
-from beit_jax.tasks.task import STATISTICS, Batch, Metrics, Params, Task
+from beit_jax.tasks.task import Task
 from beit_jax.training.params import flatten, unflatten
+from beit_jax.typing import Batch, Metrics, Params
 
 
 @struct.dataclass
@@ -30,7 +31,7 @@ class TrainState:
     ema: Params | None
 
 
-def create(task: Task, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool) -> TrainState:
+def initial_state(task: Task, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool) -> TrainState:
     """The state at step 0."""
     params = task.init(key)
     return TrainState(
@@ -67,38 +68,35 @@ def make_step(
 
     def gradient(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
         def summed_loss(params: Params) -> tuple[jax.Array, Any]:
-            metrics = dict(task.loss(params, frozen, batch, key, step))
-            statistics = metrics.pop(STATISTICS, {})
-            return metrics["loss"][0], (metrics, statistics)
+            metrics, updates = task.loss(params, frozen, batch, key, step)
+            return metrics["loss"][0], (metrics, updates)
 
-        (_, (metrics, statistics)), gradients = jax.value_and_grad(summed_loss, has_aux=True)(params)
-        return gradients, metrics, statistics
+        (_, (metrics, updates)), gradients = jax.value_and_grad(summed_loss, has_aux=True)(params)
+        return gradients, metrics, updates
 
     def accumulated(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
         def add(total: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
             micro_batch, index = micro
-            update = gradient(params, frozen, micro_batch, jax.random.fold_in(key, index), step)
-            return jax.tree.map(jnp.add, total, update), None
+            part = gradient(params, frozen, micro_batch, jax.random.fold_in(key, index), step)
+            return jax.tree.map(jnp.add, total, part), None
 
-        # HostBatch of a micro-batch lie `accumulate` apart: each device then splits its own rows, and nothing moves.
-        batch = {name: rearrange(rows, "(b n) ... -> n b ...", n=accumulate) for name, rows in batch.items()}
-        micro_batch = jax.tree.map(lambda rows: rows[0], batch)
+        # Examples of a micro-batch lie `accumulate` apart: each device then splits its own examples, and nothing moves.
+        batch = {name: rearrange(values, "(b n) ... -> n b ...", n=accumulate) for name, values in batch.items()}
+        micro_batch = jax.tree.map(lambda values: values[0], batch)
         shapes = jax.eval_shape(gradient, params, frozen, micro_batch, key, step)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (gradients, metrics, statistics), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(accumulate)))
-        return gradients, metrics, jax.tree.map(lambda leaf: leaf / accumulate, statistics)
+        (gradients, metrics, updates), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(accumulate)))
+        return gradients, metrics, jax.tree.map(lambda leaf: leaf / accumulate, updates)
 
     def step(state: TrainState, frozen: Params, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate == 1 else accumulated
-        gradients, metrics, statistics = compute(state.params, frozen, batch, key, state.step)
+        gradients, metrics, new_values = compute(state.params, frozen, batch, key, state.step)
         gradients = jax.tree.map(lambda g: g / metrics["loss"][1], gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        params = unflatten(flatten(params) | flatten(statistics))
-        ema = state.ema
-        if ema is not None:
-            ema = jax.tree.map(lambda old, new: ema_decay * old + (1.0 - ema_decay) * new, ema, params)
+        params = unflatten(flatten(params) | flatten(new_values))
+        ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
         one = jnp.float32(1.0)
         metrics["grad_norm"] = (optax.tree.norm(gradients), one)
         metrics["param_norm"] = (optax.tree.norm(params), one)

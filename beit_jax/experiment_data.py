@@ -1,0 +1,284 @@
+"""The data of a run: batches, what is computed from them once, and the checks of what their ops make.
+
+TensorFlow is imported when the first of them is needed.
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from beit_jax.errors import UserError
+from beit_jax.tasks.task import Task, spec
+from beit_jax.training import sharding
+from beit_jax.training.params import digest
+from beit_jax.typing import HostBatch, Params, Spec
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ExperimentData:
+    """The data of one run.
+
+    Attributes:
+      config: of the run, complete.
+      folder: of the run.
+      task: what is learned.
+      mesh: the devices.
+      load_frozen: the parameters that the task reads and does not learn.
+    """
+
+    config: ConfigDict
+    folder: Path
+    task: Task
+    mesh: Mesh
+    load_frozen: Callable[[], dict[str, Params]]
+
+    def check(self, total_steps: int) -> None:
+        """Checks everything about the data that can be checked without reading an image.
+
+        Raises:
+          UserError: ops, stored tokens or evaluations do not fit the task or the length of the run.
+        """
+        self.check_ops("")
+        self.check_ops("eval_")
+        if self.stored_tokens:
+            self.stored_tokens.compare(self.stream_key(jax.process_count()))
+            self.stored_tokens.check(total_steps)
+        _ = self.evaluations  # raises where they do not fit
+
+    @functools.cached_property
+    def steps_per_epoch(self) -> int:
+        """
+        Raises:
+          UserError: the examples do not fill a batch.
+        """
+        from beit_jax.data import pipeline
+
+        examples, batch_size = pipeline.info(self.config.data).num_examples, self.config.batch_size
+        if examples < batch_size:
+            raise UserError(
+                f"{examples} training examples do not fill one batch of {batch_size}; lower batch_size, or take more "
+                "labels"
+            )
+        return examples // batch_size
+
+    def train_batches(self, step: int, saved_by: int) -> Iterable[HostBatch]:
+        """This process's training batches from a step on, at which so many processes saved the run."""
+        from beit_jax.data import pipeline
+
+        config, processes = self.config, jax.process_count()
+        if self._features:
+            return self._features[0].train(config.seed, step)
+        if step % self.steps_per_epoch and not pipeline.same_batches(
+            config.data, config.batch_size, saved_by, processes
+        ):
+            warnings.warn(
+                f"{saved_by} processes trained up to step {step}, and {processes} continue: with "
+                f"batch_size={config.batch_size} these split the data in different ways, and the rest of this epoch "
+                "repeats some of its examples",
+                stacklevel=2,
+            )
+        start = dict(seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.unreadable_log)
+        if self.stored_tokens:
+            self.stored_tokens.compare(self.tokenizer_key())
+        return pipeline.make_train(config.data, **start, **process_index(), tokens=self.stored_tokens)
+
+    @functools.cached_property
+    def eval_batches(self) -> Iterable[HostBatch]:
+        """This process's evaluation batches; can be iterated again and again."""
+        return self._features[1] if self._features else self.open_eval_set(self.unreadable_log)
+
+    def open_eval_set(self, log: Path | None = None) -> Iterable[HostBatch]:
+        """As `eval_batches`, of images; `log` is the file in which unreadable ones are named."""
+        from beit_jax.data import pipeline
+
+        return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, log=log, **process_index())
+
+    @property
+    def unreadable_log(self) -> Path:
+        """The file in which this process names unreadable images."""
+        index = jax.process_index()
+        return self.folder / (f"unreadable-{index}.txt" if index else "unreadable.txt")
+
+    @functools.cached_property
+    def _features(self) -> tuple[Any, Any] | None:
+        """Features of the training and of the evaluation images in memory, where the config asks for it."""
+        from beit_jax.data import pipeline
+        from beit_jax.data.in_memory import Examples
+        from beit_jax.evals.features import Extractor
+
+        config = self.config
+        if not config.get("cache_features", False):
+            return None
+        once = dict(batch_size=config.batch_size, log=self.unreadable_log) | process_index()
+        sets = (
+            pipeline.make_train_once(config.data, config.data.ops, seed=config.seed, **once),
+            pipeline.make_eval(config.data, **once),
+        )
+        with jax.set_mesh(self.mesh):
+            extract = Extractor(self.task, self.mesh)
+            pairs = [extract({}, self.load_frozen(), images, images.num_examples) for images in sets]
+        columns = [dict(features=features, label=labels) for features, labels in pairs]
+        return tuple(Examples(column, config.batch_size, **process_index()) for column in columns)
+
+    def check_ops(self, part: str) -> None:
+        """Compares what the ops make with what the task takes.
+
+        Args:
+          part: "" for training, "eval_" for evaluation.
+
+        Raises:
+          UserError: something is missing, or of another shape or type; random ops where features are computed once.
+        """
+        from beit_jax.data import pipeline, preprocessing
+
+        data, name = self.config.data, f"data.{part}ops"
+        ops = data[f"{part}ops"]
+        if self.config.get("cache_features", False) and (random_ops := preprocessing.random_ops(ops)):
+            raise UserError(
+                f"{name} draw random numbers in {random_ops[0]}, so that features differ between epochs; expected none "
+                "with cache_features=True"
+            )
+        wanted = self.task.eval_spec(1) if part else self.task.ops_spec(1)
+        compare_specs(pipeline.spec(data, data[f"{part}split"], ops), wanted, name, f"{self.config.task} task")
+
+    # Evaluations besides the task's own.
+
+    @functools.cached_property
+    def evaluations(self) -> list[Any]:
+        """Nearest neighbours, where the config asks for them: callables, see `evals.knn.Knn`.
+
+        Raises:
+          UserError: there are no labels, or the ops do not fit.
+        """
+        from beit_jax.data import pipeline
+        from beit_jax.evals.knn import Knn, LabelledSet
+
+        section = self.config.get("knn", None)
+        if section is None or not section.k:
+            return []
+        data = self.config.data.copy_and_resolve_references()
+        data.eval_ops = section.ops or data.eval_ops
+        info, side = pipeline.info(data), self.config.model.image_size
+        if info.num_classes < 2:
+            raise UserError(
+                f"knn.k={section.k}, but {data.source} has no labels; expected two classes or more, or knn.k=0"
+            )
+        wanted = {"image": spec("float32", 1, side, side, 3), "label": spec("int32", 1)}
+        for split in (data.split, data.eval_split):
+            compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
+        once = dict(batch_size=self.config.batch_size) | process_index()
+        sets = (
+            pipeline.make_train_once(data, data.eval_ops, seed=self.config.seed, **once),
+            pipeline.make_eval(data, **once),
+        )
+        train, test = (LabelledSet(images, images.num_examples) for images in sets)
+        return [Knn(self.task, train, test, info.num_classes, section.k)]
+
+    # Stored tokens.
+
+    @functools.cached_property
+    def stored_tokens(self) -> Any | None:
+        """The tokens that a config of pre-training names, `data.records.stored_tokens.StoredTokens`, or none."""
+        from beit_jax.data.records.stored_tokens import StoredTokens
+
+        if not self.config.get("tokens", ""):
+            return None
+        return StoredTokens(Path(self.config.tokens), self.task.grid, self.config.batch_size)
+
+    def stream_key(self, process_count: int) -> dict[str, Any]:
+        """All that the tokens of a pre-training depend on, but the parameters of its tokenizer (`tokenizer_key`).
+
+        The ops count with all their views, but without kinds and settings of masks. Versions of libraries do not
+        count: whether the images are the same is seen at each batch (`StoredTokens.reader`).
+        """
+        from beit_jax.data import preprocessing
+        from beit_jax.data.fingerprint import fingerprint
+        from beit_jax.data.sources.source import streams
+
+        config, data = self.config, self.config.data
+        tokenizer = {name: value for name, value in config.tokenizer.items() if name != "init_from"}
+        return {
+            "seed": config.seed,
+            "batch_size": config.batch_size,
+            **{f"data.{name}": data[name] for name in ("split", "labels", "repeats", "shuffle_buffer")},
+            "data.ops": preprocessing.but_masks(data.ops),
+            **{f"tokenizer.{name}": value for name, value in tokenizer.items()},
+            "image size of the tokenizer": self.task.tokenizer.image_size,
+            "precision of the tokenizer": np.dtype(self.task.tokenizer.dtype).name,
+            "number of streams that the processes share": streams(config.batch_size, data.repeats, process_count),
+            "files of data.source": fingerprint(data),
+        }
+
+    def tokenizer_key(self) -> dict[str, str]:
+        """The part of the key that tells tokenizers apart."""
+        replicate = jax.jit(lambda params: params, out_shardings=sharding.replicated(self.mesh))
+        params = replicate(self.task.tokenizer.encoder_params(self.load_frozen()["tokenizer"]))
+        return {"parameters of the tokenizer": digest(jax.device_get(params))}
+
+
+def process_index() -> dict[str, int]:
+    """Which process of how many this is."""
+    return dict(process_index=jax.process_index(), process_count=jax.process_count())
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """A copy of the config with what follows from its data and its location: number of classes, absolute paths.
+
+    References to stages stay as they are: a recipe's folder can be moved.
+
+    Raises:
+      UserError: the data cannot be read, or have more classes than the model.
+    """
+    from beit_jax.data import pipeline
+
+    config = config.copy_and_resolve_references()
+    for section in (config, config.get("tokenizer", {}), config.get("encoder", {})):
+        source = section.get("init_from", "")
+        if source and source != "random" and not source.startswith("stage:"):
+            section.init_from = str(Path(source).absolute())
+    if config.get("tokens", ""):
+        config.tokens = str(Path(config.tokens).absolute())
+    if "num_classes" in config.get("model", {}):
+        classes = pipeline.info(config.data).num_classes
+        config.model.num_classes = config.model.num_classes or classes
+        if not config.model.num_classes:
+            raise UserError(
+                f"{config.data.source} does not tell how many classes its label maps have; give model.num_classes, "
+                "such as 150 for ADE20K"
+            )
+        if classes > config.model.num_classes:
+            raise UserError(
+                f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes; 0 "
+                "takes their number"
+            )
+    return config
+
+
+def compare_specs(found: Mapping[str, Any], wanted: Spec, ops: str, who: str) -> None:
+    """
+    Args:
+      found: shapes and dtypes of a batch of one example that ops make, by name.
+      wanted: those that are needed.
+      ops: the key of the ops, for the message.
+      who: needs them.
+
+    Raises:
+      UserError: something is missing, or of another shape or type.
+    """
+    for name, expected in wanted.items():
+        if name not in found:
+            raise UserError(f"{ops} leave no {name!r}, which the {who} needs; found {', '.join(found)}")
+        shape, dtype = found[name]
+        if (shape, dtype) != (expected.shape, expected.dtype):
+            raise UserError(
+                f"{ops} make {name!r} {dtype}{list(shape[1:])}; the {who} expects "
+                f"{expected.dtype}{list(expected.shape[1:])}: make the ops and the model's sizes agree"
+            )
