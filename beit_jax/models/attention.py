@@ -1,22 +1,20 @@
 """Multi-head self-attention as in BEiT (`Attention` in the official `modeling_finetune.py`)."""
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from jax.nn.initializers import Initializer
 
 from beit_jax.models.relative_position import RelativePositionBias
+from beit_jax.models.xla_workarounds import add_bias
 
 
 class Attention(nn.Module):
-    """Self-attention with one fused projection, biases for queries and values only, and a position bias.
+    """Self-attention with one fused projection, biases of queries and values, and a bias by relative position.
 
-    Heads are an axis of their own in every parameter (`qkv/kernel` `[d, 3, h, d/h]`, `q_bias` and `v_bias` `[h, d/h]`,
-    `proj/kernel` `[h, d/h, d]`), so that tensor parallelism splits that axis and nothing else. The key has no bias: it
-    would add the same to all logits of a query, which the softmax cancels.
+    Keys have no bias: it would add the same to all logits of a query, and the softmax cancels that. Heads are an axis
+    of every parameter, so that tensor parallelism splits that axis and nothing else: `qkv/kernel` `[d, 3, h, d/h]`,
+    `q_bias` and `v_bias` `[h, d/h]`, `proj/kernel` `[h, d/h, d]`.
 
     Attributes:
       heads: number of heads h, which divides the width d.
@@ -34,25 +32,20 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
-        """Mixes tokens.
+        """`[b, n, d]` -> `[b, n, d]` in `dtype`.
 
-        With the collection `intermediates` mutable, the attention weights float32 `[b, h, n, n]` are sown there as
-        `weights`.
+        The attention weights float32 `[b, h, n, n]` are sown as `weights` in the collection `intermediates`.
 
         Args:
-          x: `[b, n, d]`.
-          bias: float32 `[p, h, n, n]`, added to the logits beside the block's own; see `attention_weights`.
-
-        Returns:
-          `[b, n, d]` in `dtype`.
+          x: tokens `[b, n, d]`.
+          bias: float32 `[s, h, n, n]`, shared by all blocks (see `RelativePositionBias`); the block's own is added.
         """
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
-        fused = nn.DenseGeneral((3, *shape), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
-        query, key, value = jnp.unstack(fused(x), axis=2)
+        qkv = nn.DenseGeneral((3, *shape), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
+        query, key, value = jnp.unstack(qkv(x), axis=2)
         query = query + self._bias("q_bias", shape)
         value = value + self._bias("v_bias", shape)
-
         if self.grid is not None:
             own = RelativePositionBias(self.heads, self.grid, name="relative_position")(x.shape[0])
             bias = own if bias is None else bias + own
@@ -66,40 +59,15 @@ class Attention(nn.Module):
 
 
 def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """softmax(q k^T / sqrt(d/h) + bias).
+    """softmax(q k^T / sqrt(d/h) + bias), float32 `[b, h, n, n]`; rows belong to queries and sum to one.
 
-    Written out because `jax.nn.dot_product_attention` computes the same on its XLA path but cannot be differentiated in
-    bfloat16 under strict dtype promotion, and its cuDNN path takes no bias for an odd number of tokens.
+    `jax.nn.dot_product_attention` would not do: its XLA path cannot be differentiated in bfloat16 under strict dtype
+    promotion, and its cuDNN path takes no bias for an odd number of tokens.
 
     Args:
       query: `[b, n, h, d/h]`.
       key: `[b, n, h, d/h]`.
-      bias: `[p, h, n, n]`, one for each of p equal parts of the batch, or None.
-
-    Returns:
-      float32 `[b, h, n, n]`; rows, which belong to queries, sum to one.
+      bias: float32 `[s, h, n, n]`, or None.
     """
     logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32) * query.shape[-1] ** -0.5
-    return jax.nn.softmax(logits if bias is None else _add(len(bias), logits, bias))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _add(parts: int, logits: jax.Array, bias: jax.Array) -> jax.Array:
-    """Adds `bias` `[p, h, n, n]` to the p equal parts of `logits` `[b, h, n, n]`."""
-    total = rearrange(logits, "(p b) h q k -> p b h q k", p=parts) + bias[:, None]
-    return rearrange(total, "p b h q k -> (p b) h q k")
-
-
-def _add_forward(parts: int, logits: jax.Array, bias: jax.Array) -> tuple[jax.Array, None]:
-    return _add(parts, logits, bias), None
-
-
-def _add_backward(parts: int, _: None, slope: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # The sum over the batch as a product with ones: XLA for CPU takes 40 times as long for its own sum over a leading
-    # axis, and for accelerators it makes the one from the other.
-    split = rearrange(slope, "(p b) h q k -> p b h q k", p=parts)
-    ones = jnp.ones(split.shape[1], slope.dtype)
-    return slope, jnp.einsum("pbhqk,b->phqk", split, ones, precision=jax.lax.Precision.HIGHEST)
-
-
-_add.defvjp(_add_forward, _add_backward)
+    return jax.nn.softmax(logits if bias is None else add_bias(logits, bias))

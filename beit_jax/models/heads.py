@@ -1,4 +1,4 @@
-"""What stands on the encoder: prediction of visual tokens, and of an image's class."""
+"""What is on top of the encoder: the prediction of visual tokens, and of an image's class."""
 
 from typing import Literal
 
@@ -13,12 +13,9 @@ from beit_jax.models.vit import Encoder
 
 
 class Logits(nn.Module):
-    """A linear layer that multiplies in `dtype` and returns float32, since bfloat16 logits would round near ties.
+    """A linear layer, `kernel` `[d, c]` and `bias` `[c]`, that multiplies in `dtype` and returns float32.
 
-    Attributes:
-      classes: size of the last axis of the result.
-      kernel_init: initializer of `kernel` `[d, classes]`; `bias` starts at zero.
-      dtype: of the factors of the matrix product.
+    Logits in bfloat16 would be rounded where they nearly tie.
     """
 
     classes: int
@@ -27,7 +24,7 @@ class Logits(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., d]` -> float32 `[..., classes]`."""
+        """`[..., d]` -> float32 `[..., c]`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.classes), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.classes,), jnp.float32)
         product = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
@@ -39,7 +36,7 @@ class MaskedImageModel(nn.Module):
 
     Attributes:
       encoder: with a mask token and a final norm.
-      vocab: number of visual tokens v; that of pixel values, where these are predicted in place of tokens.
+      vocab: number of visual tokens v; the number of values of a patch where its pixels are predicted instead.
     """
 
     encoder: Encoder
@@ -49,16 +46,13 @@ class MaskedImageModel(nn.Module):
     def __call__(
         self, images: jax.Array, mask: jax.Array | None, positions: jax.Array | None = None, *, train: bool = False
     ) -> jax.Array:
-        """Logits over visual tokens.
+        """Logits over visual tokens, float32 `[b, k, v]`.
 
         Args:
           images: `[b, H, W, 3]`, normalised.
           mask: bool `[b, gh, gw]`, true where a patch is hidden.
           positions: int32 `[b, k]`, row-major indices of the patches to predict; None for all n.
           train: whether stochastic depth is on (rng `drop_path`).
-
-        Returns:
-          float32 `[b, k, v]`.
         """
         x = self.encoder(images, mask, train=train)[:, 1:]
         if positions is not None:
@@ -73,7 +67,7 @@ class ImageClassifier(nn.Module):
     Attributes:
       encoder: without a final norm for `pooling="mean"`, with it for `pooling="cls"`.
       num_classes: number of classes c.
-      pooling: what stands for the image, the mean of its patches, normalised after averaging, or the class token.
+      pooling: what the class is predicted from, the normalised mean of the patches or the class token.
       init_scale: factor on the initial head, so that training starts near uniform predictions (`--init_scale`).
     """
 
@@ -86,11 +80,14 @@ class ImageClassifier(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool = False) -> jax.Array:
         """Images `[b, H, W, 3]`, normalised -> logits float32 `[b, c]`; `train` turns on stochastic depth."""
         if self.encoder.final_norm != (self.pooling == "cls"):
-            raise ValueError(f"found pooling={self.pooling!r} with final_norm={self.encoder.final_norm} in the encoder")
+            raise ValueError(
+                f"found pooling={self.pooling!r} with final_norm={self.encoder.final_norm} in the encoder; expected a "
+                "final norm for 'cls' and none for 'mean'"
+            )
         x = self.encoder(images, train=train)
-        x = x[:, 0] if self.pooling == "cls" else self._pooled(x)
+        if self.pooling == "cls":
+            x = x[:, 0]
+        else:
+            x = layer_norm("fc_norm", self.encoder.norm_eps)(jnp.mean(x[:, 1:], axis=1))
         kernel_init = nn.initializers.normal(STDDEV * self.init_scale)
         return Logits(self.num_classes, kernel_init, self.encoder.dtype, name="head")(x)
-
-    def _pooled(self, x: jax.Array) -> jax.Array:
-        return layer_norm("fc_norm", self.encoder.norm_eps)(jnp.mean(x[:, 1:], axis=1))

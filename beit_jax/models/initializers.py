@@ -1,14 +1,13 @@
 """The two ways in which BEiT draws its initial weights.
 
-"pretrain": everything from a normal distribution of deviation 0.02 cut at one deviation, which realises 0.0108
+"pretrain": a normal distribution of deviation 0.02 cut at one deviation, which leaves a deviation of 0.0108
 (`modeling_pretrain.py`; the paper's "small range, such as [-0.02, 0.02]").
-"finetune": the same normal uncut, except for the patch projection, which keeps PyTorch's default for convolutions
-(`modeling_finetune.py`). It matters only to models trained from scratch.
+"finetune": the same normal uncut, and PyTorch's default of convolutions for the projection of patches
+(`modeling_finetune.py`). It matters only to models that are trained from scratch.
 """
 
-import dataclasses
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +17,8 @@ STDDEV = 0.02
 Scheme = Literal["pretrain", "finetune"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Initializers:
-    """Initializers of linear kernels, tokens and position embeddings (`weight`) and of the patch projection."""
+class Initializers(NamedTuple):
+    """Initializers of linear kernels, tokens and position embeddings (`weight`) and of the projection of patches."""
 
     weight: Initializer
     patch_kernel: Initializer
@@ -35,7 +33,7 @@ def initializers(scheme: Scheme, patch_size: int) -> Initializers:
     if scheme == "finetune":
         uniform = symmetric_uniform(1.0 / math.sqrt(3 * patch_size**2))
         return Initializers(jax.nn.initializers.normal(STDDEV), uniform, uniform)
-    raise ValueError(f"init_scheme is {scheme!r}, expected 'pretrain' or 'finetune'")
+    raise ValueError(f"found init_scheme={scheme!r}, expected 'pretrain' or 'finetune'")
 
 
 def symmetric_uniform(bound: float) -> Initializer:
@@ -48,7 +46,7 @@ def symmetric_uniform(bound: float) -> Initializer:
 
 
 def divided(init: Initializer, divisor: jax.Array) -> Initializer:
-    """`init`, with what it draws divided by `divisor`, which may be traced."""
+    """`init`, with what it draws divided by `divisor`, a scalar that may be traced."""
 
     def divided_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
         return init(key, shape, dtype) / divisor.astype(dtype)

@@ -5,29 +5,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from beit_jax.models.constrain import one_per_part
+from beit_jax.models.xla_workarounds import copy_per_shard
 
-# Pairs that involve the class token, which has no place on the grid, own the last three rows of the table.
+# The class token has no position on the grid. Pairs that involve it own the last three rows of the table.
 CLS_TO_PATCH, PATCH_TO_CLS, CLS_TO_CLS = -3, -2, -1
 
 
 def table_rows(grid: tuple[int, int]) -> int:
-    """R, the rows of the table of a grid: one for each offset between two patches and three for the class token."""
+    """R, the rows of a grid's table: one for each offset between two patches, and three for the class token."""
     height, width = grid
     return (2 * height - 1) * (2 * width - 1) + 3
 
 
 def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
-    """The row of the table that each pair of query (first axis) and key (second axis) uses.
+    """The row of the table for each pair of a query (first axis) and a key (second axis), int32 `[n+1, n+1]`.
 
-    Two patches share a row with all pairs at the same offset, query minus key, numbered row-major from the most
-    negative offset. Token 0 is the class token; patches follow row-major.
-
-    Args:
-      grid: rows and columns of patches, whose product is n.
-
-    Returns:
-      int32 `[n+1, n+1]`.
+    Pairs of patches at the same offset, query minus key, share a row; rows are in row-major order of the offset, from
+    the most negative one. Token 0 is the class token, and the n patches of the grid follow row by row.
     """
     height, width = grid
     ys, xs = np.divmod(np.arange(height * width), width)
@@ -42,25 +36,21 @@ def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
 
 
 class RelativePositionBias(nn.Module):
-    """A learned term for each head and offset, added to the attention logits.
+    """A learned number for each head and offset, added to the attention logits; `table` `[R, h]` is zero at first.
 
     Attributes:
       heads: number of attention heads h.
-      grid: rows and columns of patches, whose product is n.
+      grid: rows and columns of patches, n in all.
     """
 
     heads: int
     grid: tuple[int, int]
 
     @nn.compact
-    def __call__(self, rows: int = 1) -> jax.Array:
-        """Looks the pairs up in the parameter `table` `[R, h]`, initially zero.
+    def __call__(self, batch: int = 1) -> jax.Array:
+        """The bias float32 `[s, h, n+1, n+1]` for logits of a batch of that size; s is 1 except on a mesh.
 
-        Args:
-          rows: b, of the batch to whose logits the bias will be added.
-
-        Returns:
-          float32 `[p, h, n+1, n+1]`, alike for the p parts that the mesh makes of the batch; see `one_per_part`.
+        There, each of the s shards of the batch has a copy; see `copy_per_shard`.
         """
         table = self.param("table", nn.initializers.zeros, (table_rows(self.grid), self.heads), jnp.float32)
-        return one_per_part(table, rows)[:, relative_position_index(self.grid)].transpose(0, 3, 1, 2)
+        return copy_per_shard(table, batch)[:, relative_position_index(self.grid)].transpose(0, 3, 1, 2)

@@ -5,7 +5,7 @@ import pytest
 from beit_references import random_parameters
 
 from beit_jax.errors import UserError
-from beit_jax.models import block, vit
+from beit_jax.models import block, stack, vit
 from beit_jax.models.initializers import STDDEV
 
 WIDTH, DEPTH, HEADS, PATCH, GRID = 16, 3, 2, 4, (3, 2)
@@ -55,7 +55,7 @@ def by_hand(params, images, mask):
     x = jnp.concatenate([jnp.tile(params["cls_token"], (len(images), 1, 1)), x], axis=1) + params["pos_embed"]
     module = block.Block(HEADS, 4, GRID, 0.1, False, False, 1e-6, jax.nn.initializers.normal(STDDEV))
     for i in range(DEPTH):
-        layer = block.Layer(jnp.int32(i), jnp.float32(0))
+        layer = stack.Layer(jnp.int32(i), jnp.float32(0))
         x, _ = module.apply({"params": jax.tree.map(lambda p, i=i: p[i], params["blocks"])}, x, layer, None)
     mean, variance = jnp.mean(x, axis=-1, keepdims=True), jnp.var(x, axis=-1, keepdims=True)
     normed = (x - mean) / jnp.sqrt(variance + 1e-6)

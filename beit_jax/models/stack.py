@@ -1,0 +1,57 @@
+"""A stack of blocks as a scan over one block, so that 24 blocks compile in the time of one."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from beit_jax.errors import UserError
+from beit_jax.models.variants import REMAT_POLICIES
+
+
+class Layer(NamedTuple):
+    """What differs between the blocks of a stack, beside their parameters: scalars in a block, `[L]` in the scan."""
+
+    index: jax.Array  # int32, counted from 0
+    drop_path: jax.Array  # float32, the probability of leaving out a branch
+
+
+def layers(depth: int, drop_path: float) -> Layer:
+    """The `[L]` layers of a stack of `depth` blocks; rates rise linearly from 0 to `drop_path`."""
+    rates = np.linspace(0.0, drop_path, depth, dtype=np.float32)
+    return Layer(index=jnp.arange(depth, dtype=jnp.int32), drop_path=jnp.asarray(rates))
+
+
+def stacked(block: type[nn.Module], depth: int, remat: str, unroll: int) -> type[nn.Module]:
+    """A module of `depth` blocks, with the fields of one, called as `(x, layers, bias) -> (x, outputs of all)`.
+
+    Parameters of all blocks are stacked along a leading axis: one layout, whatever `remat` and `unroll` are.
+
+    Args:
+      block: called as `(x, layer, bias) -> (x, output)`.
+      depth: number of blocks L.
+      remat: what the backward pass recomputes: "none", "full" (each block, from its input), or what one of
+        REMAT_POLICIES does not save.
+      unroll: how many blocks the compiler sees at a time.
+    """
+    return nn.scan(
+        _rematerialized(block, remat, unroll),
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True, "drop_path": True},
+        in_axes=(0, nn.broadcast),
+        length=depth,
+        unroll=unroll,
+    )
+
+
+def _rematerialized(block: type[nn.Module], remat: str, unroll: int) -> type[nn.Module]:
+    if remat == "none":
+        return block
+    if remat != "full" and remat not in REMAT_POLICIES:
+        raise UserError(f"found remat={remat!r}, expected one of none, full, {', '.join(REMAT_POLICIES)}")
+    policy = None if remat == "full" else getattr(jax.checkpoint_policies, remat)
+    # XLA must not merge the recomputation with the first computation. The border of the scan's body prevents that; with
+    # several blocks in a body, JAX has to.
+    return nn.remat(block, prevent_cse=unroll > 1, policy=policy)
