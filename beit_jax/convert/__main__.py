@@ -10,7 +10,6 @@ PyTorch are read without running what is in them. --verify runs both libraries o
 difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor of SRC was converted.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m beit_jax.convert",
         usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--verify]",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        plugins=True,
     )
     parser.add_argument("source", metavar="SRC", help="file, folder or hub id")
     parser.add_argument("target", metavar="DST", help="folder to write; must not exist")

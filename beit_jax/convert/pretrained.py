@@ -137,9 +137,9 @@ def save_pretrained(
       UserError: the folder exists, or the format has no layout for such a model.
     """
     target = Path(folder)
-    check_target(target, format)
     if format != "beit_jax":
         _check_format(format, config)
+    check_target(target, format)
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     expected = flatten(_shapes(config))
     merge(unflatten(expected), unflatten(flat))  # an error lists names and shapes that differ

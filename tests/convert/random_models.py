@@ -5,7 +5,9 @@ import numpy as np
 from beit_references import random_parameters
 
 from beit_jax import config as configs
+from beit_jax.config.encoder import grid_side
 from beit_jax.convert.layouts import task_layout
+from beit_jax.convert.preprocessing import default_num_masked
 from beit_jax.convert.pretrained import Pretrained
 from beit_jax.tasks import create_task
 
@@ -17,13 +19,15 @@ def config(task, variant="Micro/4", positions="per_block", pooling="mean", size=
     made = configs.defaults(task)
     if task == "tokenizer":
         made.model.update(dict(image_size=16, vocab=24, hidden=8, decoder_init=6))
-        return with_preprocess(made, 112)
+        return with_preprocess(made, 16)
     relative, absolute = POSITIONS[positions]
     made.model.update(dict(variant=variant, image_size=size, relative_position=relative, absolute_positions=absolute))
     if task == "segment":
         made.model.update(dict(num_classes=classes, channels=24, layers=(0, 0, 1, 1), auxiliary_channels=8))
-    elif task == "pretrain":
-        made.tokenizer.vocab = classes
+    elif task.startswith("pretrain"):
+        made.num_masked = default_num_masked(grid_side(made.model))
+        if task == "pretrain":
+            made.tokenizer.vocab = classes
     elif task == "classify":
         made.model.update(dict(num_classes=classes, pooling=pooling))
     return with_preprocess(made, size)
