@@ -62,7 +62,7 @@ class Probe(Task):
         """See `Task.init`: the linear classifiers."""
         layer_count, width, classes = self._head_shape
         kernel = nn.initializers.normal(0.01)(key, (layer_count, width, classes), jnp.float32)
-        return {"head": {"kernel": kernel, "bias": jnp.zeros((layer_count, classes), jnp.float32)}}
+        return {"heads": {"kernel": kernel, "bias": jnp.zeros((layer_count, classes), jnp.float32)}}
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""
@@ -90,7 +90,7 @@ class Probe(Task):
     def logits(self, params: Params, frozen: Params, batch: Batch) -> jax.Array:
         """float32 `[b, l, c]`."""
         x = batch["features"] if "features" in batch else self.embed(params, frozen, batch["image"])
-        return jnp.einsum("blf,lfc->blc", x, params["head"]["kernel"]) + params["head"]["bias"][None]
+        return jnp.einsum("blf,lfc->blc", x, params["heads"]["kernel"]) + params["heads"]["bias"][None]
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array

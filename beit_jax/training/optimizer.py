@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from beit_jax.config.durations import parse_schedule
 from beit_jax.errors import UserError
 from beit_jax.training.params import choose, flatten, map_names, unflatten
 from beit_jax.training.schedule import warmup_cosine, warmup_linear
@@ -37,25 +38,20 @@ def build_optimizer(
       settings: the section.
       total_steps: length of the run.
       warmup_steps: length of the linear warm-up.
-      decay_steps: length of the cosine that follows; 0: to the end of the run.
+      decay_steps: length of the cosine, which follows the warm-up, or of the straight line, which starts with it; 0: to
+        the end of the run.
 
     Raises:
-      UserError: the warm-up is longer than the run, or a straight line has a length of its own.
+      UserError: the warm-up is longer than the run.
     """
     if warmup_steps >= total_steps:
         raise UserError(
             f"found a warm-up of {warmup_steps} steps, expected fewer than the {total_steps} steps of the run: shorten "
             "optimizer.warmup"
         )
-    if settings.schedule == "linear":
-        if decay_steps:
-            raise UserError(
-                f"found optimizer.decay of {decay_steps} steps with optimizer.schedule='linear', which always ends "
-                "with the run: leave optimizer.decay empty, or choose 'cosine'"
-            )
-        rate = warmup_linear(settings.lr, settings.min_lr, warmup_steps, total_steps)
-    else:
-        rate = warmup_cosine(settings.lr, settings.min_lr, warmup_steps, total_steps, decay_steps)
+    kind, _ = parse_schedule(settings.schedule, steps_per_epoch=1)
+    schedule = {"cosine": warmup_cosine, "linear": warmup_linear}[kind]
+    rate = schedule(settings.lr, settings.min_lr, warmup_steps, total_steps, decay_steps)
     b1, b2 = settings.betas
     parts = [
         optax.scale_by_adam(b1=b1, b2=b2),

@@ -8,7 +8,7 @@ import optax
 def warmup_cosine(base: float, end: float, warmup: int, total: int, decay: int = 0) -> optax.Schedule:
     """Linear warm-up from 0, then half a cosine from `base` towards `end`.
 
-    As in the official code, steps `warmup - 1` and `warmup` both have `base`, and the last step lies slightly above
+    As in the official code, steps `warmup - 1` and `warmup` both have `base`, and the last step has slightly more than
     `end`. Optax's `warmup_cosine_decay_schedule` reaches `base` one step later.
 
     Args:
@@ -34,10 +34,17 @@ def warmup_cosine(base: float, end: float, warmup: int, total: int, decay: int =
     return value
 
 
-def warmup_linear(base: float, end: float, warmup: int, total: int) -> optax.Schedule:
-    """A straight line from `base` at step 0 to `end` at step `total`, scaled down during the warm-up (mmcv's `poly`).
+def warmup_linear(base: float, end: float, warmup: int, total: int, decay: int = 0) -> optax.Schedule:
+    """A straight line from `base` at step 0 to `end`, scaled down during the warm-up (mmcv's `poly`).
 
     The factor rises linearly from 1e-6 at step 0 to 1 at step `warmup`.
+
+    Args:
+      base: the value at which the line starts.
+      end: the value at which it ends.
+      warmup: steps of warm-up.
+      total: steps of the run.
+      decay: the step at which the line ends, after which the value stays at `end`; 0: `total`.
 
     >>> schedule = warmup_linear(1.0, 0.0, warmup=2, total=4)
     >>> [round(float(schedule(step)), 3) for step in range(4)]
@@ -46,7 +53,7 @@ def warmup_linear(base: float, end: float, warmup: int, total: int) -> optax.Sch
 
     def value(step: jax.Array | int) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        falling = end + (base - end) * (1.0 - step / total)
+        falling = end + (base - end) * (1.0 - jnp.minimum(step / (decay or total), 1.0))
         left = 1.0 - step / max(warmup, 1)
         return falling * (1.0 - jnp.maximum(left, 0.0) * (1.0 - 1e-6))
 

@@ -1,7 +1,7 @@
-"""The mesh, and which part of each array lives on which device.
+"""The mesh of devices, and how arrays are split over it.
 
-Axes: batches are split over `data` and `fsdp`; parameters and optimizer states over `fsdp` and `tensor` by the rules
-below. Axis types are Auto: XLA propagates the shardings and inserts the collectives.
+Batches are split over the axes `data` and `fsdp`, parameters and optimizer states over `fsdp` and `tensor`, by the
+rules below. Axis types are Auto: XLA propagates the shardings and inserts the collectives.
 """
 
 import collections
@@ -22,6 +22,7 @@ AXES = ("data", "fsdp", "tensor")
 BATCH = P(("data", "fsdp"))
 
 # The first axis of `blocks/` parameters is the layer. Heads, hidden units and the vocabulary are split over `tensor`.
+# Arrays that no rule but the last matches, such as biases and norms, are replicated.
 PARTITION = (
     (r"blocks/attn/qkv/kernel$", P(None, "fsdp", None, "tensor", None)),  # [l, d, 3, h, hd]
     (r"blocks/attn/[qv]_bias$", P(None, "tensor", None)),  # [l, h, hd]
@@ -68,85 +69,90 @@ def make_mesh(sizes: Mapping[str, int], devices: list[jax.Device] | None = None)
 
 def _arranged(shape: list[int], slices: int, devices: list[jax.Device]) -> np.ndarray:
     """The devices `[data, fsdp, tensor]`; `slices` may be -1."""
-    sizes = collections.Counter(getattr(device, "slice_index", 0) for device in devices)
-    told, processes = len(sizes), len({device.process_index for device in devices})
+    in_slices = collections.Counter(getattr(device, "slice_index", 0) for device in devices)
+    reported, processes = len(in_slices), len({device.process_index for device in devices})
     if slices == -1:
-        slices = told
-    # Hosts of GPUs count as slices: there, a mesh that ignores them is slower but works.
-    if 1 < told != slices and (slices > 1 or devices[0].platform == "tpu"):
-        raise UserError(f"mesh.slices={slices}, but the devices are in {told} slices; set mesh.slices={told}")
+        slices = reported
+    # Hosts of GPUs report themselves as slices: there, a mesh that ignores them is slower but works.
+    if 1 < reported != slices and (slices > 1 or devices[0].platform == "tpu"):
+        raise UserError(f"mesh.slices={slices}, but the devices are in {reported} slices; set mesh.slices={reported}")
     if slices == 1:
         return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-    if told == 1 and processes not in (1, slices):
+    if reported == 1 and processes not in (1, slices):
         raise UserError(
-            f"mesh.slices={slices}, but these devices know of no slices and belong to {processes} processes; "
+            f"mesh.slices={slices}, but these devices report no slices and belong to {processes} processes; "
             f"expected 1, or {processes}: then each process is a slice"
         )
-    if len(set(sizes.values())) > 1:
-        raise UserError(
-            f"found slices of {min(sizes.values())} to {max(sizes.values())} devices; expected as many in each"
-        )
+    if len(set(in_slices.values())) > 1:
+        fewest, most = min(in_slices.values()), max(in_slices.values())
+        raise UserError(f"found slices of {fewest} to {most} devices; expected as many in each")
     data, fsdp, tensor = shape
     if data % slices:
         raise UserError(
             f"mesh.slices={slices} does not divide data={data} of {len(devices)} devices; expected fsdp={fsdp} x "
-            f"tensor={tensor} to fit into a slice, as what they exchange is not to leave it"
+            f"tensor={tensor} to fit into a slice, so that what they exchange does not leave it"
         )
-    if told == processes == 1:  # simulated devices, which are all alike
+    if reported == processes == 1:  # simulated devices, which are all alike
         return np.asarray(devices).reshape(shape)
     inner, outer = (data // slices, fsdp, tensor), (slices, 1, 1)
     return mesh_utils.create_hybrid_device_mesh(
-        inner, outer, devices, process_is_granule=told == 1, allow_split_physical_axes=True
+        inner, outer, devices, process_is_granule=reported == 1, allow_split_physical_axes=True
     )
 
 
 def shardings(mesh: Mesh, tree: Any) -> Any:
     """The sharding of every leaf of a tree of arrays or shapes, by the rules of `PARTITION`.
 
-    An axis of the array that its mesh axis does not divide stays whole.
+    An axis of the array that its mesh axis does not divide is not split.
+
+    Raises:
+      UserError: a name matches a rule for arrays of another rank.
     """
 
     def sharding(name: str, leaf: Any) -> NamedSharding:
-        spec = choose(PARTITION, name)
-        if len(spec) != len(leaf.shape):
-            return NamedSharding(mesh, P())
-        fits = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, leaf.shape)]
-        return NamedSharding(mesh, P(*fits))
+        spec, shape = choose(PARTITION, name), tuple(leaf.shape)
+        if spec and len(spec) != len(shape):
+            raise UserError(
+                f"found {name} of shape {shape}, expected {len(spec)} axes, since names that end so are sharded as "
+                f"{spec}: give the parameter another name, or change the rule in beit_jax/training/sharding.py"
+            )
+        split = [axis if axis and size % mesh.shape[axis] == 0 else None for axis, size in zip(spec, shape)]
+        return NamedSharding(mesh, P(*split))
 
     return map_names(sharding, tree)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """HostBatch over `data` and `fsdp`."""
+    """The first axis, that of the examples, is split over `data` and `fsdp`."""
     return NamedSharding(mesh, BATCH)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array."""
+    """Every device holds a copy of the array."""
     return NamedSharding(mesh, P())
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
     """
     Raises:
-      UserError: the rows of a (micro-)batch cannot be dealt evenly to the devices, or not by their processes.
+      UserError: the devices cannot have the same number of examples of a (micro-)batch, or not of their own process.
     """
     groups = mesh.devices.reshape(-1, mesh.shape["tensor"])
     if any(device.process_index != group[0].process_index for group in groups for device in group):
         raise UserError(
-            f"tensor={mesh.shape['tensor']} spreads rows of the batch over several processes, each of which reads rows "
-            "of its own; choose one that stays within a process, and fsdp for the rest"
+            f"tensor={mesh.shape['tensor']} spreads an example over several processes, each of which reads examples of "
+            "its own; choose one that stays within a process, and fsdp for the rest"
         )
-    rows, ways = batch_size // accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
-    if rows % ways:
+    examples, shards = batch_size // accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
+    if examples % shards:
         micro = f" / accumulate={accumulate}" if accumulate > 1 else ""
         raise UserError(
-            f"batch_size={batch_size}{micro} is not divisible by the {ways} devices that share a batch "
-            f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}); choose a multiple of {ways * accumulate}"
+            f"batch_size={batch_size}{micro} is not divisible by the {shards} devices that share a batch "
+            f"(data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}); choose a multiple of {shards * accumulate}"
         )
 
 
 def to_devices(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch, as global arrays."""
+    """The global arrays of a batch, of which this process has the examples `batch`."""
     sharding = batch_sharding(mesh)
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    return {name: jax.make_array_from_process_local_data(sharding, values) for name, values in batch.items()}

@@ -1,4 +1,4 @@
-"""Meshes of one and of several slices, of devices that are there and of made-up ones."""
+"""Meshes of one and of several slices, of real and of synthetic devices; and rules of sharding."""
 
 import dataclasses
 import itertools
@@ -6,9 +6,11 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from beit_jax.errors import UserError
 from beit_jax.training import sharding
+from beit_jax.training.params import flatten
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Device:
 
 
 @dataclasses.dataclass(frozen=True)
-class Unaware:
-    """A device that knows of no slices."""
+class PlainDevice:
+    """A device that reports no slice."""
 
     id: int
     process_index: int
@@ -36,12 +38,12 @@ class Unaware:
 
 def tpu_slices(slices, side=4):
     """Slices of side x side chips, four to a process, in an order that mixes the slices."""
-    places = itertools.product(range(side), range(side), range(slices))
-    made = []
-    for number, (x, y, index) in enumerate(places):
+    positions = itertools.product(range(side), range(side), range(slices))
+    devices = []
+    for number, (x, y, index) in enumerate(positions):
         host = index * side * side // 4 + (x // 2) * (side // 2) + y // 2
-        made.append(Device(id=number, process_index=host, slice_index=index, coords=(x, y, 0)))
-    return made
+        devices.append(Device(id=number, process_index=host, slice_index=index, coords=(x, y, 0)))
+    return devices
 
 
 def sizes(data=-1, fsdp=1, tensor=1, slices=1):
@@ -86,8 +88,8 @@ def test_hosts_of_gpus_are_slices_where_asked_for():
     assert slice_of(sharding.make_mesh(sizes(data=1, fsdp=8), mixed)).shape == (1, 8, 1)
 
 
-def test_processes_are_slices_of_devices_that_know_of_none():
-    devices = [Unaware(id=i, process_index=i % 2) for i in range(8)]
+def test_processes_are_slices_of_devices_that_report_none():
+    devices = [PlainDevice(id=i, process_index=i % 2) for i in range(8)]
     mesh = sharding.make_mesh(sizes(fsdp=2, slices=2), devices)
     found = np.vectorize(lambda device: device.process_index)(mesh.devices)
     np.testing.assert_array_equal(found[..., 0], [[0, 0], [0, 0], [1, 1], [1, 1]])
@@ -113,7 +115,7 @@ def test_devices_of_one_process_are_cut_in_order():
         (sizes(slices=3), None, "mesh.slices=3 does not divide data=8"),
         (
             sizes(slices=2),
-            [Unaware(id=i, process_index=i // 2) for i in range(8)],
+            [PlainDevice(id=i, process_index=i // 2) for i in range(8)],
             "belong to 4 processes; expected 1, or 4",
         ),
         (sizes(data=3), None, "mesh .data=3, fsdp=1, tensor=1. does not fit 8 device"),
@@ -124,8 +126,33 @@ def test_slices_that_do_not_fit(asked, devices, message):
         sharding.make_mesh(asked, devices)
 
 
-def test_a_row_of_the_batch_belongs_to_one_process():
-    devices = [Unaware(id=i, process_index=i // 4) for i in range(8)]
+def test_an_example_belongs_to_one_process():
+    devices = [PlainDevice(id=i, process_index=i // 4) for i in range(8)]
     sharding.check_batch(sharding.make_mesh(sizes(tensor=4), devices), 8)
-    with pytest.raises(UserError, match="tensor=8 spreads rows of the batch over several processes"):
+    with pytest.raises(UserError, match="tensor=8 spreads an example over several processes"):
         sharding.check_batch(sharding.make_mesh(sizes(tensor=8), devices), 8)
+
+
+def test_parameters_are_split_where_the_mesh_divides_them():
+    mesh = sharding.make_mesh(sizes(data=1, fsdp=4, tensor=2))
+    shapes = {
+        "encoder": {"blocks": {"mlp": {"fc1": {"kernel": (2, 8, 6), "bias": (2, 5)}}}, "norm": {"scale": (8,)}},
+        "lm_head": {"kernel": (8, 11)},
+    }
+    tree = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(shape, np.float32), shapes, is_leaf=lambda x: type(x) is tuple
+    )
+    found = {name: leaf.spec for name, leaf in flatten(sharding.shardings(mesh, {"mu": tree})).items()}
+    assert found == {
+        "mu/encoder/blocks/mlp/fc1/bias": PartitionSpec(None, None),
+        "mu/encoder/blocks/mlp/fc1/kernel": PartitionSpec(None, "fsdp", "tensor"),
+        "mu/encoder/norm/scale": PartitionSpec(),
+        "mu/lm_head/kernel": PartitionSpec("fsdp", None),
+    }
+
+
+def test_a_rule_for_another_rank_is_an_error():
+    mesh = sharding.make_mesh(sizes())
+    tree = {"head": {"kernel": jax.ShapeDtypeStruct((3, 8, 5), np.float32)}}
+    with pytest.raises(UserError, match=r"found head/kernel of shape \(3, 8, 5\), expected 2 axes"):
+        sharding.shardings(mesh, tree)
