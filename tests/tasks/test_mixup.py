@@ -6,7 +6,7 @@ from batches import random_batch
 from tiny import config as tiny
 
 from beit_jax import tasks
-from beit_jax.tasks.mixup import box, mix
+from beit_jax.tasks.mixup import cutmix_box, mix
 
 
 @pytest.fixture(autouse=True)
@@ -21,27 +21,27 @@ def images(b=4, h=12, w=10):
 
 def test_mixup_blends_with_the_reversed_batch():
     x = images()
-    mixed, share = jax.jit(lambda key: mix(key, x, 0.8, 0.0))(jax.random.key(0))
-    np.testing.assert_allclose(mixed, share * x + (1 - share) * x[::-1], atol=1e-6)
-    assert 0 < share < 1
+    mixed, fraction = jax.jit(lambda key: mix(key, x, 0.8, 0.0))(jax.random.key(0))
+    np.testing.assert_allclose(mixed, fraction * x + (1 - fraction) * x[::-1], atol=1e-6)
+    assert 0 < fraction < 1
 
 
 def test_cutmix_takes_a_box_and_counts_its_pixels():
     x = images()
     run = jax.jit(lambda key: mix(key, x, 0.0, 1.0))
     for seed in range(20):
-        mixed, share = run(jax.random.key(seed))
+        mixed, fraction = run(jax.random.key(seed))
         taken = np.any(np.asarray(mixed) != x, axis=(0, 3))
         rows, columns = np.flatnonzero(taken.any(1)), np.flatnonzero(taken.any(0))
         assert taken.sum() == len(rows) * len(columns)
-        np.testing.assert_allclose(share, 1 - taken.mean(), atol=1e-6)
+        np.testing.assert_allclose(fraction, 1 - taken.mean(), atol=1e-6)
         np.testing.assert_array_equal(np.asarray(mixed)[:, taken], x[::-1][:, taken])
 
 
 def test_boxes_as_defined():
     """Sides are truncated, halved and rounded down; the centre is uniform; what is outside is lost."""
     keys = jax.random.split(jax.random.key(0), 2000)
-    boxes = np.asarray(jax.jit(jax.vmap(lambda key: box(key, jnp.float32(0.6), 20, 30)))(keys))
+    boxes = np.asarray(jax.jit(jax.vmap(lambda key: cutmix_box(key, jnp.float32(0.6), 20, 30)))(keys))
     heights, widths = boxes.any(2).sum(1), boxes.any(1).sum(1)
     assert heights.max() == int(20 * 0.4**0.5) // 2 * 2 and widths.max() == int(30 * 0.4**0.5) // 2 * 2
     assert heights.min() == 6 and (heights[boxes[:, 10].any(1)] > 0).all()
@@ -49,39 +49,31 @@ def test_boxes_as_defined():
     assert abs(corner - 7 * 10 / 600) < 0.02 and abs(centre - 12 * 18 / 600) < 0.04
 
 
-@pytest.mark.parametrize(("switch", "expected"), [(0.0, 0.0), (0.5, 0.5), (1.0, 1.0)])
-def test_which_of_the_two(switch, expected):
-    x = jnp.asarray(images(2, 6, 6))
-    keys = jax.random.split(jax.random.key(1), 600)
-    mixed, shares = jax.jit(jax.vmap(lambda key: mix(key, x, 0.8, 1.0, switch=switch)))(keys)
-    # CutMix leaves each pixel as one of the two; mixup almost never does.
-    pure = np.isclose(mixed, x[None]) | np.isclose(mixed, x[None, ::-1])
-    assert abs(np.mean(pure.all((1, 2, 3, 4)) & (np.asarray(shares) < 1.01)) - expected) < 0.06
-
-
-def test_shares_are_beta_distributed_and_sometimes_nothing_is_mixed():
+def test_half_of_the_batches_are_cut_and_fractions_are_beta_distributed():
     x = jnp.asarray(images(2, 4, 4))
-    keys = jax.random.split(jax.random.key(2), 4000)
-    shares = np.asarray(jax.jit(jax.vmap(lambda key: mix(key, x, 0.8, 0.0, probability=0.75)[1]))(keys))
-    assert abs(np.mean(shares == 1.0) - 0.25) < 0.03
-    mixed = shares[shares != 1.0]
-    assert abs(mixed.mean() - 0.5) < 0.02 and abs(mixed.var() - 1 / (4 * 2.6)) < 0.01  # Beta(0.8, 0.8)
+    keys = jax.random.split(jax.random.key(1), 4000)
+    mixed, fractions = jax.jit(jax.vmap(lambda key: mix(key, x, 0.8, 1.0)))(keys)
+    # CutMix leaves each pixel as one of the two; mixup almost never does.
+    cut = (np.isclose(mixed, x[None]) | np.isclose(mixed, x[None, ::-1])).all((1, 2, 3, 4))
+    assert abs(np.mean(cut) - 0.5) < 0.03
+    blended = np.asarray(fractions)[~cut]
+    assert abs(blended.mean() - 0.5) < 0.03 and abs(blended.var() - 1 / (4 * 2.6)) < 0.01  # Beta(0.8, 0.8)
 
 
 def test_loss_is_that_of_the_mixed_and_smoothed_target():
     config = tiny("classify")
     config.model.drop_path, config.mixup, config.label_smoothing = 0.0, 0.8, 0.1
-    task = tasks.create(config)
+    task = tasks.create_task(config)
     params = jax.jit(task.init)(jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 6).items()}
     key = jax.random.key(5)
-    metrics = jax.jit(task.loss)(params, {}, batch, key, jnp.int32(0))
+    metrics, _ = jax.jit(task.loss)(params, {}, batch, key, jnp.int32(0))
     assert "top1" not in metrics
-    mixed, share = mix(jax.random.fold_in(key, 1), batch["image"], 0.8, 0.0)
-    logits = tasks.model(config).apply({"params": params}, mixed)
+    mixed, fraction = mix(jax.random.fold_in(key, 1), batch["image"], 0.8, 0.0)
+    logits = task.model.apply({"params": params}, mixed)
     on, off = 0.9 + 0.1 / 10, 0.1 / 10
     one_hot = np.full((6, 10), off) + (on - off) * np.eye(10)[np.asarray(batch["label"])]
-    target = share * one_hot + (1 - share) * one_hot[::-1]
+    target = fraction * one_hot + (1 - fraction) * one_hot[::-1]
     expected = -(target * jax.nn.log_softmax(logits)).sum()
     np.testing.assert_allclose(metrics["loss"][0], expected, rtol=1e-5)
