@@ -154,7 +154,7 @@ def _write(file: Path, text: str) -> None:
 def _report(workdir: Path) -> None:
     from beit_jax.visualize import report
 
-    print(report.write(workdir), flush=True)
+    print(report.write_report(workdir), flush=True)
 
 
 if __name__ == "__main__":

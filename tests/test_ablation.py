@@ -6,7 +6,7 @@ import pytest
 from beit_jax import config as configs
 from beit_jax import train
 from beit_jax.errors import UserError
-from beit_jax.visualize import markdown, report
+from beit_jax.visualize import markdown, runs
 
 
 def changed(one, other):
@@ -91,7 +91,7 @@ def test_two_rows_of_the_ablation_run_and_make_the_table(repository, tmp_path):
                 f"--workdir={tmp_path}",
             ]
         )
-    table = markdown.table(report.collect(tmp_path)).splitlines()[2:]
+    table = markdown.markdown_table(runs.collect_runs(tmp_path)).splitlines()[2:]
     found = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in table]
     assert found == [
         ("tokenizer", "codes in use (perplexity)"),

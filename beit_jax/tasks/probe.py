@@ -114,7 +114,7 @@ class Probe(Task):
         """
         images = float(sums.pop("images"))
         means = {name: value / images for name, value in sums.items()}
-        return layers.best(means, self.embedded_layers) | {"images": images}
+        return layers.best_layer_metrics(means, self.embedded_layers) | {"images": images}
 
     @property
     def integer_bounds(self) -> Mapping[str, int]:
@@ -146,7 +146,6 @@ class Probe(Task):
                 "loss": "cross-entropy of the best layer on the evaluation set",
                 **ACCURACIES,
                 "best_layer": "the layer with the best top1, counted from 1",
-                "knn_top1": "top-1 accuracy of the nearest neighbours' vote, by the features of the best layer",
             },
         )
 

@@ -1,1 +1,1 @@
-"""Pictures and reports of runs; the only room that imports matplotlib."""
+"""Pictures and reports of runs; the only package that imports matplotlib."""

@@ -1,43 +1,60 @@
-"""Looks at what runs have made.
+"""Shows what runs have made.
 
-python -m beit_jax.visualize report runs/quickstart
-python -m beit_jax.visualize report runs/small runs/large --out compared.html
-python -m beit_jax.visualize report runs/digits --markdown docs/results.md
-python -m beit_jax.visualize attention --checkpoint runs/pretrain --image cat.jpg --out maps
-python -m beit_jax.visualize tokens --checkpoint runs/tokenizer --image cat.jpg --out pictures
-python -m beit_jax.visualize predictions --checkpoint runs/pretrain --image cat.jpg --out pictures
+  python -m beit_jax.visualize report runs/quickstart
+  python -m beit_jax.visualize report runs/small runs/large --out compared.html
+  python -m beit_jax.visualize report runs/digits --markdown docs/results.md
+  python -m beit_jax.visualize attention --checkpoint runs/pretrain --image cat.jpg --out maps
+  python -m beit_jax.visualize tokens --checkpoint runs/tokenizer --image cat.jpg --out pictures
+  python -m beit_jax.visualize predictions --checkpoint runs/pretrain --image cat.jpg --out pictures
+
+COMMAND --help explains each.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from beit_jax import cli
 from beit_jax.errors import UserError
 from beit_jax.visualize import attention_command, token_commands
 
+REPORT = """Results, pictures, curves, speed and config of runs, finished or not, in one HTML page; prints the results.
+
+  python -m beit_jax.visualize report runs/quickstart
+  python -m beit_jax.visualize report runs/small runs/large --out compared.html
+  python -m beit_jax.visualize report runs/digits --markdown docs/results.md
+
+A run whose task lies in a file of your own is shown with its captions and curves if that file is given with --plugin,
+and with the curve of its loss and all its numbers otherwise.
+"""
+
 
 def main(argv: Sequence[str]) -> None:
-    """Makes the picture or page that the first argument names."""
-    parser = cli.Parser(
-        prog="python -m beit_jax.visualize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = parser.add_subparsers(dest="what", required=True)
-    report = names.add_parser("report", help="table and report.html of a workdir, or of several side by side")
-    report.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="of a run or of a recipe, finished or not")
-    report.add_argument("--out", metavar="PAGE", help="otherwise report.html in the folder that holds all of it")
-    report.add_argument(
-        "--markdown",
-        metavar="PAGE",
-        help="also put the table between the lines <!-- begin NAME --> and <!-- end NAME --> of a Markdown page, where "
-        "NAME is the name of the workdir",
-    )
-    report.set_defaults(run=_report)
-    attention_command.add(names)
-    token_commands.add(names)
+    """Makes the pictures or the page that the first argument names."""
+    parser = cli.Parser(prog="python -m beit_jax.visualize", description=__doc__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
+    _add_report(commands)
+    attention_command.add_parser(commands)
+    token_commands.add_parsers(commands)
     settings = parser.parse_args(argv)
     settings.run(settings)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser(
+        "report", help="table and report.html of one run or several", description=REPORT, plugins=True
+    )
+    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="folder of a run or of a recipe")
+    parser.add_argument("--out", metavar="PAGE", help="default: report.html in the folder that holds all workdirs")
+    parser.add_argument(
+        "--markdown",
+        metavar="PAGE",
+        help="Markdown page in which to replace the table between the lines <!-- begin NAME --> and <!-- end NAME -->, "
+        "where NAME is the name of the workdir",
+    )
+    parser.set_defaults(run=_report)
 
 
 def _report(settings: argparse.Namespace) -> None:
@@ -45,18 +62,19 @@ def _report(settings: argparse.Namespace) -> None:
     for workdir in workdirs:
         if not (workdir / "config.json").is_file():
             raise UserError(f"{workdir} holds no run; expected the --workdir of beit_jax.train")
-    from beit_jax.visualize import markdown, report
+    from beit_jax.visualize import markdown, report, runs
 
     try:
-        print(report.write(*workdirs, out=Path(settings.out) if settings.out else None))
+        print(report.write_report(*workdirs, out=Path(settings.out) if settings.out else None))
+        for workdir in workdirs if settings.markdown else ():
+            table = markdown.markdown_table(runs.collect_runs(workdir))
+            markdown.replace_table(Path(settings.markdown), workdir.resolve().name, table)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{', '.join(map(str, workdirs))}: config.json or result.json cannot be read ({error}); make it again"
+            f"{', '.join(map(str, workdirs))}: config.json or result.json cannot be read ({error}); run it again"
         ) from error
     except OSError as error:
-        raise UserError(f"the report cannot be written: {error}; give another place with --out") from error
-    for workdir in workdirs if settings.markdown else ():
-        markdown.replace(Path(settings.markdown), workdir.resolve().name, markdown.table(report.collect(workdir)))
+        raise UserError(f"the report cannot be written: {error}; choose another page with --out") from error
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Where patches look: attention maps for reference points, and the distance over which each head looks.
+"""Attention maps for reference points, and the mean attention distance of each head.
 
 The maps are those of the paper's figure of self-attention; the mean distance is that of the ViT paper (arXiv
-2010.11929, appendix D.7). Both leave out the class token, which has no place in the image: weights on it are dropped,
-and those on the patches divided by their sum, so that heads which look at it much still count in means over heads.
+2010.11929, appendix D.7). Both leave out the class token, which has no position in the image: weights on it are
+dropped, and those on the patches divided by their sum, so that heads which attend to it much still count in means over
+heads.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from beit_jax.errors import UserError
 from beit_jax.models import vit
 
 COLOURS = "inferno"  # perceptually uniform: steps of equal weight look equal
-SHARE = 0.65  # of the colour in an overlay
+OPACITY = 0.65  # of the colour in an overlay
 
 
 def attention_weights(encoder: vit.Encoder, params: Any, images: np.ndarray) -> np.ndarray:
@@ -42,17 +43,17 @@ def attention_weights(encoder: vit.Encoder, params: Any, images: np.ndarray) -> 
 
 
 def between_patches(weights: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Weights `[..., n+1, n+1]` -> `[..., gh, gw, gh, gw]`: of the query's row and column, on the key's.
+    """Weights `[..., n+1, n+1]` -> `[..., gh, gw, gh, gw]`: row and column of the query, then those of the key.
 
-    Without the class token, and divided by what is left of it: each map `[gh, gw]` sums to one.
+    Without the class token, and divided by the sum that is left: each map `[gh, gw]` sums to one.
     """
     patches = weights[..., 1:, 1:]
     patches = patches / patches.sum(axis=-1, keepdims=True)
     return patches.reshape(*patches.shape[:-2], *grid, *grid)
 
 
-def distance(weights: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
-    """The mean distance in pixels between the centres of a patch and those it looks at.
+def mean_distance(weights: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+    """The mean distance in pixels between the centres of a patch and of those that it attends to.
 
     Args:
       weights: `[L, b, h, n+1, n+1]`, of `attention_weights`.
@@ -62,12 +63,12 @@ def distance(weights: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarr
     Returns:
       float64 `[L, h]`: the mean over queries and images of the distance, weighted as in `between_patches`.
     """
-    places = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), axis=-1).reshape(-1, 2)
-    apart = patch * np.linalg.norm(places[:, None] - places[None], axis=-1)
+    indices = np.stack(np.meshgrid(*map(np.arange, grid), indexing="ij"), axis=-1).reshape(-1, 2)
+    distances = patch * np.linalg.norm(indices[:, None] - indices[None], axis=-1)
     means = []
     for layer in weights:  # one at a time, since a copy of all would be as large as they are
         patches = layer[..., 1:, 1:].astype(np.float64)
-        means.append(((patches * apart).sum(axis=-1) / patches.sum(axis=-1)).mean(axis=(0, 2)))
+        means.append(((patches * distances).sum(axis=-1) / patches.sum(axis=-1)).mean(axis=(0, 2)))
     return np.stack(means)
 
 
@@ -85,10 +86,10 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     (height, width), (rows, columns) = image.shape[:2], values.shape
     if height % rows or width % columns:
         raise ValueError(f"found an image of {height}x{width} pixels, expected multiples of the map's {rows}x{columns}")
-    shares = values / max(float(values.max()), np.finfo(np.float64).tiny)
-    colours = 255 * colormaps[COLOURS](shares)[..., :3]
+    relative = values / max(float(values.max()), np.finfo(np.float64).tiny)
+    colours = 255 * colormaps[COLOURS](relative)[..., :3]
     colours = colours.repeat(height // rows, axis=0).repeat(width // columns, axis=1)
-    return (SHARE * colours + (1 - SHARE) * image).round().astype(np.uint8)
+    return (OPACITY * colours + (1 - OPACITY) * image).round().astype(np.uint8)
 
 
 def patch_at(point: tuple[float, float], box: tuple[float, float, float, float], grid: tuple[int, int]) -> Any:
@@ -112,11 +113,11 @@ def patch_at(point: tuple[float, float], box: tuple[float, float, float, float],
 
 
 def salient_patches(image: np.ndarray, grid: tuple[int, int], count: int = 4) -> Sequence[tuple[int, int]]:
-    """Patches that hold much and lie apart, as reference points; chosen by the image alone, for all models alike.
+    """Patches with much contrast that lie apart, as reference points; chosen by the image alone, for all models alike.
 
-    A patch holds as much as its grey levels and those of its neighbours vary. The first is the one that holds most;
-    each of the next has the largest product of that and the distance to those chosen before. The outermost eighth of
-    each side is left out, since distance alone would lead there.
+    The contrast of a patch is the standard deviation of the grey levels of it and its neighbours. The first patch is
+    the one with most contrast; each of the next has the largest product of contrast and distance to the chosen ones.
+    The outermost eighth along each side is left out, since distance alone would lead there.
 
     Args:
       image: uint8 `[H, W, 3]`, sides that are multiples of the grid's.
@@ -131,14 +132,14 @@ def salient_patches(image: np.ndarray, grid: tuple[int, int], count: int = 4) ->
     patches = grey.reshape(rows, len(grey) // rows, columns, -1)
     moments = [np.pad((patches**power).mean(axis=(1, 3)), 1, mode="edge") for power in (1, 2)]
     around = [sum(m[i : i + rows, j : j + columns] for i in range(3) for j in range(3)) / 9 for m in moments]
-    places = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
-    to_border = np.minimum(places, np.array(grid) - 1 - places)
-    holds = np.sqrt(np.maximum(around[1] - around[0] ** 2, 0.0)) + 1e-6
-    holds *= (to_border >= np.array(grid) // 8).all(axis=-1)
-    chosen, apart = [], np.ones(grid)
+    indices = np.stack(np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij"), axis=-1)
+    to_border = np.minimum(indices, np.array(grid) - 1 - indices)
+    contrast = np.sqrt(np.maximum(around[1] - around[0] ** 2, 0.0)) + 1e-6
+    contrast *= (to_border >= np.array(grid) // 8).all(axis=-1)
+    chosen, nearest = [], np.ones(grid)
     for _ in range(min(count, rows * columns)):
-        best = tuple(int(place) for place in np.unravel_index(np.argmax(holds * apart), grid))
-        distances = np.linalg.norm(places - np.array(best), axis=-1)
-        apart = np.minimum(apart, distances) if chosen else distances
+        best = tuple(int(index) for index in np.unravel_index(np.argmax(contrast * nearest), grid))
+        distances = np.linalg.norm(indices - np.array(best), axis=-1)
+        nearest = np.minimum(nearest, distances) if chosen else distances
         chosen.append(best)
     return chosen

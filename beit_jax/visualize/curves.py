@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-Curve = Sequence[tuple[float, float]]  # (epoch, value)
+Points = Sequence[tuple[float, float]]  # (epoch, value)
 
 
-def draw(
+def draw_curves(
     title: str,
-    curves: Mapping[str, Sequence[Curve]],
+    curves: Mapping[str, Sequence[Points]],
     unit: str,
-    dashed: Mapping[str, Sequence[Curve]] | None = None,
+    dashed: Mapping[str, Sequence[Points]] | None = None,
 ) -> bytes:
     """One panel with a colour for each name; several curves of one name (seeds) are drawn thinner.
 
@@ -30,15 +30,15 @@ def draw(
     names = list(dict.fromkeys([*curves, *(dashed or {})]))
     for style, drawn in (("-", curves), ("--", dashed or {})):
         for name, seeds in drawn.items():
-            for number, curve in enumerate(seeds):
-                epochs, values = zip(*curve)
+            for number, points in enumerate(seeds):
+                epochs, values = zip(*points)
                 axes.plot(
                     epochs,
                     values,
                     style,
                     color=f"C{names.index(name)}",
                     linewidth=1.6 if len(seeds) == 1 and style == "-" else 1.0,
-                    marker="o" if len(curve) == 1 else None,
+                    marker="o" if len(points) == 1 else None,
                     label=name if number == 0 and drawn is not dashed else None,
                 )
     axes.set(title=title, xlabel="epoch (dashed: in training)" if dashed else "epoch", ylabel=unit)

@@ -10,10 +10,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 DPI = 110
-Square = tuple[float, float, float, float, str]  # left, top, width and height in shares of the picture, and a label
+Square = tuple[float, float, float, float, str]  # left, top, width and height as fractions of the picture, and a label
 
 
-def panels(
+def draw_panels(
     pictures: Sequence[tuple[str, np.ndarray]],
     columns: int,
     marks: Sequence[Sequence[Square]] = (),
@@ -54,7 +54,7 @@ def panels(
 
 
 def _outline(axes: object, square: Square) -> None:
-    """White on black, to be seen on any picture; the label beside it, within the picture."""
+    """White on black, to be visible on any picture; the label beside it, within the picture."""
     left, top, width, height, label = square
     for colour, line in (("black", 3.0), ("white", 1.4)):
         axes.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=colour, linewidth=line))
@@ -79,12 +79,12 @@ def _write(axes: object, x: float, y: float, text: str, points: float) -> None:
     axes.text(x, y, text, color="white", fontsize=points, ha="center", va="center", path_effects=edge)
 
 
-def distances(values: np.ndarray, farthest: float) -> bytes:
+def draw_distances(values: np.ndarray, uniform: float) -> bytes:
     """Mean attention distance by layer: a dot for each head, a line through the means.
 
     Args:
       values: `[L, h]` in pixels.
-      farthest: the mean distance where all patches weigh the same.
+      uniform: the mean distance with uniform attention.
 
     Returns:
       The PNG file.
@@ -95,9 +95,9 @@ def distances(values: np.ndarray, farthest: float) -> bytes:
     heads = axes.plot(layers, values, "o", color="C0", alpha=0.45, markersize=5, markeredgewidth=0)
     heads[0].set_label("heads")
     axes.plot(layers, values.mean(axis=1), "-o", color="C1", markersize=4, label="their mean")
-    axes.axhline(farthest, color="0.5", linestyle="--", linewidth=1, label="all patches alike")
+    axes.axhline(uniform, color="0.5", linestyle="--", linewidth=1, label="uniform attention")
     axes.set(
-        title="Mean attention distance", xlabel="layer", ylabel="pixels", ylim=(0, 1.1 * max(values.max(), farthest))
+        title="Mean attention distance", xlabel="layer", ylabel="pixels", ylim=(0, 1.1 * max(values.max(), uniform))
     )
     axes.set_xticks(layers if len(layers) <= 12 else layers[1::2])
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""Picture files in and out of the commands that look at one image."""
+"""Picture files in and out of the commands that show what a model does with one image."""
 
 import argparse
 import warnings
@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from ml_collections import ConfigDict
 from PIL import Image, ImageOps
 
 from beit_jax.errors import UserError
 
-LEAST_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
+MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
 
 
-def size(text: str) -> tuple[int, int]:
+def parse_size(text: str) -> tuple[int, int]:
     """Height and width out of `H` or `HxW`, for argparse."""
     sides = text.split("x")
     if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
@@ -21,7 +22,7 @@ def size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def read(path: str) -> Image.Image:
+def read_picture(path: str) -> Image.Image:
     """The picture in a file, in RGB, turned as its camera says.
 
     Raises:
@@ -38,36 +39,41 @@ def read(path: str) -> Image.Image:
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
 
 
-def central_box(found: tuple[int, int], wanted: tuple[int, int]) -> tuple[float, float, float, float]:
+def central_box(picture: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
     """The largest central part of a picture with the shape of another size.
 
     Args:
-      found: height and width of the picture.
-      wanted: height and width of the other.
+      picture: height and width of the picture.
+      size: height and width of the other.
 
     Returns:
       left, top, right and bottom in pixels of the picture.
     """
-    scale = min(found[0] / wanted[0], found[1] / wanted[1])
-    height, width = min(wanted[0] * scale, found[0]), min(wanted[1] * scale, found[1])  # rounded up, they are outside
-    top, left = (found[0] - height) / 2, (found[1] - width) / 2
+    scale = min(picture[0] / size[0], picture[1] / size[1])
+    height, width = min(size[0] * scale, picture[0]), min(size[1] * scale, picture[1])  # rounded up, they are outside
+    top, left = (picture[0] - height) / 2, (picture[1] - width) / 2
     return left, top, left + width, top + height
 
 
-def fitted(image: Image.Image, size: tuple[int, int], method: str) -> np.ndarray:
+def crop_and_resize(image: Image.Image, size: tuple[int, int], method: str) -> np.ndarray:
     """The central part, uint8 `[height, width, 3]`, resized by one of Pillow's filters, such as "bicubic"."""
     box = central_box((image.height, image.width), size)
     resized = image.resize((size[1], size[0]), Image.Resampling[method.upper()], box=box)
     return np.asarray(resized)
 
 
-def enlarged(image: np.ndarray, least_side: int = LEAST_SIDE) -> np.ndarray:
-    """Each pixel as a square of equal pixels, `[h, w, 3]` -> `[k h, k w, 3]`, so that the longer side is legible."""
-    k = max(1, least_side // max(image.shape[:2]))
-    return image.repeat(k, axis=0).repeat(k, axis=1)
+def normalize(pixels: np.ndarray, preprocess: ConfigDict) -> np.ndarray:
+    """Pixels uint8 `[..., 3]` as the encoder takes them, float32, by `mean` and `std` of a section `preprocess`."""
+    mean, std = (np.asarray(preprocess[key], np.float32) for key in ("mean", "std"))
+    return (pixels / np.float32(255) - mean) / std
 
 
-def write(folder: str, pictures: Sequence[tuple[str, np.ndarray | bytes]]) -> None:
+def to_bytes(image: np.ndarray) -> np.ndarray:
+    """[0, 1] -> uint8 of the same shape."""
+    return (np.asarray(image, np.float32).clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def write_pictures(folder: str, pictures: Sequence[tuple[str, np.ndarray | bytes]]) -> None:
     """Writes pictures, uint8 `[h, w, 3]` or PNG files, by name into a folder, and prints their paths.
 
     Raises:

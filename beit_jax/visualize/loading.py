@@ -1,108 +1,150 @@
-"""Networks out of any checkpoint, for looking at them."""
+"""Networks out of any checkpoint, to show what they do."""
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from beit_jax import cli, tasks
+from beit_jax import cli
+from beit_jax import config as configs
+from beit_jax.config import tokenizers
 from beit_jax.convert.pretrained import Pretrained, from_pretrained
 from beit_jax.errors import UserError
+from beit_jax.experiment import Experiment
 from beit_jax.models import vit
-from beit_jax.tasks import pretrain
-from beit_jax.training import checkpoint, initialize
+from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.tasks import Task, create_task, create_tokenizer
+from beit_jax.tasks.pretrain import Pretrain
+from beit_jax.training import checkpoint
 from beit_jax.training.interpolate_positions import interpolate_positions
-from beit_jax.training.sharding import AXES, make_mesh
-
-Params = dict[str, Any]
-DVAE_SIZES = ("image_size", "vocab", "hidden", "groups", "blocks_per_group", "decoder_init")
+from beit_jax.typing import Params
 
 
 class LoadedEncoder(NamedTuple):
-    """An encoder, its parameters, and the config of what it was loaded with."""
+    """An encoder for images of one size.
+
+    Attributes:
+      encoder: the network.
+      params: its parameters.
+      image_size: height and width in pixels of the images that it sees.
+      preprocess: section with its pixel statistics, see `convert.preprocessing`.
+    """
 
     encoder: vit.Encoder
     params: Params
-    config: ConfigDict
+    image_size: tuple[int, int]
+    preprocess: ConfigDict
 
 
-def encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncoder:
-    """The encoder of a checkpoint of any task; that of a probe is the one it reads.
+class LoadedTokenizer(NamedTuple):
+    """A tokenizer and its parameters."""
+
+    tokenizer: Tokenizer
+    params: Params
+
+
+class LoadedPretraining(NamedTuple):
+    """A model that was pre-trained on tokens.
+
+    Attributes:
+      task: with the tokenizer.
+      params: of the model.
+      frozen: of the tokenizer, as the task takes them.
+      preprocess: as in `LoadedEncoder`.
+    """
+
+    task: Pretrain
+    params: Params
+    frozen: dict[str, Params]
+    preprocess: ConfigDict
+
+
+def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncoder:
+    """The encoder of a checkpoint of any task; that of a task with a frozen encoder is the one that it reads.
 
     Args:
       name: a run, one of its checkpoints, a file, a folder or a hub id, as `from_pretrained` reads them.
-      size: height and width of the images it is to see, to which positions are resized; None: its own.
+      size: height and width of the images it is to see, for which positions are interpolated; None: its own.
 
     Raises:
       UserError: there is no encoder, or the size does not fit its patches.
     """
     model, params, config = _load("checkpoint", name)
-    if config.task == "tokenizer":
-        raise UserError(f"{name} is a tokenizer, which has no attention; expected a model with an encoder")
-    if config.task == "probe":
-        network, own = model, _frozen(name, config)["encoder"]["encoder"]
-    else:
-        network, own = model.encoder, params["encoder"]
-    side, patch = config.model.image_size, network.patch_size
-    size = size or (side, side)
+    task = create_task(config)
+    is_frozen = "encoder" in task.frozen_parts
+    encoder = model if is_frozen else getattr(model, "encoder", None)
+    if not isinstance(encoder, vit.Encoder):
+        raise UserError(
+            f"{name} is a model of the task {config.task!r}, which has no attention; expected a model with a vision "
+            "transformer"
+        )
+    own = (_load_frozen(name, task)["encoder"] if is_frozen else params)["encoder"]
+    patch, size = encoder.patch_size, size or (config.model.image_size,) * 2
     if size[0] % patch or size[1] % patch:
         raise UserError(f"--size={size[0]}x{size[1]}: expected multiples of the patch size {patch}")
     image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
+    shapes = jax.eval_shape(encoder.init, jax.random.key(0), image)["params"]
     grid = (size[0] // patch, size[1] // patch)
-    resized = interpolate_positions({"encoder": own}, {"encoder": shapes}, grid=grid)
-    return LoadedEncoder(network, resized["encoder"], config)
+    interpolated = interpolate_positions({"encoder": own}, {"encoder": shapes}, grid=grid)
+    return LoadedEncoder(encoder, interpolated["encoder"], size, config.preprocess)
 
 
-def tokenizer(name: str, flag: str = "checkpoint") -> Pretrained:
-    """A tokenizer: itself, or the one that a pre-training reads.
+def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
+    """A tokenizer: itself, or the one that a pre-training reads. It computes in float32.
 
     Args:
-      name: as in `encoder`.
+      name: as in `load_encoder`.
       flag: that gave the name, for messages.
 
     Raises:
-      UserError: it is something else.
+      UserError: there is no tokenizer, or one that cannot decode.
     """
     loaded = _load(flag, name)
-    if loaded.config.task == "tokenizer":
-        return loaded
-    if loaded.config.task != "pretrain":
-        raise UserError(f"--{flag}={name} is a model of the task {loaded.config.task!r}; expected a tokenizer")
-    return _tokenizer_read_by(name, loaded.config, f"give that itself as --{flag}")
+    task = create_task(loaded.config)
+    tokenizer = getattr(task, "tokenizer", None)
+    if not isinstance(tokenizer, Tokenizer):
+        raise UserError(
+            f"--{flag}={name} is a model of the task {task.config.task!r}, which has no tokenizer; expected a tokenizer"
+        )
+    _check_decoder(f"--{flag}={name}", tokenizer)
+    params = loaded.params
+    if "tokenizer" in task.frozen_parts:
+        params = _load_frozen_tokenizer(name, task, f"give that itself as --{flag}")["tokenizer"]
+    return LoadedTokenizer(create_tokenizer(tokenizer.section, tokenizer.image_size), params)
 
 
-def masked_model(name: str, tokenizer_name: str) -> tuple[Pretrained, Pretrained]:
-    """A pre-trained model, and its tokenizer, whose sizes then stand in the model's config.
+def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:
+    """A model that was pre-trained on tokens, with its tokenizer.
 
     Args:
-      name: of the model, as in `encoder`.
+      name: of the model, as in `load_encoder`.
       tokenizer_name: of the tokenizer; empty: the one that the run was made with.
 
     Raises:
-      UserError: it is no pre-trained model, or the tokenizer does not fit it.
+      UserError: it is no such model, or the tokenizer does not fit it or cannot decode.
     """
     loaded = _load("checkpoint", name)
-    config = loaded.config
-    if config.task != "pretrain":
-        raise UserError(f"{name} is a model of the task {config.task!r}; expected a pre-trained one, which has tokens")
-    pretrain.check_masked_tokens(config)
-    found = (
-        tokenizer(tokenizer_name, "tokenizer")
-        if tokenizer_name
-        else _tokenizer_read_by(name, config, "give it: --tokenizer=NAME")
-    )
-    sizes = {key: found.config.model[key] for key in DVAE_SIZES}
-    if sizes["vocab"] != config.tokenizer.vocab:
+    task = create_task(loaded.config)
+    if not isinstance(task, Pretrain):
         raise UserError(
-            f"--tokenizer={tokenizer_name} has {sizes['vocab']} tokens, and {name} predicts {config.tokenizer.vocab}; "
-            "expected the tokenizer that it was trained with"
+            f"{name} is a model of the task {task.config.task!r}; expected one pre-trained on tokens (task 'pretrain')"
         )
-    grid, stride = config.model.image_size // loaded.model.encoder.patch_size, 2 ** (sizes["groups"] - 1)
-    config.tokenizer.update(sizes | dict(image_size=grid * stride))  # one token for each patch
-    return loaded, found
+    if task.on_all:
+        raise UserError(f"{name} has loss_on='all'; expected a model of the tokens of masked patches")
+    if tokenizer_name:
+        found = load_tokenizer(tokenizer_name, "tokenizer")
+        if found.tokenizer.vocab != task.outputs:
+            raise UserError(
+                f"--tokenizer={tokenizer_name} has {found.tokenizer.vocab} tokens, and {name} predicts {task.outputs}; "
+                "expected the tokenizer that it was trained with"
+            )
+        task = Pretrain(_with_tokenizer(task.config, found.tokenizer.section))
+        frozen = {"tokenizer": found.params}
+    else:
+        frozen = _load_frozen_tokenizer(name, task, "give it: --tokenizer=NAME")
+    _check_decoder(f"the tokenizer of {name}", task.tokenizer)
+    return LoadedPretraining(task, loaded.params, frozen, loaded.config.preprocess)
 
 
 def _load(flag: str, name: str) -> Pretrained:
@@ -110,19 +152,31 @@ def _load(flag: str, name: str) -> Pretrained:
     return from_pretrained(name)
 
 
-def _tokenizer_read_by(name: str, config: ConfigDict, advice: str) -> Pretrained:
-    if config.get("target", "tokens") != "tokens":
-        raise UserError(f"{name} was trained to predict {config.target}, and has no tokenizer; {advice}")
-    if not config.tokenizer.init_from:
+def _check_decoder(name: str, tokenizer: Tokenizer) -> None:
+    if not tokenizer.can_decode:
+        raise UserError(
+            f"{name} is of the kind {tokenizer.section.kind!r}, which cannot make images of tokens; expected a kind "
+            "that decodes, such as dvae"
+        )
+
+
+def _with_tokenizer(config: ConfigDict, section: ConfigDict) -> ConfigDict:
+    """A pre-training's config with the tokenizer of another section: of a pre-training, or `model` of its own task."""
+    names = ("kind", *tokenizers.find(section.kind).keys)
+    return ConfigDict({**config, "tokenizer": {name: section[name] for name in names} | {"init_from": ""}})
+
+
+def _load_frozen_tokenizer(name: str, task: Task, advice: str) -> dict[str, Params]:
+    if not task.frozen_parts["tokenizer"].source:
         raise UserError(f"{name} does not say which tokenizer it was trained with; {advice}")
-    params = _frozen(name, config)["tokenizer"]
-    made = ConfigDict(dict(task="tokenizer", model={key: config.tokenizer[key] for key in DVAE_SIZES}))
-    return Pretrained(tasks.model(made), params, made)
+    return _load_frozen(name, task)
 
 
-def _frozen(name: str, config: ConfigDict) -> dict[str, Params]:
-    """What a run's task reads and does not learn, by the name of the part."""
-    run: Path = checkpoint.find_checkpoint(name).parents[1]
-    mesh = make_mesh(dict.fromkeys(AXES, 1), jax.devices()[:1])
-    with jax.set_mesh(mesh):
-        return jax.tree.map(np.asarray, initialize.load_frozen(config, tasks.create(config), mesh, run))
+def _load_frozen(name: str, task: Task) -> dict[str, Params]:
+    """What the task of a run reads and does not learn, by the name of the part, on the devices that are there."""
+    config = task.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.mesh = configs.defaults(config.task, tokenizers.kind_of(config)).mesh  # of how many the run had
+        config.batch_size, config.optimizer.accumulate = jax.device_count(), 1  # no batch is made
+    experiment = Experiment(config, checkpoint.find_checkpoint(name).parents[1], task)
+    return jax.tree.map(np.asarray, experiment.frozen)

@@ -1,53 +1,44 @@
 """A table of results inside a Markdown page, replaced each time that the runs are made again."""
 
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 
 from beit_jax.errors import UserError
-from beit_jax.visualize.report import Group
-
-# By which numbers a task is judged: name in the results, words, factor, format.
-HEADLINES = {
-    "tokenizer": (("perplexity", "codes in use (perplexity)", 1, "{:.1f}"),),
-    "pretrain": (("mlm_acc", "masked-token accuracy, %", 100, "{:.1f}"),),
-    "pretrain, all tokens": (
-        ("mlm_acc", "masked-token accuracy, %", 100, "{:.1f}"),
-        ("all_acc", "accuracy of all tokens, %", 100, "{:.1f}"),
-    ),
-    "pretrain, pixels": (("loss", "squared error of masked, normalised pixels", 1, "{:.3f}"),),
-    "pretrain, all pixels": (("loss", "squared error of normalised pixels", 1, "{:.3f}"),),
-    "classify": (("top1", "top-1, %", 100, "{:.1f}"),),
-    "segment": (
-        ("miou", "mIoU, %", 100, "{:.1f}"),
-        ("pixel_accuracy", "pixel accuracy, %", 100, "{:.1f}"),
-    ),
-    "probe": (
-        ("top1", "linear probe of the best layer, top-1, %", 100, "{:.1f}"),
-        ("best_layer", "that layer", 1, "{:.0f}"),
-        ("knn_top1", "nearest neighbours, best layer, top-1, %", 100, "{:.1f}"),
-        ("knn_best_layer", "that layer", 1, "{:.0f}"),
-    ),
-}
+from beit_jax.tasks import Headline
+from beit_jax.visualize.runs import Group
 
 
-def table(groups: list[Group]) -> str:
-    """One row for each stage and headline: mean, standard deviation over seeds, and each seed."""
+def markdown_table(groups: list[Group]) -> str:
+    """One row for each stage and headline of its task: mean, standard deviation over seeds, and each seed.
+
+    A task without headlines has a row for each number of the last evaluation.
+    """
     rows = ["| stage | measure | mean | sd | each seed |", "| --- | --- | --- | --- | --- |"]
     for group in groups:
-        for metric, words, factor, form in HEADLINES[group.task]:
-            values = [factor * result[metric] for result in group.results if metric in result]
-            if not values:
-                continue
-            several = len(values) > 1
-            spread = form.format(statistics.stdev(values)) if several else ""
-            each = ", ".join(map(form.format, values)) if several else ""
-            is_place = words == "that layer"  # of which a mean says nothing
-            mean = "" if is_place and several else form.format(statistics.mean(values))
-            rows.append(f"| {group.name} | {words} | {mean} | {'' if is_place else spread} | {each} |")
+        for headline in group.report.headlines or _all_numbers(group):
+            values = [
+                headline.factor * result[headline.metric] for result in group.results if headline.metric in result
+            ]
+            if values:
+                rows.append(f"| {group.name} | {headline.words} | {' | '.join(_cells(headline, values))} |")
     return "\n".join(rows)
 
 
-def replace(page: Path, name: str, text: str) -> None:
+def _all_numbers(group: Group) -> list[Headline]:
+    names = dict.fromkeys(name for result in group.results for name in result)
+    return [Headline(name, name, form="{:.4g}") for name in names]
+
+
+def _cells(headline: Headline, values: Sequence[float]) -> tuple[str, str, str]:
+    """Mean, standard deviation, and the value of each seed; empty where they would say nothing."""
+    several = len(values) > 1
+    mean = headline.form.format(statistics.mean(values)) if headline.averaged or not several else ""
+    spread = headline.form.format(statistics.stdev(values)) if headline.averaged and several else ""
+    return mean, spread, ", ".join(map(headline.form.format, values)) if several else ""
+
+
+def replace_table(page: Path, name: str, text: str) -> None:
     """Puts text between the lines `<!-- begin NAME -->` and `<!-- end NAME -->` of a page.
 
     Raises:
@@ -55,8 +46,8 @@ def replace(page: Path, name: str, text: str) -> None:
     """
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     content = page.read_text(encoding="utf-8") if page.is_file() else ""
-    before, found, rest = content.partition(begin)
-    _, closed, after = rest.partition(end)
-    if not found or not closed:
-        raise UserError(f"{page} has no place for the table; expected the lines {begin} and {end} in it")
+    before, has_begin, rest = content.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not has_begin or not has_end:
+        raise UserError(f"{page} has no lines for the table; expected {begin} and {end} in it")
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -6,64 +6,26 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from beit_jax import config as configs
+from beit_jax.config.tokenizers import kind_of
+from beit_jax.errors import UserError
+from beit_jax.tasks import Curve
+from beit_jax.training import metrics
 from beit_jax.visualize import curves
-from beit_jax.visualize.report import Group, Run, rows
+from beit_jax.visualize.runs import Group, Run
+from beit_jax.visualize.table import HEAD, result_rows
 
-# What each task is looked at by: (metric in the log, metric of the evaluation, unit).
-CURVES = {
-    "tokenizer": (("loss", "eval/loss", "nats per pixel value"), ("", "eval/perplexity", "codebook perplexity")),
-    "pretrain": (("loss", "eval/loss", "nats per masked token"), ("mlm_acc", "eval/mlm_acc", "masked-token accuracy")),
-    "pretrain, all tokens": (("loss", "eval/loss", "nats per token"), ("all_acc", "eval/all_acc", "token accuracy")),
-    "pretrain, pixels": (("loss", "eval/loss", "squared error of masked, normalised pixels"),),
-    "pretrain, all pixels": (("loss", "eval/loss", "squared error of normalised pixels"),),
-    "classify": (("loss", "eval/loss", "nats per image"), ("top1", "eval/top1", "top-1 accuracy")),
-    "probe": (("", "eval/loss", "nats per image"), ("", "eval/top1", "top-1 accuracy of the best layer")),
-    "segment": (("loss", "", "nats per pixel"), ("", "eval/miou", "mean intersection over union")),
-}
-# By which every run is looked at, when something is wrong with it.
+# Panels of every run, for when something is wrong with it.
 MORE_CURVES = (
-    ("learning_rate", "", "learning rate"),
-    ("grad_norm", "", "norm of the gradient"),
-    ("examples_per_second", "", "images per second"),
-    ("input_wait", "", "share of time waiting for input"),
+    Curve("learning_rate", "", "learning rate"),
+    Curve("grad_norm", "", "norm of the gradient"),
+    Curve("examples_per_second", "", "images per second"),
+    Curve("input_wait", "", "fraction of time waiting for input"),
 )
-
-EXPLAINED = {
-    "perplexity": "exp of the entropy of the token frequencies: how many codes are really in use",
-    "perplexity_share": "perplexity over the size of the vocabulary",
-    "mlm_acc": "accuracy of the tokens predicted at masked positions",
-    "all_acc": "accuracy of the tokens predicted at all positions, hidden or not",
-    "mlm_acc_majority": "the same for always guessing the commonest token",
-    "absolute_error": "of the reconstruction, in units of the pixel range",
-    "nll": "reconstruction term of the bound, nats per image",
-    "kl": "divergence of the codes from uniform, nats per image",
-    "overflow": "masked patches that the head left out; 0 is right",
-    "top1": "share of evaluation images whose likeliest class is right",
-    "top5": "share whose right class is among the five likeliest",
-    "images": "evaluation images counted",
-    "best_layer": "the layer with the best top1, counted from 1",
-    "knn_top1": "top-1 accuracy of the nearest neighbours' vote, by the features of the best layer",
-    "miou": "intersection over union, mean over classes",
-    "mean_accuracy": "share of each class's pixels that are right, mean over classes",
-    "pixel_accuracy": "share of labelled pixels that are right",
-    "loss": "cross-entropy, squared error or negative bound on the evaluation set",
-}
-
-# The pictures that tasks make, in the order of telling.
-CAPTIONS = {
-    "original.png": "held-out images",
-    "reconstruction.png": "what is left of them after the tokenizer: decoded from their tokens",
-    "masked.png": "what BEiT sees",
-    "prediction.png": "the tokens that BEiT puts in the masked places, decoded together with the visible ones",
-    "filled.png": "the pixels that BEiT puts in the masked places",
-    "recovered.png": "what BEiT predicts at every place, hidden or not",
-    "image.png": "held-out images, contrast stretched",
-    "label_map.png": "their true classes",
-    "segmentation.png": "the classes found",
-    "tokenizer.png": "the true tokens, decoded: the best that the row above could be",
-}
 
 STYLE = """
 :root { color-scheme: light dark; --text: #222; --faint: #666; --ground: #fff; --stripe: #f3f3f3; }
@@ -83,13 +45,13 @@ pre { background: var(--stripe); padding: 1em; overflow: auto; font-size: 13px; 
 """
 
 
-def html_of(title: str, groups: list[Group], beside: Path | None) -> str:
+def render_page(title: str, groups: list[Group], curve_folder: Path | None) -> str:
     """The text of the page.
 
     Args:
       title: of the page.
-      groups: what there is to show, from `report.collect`.
-      beside: folder into which curves are written as PNG too, such as `curve_pretrain_loss.png`; None: nowhere.
+      groups: what there is to show, from `runs.collect_runs`.
+      curve_folder: where curves are written as PNG too, such as `curve_pretrain_loss.png`; None: nowhere.
     """
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>beit_jax: {html.escape(title)}</title>
@@ -102,11 +64,11 @@ def html_of(title: str, groups: list[Group], beside: Path | None) -> str:
 {"".join(map(_pictures, groups))}
 <h2>Curves</h2>
 <div class="panels">
-{_panels(groups, CURVES, beside)}
+{_panels(groups, None, curve_folder)}
 </div>
 <details><summary>learning rates, gradients, speed, waiting</summary>
 <div class="panels">
-{_panels(groups, dict.fromkeys(CURVES, MORE_CURVES), None)}
+{_panels(groups, MORE_CURVES, None)}
 </div></details>
 <h2>Speed</h2>
 {_speed(groups)}
@@ -129,56 +91,62 @@ def _table(head: Sequence[str], body: Iterable[Sequence[str]], note: bool = Fals
 
 
 def _states(groups: list[Group]) -> str:
-    going = [f"{group.name}: {run.state}" for group in groups for run in group.runs if run.state]
+    lines = [f"{group.name}: {run.state}" for group in groups for run in group.runs if run.state]
     if not groups:
-        going = ["Nothing is logged yet."]
-    elif going:
-        going.insert(0, "Not finished; below is the last evaluation there was.")
-    return "".join(f"<p>{html.escape(line)}</p>\n" for line in going)
+        lines = ["Nothing is logged yet."]
+    elif lines:
+        lines.insert(0, "Not finished; the results are those of the last evaluation so far.")
+    return "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)
 
 
 def _results(groups: list[Group]) -> str:
-    head = ("stage", "metric", "mean", "sd", "each seed", "")
-    return _table(head, ((*row, EXPLAINED.get(row[1], "")) for row in rows(groups)), note=True)
+    body = [(*row, group.report.metrics.get(row[1], "")) for group in groups for row in result_rows([group])]
+    return _table((*HEAD, ""), body, note=True)
 
 
 def _pictures(group: Group) -> str:
-    folder = group.runs[0].folder / "pictures"
-    files = {file.name: file for file in sorted(folder.glob("*.png"))}
+    captions = group.report.captions
+    files = {file.stem: file for file in sorted((group.runs[0].folder / "pictures").glob("*.png"))}
     figures = []
-    for name in sorted(files, key=lambda name: [*CAPTIONS, *files].index(name)):
-        caption = CAPTIONS.get(name, Path(name).stem.replace("_", " "))
+    for name in sorted(files, key=[*captions, *files].index):
+        caption = captions.get(name, name.replace("_", " "))
         image = _image(files[name].read_bytes(), caption)
         figures.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{image}</figure>\n")
-    return f"<h2>{html.escape(group.name)}: what it sees</h2>\n{''.join(figures)}" if figures else ""
+    return f"<h2>{html.escape(group.name)}: pictures</h2>\n{''.join(figures)}" if figures else ""
 
 
-def _panels(groups: list[Group], wanted: dict[str, tuple[tuple[str, str, str], ...]], beside: Path | None) -> str:
-    """One panel for each metric of the runs that share a task and its labels, a colour for each of their stages."""
-    panels = []
-    for task, labels in dict.fromkeys((group.task, group.labels) for group in groups):
-        same = [group for group in groups if (group.task, group.labels) == (task, labels)]
-        for logged, evaluated, unit in wanted[task]:
+def _panels(groups: list[Group], panels: Sequence[Curve] | None, curve_folder: Path | None) -> str:
+    """One panel for each metric of the runs that share a task and its labels, a colour for each of their stages.
+
+    Args:
+      groups: all.
+      panels: what to draw; None: the curves that each task declares.
+      curve_folder: see `render_page`.
+    """
+    images = []
+    for title, labels in dict.fromkeys((group.report.title, group.labels) for group in groups):
+        same = [group for group in groups if (group.report.title, group.labels) == (title, labels)]
+        for logged, evaluated, unit in same[0].report.curves if panels is None else panels:
             solid, dashed = _curves(same, evaluated or logged), _curves(same, logged if evaluated else "")
             if not solid and not dashed:
                 continue
-            title = ", ".join(filter(None, (task, labels)))
-            png = curves.draw(f"{title}: {unit}", solid or dashed, unit, dashed if solid else {})
-            if beside is not None:
-                name = re.sub(r"\W+", "_", f"curve {title} {evaluated.removeprefix('eval/') or logged}") + ".png"
-                (beside / name).write_bytes(png)
-            panels.append(_image(png, f"{title}: {unit}"))
-    return "\n".join(panels)
+            panel_title = ", ".join(filter(None, (title, labels)))
+            png = curves.draw_curves(f"{panel_title}: {unit}", solid or dashed, unit, dashed if solid else {})
+            if curve_folder is not None:
+                metric = evaluated.removeprefix(metrics.EVALUATION) or logged
+                (curve_folder / (re.sub(r"\W+", "_", f"curve {panel_title} {metric}") + ".png")).write_bytes(png)
+            images.append(_image(png, f"{panel_title}: {unit}"))
+    return "\n".join(images)
 
 
-def _curves(groups: list[Group], metric: str) -> dict[str, list[curves.Curve]]:
+def _curves(groups: list[Group], metric: str) -> dict[str, list[curves.Points]]:
     """By the name of the group, the curves of its seeds that have begun."""
-    found = {group.name: [_curve(run, metric) for run in group.runs] for group in groups}
-    kept = {name: [curve for curve in seeds if curve] for name, seeds in found.items()}
-    return {name: seeds for name, seeds in kept.items() if seeds}
+    by_name = {group.name: [_points(run, metric) for run in group.runs] for group in groups}
+    begun = {name: [points for points in seeds if points] for name, seeds in by_name.items()}
+    return {name: seeds for name, seeds in begun.items() if seeds}
 
 
-def _curve(run: Run, metric: str) -> curves.Curve:
+def _points(run: Run, metric: str) -> curves.Points:
     return [(line["epoch"], line[metric]) for line in run.log if metric in line]
 
 
@@ -209,12 +177,25 @@ def _seconds(batch: int, log: list[dict[str, float]]) -> float:
 def _config(group: Group) -> str:
     """What differs from the defaults of the task, then all keys, of the first seed."""
     config = group.runs[0].config
-    now, usual = configs.flatten(config), configs.flatten(configs.defaults(config.task))
+    all_keys = f"<details><summary>all keys</summary><pre>{html.escape(configs.to_json(config))}</pre></details>"
+    now, usual = configs.flatten(config), _defaults(config)
     changed = [(key, repr(value), repr(usual.get(key))) for key, value in now.items() if usual.get(key) != value]
-    return f"""<details><summary>{html.escape(group.name)}: {len(changed)} keys differ from the defaults</summary>
-{_table(("key", "value", "default"), sorted(changed))}
-<details><summary>all keys</summary><pre>{html.escape(configs.to_json(config))}</pre></details></details>
+    told = f"{len(changed)} keys differ from the defaults"
+    differing = _table(("key", "value", "default"), sorted(changed))
+    if not usual:
+        told, differing = "the defaults are not known here", ""
+    return f"""<details><summary>{html.escape(f"{group.name}: {told}")}</summary>
+{differing}
+{all_keys}</details>
 """
+
+
+def _defaults(config: ConfigDict) -> dict[str, Any]:
+    """The defaults of the config's keys; none where the file of its task or of its tokenizer was not loaded."""
+    try:
+        return configs.flatten(configs.defaults(config.task, kind_of(config)))
+    except UserError:
+        return {}
 
 
 def _image(png: bytes, words: str) -> str:

@@ -1,20 +1,18 @@
-"""What a pre-trained model puts in the masked places of one image."""
+"""What a pre-trained model predicts for the masked patches of one image."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 from PIL import Image
 
-from beit_jax import tasks
-from beit_jax.convert.pretrained import Pretrained
 from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
-from beit_jax.models import dvae
-from beit_jax.tasks import pretrain
+from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.visualize import images
+from beit_jax.visualize.figures import Square
+from beit_jax.visualize.loading import LoadedPretraining
 
 CONTEXT = 2  # tokens on each side of a position that are shown with it
 
@@ -25,17 +23,17 @@ class Predictions(NamedTuple):
     Attributes:
       tokens: the true ones, int32 `[g, g]`.
       logits: float32 `[g, g, v]`, of all positions.
-      guesses: the likeliest tokens, int32 `[g, g]`.
+      predicted: the most likely tokens, int32 `[g, g]`.
       pictures: the task's, float32 `[H, W, 3]` in [0, 1]: `original`, `masked`, `tokenizer` and `prediction`.
     """
 
     tokens: np.ndarray
     logits: np.ndarray
-    guesses: np.ndarray
+    predicted: np.ndarray
     pictures: dict[str, np.ndarray]
 
 
-def mask_of(config: ConfigDict, masked: int | None, seed: int) -> np.ndarray:
+def draw_mask(task: Pretrain, masked: int | None, seed: int) -> np.ndarray:
     """A blockwise mask, bool `[g, g]`, of at most so many patches (None: those of the pre-training).
 
     Blocks are at least as large, in proportion, as the official 16 patches of 196.
@@ -43,57 +41,57 @@ def mask_of(config: ConfigDict, masked: int | None, seed: int) -> np.ndarray:
     Raises:
       UserError: there are not so many patches.
     """
-    side = pretrain.grid(config)
-    count = config.num_masked if masked is None else masked
-    if not 0 < count < side * side:
-        raise UserError(f"--masked={count}; expected 1 to {side * side - 1}, of {side * side} patches")
+    grid = task.grid
+    count = task.config.num_masked if masked is None else masked
+    if not 0 < count < grid * grid:
+        raise UserError(f"--masked={count}; expected 1 to {grid * grid - 1}, of {grid * grid} patches")
     uniform = np.random.default_rng(seed).random
     while True:  # of few patches, a mask may stay empty
-        mask = block_mask(uniform, (side, side), count, max(1, min(count, round(16 * side * side / 196))))
+        mask = block_mask(uniform, (grid, grid), count, max(1, min(count, round(16 * grid * grid / 196))))
         if mask.any():
             return mask
 
 
-def near_the_middle(mask: np.ndarray) -> tuple[int, int]:
+def central_masked_patch(mask: np.ndarray) -> tuple[int, int]:
     """Row and column of the masked patch that is nearest to the middle of the image."""
-    places = np.argwhere(mask)
-    nearest = np.argmin(np.linalg.norm(places - (np.array(mask.shape) - 1) / 2, axis=1))
-    return tuple(int(place) for place in places[nearest])
+    patches = np.argwhere(mask)
+    nearest = np.argmin(np.linalg.norm(patches - (np.array(mask.shape) - 1) / 2, axis=1))
+    return tuple(int(index) for index in patches[nearest])
 
 
-def predict(loaded: Pretrained, tokenizer: Pretrained, picture: Image.Image, mask: np.ndarray) -> Predictions:
-    """What the model makes of a picture with a mask.
+def predict(loaded: LoadedPretraining, picture: Image.Image, mask: np.ndarray) -> Predictions:
+    """What the model predicts of a picture with a mask.
 
     Args:
-      loaded: the model; its config has the tokenizer's sizes.
-      tokenizer: its tokenizer.
+      loaded: the model and its tokenizer.
       picture: of which both see the largest central square.
       mask: bool `[g, g]`.
     """
-    config, frozen = loaded.config, {"tokenizer": tokenizer.params}
-    size, tokenizer_size = config.model.image_size, config.tokenizer.image_size
-    seen = images.fitted(picture, (size, size), config.preprocess.interpolation).astype(np.float32) / 255
-    mean, std = (np.asarray(config.preprocess[key], np.float32) for key in ("mean", "std"))
-    view = images.fitted(picture, (tokenizer_size, tokenizer_size), "lanczos")
-    pixels = dvae.map_pixels(view[None].astype(np.float32) / 255)
-    batch = {"image": ((seen - mean) / std)[None], "tokenizer_image": pixels, "mask": mask[None]}
+    task, preprocess = loaded.task, loaded.preprocess
+    tokenizer, sizes = task.tokenizer, (task.config.model.image_size, task.tokenizer.image_size)
+    seen = images.crop_and_resize(picture, (sizes[0], sizes[0]), preprocess.interpolation)
+    view = images.crop_and_resize(picture, (sizes[1], sizes[1]), "lanczos")
+    batch = {
+        "image": images.normalize(seen, preprocess)[None],
+        "tokenizer_image": tokenizer.from_pixels(view[None].astype(np.float32) / 255),
+        "mask": mask[None],
+    }
 
     @jax.jit
     def compute(params: Any, frozen: Any, batch: Any) -> Any:
-        tokens = tokenizer.model.apply(
-            {"params": frozen["tokenizer"]}, batch["tokenizer_image"], method=tokenizer.model.tokens
-        )
-        logits = loaded.model.apply({"params": params}, batch["image"], batch["mask"], None)
-        return tokens, logits, tasks.create(config).pictures(params, frozen, batch)
+        tokens = tokenizer.targets(frozen["tokenizer"], batch["tokenizer_image"])
+        logits = task.model.apply({"params": params}, batch["image"], batch["mask"], None)
+        return tokens, logits, task.pictures(params, frozen, batch)
 
-    tokens, logits, pictures = jax.tree.map(lambda leaf: np.asarray(leaf)[0], compute(loaded.params, frozen, batch))
+    outputs = compute(loaded.params, loaded.frozen, batch)
+    tokens, logits, pictures = jax.tree.map(lambda leaf: np.asarray(leaf)[0], outputs)
     logits = logits.reshape(*mask.shape, -1)
     return Predictions(tokens, logits, logits.argmax(axis=-1).astype(np.int32), pictures)
 
 
-def around(
+def crop_around(
     titled: Sequence[tuple[str, np.ndarray]], grid: tuple[int, int], position: tuple[int, int]
-) -> tuple[list[tuple[str, np.ndarray]], int, list[list[tuple[float, float, float, float, str]]]]:
+) -> tuple[list[tuple[str, np.ndarray]], int, list[list[Square]]]:
     """The surroundings of a position in each picture, how many in a row, and the outline of the position in each.
 
     Args:
@@ -101,9 +99,9 @@ def around(
       grid: rows and columns of patches.
       position: row and column.
     """
-    shown = [min(2 * CONTEXT + 1, sides) for sides in grid]
-    first = [min(max(place - CONTEXT, 0), sides - n) for place, sides, n in zip(position, grid, shown)]
-    height, width = (side // patches for side, patches in zip(titled[0][1].shape, grid))
+    shown = [min(2 * CONTEXT + 1, patches) for patches in grid]
+    first = [min(max(index - CONTEXT, 0), patches - n) for index, patches, n in zip(position, grid, shown)]
+    height, width = (pixels // patches for pixels, patches in zip(titled[0][1].shape, grid))
     rows, columns = (slice(start * side, (start + n) * side) for start, side, n in zip(first, (height, width), shown))
     outline = ((position[1] - first[1]) / shown[1], (position[0] - first[0]) / shown[0], 1 / shown[1], 1 / shown[0], "")
     return [(name, image[rows, columns]) for name, image in titled], min(len(titled), 6), [[outline]] * len(titled)

@@ -26,7 +26,7 @@ def promotion_that_loading_needs():
 
 
 def saved(folder, name, config):
-    params = random_parameters(jax.eval_shape(tasks.create(config).init, jax.random.key(0)))
+    params = random_parameters(jax.eval_shape(tasks.create_task(config).init, jax.random.key(0)))
     checkpoint.save_params(folder / name, params, configs.to_json(config))
     return params
 
@@ -43,7 +43,7 @@ def runs(tmp_path_factory):
         params = saved(folder, "pretrain", config)
         config = configs.from_json(configs.to_json(config))
         with config.unlocked():
-            config.preprocess = preprocessing.official(16)
+            config.preprocess = preprocessing.official_section(16)
         beit_jax.save_pretrained(folder / "hf", params, config)
         config.target = "pixels"
         saved(folder, "pixels", config)

@@ -13,8 +13,9 @@ from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax.errors import UserError
-from beit_jax.visualize import __main__ as door
-from beit_jax.visualize import curves, page, report
+from beit_jax.tasks import Report
+from beit_jax.visualize import __main__ as visualize
+from beit_jax.visualize import curves, markdown, report, runs
 
 VOID = {"meta", "link", "img", "br"}
 
@@ -77,6 +78,21 @@ def write_config(folder, config) -> None:
     (folder / "config.json").write_text(configs.to_json(config))
 
 
+def write_pictures(folder, *names) -> None:
+    (folder / "pictures").mkdir()
+    for name in names:
+        Image.new("RGB", (4, 4)).save(folder / "pictures" / f"{name}.png")
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Curves are not drawn, which takes most of the time of a report, but listed."""
+    target, calls = io.BytesIO(), []
+    Image.new("RGB", (4, 4)).save(target, "png")
+    monkeypatch.setattr(curves, "draw_curves", lambda *arguments: calls.append(arguments) or target.getvalue())
+    return calls
+
+
 @pytest.fixture
 def recipe(tmp_path):
     """Two seeds of one arm that are finished, one arm that is half-way, and a stage that has not begun."""
@@ -87,14 +103,12 @@ def recipe(tmp_path):
     write_run(workdir / "arm_seed0", 0.5)
     write_run(workdir / "arm_seed1", 0.75)
     write_run(workdir / "scratch_seed0", 0.25, steps=20, finished=False)
-    (workdir / "arm_seed0" / "pictures").mkdir()
-    for name in ("masked", "own_picture", "original"):
-        Image.new("RGB", (4, 4)).save(workdir / "arm_seed0" / "pictures" / f"{name}.png")
+    write_pictures(workdir / "arm_seed0", "class_activation")
     return workdir
 
 
 def test_page_says_what_the_runs_did(recipe):
-    text = report.write(recipe)
+    text = report.write_report(recipe)
     assert re.search(r"^arm +top1 +0.625 +0.1768 +0.5 0.75$", text, re.MULTILINE)
     assert re.search(r"^scratch +top1 +0.125$", text, re.MULTILINE)  # the last evaluation of a run that goes on
     read = Reader((recipe / "report.html").read_text())
@@ -108,8 +122,8 @@ def test_page_says_what_the_runs_did(recipe):
     assert [row for row in read.rows if row[0] == "steps"] == [["steps", "40", "0"]] * 2
     assert ["image_size", "224"] not in [row[:2] for row in read.rows]  # as in the defaults: in the folded part only
     captions = [image["alt"] for image in read.images]
-    assert captions[:3] == ["held-out images", "what BEiT sees", "own picture"]
-    assert captions[3:5] == ["classify: nats per image", "classify: top-1 accuracy"] and len(captions) == 9
+    assert captions[:3] == ["class activation", "classify: nats per image", "classify: top-1 accuracy"]
+    assert len(captions) == 7
     for image in read.images:
         Image.open(io.BytesIO(base64.b64decode(image["src"].removeprefix("data:image/png;base64,")))).verify()
     assert sorted(file.name for file in recipe.glob("*.png")) == [
@@ -118,22 +132,28 @@ def test_page_says_what_the_runs_did(recipe):
     ]
 
 
-def test_page_needs_nothing_else(recipe):
-    text = (report.write(recipe), (recipe / "report.html").read_text())[1]
+def test_pictures_have_the_captions_and_the_order_of_their_task(tmp_path, drawn):
+    write_config(tmp_path, config_of("pretrain"))
+    write_run(tmp_path, 0.5)
+    write_pictures(tmp_path, "masked", "another", "original")
+    report.write_report(tmp_path)
+    captions = [image["alt"] for image in Reader((tmp_path / "report.html").read_text()).images]
+    assert captions[:3] == ["held-out images", "what BEiT sees", "another"]
+
+
+def test_page_needs_nothing_else(recipe, drawn):
+    text = (report.write_report(recipe), (recipe / "report.html").read_text())[1]
     assert all(address.startswith("data:") for address in Reader(text).addresses)
     assert not re.search(r"<script|@import|@font-face|url\(|https?:", re.sub(r"base64,[\w+/=]+", "", text))
     assert "<title>beit_jax: a &lt;recipe&gt; &amp; more</title>" in text
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text
 
 
-def test_several_workdirs_share_panels(tmp_path, monkeypatch):
-    drawn = []
-    draw = curves.draw
-    monkeypatch.setattr(curves, "draw", lambda *a: drawn.append(a) or draw(*a))
+def test_several_workdirs_share_panels(tmp_path, drawn):
     for name, accuracy in {"small_seed0": 0.5, "small_seed1": 0.25, "large": 1.0}.items():
         write_config(tmp_path / name, config_of("classify"))
         write_run(tmp_path / name, accuracy)
-    report.write(*(tmp_path / name for name in ("small_seed0", "small_seed1", "large")))
+    report.write_report(*(tmp_path / name for name in ("small_seed0", "small_seed1", "large")))
     by_title = {title: (solid, dashed) for title, solid, _, dashed in drawn}
     solid, dashed = by_title["classify: top-1 accuracy"]
     assert solid == {
@@ -150,7 +170,7 @@ def test_seeds_of_a_sweep_are_one_group(tmp_path):
     for name in names:
         write_config(tmp_path / name, config_of("classify"))
         write_run(tmp_path / name, 0.5)
-    groups = report.collect(*(tmp_path / name for name in names))
+    groups = runs.collect_runs(*(tmp_path / name for name in names))
     assert [(group.name, len(group.runs)) for group in groups] == [
         ("optimizer.lr=0.1: classify", 2),
         ("optimizer.lr=0.2: classify", 1),
@@ -158,38 +178,71 @@ def test_seeds_of_a_sweep_are_one_group(tmp_path):
 
 
 def test_only_finished_runs_are_collected_for_tables(recipe):
-    assert [group.name for group in report.collect(recipe)] == ["arm"]
+    assert [group.name for group in runs.collect_runs(recipe)] == ["arm"]
 
 
 @pytest.mark.parametrize("steps", [0, 10])
-def test_a_run_that_was_not_evaluated_yet(tmp_path, steps):
+def test_a_run_that_was_not_evaluated_yet(tmp_path, steps, drawn):
     write_config(tmp_path, config_of("pretrain", steps=0, epochs=10.0))
     write_run(tmp_path, 0.5, steps=steps, finished=False)
-    report.write(tmp_path)
+    report.write_report(tmp_path)
     words = "".join(Reader((tmp_path / "report.html").read_text()).words)
     assert ("pretrain: at step 10 of 40" if steps else "Nothing is logged yet.") in words
 
 
-def test_every_task_has_curves():
-    assert {name.partition(",")[0] for name in page.CURVES} == set(configs.TASKS)  # some have several targets
+@pytest.mark.parametrize("task", configs.task_names())
+def test_headlines_of_every_task_are_explained(task):
+    """Also by the numbers of k-NN, which each task with its section of keys has."""
+    declared = runs.report_of(configs.defaults(task))
+    assert declared.headlines and {headline.metric for headline in declared.headlines} <= declared.metrics.keys()
+    assert ("knn_top1" in declared.metrics) == ("knn" in configs.defaults(task))
 
 
-def test_the_door(recipe, tmp_path, capsys):
-    door.main(["report", str(recipe), "--out", str(tmp_path / "new" / "page.html")])
+def test_labels_are_told_in_words(tmp_path):
+    for number, labels in enumerate(("all", "5 per class", "10%", "100%")):
+        config = config_of("classify")
+        config.data.labels = labels
+        write_config(tmp_path / str(number), config)
+        write_run(tmp_path / str(number), 0.5)
+    groups = runs.collect_runs(*sorted(tmp_path.iterdir()))
+    assert [group.labels for group in groups] == ["", "5 labels per class", "10% of the labels", ""]
+
+
+def test_a_task_that_is_not_loaded_has_the_default_report(tmp_path, drawn):
+    """Curve of the loss, all numbers, pictures under their names; the keys without defaults."""
+    config = configs.from_json(configs.to_json(config_of("classify")))
+    with config.unlocked():
+        config.task, config.strength = "of_my_own", 3
+    write_config(tmp_path, config)
+    write_run(tmp_path, 0.5)
+    write_pictures(tmp_path, "own_picture")
+    assert re.search(r"^of_my_own +top1 +0.5$", report.write_report(tmp_path), re.MULTILINE)
+    read = Reader((tmp_path / "report.html").read_text())
+    assert [image["alt"] for image in read.images][:2] == ["own picture", "of_my_own: loss"]
+    assert "the defaults are not known here" in "".join(read.words) and '"strength": 3' in "".join(read.words)
+    assert runs.report_of(config) == Report("of_my_own")
+    assert markdown.markdown_table(runs.collect_runs(tmp_path)).splitlines()[2:] == [
+        "| of_my_own | loss | 1 |  |  |",
+        "| of_my_own | top1 | 0.5 |  |  |",
+    ]
+
+
+def test_the_command(recipe, tmp_path, capsys, drawn):
+    visualize.main(["report", str(recipe), "--out", str(tmp_path / "new" / "page.html")])
     assert f"report: {tmp_path / 'new' / 'page.html'}" in capsys.readouterr().out
     assert not (recipe / "report.html").exists() and not list(recipe.glob("*.png"))
     with pytest.raises(UserError, match="nowhere holds no run"):
-        door.main(["report", str(recipe), str(tmp_path / "nowhere")])
+        visualize.main(["report", str(recipe), str(tmp_path / "nowhere")])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the report cannot be written: .*; give another place with --out"):
-        door.main(["report", str(recipe), "--out", str(tmp_path / "file" / "page.html")])
+    with pytest.raises(UserError, match=r"the report cannot be written: .*; choose another page with --out"):
+        visualize.main(["report", str(recipe), "--out", str(tmp_path / "file" / "page.html")])
     (recipe / "arm_seed1" / "result.json").write_text("{")
     with pytest.raises(UserError, match="cannot be read"):
-        door.main(["report", str(recipe)])
+        visualize.main(["report", str(recipe)])
 
 
-def test_opens_in_a_browser(recipe, tmp_path):
-    report.write(recipe)
+def test_opens_in_a_browser(recipe, tmp_path, drawn):
+    report.write_report(recipe)
     text = (recipe / "report.html").read_text()
     probe = "<script>console.log('widths', document.documentElement.scrollWidth, innerWidth)</script></body>"
     (tmp_path / "probed.html").write_text(text.replace("</body>", probe))
