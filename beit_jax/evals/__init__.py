@@ -1,1 +1,1 @@
-"""Measures and ways of predicting that need more than a task's forward pass."""
+"""Evaluations that need more than a task's forward pass."""

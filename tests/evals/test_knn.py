@@ -14,11 +14,11 @@ from beit_jax.training import sharding
 CLASSES = 5
 
 
-def plain_vote(bank, classes, query, k, temperature):
+def plain_vote(bank, classes, query, k):
     cosine = bank @ query / (np.linalg.norm(bank, axis=1) * np.linalg.norm(query))
     votes = np.zeros(CLASSES)
     for i in np.argsort(-cosine)[:k]:
-        votes[classes[i]] += np.exp(cosine[i] / temperature)
+        votes[classes[i]] += np.exp(cosine[i] / 0.07)
     return int(np.argmax(votes))
 
 
@@ -27,10 +27,8 @@ def test_votes_are_those_of_a_plain_loop(k):
     rng = np.random.default_rng(k)
     bank, classes = rng.normal(size=(40, 6)), rng.integers(0, CLASSES, 40).astype(np.int32)
     queries = rng.normal(size=(30, 6))
-    expected = [plain_vote(bank, classes, query, k, 0.07) for query in queries]
-    found = knn.vote(
-        bank.astype(np.float32), classes, queries.astype(np.float32), num_classes=CLASSES, k=k, temperature=0.07
-    )
+    expected = [plain_vote(bank, classes, query, k) for query in queries]
+    found = knn.vote(bank.astype(np.float32), classes, queries.astype(np.float32), num_classes=CLASSES, k=k)
     assert found.tolist() == expected
     assert len(set(expected)) > 2
 
@@ -44,8 +42,8 @@ def images():
 
 @pytest.fixture(scope="module")
 def encoder():
-    task = tasks.create(tiny("probe"))
-    return task, {"encoder": jax.jit(task.frozen["encoder"].init)(jax.random.key(1))}
+    task = tasks.create_task(tiny("probe"))
+    return task, {"encoder": jax.jit(task.frozen_parts["encoder"].init)(jax.random.key(1))}
 
 
 def meshes():
@@ -74,7 +72,7 @@ def test_the_evaluator_on_one_and_eight_devices(encoder, images):
     for mesh, batch_size in zip(meshes(), (5, 16), strict=True):
         sets = [knn.LabelledSet(Examples(part, batch_size), len(part["label"])) for part in (images, half)]
         with jax.set_mesh(mesh):
-            results.append(knn.Knn(task, *sets, num_classes=10, k=1, temperature=0.07)(mesh, {}, frozen))
+            results.append(knn.Knn(task, *sets, num_classes=10, k=1)(mesh, {}, frozen))
     assert results[0] == results[1]
     # Each query is in the bank: its nearest neighbour is itself.
     expected = {"knn_top1": 1.0, "knn_best_layer": 1.0, "knn_top1_layer01": 1.0, "knn_top1_layer02": 1.0}
@@ -91,24 +89,24 @@ class Counted(Examples):
         return super().__iter__()
 
 
-def test_layers_keep_their_numbers_and_a_frozen_encoder_is_asked_once(encoder, images):
+def test_layers_keep_their_numbers_and_a_frozen_encoder_is_evaluated_once(encoder, images):
     _, frozen = encoder
     config = tiny("probe")
     config.layers = (2,)
     mesh, train, test = meshes()[0], Counted(images, 8), Counted(images, 8)
     sets = [knn.LabelledSet(part, 43) for part in (train, test)]
-    evaluation = knn.Knn(tasks.create(config), *sets, num_classes=10, k=1, temperature=0.07)
+    evaluation = knn.Knn(tasks.create_task(config), *sets, num_classes=10, k=1)
     with jax.set_mesh(mesh):
         first, again = (evaluation(mesh, {}, frozen) for _ in range(2))
     assert first == again == {"knn_top1": 1.0, "knn_best_layer": 2.0, "knn_top1_layer02": 1.0}
     assert (train.reads, test.reads) == (1, 1)
 
 
-def test_an_encoder_that_learns_is_asked_again(images):
+def test_an_encoder_that_learns_is_evaluated_again(images):
     config = tiny("pretrain")
-    task, mesh = tasks.create(config), meshes()[0]
+    task, mesh = tasks.create_task(config), meshes()[0]
     sets = [knn.LabelledSet(Counted(images, 8), 43) for _ in range(2)]
-    evaluation = knn.Knn(task, *sets, num_classes=10, k=5, temperature=0.07)
+    evaluation = knn.Knn(task, *sets, num_classes=10, k=5)
     with jax.set_mesh(mesh):
         for seed in (0, 1):
             assert evaluation(mesh, jax.jit(task.init)(jax.random.key(seed)), {})["knn_best_layer"] in (1, 2)
