@@ -110,9 +110,9 @@ def _check_timm(variant: variants.Variant, tensors: _Tensors) -> None:
     """Raises a UserError where a `config.json` of timm contradicts the tensors."""
     stated = tensors.settings.get("model_args")
     for key, ours in TIMM_ARGS.items():
-        found = getattr(variant, ours)
-        if isinstance(stated, Mapping) and stated.get(key, found) != found:
-            raise UserError(f"{tensors.where} has {key}={stated[key]!r} in config.json, but its tensors {found}")
+        actual = getattr(variant, ours)
+        if isinstance(stated, Mapping) and stated.get(key, actual) != actual:
+            raise UserError(f"{tensors.where} has {key}={stated[key]!r} in config.json, but its tensors say {actual}")
 
 
 def _dvae(state: Mapping[str, np.ndarray], where: str) -> ConfigDict:

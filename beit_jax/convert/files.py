@@ -103,11 +103,11 @@ def _weights_file(folder: Path) -> Path:
             raise UserError(
                 f"{folder} is a checkpoint in several files, expected one; save it again with a larger max_shard_size"
             )
-    found = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_reader.EXTENSIONS))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    candidates = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_reader.EXTENSIONS))
+    if len(candidates) != 1:
+        names = ", ".join(path.name for path in candidates) or "none"
         raise UserError(f"{folder} holds {names}; expected {' or '.join(WEIGHTS)}, or name the file")
-    return found[0]
+    return candidates[0]
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
@@ -119,22 +119,22 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path}: to read it, pip install 'beit_jax[convert]'") from error
     try:
         with safe_open(path, framework="np") as file:
-            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
-    return {name: torch_reader.as_float32(value) for name, value in found.items()}
+    return {name: torch_reader.as_float32(value) for name, value in tensors.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} holds a {type(found).__name__}; expected an object with settings")
-    return found
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}; expected an object with settings")
+    return value
 
 
 def _layout(state: Mapping[str, Any], path: Path) -> Layout:

@@ -1,4 +1,4 @@
-"""What other libraries do differently for each task: the table in which conversion looks tasks up."""
+"""How other libraries store the models of each task: one table for all of conversion."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -166,13 +166,13 @@ def counterparts(params: Mapping[str, Any], layout: Layout, task: str) -> Iterat
 def to_layout(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, Any]:
     """Our flattened parameters under the names and with the axes of a layout."""
     out = {}
-    for name, found in counterparts(params, layout, task):
-        there, _, here = found.axes.partition(" -> ")
-        for names, leaf in zip(found.names, params[name] if found.stacked else [params[name]], strict=True):
+    for name, theirs in counterparts(params, layout, task):
+        there, _, here = theirs.axes.partition(" -> ")
+        for names, leaf in zip(theirs.names, params[name] if theirs.stacked else [params[name]], strict=True):
             tensor = rearrange(leaf, f"{here} -> {there}") if here else leaf
             rows = tensor.shape[0] // len(names) if len(names) > 1 else 0
-            for i, theirs in enumerate(names):
-                out[theirs] = tensor[i * rows : (i + 1) * rows] if rows else tensor
+            for i, part in enumerate(names):
+                out[part] = tensor[i * rows : (i + 1) * rows] if rows else tensor
     return out
 
 
@@ -188,29 +188,29 @@ def from_layout(
       task: see `counterpart`.
     """
     out = {}
-    for name, found in counterparts(shapes, layout, task):
-        target = shapes[name].shape[1:] if found.stacked else shapes[name].shape
+    for name, theirs in counterparts(shapes, layout, task):
+        target = shapes[name].shape[1:] if theirs.stacked else shapes[name].shape
         blocks = []
-        for names in found.names:
-            parts = [state[theirs] for theirs in names]
+        for names in theirs.names:
+            parts = [state[part] for part in names]
             tensor = np.concatenate(parts) if len(parts) > 1 else parts[0]
-            sizes = dict(zip(found.axes.partition(" -> ")[2].split(), target))
+            sizes = dict(zip(theirs.axes.partition(" -> ")[2].split(), target))
             known = {axis: sizes[axis] for axis in ("n", "h", "c") if axis in sizes}
-            blocks.append(rearrange(tensor, found.axes, **known) if found.axes else tensor)
-        out[name] = np.stack(blocks) if found.stacked else np.ascontiguousarray(blocks[0])
+            blocks.append(rearrange(tensor, theirs.axes, **known) if theirs.axes else tensor)
+        out[name] = np.stack(blocks) if theirs.stacked else np.ascontiguousarray(blocks[0])
     return out
 
 
 def buffers(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, np.ndarray]:
     """What checkpoints hold beside parameters: int64 indices `[n+1, n+1]` of tables (official code), and counters."""
     out = {}
-    for name, found in counterparts(params, layout, task):
+    for name, theirs in counterparts(params, layout, task):
         if name.endswith("relative_position/table") and layout == "unilm":
             side = (math.isqrt(params[name].shape[-2] - 3) + 1) // 2
             index = relative_position_index((side, side)).astype(np.int64)
-            out |= {table.replace("_bias_table", "_index"): index for (table,) in found.names}
+            out |= {table.replace("_bias_table", "_index"): index for (table,) in theirs.names}
         if name.endswith("norm/mean"):
-            ((mean,),) = found.names
+            ((mean,),) = theirs.names
             out[mean.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)
     return out
 

@@ -143,8 +143,8 @@ def resize_ops(section: ConfigDict) -> str:
 def from_ops(ops: str, size: int) -> ConfigDict:
     """From `data.eval_ops`; what they do not say is as in the official evaluation."""
     calls = dict(_calls(ops))
-    found = calls.get("normalize") or ("inception",)
-    mean, std = STATISTICS[found[0]] if isinstance(found[0], str) else map(_three, found)
+    arguments = calls.get("normalize") or ("inception",)
+    mean, std = STATISTICS[arguments[0]] if isinstance(arguments[0], str) else map(_three, arguments)
     statistics = dict(mean=mean, std=std)
     for name in ("resize", "resize_small"):
         if name in calls:

@@ -132,7 +132,7 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Any:
         """The stored values that a pickle refers to."""
         if isinstance(pid, tuple) and len(pid) == 4 and pid[0] == "module":
-            return pid[1]  # legacy: a class and its source, which is not looked at
+            return pid[1]  # legacy: a class and its source, which is ignored
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], _Kind)):
             raise ValueError("a reference to something other than stored values")
         if len(pid) == 6 and pid[5] is not None:
@@ -201,14 +201,14 @@ def _load_legacy(file: BinaryIO) -> Any:
             raise ValueError("more values than the file holds")
         return stored.setdefault(key, np.empty(count, dtype))
 
-    found = _Unpickler(file, storage).load()
+    content = _Unpickler(file, storage).load()
     for key in plain():
         values = stored[str(key)]
         (count,) = np.frombuffer(file.read(8), "<i8")
         if count != values.size:
             raise ValueError("stored values of an unexpected size")
         values[...] = np.frombuffer(file.read(values.nbytes), values.dtype)
-    return found
+    return content
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
@@ -217,12 +217,12 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     Raises:
       UserError: see `load_pickle`; or there are none.
     """
-    found = load_pickle(path)
+    content = load_pickle(path)
     for nest in NESTS:
-        if isinstance(found, Mapping) and isinstance(found.get(nest), Mapping):
-            found = found[nest]
+        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
+            content = content[nest]
             break
-    named = found if isinstance(found, Mapping) else module_tensors(found) if isinstance(found, Record) else {}
+    named = content if isinstance(content, Mapping) else module_tensors(content) if isinstance(content, Record) else {}
     out = {
         name.removeprefix("module."): as_float32(value)
         for name, value in named.items()

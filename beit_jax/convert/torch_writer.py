@@ -59,7 +59,7 @@ def dalle_modules(state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> 
 
 
 def save_dalle(folder: Path, state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> None:
-    """Writes whole pickled modules, `encoder.pkl` and `decoder.pkl`, as OpenAI published them; see `dalle_modules`."""
+    """Writes pickled modules, `encoder.pkl` and `decoder.pkl`, as OpenAI published them; see `dalle_modules`."""
     modules = dalle_modules(state, sizes)
     import torch
 

@@ -94,8 +94,8 @@ def _transformers_model(ours: Pretrained, source: Path | None) -> tuple[Any, Any
         model = kind.from_pretrained(None, config=config, state_dict=tensors)
 
     def outputs(model: Any, images: Any) -> tuple[Any, Any]:
-        found = model(images, output_hidden_states=True)
-        return found.hidden_states[1:], found.logits
+        result = model(images, output_hidden_states=True)
+        return result.hidden_states[1:], result.logits
 
     return model.eval(), outputs
 

@@ -19,7 +19,7 @@ def write_checksums(checkpoint: Path) -> None:
     try:
         sums = _measure(checkpoint)
     except FileNotFoundError:
-        return  # removed meanwhile, because newer checkpoints took its place
+        return  # removed meanwhile, because there are newer checkpoints
     write_text(file, json.dumps(sums, indent=1))
 
 

@@ -116,7 +116,7 @@ def _owner(path: Path) -> dict[str, object]:
 
 def _write_heartbeat(file: TextIO) -> None:
     heartbeat = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "alive": time.time()})
-    os.pwrite(file.fileno(), heartbeat.ljust(HEARTBEAT_BYTES).encode(), 0)  # in place: needs no room on a full disk
+    os.pwrite(file.fileno(), heartbeat.ljust(HEARTBEAT_BYTES).encode(), 0)  # in place: works on a full disk too
     os.fsync(file.fileno())  # so that other hosts see it
 
 

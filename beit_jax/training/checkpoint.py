@@ -2,7 +2,7 @@
 
 Where a run starts, first match wins:
   1. the newest checkpoint in its own folder that can be read (damaged ones are set aside, with a warning),
-  2. `resume_from`: the whole state of another run,
+  2. `resume_from`: the complete state of another run,
   3. `init_from`: the parameters of another run, merged by name,
   4. from scratch.
 
