@@ -106,12 +106,14 @@ class Segment(Task):
         """See `Task.measure`."""
         valid = batch["valid"]
         labels = jnp.where(valid[:, None, None], batch["label_map"], IGNORE)
-        confusion = segmentation_metrics.confusion(self.classes(params, batch), labels, self.config.model.num_classes)
+        confusion = segmentation_metrics.confusion_matrix(
+            self.classes(params, batch), labels, self.config.model.num_classes
+        )
         return {"confusion": confusion, "images": jnp.sum(valid, dtype=jnp.float32)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
         """`miou`, `mean_accuracy`, `pixel_accuracy` and the exact number of images."""
-        return segmentation_metrics.summarize(sums["confusion"]) | {"images": float(sums["images"])}
+        return segmentation_metrics.summarize_confusion(sums["confusion"]) | {"images": float(sums["images"])}
 
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         """See `Task.pictures`."""

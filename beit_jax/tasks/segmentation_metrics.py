@@ -1,4 +1,4 @@
-"""Measures of semantic segmentation, all from one confusion matrix (mmsegmentation's `mean_iou`)."""
+"""Metrics of semantic segmentation, all from one confusion matrix (mmsegmentation's `mean_iou`)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,14 @@ from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
 
 
-def confusion(predicted: jax.Array, label: jax.Array, num_classes: int, ignore: int = IGNORE) -> jax.Array:
+def confusion_matrix(predicted: jax.Array, label: jax.Array, num_classes: int, ignore: int = IGNORE) -> jax.Array:
     """Counts of pixels by class: int32 `[c, c]`, row the label, column the prediction.
 
-    Integers, since float32 loses count at 2^24 pixels. Batches are to be added on the host, in float64.
+    Counts are integers, since float32 cannot count beyond 2^24. Add those of several batches on the host, in float64.
 
     Args:
       predicted: int32 `[...]`, classes.
-      label: int32 `[...]`, classes or `ignore`. Other labels count nothing either; a task refuses them beforehand.
+      label: int32 `[...]`, classes or `ignore`. Other labels are not counted either; a task refuses them beforehand.
       num_classes: number of classes c.
       ignore: the label of pixels without one.
 
@@ -30,7 +30,7 @@ def confusion(predicted: jax.Array, label: jax.Array, num_classes: int, ignore: 
     return counts[:-1].reshape(num_classes, num_classes)
 
 
-def per_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def iou_and_accuracy(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """IoU and accuracy `[c]` of a confusion matrix `[c, c]`.
 
     A class in neither labels nor predictions has no IoU, a class without labels no accuracy: NaN.
@@ -42,7 +42,7 @@ def per_class(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return iou, np.divide(right, labelled, out=nothing, where=labelled > 0)
 
 
-def summarize(counts: np.ndarray) -> dict[str, float]:
+def summarize_confusion(counts: np.ndarray) -> dict[str, float]:
     """`miou`, `mean_accuracy`, over the classes that have one, and `pixel_accuracy`, of a confusion matrix `[c, c]`.
 
     Raises:
@@ -51,7 +51,7 @@ def summarize(counts: np.ndarray) -> dict[str, float]:
     counts = np.asarray(counts, np.float64)
     if not counts.sum():
         raise UserError("found no labelled pixel in the evaluation set; expected labels below model.num_classes")
-    iou, accuracy = per_class(counts)
+    iou, accuracy = iou_and_accuracy(counts)
     return {
         "miou": float(np.nanmean(iou)),
         "mean_accuracy": float(np.nanmean(accuracy)),

@@ -1,14 +1,14 @@
 """Classes of all pixels of images of any size, from a network of one input size (mmsegmentation's `slide_inference`).
 
-Windows of the network's size cover the image, the logits of overlapping ones are averaged, the average is resized to
-the label map's size and the largest logit wins. Of several passes, at other scales or mirrored (`aug_test`), the
-probabilities are averaged there.
+Windows of the network's size cover the image. The logits of overlapping windows are averaged, the average is resized to
+the label map's size, and the class with the largest logit is taken. Of several passes, at other scales or mirrored
+(`aug_test`), the probabilities are averaged there.
 
-Sizes differ between images and shapes must not: images lie at the top left of a canvas, and the steps between canvas
-and windows, and between windows and label map, are linear in the pixels and separable, so that each is a product with
-two matrices, whose entries depend on the image's size. Neither the resized image nor the average at its size ever
-exists, and logits at the label map's size exist for a few rows at a time. What is kept is the logits of all windows, as
-large as the network gives them.
+Sizes differ between images, and shapes must not. So images lie at the top left of a canvas, and each step, from the
+canvas to windows and from windows to the label map, is linear in the pixels and separable: a product with two matrices,
+whose entries depend on the image's size. Neither the resized image nor the average at its size is ever stored, and
+logits at the label map's size are stored for a few rows at a time. The logits of all windows are stored, as large as
+the network gives them.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ from beit_jax.errors import UserError
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.label_maps import IGNORE
 
-ROWS = 64  # rows of the label map that are made at a time
+ROWS = 64  # of the label map, computed at a time
 EXACT = jax.lax.Precision.HIGHEST  # accelerators would round pixels and logits to bfloat16
 
 
@@ -81,12 +81,13 @@ def predict(
       crop: side of a window.
       stride: from one window to the next, at most `crop`.
       label_side: side of the square canvas of label maps.
-      ratios: the scales at which images are seen, in units of their size on the canvas. They are resampled from the
-        canvas: to see more detail at a ratio above 1, put larger images there and divide all ratios.
-      flip: whether they are seen mirrored too.
-      clamp_to_crop: whether a scale that would make the short side smaller than `crop` makes it `crop`, as the official
-        code does with all its scales, of which the three smallest become one; else the rest of the window is zero, as
-        with a single scale. It enlarges images no further than to the canvas, or a window if that is larger.
+      ratios: the scales of the passes, in units of the images' size on the canvas. Images are resampled from the
+        canvas: for more detail at a ratio above 1, put larger images there and divide all ratios.
+      flip: whether there is a mirrored pass at each scale too.
+      clamp_to_crop: whether a scale that would make the short side smaller than `crop` makes it `crop`. The official
+        code does so with all its scales, of which the three smallest become one; with a single scale it leaves the rest
+        of the window zero, as here without this. Images are enlarged to the canvas at most, or to a window if that is
+        larger.
 
     Returns:
       int32 `[b, label_side, label_side]`, 255 outside of `label_size`.
@@ -113,14 +114,19 @@ def predict(
                 rearrange(logits, "b f gy h gx w c -> b f (gy h) (gx w) c"),
             )
         )
-    found = jax.lax.map(partial(_vote, [rest for _, *rest in passes]), [down for down, *_ in passes])
-    found = rearrange(found, "n b r x -> b (n r) x")[:, :label_side]
+    classes = jax.lax.map(partial(_vote, [rest for _, *rest in passes]), [down for down, *_ in passes])
+    classes = rearrange(classes, "n b r x -> b (n r) x")[:, :label_side]
     inside = jnp.arange(label_side)[None, None] < label_size[:, :, None]
-    return jnp.where(inside[:, 0, :, None] & inside[:, 1, None, :], found, IGNORE)
+    return jnp.where(inside[:, 0, :, None] & inside[:, 1, None, :], classes, IGNORE)
 
 
 def _vote(passes: Sequence[tuple[jax.Array, jax.Array]], down: Sequence[jax.Array]) -> jax.Array:
-    """Classes int32 `[b, r, x]` of r rows: what takes each pass's logits down to them, then across, then the mean."""
+    """Classes int32 `[b, r, x]` of r rows of the label map, the most likely ones by the mean of all passes.
+
+    Args:
+      passes: of each, the matrices across `[b, f, x, w]` and the logits `[b, f, k, w, c]`.
+      down: of each, the matrix that takes its logits down to these rows, `[b, r, k]`.
+    """
     votes = []
     for rows, (across, logits) in zip(down, passes, strict=True):
         tall = jnp.einsum("brk,bfkwc->bfrwc", rows, logits, precision=EXACT)
@@ -135,9 +141,10 @@ def _vote(passes: Sequence[tuple[jax.Array, jax.Array]], down: Sequence[jax.Arra
 def scaled_size(
     size: jax.Array, canvas: tuple[int, int], ratio: float, least: int
 ) -> tuple[jax.Array, tuple[int, int]]:
-    """Sizes int32 `[b, 2]` times `ratio`, rounded, or what brings the short side to `least`; and their bound.
+    """Sizes int32 `[b, 2]` times `ratio`, rounded, and a bound on them.
 
-    Raising to `least` goes as far as the canvas, or a window, has room.
+    Where the short side would be smaller than `least`, the factor is what makes it `least`, or as near to that as the
+    canvas, or a window if that is larger, has room.
     """
     room = [max(side, least) if least else 0 for side in canvas]
     largest = tuple(max(int(ratio * side + 0.5), other, 1) for side, other in zip(canvas, room, strict=True))
@@ -160,15 +167,15 @@ def _all_logits(
     """Logits of all windows over the images resized from `size` to `windows.size`.
 
     Returns:
-      float32 `[b, f, gy, h, gx, w, c]`: for each of the `flips`, gy by gx maps of logits. What stands for windows that
-      an image does not have is never read.
+      float32 `[b, f, gy, h, gx, w, c]`: for each of the `flips`, gy by gx maps of logits. The maps of windows that an
+      image does not have are never read.
     """
     batch, crop = image.shape[0], windows.crop
     number = windows.number()
     most = jnp.max(number[:, 0] * number[:, 1])
 
     def sampling(index: jax.Array, axis: int, mirrored: jax.Array) -> jax.Array:
-        """HostBatch or columns of a window out of the canvas's, `[b, crop, H]`; zero beyond the image."""
+        """The matrix from the canvas's rows, or columns, to a window's, `[b, crop, H]`; zero beyond the image."""
         pixel = windows.start(index[:, None], axis) + jnp.arange(crop, dtype=jnp.int32)[None]
         length = windows.size[:, axis, None]
         source = source_position(jnp.where(mirrored, length - 1 - pixel, pixel), size[:, axis, None], length)
@@ -180,7 +187,7 @@ def _all_logits(
         vertical, horizontal = sampling(i, 0, jnp.bool_(False)), sampling(j, 1, flipped == 1)
         window = jnp.einsum("byh,bhwc->bywc", vertical, image, precision=EXACT)
         window = batch_sharded(jnp.einsum("bxw,bywc->byxc", horizontal, window, precision=EXACT))
-        # Images with fewer windows than others repeat some, which go where nothing is read or are dropped.
+        # An image with fewer windows than others repeats some; their logits are never read, or dropped.
         put = jax.vmap(lambda bank, i, j, logits: bank.at[flipped, i, :, j].set(logits, mode="drop"))
         return put(bank, i, j, logits_of(window))
 
@@ -193,10 +200,10 @@ def _all_logits(
 def stitching(
     windows: Windows, axis: int, cells: int, label_size: jax.Array, label_side: int, mirrored: bool = False
 ) -> jax.Array:
-    """What takes logits of windows to label pixels, along an axis: `[b, label_side, g * cells]`.
+    """The matrix from logits of windows to label pixels, along an axis: `[b, label_side, g * cells]`.
 
-    Each label pixel lies between two of the image's; each of these is the mean over those of the g windows that it lies
-    in; and in each of these between two cells of the logits.
+    A label pixel lies between two pixels of the image. Each of these is the mean over those of the g windows that cover
+    it, and in each of these windows it lies between two cells of the logits.
 
     Args:
       windows: over the images.
@@ -212,9 +219,9 @@ def stitching(
     pixel = jnp.broadcast_to(jnp.arange(label_side, dtype=jnp.int32)[None], (size.shape[0], label_side))
     position = source_position(label_size - 1 - pixel if mirrored else pixel, size, label_size)
     low = jnp.floor(position)
-    share, low = position - low, low.astype(jnp.int32)
+    fraction, low = position - low, low.astype(jnp.int32)
     total = jnp.zeros((), jnp.float32)
-    for neighbour, weight in ((low, 1.0 - share), (jnp.minimum(low + 1, size - 1), share)):
+    for neighbour, weight in ((low, 1.0 - fraction), (jnp.minimum(low + 1, size - 1), fraction)):
         offset = neighbour[..., None] - starts[:, None]
         within = (offset >= 0) & (offset < windows.crop) & exists[:, None]
         each = (weight / jnp.sum(within, axis=-1, dtype=jnp.float32))[..., None, None]
@@ -224,7 +231,7 @@ def stitching(
 
 
 def source_position(pixel: jax.Array, source: jax.Array, size: jax.Array) -> jax.Array:
-    """Where pixels of a row resized from the length `source` to `size` lie in the source (align_corners=False)."""
+    """Positions in a row of the length `source` of pixels of the row resized to `size` (align_corners=False)."""
     scale = source.astype(jnp.float32) / size.astype(jnp.float32)  # exactly 1 where nothing is resized
     last = source.astype(jnp.float32) - 1.0
     return jnp.clip((pixel.astype(jnp.float32) + 0.5) * scale - 0.5, 0.0, last)
