@@ -8,6 +8,8 @@ from beit_jax.errors import UserError
 from beit_jax.tasks.segmentation_metrics import confusion_matrix, iou_and_accuracy, summarize_confusion
 from beit_jax.training import sharding
 
+count = jax.jit(confusion_matrix, static_argnums=2)
+
 
 def maps(classes=7, shape=(8, 12, 9), absent=()):
     """Predictions right about half of the time, labels with ignored pixels, without the classes `absent`."""
@@ -20,7 +22,7 @@ def maps(classes=7, shape=(8, 12, 9), absent=()):
 
 
 def reference(predicted, label, classes):
-    """Class by class, as defined: intersection over union, share of a class's pixels, share of all pixels."""
+    """Class by class, as defined: intersection over union, fraction of a class's pixels, fraction of all pixels."""
     valid = label != 255
     ious, accuracies = [], []
     for k in range(classes):
@@ -34,21 +36,19 @@ def reference(predicted, label, classes):
 
 
 @pytest.mark.parametrize("absent", [(), (0, 4)])
-def test_measures_are_those_of_plain_numpy(absent):
+def test_metrics_are_those_of_plain_numpy(absent):
     predicted, label = maps(absent=absent)
-    found = summarize_confusion(
-        np.asarray(jax.jit(confusion_matrix, static_argnums=2)(predicted, label, 7), np.float64)
-    )
+    found = summarize_confusion(count(predicted, label, 7))
     assert found == pytest.approx(reference(predicted, label, 7))
     # A class that is only predicted has an IoU of 0 and no accuracy.
     predicted[label == 255] = 0
     predicted[0, 0, 0], label[0, 0, 0] = 4, 1
-    found = summarize_confusion(confusion_matrix(jnp.asarray(predicted), jnp.asarray(label), 7))
+    found = summarize_confusion(count(predicted, label, 7))
     assert found == pytest.approx(reference(predicted, label, 7))
 
 
 def test_rows_are_labels():
-    counts = confusion_matrix(jnp.array([0, 1, 1, 2, 2]), jnp.array([0, 0, 1, 1, 255]), 3)
+    counts = count(jnp.array([0, 1, 1, 2, 2]), jnp.array([0, 0, 1, 1, 255]), 3)
     assert counts.dtype == jnp.int32 and counts.tolist() == [[1, 1, 0], [0, 1, 1], [0, 0, 0]]
     iou, accuracy = iou_and_accuracy(np.asarray(counts, np.float64))
     np.testing.assert_array_equal(iou, [1 / 2, 1 / 3, 0])
@@ -58,12 +58,12 @@ def test_rows_are_labels():
 def test_counts_beyond_float32():
     """2^24 + 3 pixels, where adding 1.0 to a float32 has long stopped to change it."""
     size = 2**24 + 3
-    counts = jax.jit(confusion_matrix, static_argnums=2)(jnp.zeros(size, jnp.int32), jnp.zeros(size, jnp.int32), 2)
+    counts = count(jnp.zeros(size, jnp.int32), jnp.zeros(size, jnp.int32), 2)
     assert counts.tolist() == [[size, 0], [0, 0]]
 
 
-def test_labels_outside_the_classes_count_nothing():
-    assert int(confusion_matrix(jnp.array([0, 0, 255, 1]), jnp.array([2, -1, 0, 1]), 2).sum()) == 1
+def test_labels_outside_the_classes_are_not_counted():
+    assert int(count(jnp.array([0, 0, 255, 1]), jnp.array([2, -1, 0, 1]), 2).sum()) == 1
 
 
 def test_eight_devices_count_as_one():
@@ -73,7 +73,7 @@ def test_eight_devices_count_as_one():
         rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
         split = (jax.device_put(x, rows) for x in (predicted, label))
         found = jax.jit(confusion_matrix, static_argnums=2, out_shardings=sharding.replicated(mesh))(*split, 7)
-    np.testing.assert_array_equal(found, confusion_matrix(jnp.asarray(predicted), jnp.asarray(label), 7))
+    np.testing.assert_array_equal(found, count(predicted, label, 7))
 
 
 def test_nothing_to_measure_is_reported():
