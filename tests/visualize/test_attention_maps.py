@@ -55,18 +55,18 @@ def test_maps_belong_to_their_query_and_leave_out_the_class_token(grid):
 
 
 def test_distance_by_hand():
-    """Two by three patches of 10 pixels; all look at the top left one, at themselves, or at all alike."""
+    """Two by three patches of 10 pixels; all attend to the top left one, to themselves, or to all alike."""
     weights = np.zeros((1, 2, 3, 7, 7), np.float32)
     weights[..., 0] = 0.5  # on the class token, which does not count
     weights[:, :, 0, 1:, 1] = 0.5
     weights[:, :, 1, 1:, 1:] = 0.5 * np.eye(6)
     weights[:, :, 2, 1:, 1:] = 0.5 / 6
-    found = attention.distance(weights, (2, 3), 10)
+    found = attention.mean_distance(weights, (2, 3), 10)
     to_corner = 10 * (0 + 1 + 2 + 1 + 2**0.5 + 5**0.5) / 6
     pairs = [((a // 3 - b // 3) ** 2 + (a % 3 - b % 3) ** 2) ** 0.5 for a in range(6) for b in range(6)]
     np.testing.assert_allclose(found, [[to_corner, 0.0, 10 * sum(pairs) / 36]], rtol=1e-6)
-    weights[0, 1, 0, 1:, 1], weights[0, 1, 0, 1:, 1:] = 0.0, 0.5 * np.eye(6)  # the second image: at themselves
-    np.testing.assert_allclose(attention.distance(weights, (2, 3), 10)[0, 0], to_corner / 2, rtol=1e-6)
+    weights[0, 1, 0, 1:, 1], weights[0, 1, 0, 1:, 1:] = 0.0, 0.5 * np.eye(6)  # the second image: to themselves
+    np.testing.assert_allclose(attention.mean_distance(weights, (2, 3), 10)[0, 0], to_corner / 2, rtol=1e-6)
 
 
 @pytest.mark.parametrize("relative_position", ["shared", "per_block", "none"])
@@ -92,10 +92,10 @@ def test_weights_of_every_block(relative_position):
     logits = np.einsum("bhqc,bhkc->bhqk", query + block["attn"]["q_bias"][:, None], key) / 2
     if relative_position != "none":
         owner = p if relative_position == "shared" else block["attn"]
-        table, places = owner["relative_position"]["table"], [divmod(i, 3) for i in range(6)]
-        for i, (row, column) in enumerate(places):
-            for j, (other, beside) in enumerate(places):
-                logits[:, :, i + 1, j + 1] += table[(row - other + 1) * 5 + column - beside + 2]
+        table, indices = owner["relative_position"]["table"], [divmod(i, 3) for i in range(6)]
+        for i, (row, column) in enumerate(indices):
+            for j, (other_row, other_column) in enumerate(indices):
+                logits[:, :, i + 1, j + 1] += table[(row - other_row + 1) * 5 + column - other_column + 2]
         logits[:, :, 0, 1:] += table[-3][:, None]
         logits[:, :, 1:, 0] += table[-2][:, None]
         logits[:, :, 0, 0] += table[-1]
@@ -109,9 +109,9 @@ def test_points_fall_on_patches_of_what_the_model_sees():
     assert box == (20.0, 0.0, 80.0, 60.0)
     for point, patch in {(20, 0): (0, 0), (79.9, 59): (5, 5), (30, 0): (0, 1), (29.9, 9.9): (0, 0)}.items():
         assert attention.patch_at(point, box, (6, 6)) == patch
-    for found, wanted in (((375, 500), (320, 480)), ((457, 657), (224, 224)), ((900, 1100), (224, 224))):
-        left, top, right, bottom = images.central_box(found, wanted)  # Pillow refuses what rounding puts outside
-        assert 0 <= left < right <= found[1] and 0 <= top < bottom <= found[0]
+    for picture, size in (((375, 500), (320, 480)), ((457, 657), (224, 224)), ((900, 1100), (224, 224))):
+        left, top, right, bottom = images.central_box(picture, size)  # Pillow refuses what rounding puts outside
+        assert 0 <= left < right <= picture[1] and 0 <= top < bottom <= picture[0]
     assert images.central_box((60, 100), (20, 10)) == (35.0, 0.0, 65.0, 60.0)
     assert images.central_box((60, 100), (10, 20)) == (0.0, 5.0, 100.0, 55.0)
     for point in [(19.9, 5), (80, 5), (30, 60), (30, -1)]:
@@ -119,7 +119,7 @@ def test_points_fall_on_patches_of_what_the_model_sees():
             attention.patch_at(point, box, (6, 6))
 
 
-def test_chosen_points_hold_something_and_lie_apart():
+def test_chosen_points_have_contrast_and_lie_apart():
     image = np.zeros((64, 96, 3), np.uint8)
     for row, column in [(3, 3), (3, 8), (6, 5)]:  # chequered patches of 8 pixels
         image[8 * row : 8 * row + 8 : 2, 8 * column : 8 * column + 8] = 255

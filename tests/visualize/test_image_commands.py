@@ -1,4 +1,6 @@
-"""The commands that look at one image: their pictures to the pixel, and one line for each thing that is wrong."""
+"""The commands that take one image: their pictures to the pixel, and one line for each wrong input."""
+
+import io
 
 import jax
 import numpy as np
@@ -13,10 +15,10 @@ from beit_jax import tasks
 from beit_jax.convert import preprocessing
 from beit_jax.errors import UserError
 from beit_jax.models import dvae
-from beit_jax.tasks import tokenizer
+from beit_jax.models.dvae_tokenizer import DvaeTokenizer
 from beit_jax.training import checkpoint
-from beit_jax.visualize import __main__ as door
-from beit_jax.visualize import attention, loading
+from beit_jax.visualize import __main__ as visualize
+from beit_jax.visualize import attention, figures, loading
 
 
 @pytest.fixture(autouse=True)
@@ -40,13 +42,14 @@ def runs(tmp_path_factory):
         config = tiny("pretrain")
         config.model.relative_position = "shared"
         config.tokenizer.init_from = "stage:tokenizer"
+        config.mesh.update(dict(data=3, fsdp=4))  # of other devices than there are here
+        config.batch_size = 36
         params = saved(folder, "pretrain", config)
         config = configs.from_json(configs.to_json(config))
         with config.unlocked():
             config.preprocess = preprocessing.official_section(16)
         beit_jax.save_pretrained(folder / "hf", params, config)
-        config.target = "pixels"
-        saved(folder, "pixels", config)
+        saved(folder, "pixels", tiny("pretrain_pixels"))
         for task in ("classify", "segment"):
             config = tiny(task)
             config.model.relative_position = "per_block"
@@ -54,16 +57,26 @@ def runs(tmp_path_factory):
         config = tiny("probe")
         config.model.relative_position, config.encoder.init_from = "shared", str(folder / "pretrain")
         saved(folder, "probe", config)
-        config = tiny("tokenizer")
-        config.model.vocab = 9
-        saved(folder, "nine", config)
+        for name, changes in (("nine", dict(vocab=9)), ("coarse", dict(groups=3, image_size=32))):
+            config = tiny("tokenizer")
+            config.model.update(changes)
+            saved(folder, name, config)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(folder / "image.png")
     (folder / "text.png").write_text("no picture")
     return folder
 
 
-def look(runs, what, name, out, *more, image="image.png"):
-    door.main([what, f"--checkpoint={runs / name}", f"--image={runs / image}", f"--out={out}", *more])
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures, which take most of the time, are not drawn."""
+    target = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(target, "png")
+    for name in ("draw_panels", "draw_distances"):
+        monkeypatch.setattr(figures, name, lambda *arguments, **settings: target.getvalue())
+
+
+def show(runs, what, name, out, *more, image="image.png"):
+    visualize.main([what, f"--checkpoint={runs / name}", f"--image={runs / image}", f"--out={out}", *more])
     return {path.stem: np.asarray(Image.open(path)) for path in out.iterdir()}
 
 
@@ -77,10 +90,12 @@ def pixels(runs, size, method):
 
 
 @pytest.mark.parametrize(("name", "size"), [("pretrain", (16, 24)), ("hf", (16, 16)), ("probe", (24, 16))])
-def test_attention(runs, tmp_path, capsys, name, size):
+def test_attention(runs, tmp_path, capsys, request, name, size):
     """The map of a point, on a rectangle too, is that of the patch it lies on, and goes on its pixels."""
+    if name != "hf":
+        request.getfixturevalue("undrawn")
     flags = ["--points=31,21;12,5"] if size[0] < size[1] else ["--points=31,21"]
-    found = look(
+    found = show(
         runs, "attention", name, tmp_path / "out", *flags, "--heads", "--layer=1", f"--size={size[0]}x{size[1]}"
     )
     assert set(capsys.readouterr().out.split()) == {str(path) for path in (tmp_path / "out").iterdir()}
@@ -88,7 +103,7 @@ def test_attention(runs, tmp_path, capsys, name, size):
     expected = {f"attention_layer01{end}" for n in points for end in ("", f"_point{n}", f"_point{n}_heads")}
     assert set(found) == expected | {"attention_distance"}
 
-    encoder, params, _ = loading.encoder(str(runs / name), size)
+    encoder, params, *_ = loading.load_encoder(str(runs / name), size)
     grid = (size[0] // 4, size[1] // 4)
     seen = (pixels(runs, size, "BICUBIC").astype(np.float32) / 255 - 0.5) / 0.5
     weights = attention.attention_weights(encoder, params, seen[None])
@@ -102,42 +117,43 @@ def test_attention(runs, tmp_path, capsys, name, size):
 
 
 @pytest.mark.parametrize("name", ["classify", "segment", "pretrain"])
-def test_points_are_chosen_and_all_layers_shown(runs, tmp_path, name):
-    found = look(runs, "attention", name, tmp_path / "out", "--layer=all")
+def test_points_are_chosen_and_all_layers_shown(runs, tmp_path, undrawn, name):
+    found = show(runs, "attention", name, tmp_path / "out", "--layer=all")
     layers = [f"attention_layer0{layer}" for layer in (1, 2)]
     points = [f"{layer}_point{number}" for layer in layers for number in (1, 2, 3, 4)]
     assert set(found) == {*layers, *points, "attention_distance"}
     assert all(found[point].shape == (448, 448, 3) for point in points)
 
 
-def test_tokens(runs, tmp_path):
-    """The decoded picture is what the tokenizer's own functions make of the same pixels; a run shows its tokenizer."""
+def test_tokens(runs, tmp_path, request):
+    """The decoded picture is what the network itself makes of the same pixels; a run shows its tokenizer."""
+    net, params = tasks.create_task(tiny("tokenizer")).model, beit_jax.from_pretrained(runs / "tokenizer").params
+    view = dvae.map_pixels(pixels(runs, (8, 12), "LANCZOS")[None].astype(np.float32) / 255)
+
+    @jax.jit
+    def decoded(params, view):
+        tokens = net.apply({"params": params}, view, method=net.tokens)
+        return dvae.reconstruction(net.apply({"params": params}, tokens, method=net.decode_tokens))
+
+    expected = 255 * np.asarray(decoded(params, view))[0]
     for name in ("tokenizer", "pretrain"):
-        found = look(runs, "tokens", name, tmp_path / name, "--size=8x12")
-        config = tiny("tokenizer")
-        net, params = tokenizer.model(config.model), beit_jax.from_pretrained(runs / "tokenizer").params
-        view = dvae.map_pixels(pixels(runs, (8, 12), "LANCZOS")[None].astype(np.float32) / 255)
-
-        @jax.jit
-        def decoded(params, view, net=net):
-            tokens = net.apply({"params": params}, view, method=net.tokens)
-            return dvae.reconstruction(net.apply({"params": params}, tokens, method=net.decode_tokens))
-
-        np.testing.assert_allclose(found["reconstruction"], 255 * np.asarray(decoded(params, view))[0], atol=0.51)
+        found = show(runs, "tokens", name, tmp_path / name, "--size=8x12")
+        np.testing.assert_allclose(found["reconstruction"], expected, atol=0.51)
         assert set(found) == {"tokens", "reconstruction", "codebook"}
+        request.getfixturevalue("undrawn")  # the second time
 
 
-def test_predictions(runs, tmp_path, capsys):
-    """The model's guesses in the masked places, the true tokens elsewhere, decoded; a tokenizer may be given."""
-    found = look(
+def test_predictions(runs, tmp_path, capsys, request):
+    """Predicted tokens at masked positions, true ones elsewhere, decoded; a tokenizer may be given."""
+    found = show(
         runs, "predictions", "pretrain", tmp_path / "out", "--masked=6", "--seed=1", "--position=2,1", "--top=3"
     )
     names = {"predictions", "original", "masked", "tokenizer", "prediction", "top_tokens"}
     assert set(found) == names
-    said = capsys.readouterr().out.splitlines()
-    shares = [float(line.split()[-1]) for line in said[-3:]]
-    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1
-    assert said[-4].startswith("position 2,1 (")
+    printed = capsys.readouterr().out.splitlines()
+    probabilities = [float(line.split()[-1]) for line in printed[-3:]]
+    assert probabilities == sorted(probabilities, reverse=True) and 0 < sum(probabilities) <= 1
+    assert printed[-4].startswith("position 2,1 (")
 
     view = pixels(runs, (8, 8), "LANCZOS")
     np.testing.assert_allclose(found["original"], view, atol=1)
@@ -148,23 +164,28 @@ def test_predictions(runs, tmp_path, capsys):
     model, params, _ = beit_jax.from_pretrained(runs / "pretrain")
     seen = ((pixels(runs, (16, 16), "BICUBIC").astype(np.float32) / 255 - 0.5) / 0.5)[None]
     logits = np.asarray(jax.jit(model.apply)({"params": params}, seen, hidden[None]))[0]
-    net, own = tokenizer.model(tiny("tokenizer").model), beit_jax.from_pretrained(runs / "tokenizer").params
+    net, own = tasks.create_task(tiny("tokenizer")).model, beit_jax.from_pretrained(runs / "tokenizer").params
     mapped = dvae.map_pixels(view[None].astype(np.float32) / 255)
     tokens = jax.jit(lambda p, x: net.apply({"params": p}, x, method=net.tokens))(own, mapped)
     mixed = np.where(hidden, logits.argmax(axis=-1).reshape(4, 4), tokens)
     outputs = jax.jit(lambda p, z: net.apply({"params": p}, z, method=net.decode_tokens))(own, mixed.astype(np.int32))
     np.testing.assert_allclose(found["prediction"], 255 * np.asarray(dvae.reconstruction(outputs))[0], atol=0.51)
     chosen = np.exp(logits[2 * 4 + 1].astype(np.float64))
-    np.testing.assert_allclose(shares, np.sort(chosen / chosen.sum())[::-1][:3], atol=6e-5)
+    np.testing.assert_allclose(probabilities, np.sort(chosen / chosen.sum())[::-1][:3], atol=6e-5)
 
-    given = ["--masked=6", "--seed=1", "--position=2,1", f"--tokenizer={runs / 'tokenizer'}"]
-    same = look(runs, "predictions", "hf", tmp_path / "hf", *given)
+    request.getfixturevalue("undrawn")
+    flags = ["--masked=6", "--seed=1", "--position=2,1"]
+    same = show(runs, "predictions", "hf", tmp_path / "hf", *flags, f"--tokenizer={runs / 'tokenizer'}")
     for name in ("original", "masked", "tokenizer", "prediction"):
         np.testing.assert_array_equal(same[name], found[name])
+    # A tokenizer of other sizes sees images of as many tokens as there are patches.
+    coarse = show(runs, "predictions", "hf", tmp_path / "coarse", *flags, f"--tokenizer={runs / 'coarse'}")
+    assert coarse["prediction"].shape == (16, 16, 3)
+    np.testing.assert_allclose(coarse["original"], pixels(runs, (16, 16), "LANCZOS"), atol=1)
 
 
 WRONG = [
-    ("attention", "tokenizer", [], "is a tokenizer, which has no attention"),
+    ("attention", "tokenizer", [], "is a model of the task 'tokenizer', which has no attention"),
     ("attention", "nowhere", [], "nowhere does not exist"),
     ("attention", "pretrain", ["--layer=3"], "--layer=3: the encoder has the layers 1 to 2"),
     ("attention", "pretrain", ["--layer=0"], "--layer=0: the encoder has the layers 1 to 2"),
@@ -177,24 +198,35 @@ WRONG = [
     ("attention", "pretrain", ["--image={runs}/text.png"], "text.png cannot be read as a picture"),
     ("attention", "pretrain", ["--out=gs://bucket/x"], "is a URL"),
     ("attention", "pretrain", ["--out={runs}/text.png"], "text.png cannot be written"),
-    ("tokens", "classify", [], "is a model of the task 'classify'; expected a tokenizer"),
+    ("tokens", "classify", [], "is a model of the task 'classify', which has no tokenizer; expected a tokenizer"),
     ("tokens", "hf", [], "which tokenizer it was trained with; give that itself as --checkpoint"),
     ("tokens", "tokenizer", ["--size=7"], "--size=7x7: expected multiples of 2, the pixels of a token"),
-    ("predictions", "classify", [], "is a model of the task 'classify'; expected a pre-trained one"),
-    ("tokens", "pixels", [], "was trained to predict pixels, and has no tokenizer"),
-    ("predictions", "pixels", [], "found target='pixels' and loss_on='masked'"),
+    ("predictions", "classify", [], "is a model of the task 'classify'; expected one pre-trained on tokens"),
+    ("tokens", "pixels", [], "is a model of the task 'pretrain_pixels', which has no tokenizer"),
+    ("predictions", "pixels", [], "is a model of the task 'pretrain_pixels'; expected one pre-trained on tokens"),
     ("predictions", "hf", [], "does not say which tokenizer it was trained with; give it: --tokenizer"),
     ("predictions", "hf", ["--tokenizer={runs}/nine"], "has 9 tokens, and"),
     ("predictions", "pretrain", ["--masked=16"], "--masked=16; expected 1 to 15, of 16 patches"),
     ("predictions", "pretrain", ["--position=4,0"], "--position=4,0 is outside of the 4x4 patches"),
     ("predictions", "pretrain", ["--top=17"], "--top=17; expected 1 to 16"),
-    ("predictions", "pretrain", ["--seed=-1"], "found '-1', expected a whole number"),
+    ("predictions", "pretrain", ["--seed=-1"], "found '-1', expected an integer"),
 ]
 
 
 @pytest.mark.parametrize(("what", "name", "flags", "message"), WRONG)
-def test_wrong_input_is_one_line_and_writes_nothing(runs, tmp_path, what, name, flags, message):
+def test_wrong_input_is_one_line_and_writes_nothing(runs, tmp_path, undrawn, what, name, flags, message):
     with pytest.raises(UserError) as error:
-        look(runs, what, name, tmp_path / "out", *(flag.format(runs=runs) for flag in flags))
+        show(runs, what, name, tmp_path / "out", *(flag.format(runs=runs) for flag in flags))
     assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("what", "name", "message"),
+    [("tokens", "tokenizer", "tokenizer is of the kind 'dvae'"), ("predictions", "pretrain", "the tokenizer of ")],
+)
+def test_a_kind_that_cannot_decode_is_refused(runs, tmp_path, monkeypatch, what, name, message):
+    monkeypatch.setattr(DvaeTokenizer, "can_decode", False)
+    with pytest.raises(UserError, match=f"{message}.*which cannot make images of tokens"):
+        show(runs, what, name, tmp_path / "out")
     assert not (tmp_path / "out").exists()
