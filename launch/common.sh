@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# What the scripts of this folder share: reading flags, refusing them in one line, showing commands. Sourced, not run.
-# Bash 3.2, which macOS has, is enough.
+# What the scripts of this folder share: parsing flags, errors of one line, printing commands. Sourced, not run.
+# Works with Bash 3.2, the version of macOS.
 
 dry_run=0
 rest=()  # the arguments after --
-flags=() # of the command that is put together
-told=0   # how often we were told to stop
+flags=()  # of the command that is built
+signals=0 # how many SIGTERM this script has received
 
 fail() { # one line on stderr, status 2
   printf 'error: %s\n' "$*" >&2
@@ -52,13 +52,13 @@ parse() {
   done
 }
 
-# expect FLAG VALUE PATTERN EXAMPLE: refuses what is missing or does not match, so that no value is more than one word.
+# expect FLAG VALUE PATTERN EXAMPLE: fails where the value is missing or does not match; a value is one word.
 expect() {
   [ -n "$2" ] || fail "$1 is missing; expected $4"
   [[ "$2" =~ ^($3)$ ]] || fail "$1: found '$2', expected $4"
 }
 
-# add FLAG VALUE PATTERN EXAMPLE: to `flags`, where there is a value.
+# add FLAG VALUE PATTERN EXAMPLE: adds to `flags` if there is a value.
 add() {
   [ -n "$2" ] || return 0
   expect "$@"
@@ -70,13 +70,13 @@ expect_number() { # expect_number FLAG VALUE SMALLEST
   [ "$2" -ge "$3" ] || fail "$1: found '$2', expected a whole number of at least $3"
 }
 
-# The module that is run, and that there is something to say to it.
+# Checks the module that is run, and that there are arguments for it.
 expect_training() {
   expect --module "$1" '[a-z_][a-z0-9_.]*' "a Python module such as beit_jax.train"
   [ ${#rest[@]} -gt 0 ] || fail "no arguments for $1; expected -- --config FILE --workdir FOLDER"
 }
 
-quote() { # the arguments as a line that a shell reads as the same words
+quote() { # the arguments as a line that a shell parses into the same words
   local word line="" LC_ALL=C apostrophe="'\"'\"'"
   for word; do
     case "$word" in
@@ -87,22 +87,22 @@ quote() { # the arguments as a line that a shell reads as the same words
   printf '%s\n' "${line# }"
 }
 
-run() { # a command, or its line under --dry-run
+run() { # runs a command, or prints it under --dry-run
   if [ "$dry_run" = 1 ]; then quote "$@"; else "$@"; fi
 }
 
-tell() { # passes SIGTERM on to the process $1
+send_sigterm() { # to the process $1
   kill -TERM "$1" 2>/dev/null || true
 }
 
-# Runs a command, tells it when we are told to stop, and returns its status. `told` counts the signals.
-until_told() {
+# Runs a command, forwards SIGTERM to it, and returns its status. `signals` counts the signals.
+run_with_sigterm() {
   local pid status=0 seen=-1
   "$@" &
   pid=$!
-  trap 'told=$((told + 1)); tell "$pid"' TERM
-  while [ "$seen" != "$told" ]; do # a signal ends `wait` before the command has ended
-    seen=$told
+  trap 'signals=$((signals + 1)); send_sigterm "$pid"' TERM
+  while [ "$seen" != "$signals" ]; do # a signal ends `wait` before the command has ended
+    seen=$signals
     status=0
     wait "$pid" || status=$?
   done

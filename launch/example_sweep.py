@@ -1,4 +1,4 @@
-"""A sweep over learning rate and layer decay of fine-tuning, to copy from.
+"""A sweep over the learning rate and layer decay of fine-tuning, as an example to copy.
 
   python launch/sweep.py --config launch/example_sweep.py:runlocal --workdir runs/sweep --dry-run
 
@@ -17,7 +17,7 @@ FINETUNE = Path(__file__).resolve().parents[1] / "configs" / "finetune.py"
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The config of fine-tuning as it is."""
+    """The config of fine-tuning, unchanged."""
     return config.load(f"{FINETUNE}:{arg}")
 
 

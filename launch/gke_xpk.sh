@@ -6,10 +6,10 @@
 #       --storage runs -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
 #   launch/gke_xpk.sh list   --cluster tpus
 #   launch/gke_xpk.sh logs   --cluster tpus --name beit      of the first worker of each slice
-#   launch/gke_xpk.sh delete --cluster tpus --name beit      the run saves; create it again to go on
+#   launch/gke_xpk.sh delete --cluster tpus --name beit      the run saves; create it again to continue
 #
-# A workload that is preempted, or loses a machine, is started again and continues. All pods must see the workdir: a
-# storage that was attached to the cluster by `xpk storage attach`.
+# A workload that is preempted, or loses a machine, is started again and continues. All pods must see the workdir: use a
+# storage that `xpk storage attach` has attached to the cluster.
 #
 #   --cluster NAME    of the cluster
 #   --name NAME       of the workload
@@ -66,8 +66,8 @@ case "$action" in
     expect_number --grace "$grace" 1
     expect_training "$module"
     add --storage "$storage" "$word" "$letters, such as runs"
-    [[ "${rest[*]}" != *$'\n'* ]] || fail "an argument holds a line break; xpk takes a command of one line"
-    # Status 1 is that of a process that has lost the others; mistakes in a config end with 2 and are not tried again.
+    [[ "${rest[*]}" != *$'\n'* ]] || fail "an argument holds a line break; expected a command of one line"
+    # A process that has lost the others ends with status 1; a mistake in a config ends with 2 and is not repeated.
     workload create --workload "$name" --tpu-type "$type" --num-slices "$slices" --docker-image "$image" \
       --priority "$priority" --max-restarts "$restarts" --restart-on-exit-codes 1 \
       --termination-grace-period-seconds "$grace" \

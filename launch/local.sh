@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Trains with several processes on this machine, which talk over loopback.
+# Trains with several processes on this machine, which communicate over loopback.
 #
 #   launch/local.sh --processes 2 -- --config configs/pretrain.py:runlocal --workdir runs/try
 #
-# What follows -- goes to python -m beit_jax.train, the same in every process. The output of process N is appended to
-# LOGS/processN.log; that of process 0 is shown as well. SIGTERM and SIGINT are passed on to all processes. When one of
-# them fails, the others are stopped, and its status is that of this script.
+# The arguments after -- are those of python -m beit_jax.train, the same in every process. The output of process N is
+# appended to LOGS/processN.log; that of process 0 is shown too. SIGTERM and SIGINT are forwarded to all processes. When
+# one process fails, the others are stopped, and this script ends with its status.
 #
 #   --processes N          how many (2)
-#   --gpus-per-process N   process 0 sees the first N GPUs, process 1 the next N, ... (every process sees all)
+#   --gpus-per-process N   process 0 uses the first N GPUs, process 1 the next N, ... (every process sees all)
 #   --logs FOLDER          (runs/logs)
-#   --port N               of process 0, to which all connect (one that is free)
-#   --grace SECONDS        for the others, after a failure, until they are killed (30)
+#   --port N               of process 0, to which all connect (a free one)
+#   --grace SECONDS        from a failure until the other processes are killed (30)
 #   --module NAME          what to run (beit_jax.train)
 #   --dry-run              print the commands
 #
@@ -31,7 +31,7 @@ if [ -z "$port" ]; then
 fi
 expect_number --port "$port" 1
 
-compose() { # the command of process $1, in `command`
+build_command() { # of process $1, in `command`
   command=(env "BEIT_JAX_COORDINATOR=127.0.0.1:$port" "BEIT_JAX_PROCESS_COUNT=$processes" "BEIT_JAX_PROCESS_INDEX=$1")
   if [ "$gpus_per_process" -gt 0 ]; then
     command+=("CUDA_VISIBLE_DEVICES=$(seq -s, $(($1 * gpus_per_process)) $((($1 + 1) * gpus_per_process - 1)))")
@@ -41,15 +41,16 @@ compose() { # the command of process $1, in `command`
 
 if [ "$dry_run" = 1 ]; then
   for ((i = 0; i < processes; i++)); do
-    compose "$i"
+    build_command "$i"
     printf '%s >>%s 2>&1\n' "$(quote "${command[@]}")" "$(quote "$logs/process$i.log")"
   done
   exit
 fi
 
-pids=() # of the processes that run; empty where one has ended
+pids=()    # of the running processes; empty where one has ended
+received="" # the last signal
 
-pass_on() { # a signal to all processes and what they have started
+forward() { # a signal to all processes and their children
   local pid
   for pid in ${pids[@]+"${pids[@]}"}; do
     [ -z "$pid" ] || kill -s "$1" -- "-$pid" 2>/dev/null || true
@@ -59,23 +60,23 @@ pass_on() { # a signal to all processes and what they have started
 mkdir -p "$logs"
 : >>"$logs/process0.log"
 tail -n 0 -f "$logs/process0.log" &
-shown=$!
-trap 'sleep 0.3; kill "$shown" 2>/dev/null' EXIT
-trap 'told=TERM; pass_on TERM' TERM
-trap 'told=INT; pass_on INT' INT
+viewer=$!
+trap 'sleep 0.3; kill "$viewer" 2>/dev/null' EXIT
+trap 'received=TERM; forward TERM' TERM
+trap 'received=INT; forward INT' INT
 
-set -m # a group for each process: it hears SIGINT, and only from us
+set -m # a process group each: a process receives SIGINT, and only from this script
 for ((i = 0; i < processes; i++)); do
-  compose "$i"
+  build_command "$i"
   "${command[@]}" >>"$logs/process$i.log" 2>&1 </dev/null &
   pids[i]=$!
 done
 set +m
-[ "$told" = 0 ] || pass_on "$told" # it came while they were being started
+[ -z "$received" ] || forward "$received" # it arrived while the processes were started
 
-running=$processes first=0
+running=$processes failure=0
 while [ "$running" -gt 0 ]; do
-  sleep 0.2 # Bash 3.2 cannot wait for whichever ends next
+  sleep 0.2 # Bash 3.2 cannot wait for the next process that ends
   for ((i = 0; i < processes; i++)); do
     pid=${pids[i]}
     if [ -z "$pid" ] || kill -0 "$pid" 2>/dev/null; then continue; fi
@@ -83,13 +84,13 @@ while [ "$running" -gt 0 ]; do
     wait "$pid" 2>/dev/null || status=$?
     pids[i]=""
     running=$((running - 1))
-    if [ "$status" != 0 ] && [ "$first" = 0 ]; then
-      first=$status deadline=$((SECONDS + grace))
+    if [ "$status" != 0 ] && [ "$failure" = 0 ]; then
+      failure=$status deadline=$((SECONDS + grace))
       echo "process $i ended with status $status; the end of $logs/process$i.log:" >&2
       tail -n 20 "$logs/process$i.log" >&2
-      pass_on TERM
+      forward TERM
     fi
   done
-  if [ "$first" != 0 ] && [ "$SECONDS" -ge "$deadline" ]; then pass_on KILL; fi
+  if [ "$failure" != 0 ] && [ "$SECONDS" -ge "$deadline" ]; then forward KILL; fi
 done
-exit "$first"
+exit "$failure"

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Submits a run to Slurm. It is queued again when it is preempted or reaches its time limit, and continues.
+# Submits a run to Slurm. It is queued again, and continues, when it is preempted or reaches its time limit.
 #
 #   launch/slurm.sh --nodes 2 --gpus-per-node 8 --time 24:00:00 -- --config configs/pretrain.py --workdir runs/pretrain
 #
-# What follows -- goes to python -m beit_jax.train, the same in every process: one for each GPU, or for each node where
-# there are none. All nodes must see this folder and the workdir. Stop for good: scancel JOB.
+# The arguments after -- are those of python -m beit_jax.train, the same in every process: one process for each GPU, or
+# for each node without GPUs. All nodes must see this folder and the workdir. scancel JOB ends the run for good.
 #
 #   --name NAME           of the job (beit_jax)
 #   --nodes N             (1)
 #   --gpus-per-node N     (0)
-#   --cpus-per-task N     for each process (what the cluster gives)
-#   --time LIMIT          such as 24:00:00 (that of the partition)
-#   --partition NAME, --account NAME   (those of the cluster)
+#   --cpus-per-task N     for each process (the cluster's default)
+#   --time LIMIT          such as 24:00:00 (the partition's default)
+#   --partition NAME, --account NAME   (the cluster's default)
 #   --grace SECONDS       before the time limit, to save and be queued again (120)
 #   --logs FOLDER         for NAME-JOB.log (runs/slurm)
 #   --module NAME         what to run (beit_jax.train)
 #   --dry-run             print the commands
 #
-# For anything else sbatch has variables: SBATCH_QOS=..., SBATCH_CONSTRAINT=... before the command.
+# For other options, set variables of sbatch before the command: SBATCH_QOS=..., SBATCH_CONSTRAINT=...
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -31,13 +31,13 @@ expect_number --gpus-per-node "$gpus_per_node" 0
 expect_number --grace "$grace" 1
 expect_training "$module"
 
-# JAX takes one GPU for each process where Slurm starts them: as many processes as GPUs.
+# Under Slurm, JAX uses one GPU in each process: as many processes as GPUs.
 flags=(--job-name "$name" --nodes "$nodes" --ntasks-per-node "$((gpus_per_node > 0 ? gpus_per_node : 1))")
 if [ "$gpus_per_node" -gt 0 ]; then flags+=(--gpus-per-node "$gpus_per_node"); fi
 add --cpus-per-task "$cpus_per_task" '[1-9][0-9]*' "a whole number of at least 1"
 add --time "$time" '[0-9]+(-[0-9]+)?(:[0-9]+){0,2}' "a time such as 24:00:00"
 add --partition "$partition" "$word" "letters, digits, hyphens"
 add --account "$account" "$word" "letters, digits, hyphens"
-run mkdir -p "$logs" # without it Slurm ends the job, and says nothing
+run mkdir -p "$logs" # without this folder Slurm ends the job without a message
 run sbatch "${flags[@]}" --signal "B:TERM@$grace" --output "$logs/%x-%j.log" \
   launch/slurm.sbatch "${PYTHON:-python}" -m "$module" "${rest[@]}"

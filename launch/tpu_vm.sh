@@ -2,24 +2,24 @@
 # Cloud TPU VMs and pod slices, one or several, as queued resources.
 #
 #   launch/tpu_vm.sh create --name beit --zone us-central2-b --type v4-32 --spot
-#   launch/tpu_vm.sh wait   ...                until the machines are there
-#   launch/tpu_vm.sh sync   ...                the tracked files, as they are now, to every worker; installs
+#   launch/tpu_vm.sh wait   ...                until the machines are ready
+#   launch/tpu_vm.sh sync   ...                copies the tracked files, as they are now, to every worker; installs
 #   launch/tpu_vm.sh run    ... -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
-#   launch/tpu_vm.sh logs   ...                follows; Ctrl-C ends the following only
-#   launch/tpu_vm.sh stop   ...                SIGTERM, and waits until the run has saved
-#   launch/tpu_vm.sh ssh    ... -- COMMAND     in the shell of every worker
-#   launch/tpu_vm.sh delete ...                the machines and their disks
+#   launch/tpu_vm.sh logs   ...                follows the log; Ctrl-C does not end the run
+#   launch/tpu_vm.sh stop   ...                sends SIGTERM, and waits until the run has saved
+#   launch/tpu_vm.sh ssh    ... -- COMMAND     runs a command on every worker
+#   launch/tpu_vm.sh delete ...                deletes the machines and their disks
 #
 # where ... is --name and --zone, as in the first line.
-# A run is detached: it goes on when the connection is lost. Give the same `run` again to continue after a stop, or on
+# A run is detached: it continues when the connection is lost. Use the same `run` again to continue after a stop, or on
 # new machines. All workers must see the workdir: a mounted bucket, Filestore, NFS. For TPU7x see gke_xpk.sh.
 #
-#   --name NAME --zone ZONE   of the queued resource; always needed
+#   --name NAME --zone ZONE   of the queued resource; always required
 #   --project PROJECT         (that of gcloud config)
 #   --type TYPE               for create: v4-32, v5litepod-16, v5p-32, v6e-16, ...
-#   --slices N                for create: slices of that type, joined by the data-centre network (1)
+#   --slices N                for create: slices of that type, connected by the data-centre network (1)
 #   --runtime VERSION         for create (the one for JAX on that type)
-#   --spot                    for create: cheaper, can be taken away
+#   --spot                    for create: cheaper, may be preempted
 #   --worker N|all            for logs (0)
 #   --module NAME             for run (beit_jax.train)
 #   --dry-run                 print the commands
@@ -45,7 +45,7 @@ queued() { # queued SUBCOMMAND ARGUMENTS...
   run gcloud compute tpus queued-resources "$subcommand" "${flags[@]}" "$@"
 }
 
-everywhere() { # a command in the shell of every worker of every slice
+on_all_workers() { # runs a command on every worker of every slice
   queued ssh "$name" --node all --worker all --command "$1"
 }
 
@@ -84,25 +84,25 @@ case "$action" in
     ;;
   sync)
     run mkdir -p build
-    # `git stash create` makes a commit of what is changed, and touches nothing; it prints nothing where nothing is.
+    # `git stash create` makes a commit of the changed files and leaves them as they are; without changes it prints nothing.
     archive='git archive --format=tar.gz --output build/beit_jax.tar.gz'
     run bash -c "commit=\$(git stash create) && $archive \"\${commit:-HEAD}\""
     queued scp build/beit_jax.tar.gz "$name:" --node all --worker all
-    # The images' own Python is too old. Folders called runs stay: they may hold checkpoints.
+    # The images' own Python is too old. The folder runs stays: it may hold checkpoints.
     unpack="mkdir -p beit_jax && find beit_jax -mindepth 1 -maxdepth 1 ! -name runs -exec rm -rf {} +"
     unpack="$unpack && tar -xzf beit_jax.tar.gz -C beit_jax"
     install="python3 -m pip install --quiet --user uv && uv=\$HOME/.local/bin/uv"
     install="$install && \$uv venv --quiet --allow-existing --python 3.12 beit_jax_venv"
     install="$install && \$uv pip install --quiet --python ./beit_jax_venv --editable './beit_jax[data,tpu]'"
-    everywhere "$unpack && $install"
+    on_all_workers "$unpack && $install"
     ;;
   run)
     expect_training "$module"
     # shellcheck disable=SC2016
     alive='[ -e beit_jax.pid ] && kill -0 "$(cat beit_jax.pid)" 2>/dev/null'
-    refuse="if $alive; then echo 'a run is under way here; stop it first' >&2; exit 1; fi"
+    refuse="if $alive; then echo 'a run is in progress here; stop it first' >&2; exit 1; fi"
     start="setsid ../beit_jax_venv/bin/python -m $(quote "$module" "${rest[@]}") >>../beit_jax.log 2>&1 </dev/null"
-    everywhere "$refuse; cd beit_jax && { $start & echo \$! >../beit_jax.pid; }"
+    on_all_workers "$refuse; cd beit_jax && { $start & echo \$! >../beit_jax.pid; }"
     ;;
   logs)
     expect --worker "$worker" '[0-9]{1,5}|all' "the number of a worker, or all"
@@ -110,11 +110,11 @@ case "$action" in
     ;;
   stop)
     # shellcheck disable=SC2016
-    everywhere 'pid=$(cat beit_jax.pid) && kill -TERM "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 1; done'
+    on_all_workers 'pid=$(cat beit_jax.pid) && kill -TERM "$pid" && while kill -0 "$pid" 2>/dev/null; do sleep 1; done'
     ;;
   ssh)
     [ ${#rest[@]} -gt 0 ] || fail "no command; expected -- COMMAND"
-    everywhere "${rest[*]}"
+    on_all_workers "${rest[*]}"
     ;;
   delete) queued delete "$name" --force --quiet ;;
 esac

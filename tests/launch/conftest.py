@@ -1,4 +1,4 @@
-"""Scripts are run as users run them: from the root of the repository, in processes of their own."""
+"""Fixtures that run scripts as users do: from the root of the repository, in processes of their own."""
 
 import os
 import signal
@@ -8,35 +8,35 @@ import time
 
 import pytest
 
-# A trainer that says where it is, and then does as its argument tells it; SIGTERM and SIGINT end it in good order.
+# A trainer that prints its environment and then does what its arguments say; SIGTERM and SIGINT end it with status 0.
 TRAINER = """
 import json, os, signal, sys, time
-heard = []
+received = []
 for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, _: heard.append(number))
+    signal.signal(number, lambda number, _: received.append(number))
 index = os.environ.get("BEIT_JAX_PROCESS_INDEX", "0")
 folder = os.path.dirname(os.path.abspath(__file__))
 ready = [f"{folder}/ready{i}" for i in range(int(os.environ.get("BEIT_JAX_PROCESS_COUNT", "1")))]
 open(f"{folder}/ready{index}", "w").close()
 names = ("BEIT_JAX_COORDINATOR", "BEIT_JAX_PROCESS_COUNT", "BEIT_JAX_PROCESS_INDEX", "CUDA_VISIBLE_DEVICES")
 print(json.dumps({"argv": sys.argv[1:], **{name: os.environ.get(name) for name in names}}), flush=True)
-for rule in sys.argv[1:]:  # INDEX=STATUS: ends at once; INDEX=deaf: hears nothing
-    who, _, what = rule.partition("=")
-    if who == index and what == "deaf":
+for rule in sys.argv[1:]:  # INDEX=STATUS: ends at once; INDEX=deaf: ignores SIGTERM
+    process, _, what = rule.partition("=")
+    if process == index and what == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    elif who == index:
-        while what != "0" and not all(map(os.path.exists, ready)):  # a failure comes when all listen to signals
+    elif process == index:
+        while what != "0" and not all(map(os.path.exists, ready)):  # a failure comes when all handle signals
             time.sleep(0.02)
         sys.exit(int(what))
-while not heard:
+while not received:
     time.sleep(0.02)
-print("saved after signal", heard[0], flush=True)
+print("saved after signal", received[0], flush=True)
 """
 
 
 @pytest.fixture
 def environment(tmp_path):
-    """Of a script whose programs are looked for in tmp_path/bin first, and whose trainer is `--module fake_trainer`."""
+    """Environment of a script: programs are searched in tmp_path/bin first; the trainer is `--module fake_trainer`."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "fake_trainer.py").write_text(TRAINER)
     return os.environ | {
@@ -48,19 +48,19 @@ def environment(tmp_path):
 
 @pytest.fixture
 def program(tmp_path, environment):
-    """Puts a program of the given name and bash text in the place of the real one."""
+    """A function that replaces a program by a bash script."""
 
-    def put(name, text):
+    def replace(name, text):
         file = tmp_path / "bin" / name
         file.write_text(f"#!/usr/bin/env bash\n{text}\n")
         file.chmod(0o755)
 
-    return put
+    return replace
 
 
 @pytest.fixture
 def launch(repository, environment):
-    """Runs a script of launch/ to its end."""
+    """A function that runs a script of launch/ to its end."""
 
     def run(script, *arguments, cwd=repository):
         command = [str(repository / "launch" / script), *arguments]
@@ -71,7 +71,7 @@ def launch(repository, environment):
 
 @pytest.fixture
 def start(repository, environment):
-    """Starts a script of launch/, and kills what is left of it at the end of the test."""
+    """A function that starts a script of launch/; processes that are left are killed at the end of the test."""
     started = []
 
     def run(script, *arguments, **more):
@@ -97,7 +97,7 @@ def start(repository, environment):
 
 @pytest.fixture
 def wait_for():
-    """Waits until a condition holds."""
+    """A function that waits until a condition holds."""
 
     def wait(condition, seconds=20):
         deadline = time.monotonic() + seconds

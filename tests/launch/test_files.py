@@ -1,4 +1,4 @@
-"""What lies beside the scripts: the table of the README, the image."""
+"""The files beside the scripts: the README's table, the image."""
 
 import json
 import re
@@ -14,10 +14,10 @@ def test_table_names_every_file(repository):
     text = (folder / "README.md").read_text()
     linked = set(re.findall(r"\]\((?!\.\./)([^)]+)\)", text))
     helpers = {"common.sh", "slurm.sbatch", "example_sweep.py", "README.md", "Dockerfile.dockerignore", ".shellcheckrc"}
-    found = {
+    files = {
         str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and "__pycache__" not in str(file)
     }
-    assert linked == found - helpers
+    assert linked == files - helpers
     assert "launch/example_sweep.py" in text
 
 
@@ -27,9 +27,9 @@ def commands(repository):
 
 
 def test_commands_of_the_readme(repository, launch, environment):
-    found = commands(repository)
-    assert len(found) == 6
-    for command in found:
+    readme = commands(repository)
+    assert len(readme) == 6
+    for command in readme:
         script, *arguments = shlex.split(command)
         if script == "python":
             line = [sys.executable, *arguments, "--dry-run"]
@@ -42,7 +42,7 @@ def test_commands_of_the_readme(repository, launch, environment):
 
 @pytest.fixture(scope="module")
 def image(repository):
-    """The instructions of the Dockerfile, without comments, one each."""
+    """The instructions of the Dockerfile, without comments."""
     text = re.sub(r"^#.*\n", "", (repository / "launch" / "Dockerfile").read_text(), flags=re.MULTILINE)
     return [line.split(maxsplit=1) for line in text.replace("\\\n", "").splitlines() if line]
 
@@ -59,16 +59,13 @@ def test_image_runs_as_a_user_and_passes_signals(image):
     names = [name for name, _ in image]
     assert names[0] == "FROM" and image[0][1].startswith("python:3.12-slim")
     assert names[-2:] == ["USER", "ENTRYPOINT"] and image[-2][1] != "root"
-    assert json.loads(image[-1][1]) == [
-        "python",
-        "-m",
-        "beit_jax.train",
-    ]  # without a shell between, which hears SIGTERM
+    # Without a shell in between, which would receive SIGTERM.
+    assert json.loads(image[-1][1]) == ["python", "-m", "beit_jax.train"]
 
 
 def test_image_installs_extras_that_exist(repository, image):
     extras = set(re.findall(r'^        "(\w+)": ', (repository / "setup.py").read_text(), re.MULTILINE))
     text = (repository / "launch" / "Dockerfile").read_text()
-    for asked in (*re.findall(r"EXTRAS=([\w,]+)", text), "data,tpu"):  # the last is what gke_xpk.sh asks for
-        assert set(asked.split(",")) <= extras
+    for requested in (*re.findall(r"EXTRAS=([\w,]+)", text), "data,tpu"):  # the last one is in gke_xpk.sh
+        assert set(requested.split(",")) <= extras
     assert any(name == "RUN" and '".[$EXTRAS]"' in rest for name, rest in image)

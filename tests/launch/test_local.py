@@ -1,4 +1,4 @@
-"""Processes that really run side by side: what they are told, how they fail, and how they are stopped."""
+"""Several real processes: their environment, failures and signals."""
 
 import json
 import os
@@ -7,7 +7,7 @@ import signal
 import pytest
 
 
-def read(logs, index):
+def read_log(logs, index):
     file = logs / f"process{index}.log"
     return file.read_text() if file.exists() else ""
 
@@ -17,13 +17,13 @@ def local(logs, *arguments, flags=()):
 
 
 def both_run(logs):
-    return lambda: all(read(logs, index).count("\n") for index in (0, 1))
+    return lambda: all(read_log(logs, index).count("\n") for index in (0, 1))
 
 
-def test_each_process_is_told_its_place(tmp_path, launch):
+def test_each_process_has_its_environment(tmp_path, launch):
     done = launch(*local(tmp_path, "0=0", "1=0", "a b", flags=["--gpus-per-process", "2"]))
     assert done.returncode == 0, done.stderr
-    first, second = (json.loads(read(tmp_path, index)) for index in (0, 1))
+    first, second = (json.loads(read_log(tmp_path, index)) for index in (0, 1))
     assert first["argv"] == second["argv"] == ["0=0", "1=0", "a b"]
     assert (first["BEIT_JAX_PROCESS_INDEX"], second["BEIT_JAX_PROCESS_INDEX"]) == ("0", "1")
     assert first["BEIT_JAX_PROCESS_COUNT"] == second["BEIT_JAX_PROCESS_COUNT"] == "2"
@@ -31,13 +31,13 @@ def test_each_process_is_told_its_place(tmp_path, launch):
     assert first["BEIT_JAX_COORDINATOR"] == second["BEIT_JAX_COORDINATOR"]
     host, port = first["BEIT_JAX_COORDINATOR"].split(":")
     assert host == "127.0.0.1" and 1023 < int(port) < 65536
-    assert read(tmp_path, 0) in done.stdout  # the first process is shown
+    assert read_log(tmp_path, 0) in done.stdout  # the first process is shown
 
 
 def test_a_continued_run_appends_to_its_logs(tmp_path, launch):
     for _ in range(2):
         assert launch(*local(tmp_path, "0=0", "1=0")).returncode == 0
-    assert read(tmp_path, 1).count("\n") == 2
+    assert read_log(tmp_path, 1).count("\n") == 2
 
 
 @pytest.mark.parametrize("failing", [0, 1])
@@ -46,25 +46,25 @@ def test_a_failure_stops_the_others(tmp_path, launch, failing):
     assert done.returncode == 7
     assert f"process {failing} ended with status 7" in done.stderr
     assert f'"{failing}=7"' in done.stderr  # the end of its log
-    assert "saved after signal 15" in read(tmp_path, 1 - failing)
+    assert "saved after signal 15" in read_log(tmp_path, 1 - failing)
 
 
-def test_one_that_hears_nothing_is_killed_after_a_failure(tmp_path, launch):
+def test_a_process_that_ignores_sigterm_is_killed_after_a_failure(tmp_path, launch):
     done = launch(*local(tmp_path, "0=3", "1=deaf", flags=["--grace", "1"]))
     assert done.returncode == 3, done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_passed_on_to_all(tmp_path, start, wait_for, number):
+def test_signals_are_forwarded_to_all(tmp_path, start, wait_for, number):
     process = start(*local(tmp_path, "on"))
     wait_for(both_run(tmp_path))
     os.kill(process.pid, number)
     assert process.wait(20) == 0
     for index in (0, 1):
-        assert f"saved after signal {number.value}" in read(tmp_path, index)
+        assert f"saved after signal {number.value}" in read_log(tmp_path, index)
 
 
-def test_a_process_killed_from_outside_is_a_failure(tmp_path, start, wait_for):
+def test_a_killed_process_is_a_failure(tmp_path, start, wait_for):
     process = start(*local(tmp_path, "on"))
     wait_for(both_run(tmp_path))
     children = os.popen(f"ps -o pid=,args= --ppid {process.pid}").read().splitlines()

@@ -111,9 +111,9 @@ def test_your_images(tmp_path, tokenizer):
 def test_attention(tmp_path):
     config = tiny.config("classify")
     with config.unlocked():
-        config.preprocess = preprocessing.official(config.model.image_size)
+        config.preprocess = preprocessing.official_section(config.model.image_size)
     with jax.numpy_dtype_promotion("standard"):
-        params = jax.tree.map(np.asarray, tasks.create(config).init(jax.random.key(0)))
+        params = jax.tree.map(np.asarray, tasks.create_task(config).init(jax.random.key(0)))
     save_pretrained(tmp_path / "hf", params, config, format="hf")
     notebook = notebooks.execute("attention", CHECKPOINT=str(tmp_path / "hf"), OUT=str(tmp_path / "maps"))
     written = sorted((tmp_path / "maps").rglob("*.png"))

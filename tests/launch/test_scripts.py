@@ -1,4 +1,4 @@
-"""What each script would run, to the letter, and what it refuses."""
+"""The exact commands of each script, and its errors."""
 
 import shlex
 import shutil
@@ -73,7 +73,7 @@ bash -c 'commit=$(git stash create) && git archive --format=tar.gz --output buil
         f"""\
 {QUEUED} ssh --zone us-central2-b beit --node all --worker all --command \
 'if [ -e beit_jax.pid ] && kill -0 "$(cat beit_jax.pid)" 2>/dev/null; \
-then echo '"'"'a run is under way here; stop it first'"'"' >&2; exit 1; fi; \
+then echo '"'"'a run is in progress here; stop it first'"'"' >&2; exit 1; fi; \
 cd beit_jax && {{ setsid ../beit_jax_venv/bin/python -m beit_jax.train --config configs/pretrain.py \
 --workdir '"'"'/mnt/a b'"'"' >>../beit_jax.log 2>&1 </dev/null & echo $! >../beit_jax.pid; }}'
 """,
@@ -142,7 +142,7 @@ launch/slurm.sbatch python -m beit_jax.evaluate x
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_run(environment, program):
+def programs_that_must_not_run(environment, program):
     environment.pop("PYTHON")
     for name in ("gcloud", "xpk", "kubectl", "docker", "git", "sbatch", "srun", "mkdir", "python"):
         program(name, f"echo '{name} was run'; exit 3")
@@ -157,7 +157,7 @@ def test_dry_run(launch, case):
     assert (done.stdout, done.stderr) == (expected, "")
 
 
-def test_quoting_is_that_of_python(launch):
+def test_quoting_is_the_same_as_in_python(launch):
     words = ["plain", "", "a b", "it's", '"', "$HOME", "a;b", "*", "\\", "--key=(0.9, 0.95)", "ü", "@%+=:,./-_"]
     done = launch("slurm.sh", "--dry-run", "--", *words)
     assert done.stdout.splitlines()[1].endswith("beit_jax.train " + shlex.join(words))
@@ -240,7 +240,7 @@ def test_help(launch, repository, script):
         assert f"--{flag.replace('_', '-')}" in done.stdout, f"{flag} is not explained"
 
 
-def test_they_are_run_from_the_root_of_the_repository(launch, tmp_path):
+def test_scripts_need_the_root_of_the_repository(launch, tmp_path):
     done = launch("local.sh", "--", "x", cwd=tmp_path)
     assert done.returncode == 2 and "run this from the root of the repository" in done.stderr
 
@@ -249,7 +249,7 @@ def scripts(repository):
     return [path for path in (repository / "launch").iterdir() if path.suffix in (".sh", ".sbatch")]
 
 
-def test_they_are_strict_and_executable(repository):
+def test_scripts_are_strict_and_executable(repository):
     for path in scripts(repository):
         if path.name != "common.sh":  # which is sourced
             text = path.read_text()

@@ -1,4 +1,4 @@
-"""Members of a sweep: what they are called, which commands they become, and how they are run in turn."""
+"""Members of a sweep: their names, their commands, and how they run."""
 
 import importlib.util
 import json
@@ -21,12 +21,12 @@ def get_config(arg=""):
 def get_sweep(arg=""):
 {body}
 """
-LOSSES = "    for kl in (0.5, 6.6):\n        yield {'elbo.kl_weight': kl, 'seed': 1}"
+LOSSES = "    for kl in (0.5, 6.6):\n        yield {'loss.kl_weight': kl, 'seed': 1}"
 
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes a config file whose get_sweep has the given body."""
+    """A function that writes a config file whose get_sweep has the given body."""
 
     def write(body=LOSSES):
         file = tmp_path / "config.py"
@@ -38,10 +38,10 @@ def config(tmp_path):
 
 @pytest.fixture
 def command(repository, environment):
-    """The command line of a sweep in `tmp_path/sweep`."""
+    """A function that returns the command line of a sweep."""
     environment["PYTHONPATH"] += f":{repository}"
 
-    def make(path, workdir, *more):
+    def build(path, workdir, *more):
         return [
             sys.executable,
             str(repository / "launch" / "sweep.py"),
@@ -50,12 +50,12 @@ def command(repository, environment):
             *more,
         ]
 
-    return make
+    return build
 
 
 @pytest.fixture
 def sweep(tmp_path, command, repository, environment):
-    """Runs a sweep to its end."""
+    """A function that runs a sweep to its end."""
 
     def run(path, *more, workdir=tmp_path / "sweep"):
         return subprocess.run(
@@ -66,8 +66,8 @@ def sweep(tmp_path, command, repository, environment):
 
 
 @pytest.fixture
-def door(repository, tmp_path, monkeypatch, capsys):
-    """What a sweep prints, without a process of its own: for what runs no member."""
+def printed_by(repository, tmp_path, monkeypatch, capsys):
+    """A function that returns what a sweep prints; it runs in this process, and no member runs."""
     spec = importlib.util.spec_from_file_location("launch_sweep", repository / "launch" / "sweep.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
@@ -83,60 +83,63 @@ def door(repository, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def trainer(program, tmp_path):
-    """Stands for a launcher: notes its arguments, and makes the result of the member whose turn it is."""
+    """Replaces a launcher: it logs its arguments and writes a member's result. Returns a function that reads the log."""
     program(
         "trainer",
-        f"""echo "$@" >>{tmp_path}/turns
+        f"""echo "$@" >>{tmp_path}/calls
 for word; do case "$word" in --workdir=*) folder=${{word#*=}} ;; esac; done
 case "$folder" in *kl_weight=0.5*) exit "${{STATUS:-0}}" ;; esac
 mkdir -p "$folder" && echo '{{}}' >"$folder/result.json" """,
     )
-    return lambda: (tmp_path / "turns").read_text().splitlines()
+    return lambda: (tmp_path / "calls").read_text().splitlines()
 
 
-def test_dry_run(door, config, tmp_path):
+def test_dry_run(printed_by, config, tmp_path):
     python, folder = f"{sys.executable} -m beit_jax.train --config={tmp_path}/config.py", f"{tmp_path}/sweep"
-    assert door(config(), "--dry-run") == (
-        f"{python} --workdir={folder}/elbo.kl_weight=0.5,seed=1 --config.elbo.kl_weight=0.5 --config.seed=1\n"
-        f"{python} --workdir={folder}/elbo.kl_weight=6.6,seed=1 --config.elbo.kl_weight=6.6 --config.seed=1\n"
+    assert printed_by(config(), "--dry-run") == (
+        f"{python} --workdir={folder}/loss.kl_weight=0.5,seed=1 --config.loss.kl_weight=0.5 --config.seed=1\n"
+        f"{python} --workdir={folder}/loss.kl_weight=6.6,seed=1 --config.loss.kl_weight=6.6 --config.seed=1\n"
     )
     assert not (tmp_path / "sweep").exists()
+    (tmp_path / "task.py").write_text("")
+    printed = printed_by(config(), "--dry-run", f"--plugin={tmp_path}/task.py")
+    assert printed.startswith(f"{sys.executable} -m beit_jax.train --plugin={tmp_path}/task.py --config=")
 
 
-def test_dry_run_through_a_launcher(door, config, tmp_path):
-    body = "    yield {'arg': 'x/y'}\n    yield {'optimizer.b1': 0.8, 'data.data_dir': 'a|b(1, 2)'}\n    yield {}"
+def test_dry_run_through_a_launcher(printed_by, config, tmp_path):
+    body = "    yield {'arg': 'x/y'}\n    yield {'optimizer.min_lr': 0.5, 'data.data_dir': 'a|b(1, 2)'}\n    yield {}"
     prefix, folder = f"launch/slurm.sh --name 'a b' -- --config={tmp_path}/config.py", f"{tmp_path}/sweep"
-    assert door(config(body) + ":z", "--dry-run", "--via", "launch/slurm.sh --name 'a b' --") == (
+    assert printed_by(config(body) + ":z", "--dry-run", "--via", "launch/slurm.sh --name 'a b' --") == (
         f"{prefix}:z,x/y --workdir={folder}/arg=x_y\n"
-        f"{prefix}:z --workdir={folder}/optimizer.b1=0.8,data.data_dir=a_b_1,_2_ --config.optimizer.b1=0.8 "
+        f"{prefix}:z --workdir={folder}/optimizer.min_lr=0.5,data.data_dir=a_b_1,_2_ --config.optimizer.min_lr=0.5 "
         "'--config.data.data_dir=a|b(1, 2)'\n"
         f"{prefix}:z --workdir={folder}/base\n"
     )
 
 
-def test_members_run_in_turn_and_finished_ones_are_skipped(sweep, config, trainer):
+def test_members_run_in_order_and_finished_ones_are_skipped(sweep, config, trainer):
     done = sweep(config(), "--via", "trainer")
     assert done.returncode == 0, done.stderr
-    assert ["kl_weight=0.5" in turn for turn in trainer()] == [True, False]
+    assert ["kl_weight=0.5" in call for call in trainer()] == [True, False]
     assert sweep(config(), "--via", "trainer").returncode == 0
-    assert len(trainer()) == 3 and "kl_weight=0.5" in trainer()[2]  # the one that left no result
+    assert len(trainer()) == 3 and "kl_weight=0.5" in trainer()[2]  # the one without a result
 
 
-def test_a_failure_keeps_no_other_from_its_turn(sweep, config, trainer, environment):
+def test_members_after_a_failure_run(sweep, config, trainer, environment):
     environment["STATUS"] = "5"
     done = sweep(config(), "--via", "trainer")
     assert done.returncode == 5
-    assert done.stderr == "elbo.kl_weight=0.5,seed=1: ended with status 5\n"
+    assert done.stderr == "loss.kl_weight=0.5,seed=1: ended with status 5\n"
     assert len(trainer()) == 2
 
 
-def test_a_recipe_is_finished_when_its_last_stage_is(door, config, tmp_path):
+def test_a_recipe_is_finished_when_its_last_stage_is(printed_by, config, tmp_path):
     path = config("    yield {'first.seed': 3}") + ":stages"
     for stage, left in (("first", 1), ("second", 0)):
         result = tmp_path / "sweep" / "first.seed=3" / stage / "result.json"
         result.parent.mkdir(parents=True)
         result.write_text("{}")
-        assert door(path, "--dry-run").count("\n") == left
+        assert printed_by(path, "--dry-run").count("\n") == left
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -148,7 +151,7 @@ def test_signals_reach_the_member_and_end_the_sweep(config, command, repository,
         cwd=repository,
         env=environment,
     )
-    assert process.stdout.readline().startswith("elbo.kl_weight=0.5,seed=1: ")
+    assert process.stdout.readline().startswith("loss.kl_weight=0.5,seed=1: ")
     assert json.loads(process.stdout.readline())["argv"][-1] == "--config.seed=1"
     os.kill(process.pid, number)
     rest = process.communicate(timeout=20)[0]
@@ -158,7 +161,7 @@ def test_signals_reach_the_member_and_end_the_sweep(config, command, repository,
 @pytest.mark.parametrize(
     ("body", "more", "message"),
     [
-        ("    yield {'elbo.kl_wait': 1}", [], "member elbo.kl_wait=1: unknown config key"),
+        ("    yield {'loss.kl_wait': 1}", [], "member loss.kl_wait=1: unknown config key"),
         ("    yield {'batch_size': -1}", [], "member batch_size=-1: batch_size"),
         ("    yield {'seed': 1}\n    yield {'seed': 1}", [], "{config}: two members of the sweep are called seed=1"),
         ("    yield from ()", [], "{config}: get_sweep yields nothing"),
@@ -166,19 +169,19 @@ def test_signals_reach_the_member_and_end_the_sweep(config, command, repository,
         (LOSSES, ["--wokdir=x"], "unrecognized arguments: --wokdir=x; see python launch/sweep.py --help"),
     ],
 )
-def test_wrong_input(door, config, tmp_path, body, more, message):
+def test_wrong_input(printed_by, config, tmp_path, body, more, message):
     path = config(body)
     with pytest.raises(UserError) as error:
-        door(path, *more)
+        printed_by(path, *more)
     assert str(error.value).startswith(message.format(config=path)) and "\n" not in str(error.value)
     assert not (tmp_path / "sweep").exists()
 
 
-def test_configs_without_a_sweep_and_workdirs_that_are_urls(door, config):
+def test_configs_without_a_sweep_and_workdirs_that_are_urls(printed_by, config):
     with pytest.raises(UserError, match="defines no get_sweep"):
-        door("configs/finetune.py", "--dry-run")
+        printed_by("configs/finetune.py", "--dry-run")
     with pytest.raises(UserError, match="is a URL"):
-        door(config(), "--dry-run", workdir="gs://bucket/sweep")
+        printed_by(config(), "--dry-run", workdir="gs://bucket/sweep")
 
 
 def test_a_mistake_is_one_line_and_status_2(sweep, config):
@@ -187,6 +190,6 @@ def test_a_mistake_is_one_line_and_status_2(sweep, config):
     assert done.stderr.startswith("error: no_such_launcher cannot be run: ")
 
 
-def test_example(door):
-    printed = door("launch/example_sweep.py:runlocal", "--dry-run")
+def test_example(printed_by):
+    printed = printed_by("launch/example_sweep.py:runlocal", "--dry-run")
     assert printed.count("--config.optimizer.layer_decay=0.75") == 3 and printed.count("\n") == 6

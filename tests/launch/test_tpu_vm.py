@@ -1,4 +1,4 @@
-"""The commands for TPU workers, carried out here by a gcloud that runs them in a folder in place of a worker's home."""
+"""The commands for TPU workers, run here by a replaced gcloud in a folder that stands for a worker's home."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ SSH = 'for word; do command=$word; done; cd "$HOME"; exec bash -c "$command"'  #
 
 @pytest.fixture
 def home(tmp_path, environment, program):
-    """Of the worker, after sync."""
+    """The home of a worker after sync."""
     folder = tmp_path / "home"
     (folder / "beit_jax").mkdir(parents=True)
     (folder / "beit_jax_venv" / "bin").mkdir(parents=True)
@@ -25,15 +25,15 @@ def home(tmp_path, environment, program):
 
 def test_run_is_detached_logged_and_stopped(launch, home, wait_for):
     done = launch("tpu_vm.sh", "run", *FLAGS, "--module", "fake_trainer", "--", "it's", "a b")
-    assert done.returncode == 0, done.stderr  # it came back: the run does not hold the connection
+    assert done.returncode == 0, done.stderr  # it returned: the run does not need the connection
     log = home / "beit_jax.log"
     wait_for(lambda: log.exists() and log.read_text())
     assert '"argv": ["it\'s", "a b"]' in log.read_text()
     pid = int((home / "beit_jax.pid").read_text())
-    assert os.getsid(pid) == pid  # the end of the connection does not end it
+    assert os.getsid(pid) == pid  # the run outlives the connection
 
     again = launch("tpu_vm.sh", "run", *FLAGS, "--module", "fake_trainer", "--", "x")
-    assert (again.returncode, again.stderr) == (1, "a run is under way here; stop it first\n")
+    assert (again.returncode, again.stderr) == (1, "a run is in progress here; stop it first\n")
 
     assert launch("tpu_vm.sh", "stop", *FLAGS).returncode == 0
     assert log.read_text().endswith("saved after signal 15\n")
@@ -44,16 +44,16 @@ def test_run_is_detached_logged_and_stopped(launch, home, wait_for):
 def test_wait(launch, program, tmp_path):
     for name, state in enumerate(["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]):
         (tmp_path / str(name)).write_text(state)
-    program("gcloud", f"cd {tmp_path}; cat $(cat turn)")
-    program("sleep", f'cd {tmp_path}; echo "$1" >>slept; echo $(($(cat turn) + 1)) >next; mv next turn')
-    (tmp_path / "turn").write_text("0")
+    program("gcloud", f"cd {tmp_path}; cat $(cat count)")
+    program("sleep", f'cd {tmp_path}; echo "$1" >>slept; echo $(($(cat count) + 1)) >next; mv next count')
+    (tmp_path / "count").write_text("0")
     done = launch("tpu_vm.sh", "wait", *FLAGS)
     assert (done.returncode, done.stdout.split()) == (0, ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"])
     assert (tmp_path / "slept").read_text() == "30\n30\n"
 
 
 @pytest.mark.parametrize("state", ["FAILED", "SUSPENDED"])
-def test_wait_for_what_will_not_come(launch, program, state):
+def test_wait_for_machines_that_will_not_come(launch, program, state):
     program("gcloud", f"echo {state}")
     done = launch("tpu_vm.sh", "wait", *FLAGS)
     assert (done.returncode, done.stderr) == (1, f"error: beit is {state}; delete it, and create it again\n")
@@ -98,9 +98,9 @@ def test_sync_takes_the_tracked_files_as_they_are_now(launch, repository, tmp_pa
     assert done.returncode == 0, done.stderr
     with tarfile.open(checkout / "build" / "beit_jax.tar.gz") as archive:
         assert {item.name for item in archive if item.isfile()} == {"changed", "launch/common.sh", "launch/tpu_vm.sh"}
-    found = {str(path.relative_to(home / "beit_jax")) for path in (home / "beit_jax").rglob("*") if path.is_file()}
-    assert found == {"changed", "launch/common.sh", "launch/tpu_vm.sh", "runs/checkpoint"}
+    files = {str(path.relative_to(home / "beit_jax")) for path in (home / "beit_jax").rglob("*") if path.is_file()}
+    assert files == {"changed", "launch/common.sh", "launch/tpu_vm.sh", "runs/checkpoint"}
     assert (home / "beit_jax" / "changed").read_text() == "new"
     assert "--python ./beit_jax_venv --editable ./beit_jax[data,tpu]" in (home / "uv.log").read_text()
-    assert (checkout / "changed").read_text() == "new"  # and nothing is stashed away here
+    assert (checkout / "changed").read_text() == "new"  # the checkout is as before
     assert not (checkout / "deleted").exists()
