@@ -32,6 +32,7 @@ PARTITION = (
     (r"blocks/mlp/fc2/kernel$", P(None, "tensor", "fsdp")),  # [l, m, d]
     (r"(^|/)(lm_)?head/kernel$", P("fsdp", "tensor")),  # [d, v]
     (r"lm_head/bias$", P("tensor")),
+    (r"(^|/)heads/kernel$", P(None, "fsdp", "tensor")),  # [l, f, c], of probes
     (r"/(conv(_\d)?|up_\d|input|output|id_path)/kernel$", P(None, None, None, "fsdp")),  # [k, k, i, o]
     (r"patch_embed/kernel$", P(None, None, None, "fsdp")),  # [p, p, 3, d]
     (r".*", P()),
