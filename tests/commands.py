@@ -1,4 +1,4 @@
-"""Arguments of the doors, and how they refuse wrong ones."""
+"""Arguments of the commands, and how they refuse wrong ones."""
 
 import warnings
 
@@ -14,10 +14,10 @@ def command(task, workdir, *overrides):
     return [f"--config={CONFIGS[task]}", f"--workdir={workdir}", *overrides]
 
 
-def refused(arguments, door=train):
+def refused(arguments, program=train):
     with warnings.catch_warnings(), pytest.raises(UserError) as error:
         warnings.simplefilter("ignore")
-        door.main(arguments)
+        program.main(arguments)
     message = str(error.value)
     assert "\n" not in message
     return message

@@ -1,4 +1,4 @@
-"""Pages: links and anchors lead somewhere, commands are understood by their doors, and the site builds."""
+"""Pages: links and anchors lead somewhere, commands are understood, and the site builds."""
 
 import importlib
 import os
@@ -12,8 +12,8 @@ import pytest
 
 from beit_jax import cli
 from beit_jax import config as configs
+from beit_jax.config import validate
 from beit_jax.training import checkpoint
-from beit_jax.validate import validate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -63,11 +63,11 @@ def test_files_that_are_named_exist(page):
 
 @each_page
 def test_presets_and_keys_that_are_named_exist(page, in_the_checkout):
-    known = {key for task in configs.TASKS for key in configs.flatten(configs.defaults(task))}
+    known = {key for task in configs.task_names() for key in configs.flatten(configs.defaults(task))}
     for code in inline(page):
         preset = re.fullmatch(r"(configs/\w+\.py)(?::([\w=,/]+))?", code)
         if preset:
-            configs.load(f"{ROOT / preset[1]}:{preset[2]}") if preset[2] else configs.config_module(preset[1])
+            configs.load(f"{ROOT / preset[1]}:{preset[2]}") if preset[2] else configs.python_file(preset[1])
         for key in re.findall(r"^--config\.([\w.]+)", code):
             of_a_stage = key.partition(".")[2]
             assert any(name in (key, of_a_stage) or name.startswith(f"{key}.") for name in known), code
@@ -91,11 +91,11 @@ class ParsedError(Exception):
 
 @pytest.fixture
 def parse_only(monkeypatch):
-    """Ends a door where its arguments are read; gives the config it was given."""
-    parse, parse_args = cli.parse, cli.Parser.parse_args
+    """Ends a command where its arguments are read; gives its config."""
+    override, parse_args = cli.override, cli.Parser.parse_args
 
-    def parsed(argv, values, config=None):
-        parse(argv, values, config)
+    def overridden(config, arguments):
+        override(config, arguments)
         raise ParsedError(config)
 
     def parsed_args(self, *arguments):
@@ -103,17 +103,17 @@ def parse_only(monkeypatch):
         raise ParsedError(None)
 
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "parse", parsed)
+    monkeypatch.setattr(cli, "override", overridden)
     monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
-    monkeypatch.setattr(checkpoint, "locate", Path)
+    monkeypatch.setattr(checkpoint, "find_checkpoint", Path)
     monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path)))
 
     def run(module, arguments):
-        door = importlib.import_module(module)
-        if not hasattr(door, "main"):
-            door = importlib.import_module(f"{module}.__main__")
+        program = importlib.import_module(module)
+        if not hasattr(program, "main"):
+            program = importlib.import_module(f"{module}.__main__")
         with pytest.raises(ParsedError) as error:
-            door.main(arguments)
+            program.main(arguments)
         return error.value.args[0]
 
     return run

@@ -1,11 +1,11 @@
-"""Probes and nearest neighbours through the doors, on checkpoints of other tasks; heads for other classes."""
+"""Probes and nearest neighbours by the commands, on checkpoints of other tasks; heads for other classes."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
-from doors import command, refused
+from commands import command, refused
 from PIL import Image
 
 from beit_jax import evaluate, train
@@ -57,7 +57,7 @@ def test_probe_of_an_encoder_with_other_settings(pretrained, tmp_path):
     other = [f"--config.encoder.init_from={pretrained}", "--config.model.relative_position=none"]
     message = refused(command("probe", tmp_path, *other))
     assert "encoder from" in message and "unexpected: encoder/relative_position/table" in message
-    assert "init_fresh" not in message  # which a probe does not heed
+    assert "init_optional" not in message  # which a probe does not heed
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Rooms that must open without heavy libraries, each in a fresh interpreter."""
+"""Packages that must be imported without heavy libraries, each in a fresh interpreter."""
 
 import subprocess
 import sys
@@ -25,8 +25,9 @@ def test_models_tasks_and_training_without_tensorflow():
     code = BLOCK.format(blocked=HEAVY) + (
         "import beit_jax, beit_jax.models, beit_jax.tasks, beit_jax.training, beit_jax.data\n"
         "from beit_jax.models import vit, heads, dvae\n"
-        "from beit_jax.tasks import create\n"
-        "from beit_jax.training import loop, checkpoint, evaluation, origin\n"
+        "from beit_jax.tasks import create_task\n"
+        "from beit_jax.training import loop, checkpoint, evaluation, initialize\n"
+        "from beit_jax import experiment, config\n"
         "from beit_jax import from_pretrained, save_pretrained, preprocess\n"
         "print('open')"
     )
@@ -34,14 +35,14 @@ def test_models_tasks_and_training_without_tensorflow():
     assert done.stdout.strip().endswith("open"), done.stderr
 
 
-DOORS = ["train", "evaluate", "benchmark", "convert", "visualize", "shard_dataset", "tokenize_dataset"]
+COMMANDS = ["train", "evaluate", "benchmark", "convert", "visualize", "shard_dataset", "tokenize_dataset"]
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_help_is_quick(door):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_quick(command):
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", f"beit_jax.{door}", "--help"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", f"beit_jax.{command}", "--help"], capture_output=True, text=True)
     seconds = time.perf_counter() - start
     assert done.returncode == 0, done.stderr
-    assert f"python -m beit_jax.{door}" in done.stdout
+    assert f"python -m beit_jax.{command}" in done.stdout
     assert seconds < 3, f"{seconds:.1f} s"

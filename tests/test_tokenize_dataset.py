@@ -10,13 +10,13 @@ import time
 import jax
 import numpy as np
 import pytest
+from commands import command, refused
 from distributed.runs import numbers
-from doors import command, refused
 
 from beit_jax import config as configs
 from beit_jax import evaluate, tokenize_dataset, train
 from beit_jax.data.records import stored_tokens
-from beit_jax.tasks import tokenizer
+from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
@@ -86,13 +86,13 @@ def test_other_models_and_masks_take_the_same_tokens(runs, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--config.seed=1"], "seed is 0 there and 1 now; take what they were made with, or make others"),
+        (["--config.seed=1"], "seed is 0 there and 1 now; use their settings, or compute tokens"),
         (["--config.batch_size=16"], "batch_size is 32 there and 16 now; take"),
         (["--config.data.split=train[:90%]"], "data.split is 'train' there and 'train[:90%]' now (and 1 more differ)"),
         (["--config.tokenizer.hidden=16"], "tokenizer.hidden is 8 there and 16 now"),
-        (["--config.steps=12"], "holds the tokens of 10 steps from the first one on, expected the 12 of the run"),
+        (["--config.steps=12"], "has tokens for the first 10 steps, expected the 12 of the run"),
         (["--config.tokens=nowhere"], "there are no tokens in"),
-        (["--config.tokens=gs://bucket"], "tokens='gs://bucket' is a URL"),
+        (["--config.tokens=gs://bucket"], "tokens='gs://bucket'; expected a folder, not a URL"),
     ],
 )
 def test_other_streams_are_refused_before_training(runs, tmp_path, overrides, message):
@@ -104,7 +104,7 @@ def test_other_streams_are_refused_before_training(runs, tmp_path, overrides, me
 @pytest.mark.slow
 def test_another_tokenizer_is_refused(runs, tmp_path):
     config = configs.load("configs/pretrain.py:runlocal")
-    params = jax.jit(lambda key: tokenizer.init(config.tokenizer, key))(jax.random.key(1))
+    params = jax.jit(create_task(config).tokenizer.init)(jax.random.key(1))
     checkpoint.save_params(tmp_path / "tokenizer", params, "")
     other = [*SHORT, f"--config.tokenizer.init_from={tmp_path}/tokenizer", f"--config.tokens={runs}/tokens"]
     message = refused(command("pretrain", tmp_path / "run", *other))
@@ -119,9 +119,9 @@ def test_a_stage_of_a_recipe(tmp_path):
     train.main([f"--config={config}", f"--workdir={tmp_path}/run", *steps])
     expected = numbers(tmp_path / "run" / "pretrain")
     shutil.rmtree(tmp_path / "run" / "pretrain")
-    door = [f"--config={config}", "--stage=pretrain", f"--out={tmp_path}/tokens", *steps]
-    assert "--config.pretrain.tokenizer.init_from=WORKDIR/tokenizer" in refused(door, tokenize_dataset)
-    tokenize_dataset.main([*door, f"--config.pretrain.tokenizer.init_from={tmp_path}/run/tokenizer"])
+    call = [f"--config={config}", "--stage=pretrain", f"--out={tmp_path}/tokens", *steps]
+    assert "--config.pretrain.tokenizer.init_from=WORKDIR/tokenizer" in refused(call, tokenize_dataset)
+    tokenize_dataset.main([*call, f"--config.pretrain.tokenizer.init_from={tmp_path}/run/tokenizer"])
     train.main(
         [f"--config={config}", f"--workdir={tmp_path}/run", *steps, f"--config.pretrain.tokens={tmp_path}/tokens"]
     )
@@ -141,7 +141,7 @@ def test_workers_and_longer_runs(runs, tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     tokenize_dataset.main(arguments(tmp_path / "many", "--worker=1/2"))
     assert "1 of 3 files are those of other workers" in capsys.readouterr().out
-    assert "holds the tokens of 0 steps" in refused(
+    assert "has tokens for the first 0 steps" in refused(
         command("pretrain", tmp_path / "run", *SHORT, f"--config.tokens={tmp_path}/many")
     )
     tokenize_dataset.main(arguments(tmp_path / "many", "--worker=0/2"))
@@ -154,7 +154,7 @@ def test_workers_and_longer_runs(runs, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_killed_and_run_again(tmp_path):
-    more = ["--config.steps=250", "--config.batch_size=8", "--config.optimizer.warmup_steps=0"]
+    more = ["--config.steps=250", "--config.batch_size=8", "--config.optimizer.warmup=0 steps"]
     start = [sys.executable, "-m", "beit_jax.tokenize_dataset"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
     subprocess.run([*start, *arguments(tmp_path / "whole", *more)], env=environment, check=True, capture_output=True)

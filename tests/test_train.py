@@ -1,4 +1,4 @@
-"""The door as users meet it: killed and started again, and given wrong things."""
+"""The command as users meet it: killed and started again, and given wrong things."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import time
 
 import jax
 import pytest
-from doors import command, refused
+from commands import command, refused
 
 from beit_jax import evaluate, train
 from beit_jax.training import checkpoint
@@ -182,13 +182,13 @@ def test_workdir_of_another_config(finished):
 
 @pytest.mark.slow
 def test_loss_that_is_not_finite(tmp_path):
-    message = refused(command("finetune", tmp_path, "--config.optimizer.lr=1e30", "--config.optimizer.warmup_steps=0"))
+    message = refused(command("finetune", tmp_path, "--config.optimizer.lr=1e30", "--config.optimizer.warmup=0 steps"))
     assert "between steps 1 and 10; there is no checkpoint yet" in message
 
 
 @pytest.mark.slow
 def test_error_during_a_save_is_one_line_and_loses_no_checkpoint(tmp_path):
-    overrides = ["--config.optimizer.lr=1e15", "--config.optimizer.warmup_steps=0", "--config.save_every=1"]
+    overrides = ["--config.optimizer.lr=1e15", "--config.optimizer.warmup=0 steps", "--config.save_every=1"]
     arguments = [sys.executable, "-m", "beit_jax.train", *command("finetune", tmp_path, *overrides)]
     done = subprocess.run(arguments, capture_output=True, text=True, env=os.environ | {"JAX_NUM_CPU_DEVICES": "1"})
     assert done.returncode == 2

@@ -1,4 +1,4 @@
-"""Wrong things given to the doors: one clear line each, and nothing is claimed or lost."""
+"""Wrong things given to the commands: one clear line each, and nothing is claimed or lost."""
 
 import json
 import subprocess
@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from doors import command, refused
+from commands import command, refused
 from PIL import Image
 
 from beit_jax import train
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("pretrain", ["--config.optimizer.lrr=1"], ["lrr", 'Did you mean "lr"']),
         ("pretrain", ["--config.steps=many"], ["steps", "many"]),
         ("pretrain", ["--config.model.image_size=18"], ["18", "patch size 4", "multiple of 4"]),
-        ("pretrain", ["--config.tokenizer.image_size=32"], ["8x8", "4x4", "tokenizer.image_size=16"]),
+        ("pretrain", ["--config.tokenizer.groups=4"], ["tokenizer_image", "16, 16, 3", "32, 32, 3"]),
         ("pretrain", ["--config.batch_size=12"], ["12", "8 devices", "multiple of 8"]),
         ("pretrain", ["--config.mesh.fsdp=3"], ["fsdp=3", "8 device"]),
         ("pretrain", ["--config.tokenizer.init_from=nowhere"], ["tokenizer", "nowhere", "no checkpoint"]),
@@ -31,15 +31,15 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("finetune", ["--config.data.source=folder:/no/such/folder"], ["/no/such/folder"]),
         ("finetune", ["--config.data.ops=decode|blur(3)"], ["blur"]),
         ("finetune", ["--config.model.image_size=20"], ["image", "16, 16, 3", "20, 20, 3"]),
-        ("tokenizer", ["--config.optimizer.warmup_steps=20"], ["warm-up", "20"]),
+        ("tokenizer", ["--config.optimizer.warmup=20 steps"], ["warm-up", "20"]),
         ("tokenizer", ["--flag=1"], ["flag"]),
         ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
         ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "auto, none, full"]),
         ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
         ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
         ("finetune", ["--config.model.num_classes=7"], ["num_classes=7", "digits has 10 classes"]),
-        ("finetune", ["--config.data.labels_per_class=900"], ["labels_per_class=900", "class 0"]),
-        ("finetune", ["--config.data.label_fraction=0.003"], ["label_fraction=0.003", "examples of class"]),
+        ("finetune", ["--config.data.labels=900 per class"], ["900 per class", "class 0"]),
+        ("finetune", ["--config.data.labels=0.3%"], ["0.3%", "examples of class"]),
         ("finetune", ["--config.optimizer.accumulate=4", "--config.batch_size=24"], ["24", "multiple of 32"]),
         ("finetune", ["--config.resume_from=nowhere"], ["nowhere holds no checkpoint"]),
         ("probe", ["--config.layers=(1, 3)"], ["there is no layer 3", "layers 1 to 2"]),
@@ -55,7 +55,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("segment", ["--config.inference.stride=40"], ["stride=40", "image_size=32"]),
         ("segment", ["--config.inference.side=64"], ["eval_ops", "32, 32, 3", "64, 64, 3"]),
         ("segment", ["--config.data.source=digits"], ["label map"]),
-        ("segment", ["--config.data.labels_per_class=3"], ["label maps", "take a slice"]),
+        ("segment", ["--config.data.labels=3 per class"], ["label maps", "take a slice"]),
         ("pretrain", ["--config.knn.k=5"], ["knn.ops leave no 'label'", "k-NN evaluation"]),
     ],
 )
@@ -70,7 +70,7 @@ def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overri
 @pytest.mark.parametrize(
     ("argument", "override", "parts"),
     [
-        ("steps=40", [], ["stage from_beit_seed0", "warm-up takes 50 steps of a run of 40"]),
+        ("steps=40", [], ["stage from_beit_seed0", "warm-up of 50 steps", "40 steps"]),
         *(
             pytest.param("", [override], parts, marks=pytest.mark.slow)
             for override, parts in (

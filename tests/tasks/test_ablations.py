@@ -8,22 +8,22 @@ from batches import random_batch
 from tiny import config as tiny
 
 from beit_jax import tasks
+from beit_jax.config import validate
 from beit_jax.convert.pretrained import save_pretrained
 from beit_jax.errors import UserError
-from beit_jax.tasks import pixel_targets, pretrain
-from beit_jax.validate import validate
+from beit_jax.tasks import pretrain_pixels
 
 
-def made(**changes):
+def made(name="pretrain", **changes):
     """A task without stochastic depth, its parameters, its frozen part, and a batch to evaluate."""
-    config = tiny("pretrain")
+    config = tiny(name)
     config.model.drop_path = 0.0
     config.update(changes)
     validate(config)
-    task = tasks.create(config)
+    task = tasks.create_task(config)
     params = jax.jit(task.init)(jax.random.key(1))
     params["lm_head"]["kernel"] = 30 * params["lm_head"]["kernel"]  # so that predictions differ
-    frozen = {name: jax.jit(part.init)(jax.random.key(0)) for name, part in task.frozen.items()}
+    frozen = {name: jax.jit(part.init)(jax.random.key(0)) for name, part in task.frozen_parts.items()}
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 5).items()}
     return config, task, params, frozen, batch | {"valid": jnp.array([True, True, False, True, True])}
 
@@ -31,11 +31,11 @@ def made(**changes):
 def run(name, task, params, frozen, batch):
     if name == "measure":
         return jax.device_get(jax.jit(task.measure)(params, frozen, batch))
-    return jax.device_get(jax.jit(task.loss)(params, frozen, batch, jax.random.key(2), jnp.int32(0)))
+    return jax.device_get(jax.jit(task.loss)(params, frozen, batch, jax.random.key(2), jnp.int32(0)))[0]
 
 
-def everywhere(config, params, batch):
-    return np.asarray(pretrain.model(config).apply({"params": params}, batch["image"], batch["mask"]), np.float64)
+def everywhere(task, params, batch):
+    return np.asarray(task.model.apply({"params": params}, batch["image"], batch["mask"]), np.float64)
 
 
 def log_softmax(x):
@@ -44,20 +44,20 @@ def log_softmax(x):
 
 def test_patches_are_those_of_the_image():
     images = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
-    found = pixel_targets.of_patches(jnp.asarray(images), 3)
+    found = pretrain_pixels.to_patches(jnp.asarray(images), 3)
     for row in range(3):
         for column in range(3):
             expected = images[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(2, -1)
             np.testing.assert_array_equal(found[:, 3 * row + column], expected)
-    np.testing.assert_array_equal(pixel_targets.to_images(found, 3), images)
+    np.testing.assert_array_equal(pretrain_pixels.to_images(found, 3), images)
 
 
 @pytest.mark.parametrize(("loss_on", "num_masked"), [("masked", 14), ("all", 16)])
 def test_pixel_loss(loss_on, num_masked):
-    config, task, params, frozen, batch = made(target="pixels", loss_on=loss_on, num_masked=num_masked)
-    assert set(task.batch_spec(1)) == {"image", "mask"} and not frozen
+    _, task, params, frozen, batch = made("pretrain_pixels", loss_on=loss_on, num_masked=num_masked)
+    assert set(task.train_spec(1)) == {"image", "mask"} and not frozen
     assert params["lm_head"]["kernel"].shape == (32, 4 * 4 * 3)
-    predicted, images, mask = everywhere(config, params, batch), np.asarray(batch["image"]), np.asarray(batch["mask"])
+    predicted, images, mask = everywhere(task, params, batch), np.asarray(batch["image"]), np.asarray(batch["mask"])
     squares, counts = np.zeros(5), np.zeros(5)
     for image in range(5):
         for row in range(4):
@@ -73,20 +73,19 @@ def test_pixel_loss(loss_on, num_masked):
     valid = np.asarray(batch["valid"])
     measured = run("measure", task, params, frozen, batch)
     np.testing.assert_allclose(measured["loss"], (squares[valid].sum(), counts[valid].sum()), rtol=1e-5)
-    summary = pretrain.summarize(measured)
+    summary = task.summarize(measured)
     assert summary == {"loss": pytest.approx(squares[valid].sum() / counts[valid].sum(), rel=1e-5), "overflow": 0}
 
 
 @pytest.mark.parametrize("hides", [True, False])
 def test_loss_on_all_tokens(hides):
-    config, task, params, frozen, batch = made(loss_on="all", num_masked=16)
+    _, task, params, frozen, batch = made(loss_on="all", num_masked=16)
     if not hides:
         batch["mask"] = jnp.zeros_like(batch["mask"])
-        task.check({"mask": np.asarray(batch["mask"])})
-    logits = everywhere(config, params, batch)
-    net = pretrain.tokenizer_of(config)
-    apply = jax.jit(lambda images: net.apply({"params": frozen["tokenizer"]}, images, method="tokens"))
-    tokens = np.asarray(apply(batch["tokenizer_image"])).reshape(5, 16)
+        task.check_batch({"mask": np.asarray(batch["mask"])})
+    logits = everywhere(task, params, batch)
+    tokenize = jax.jit(task.tokenizer.targets)
+    tokens = np.asarray(tokenize(frozen["tokenizer"], batch["tokenizer_image"])).reshape(5, 16)
     nll = -np.take_along_axis(log_softmax(logits), tokens[..., None], -1)[..., 0]
     right = logits.argmax(-1) == tokens
     trained = run("loss", task, params, frozen, batch)
@@ -94,7 +93,7 @@ def test_loss_on_all_tokens(hides):
     np.testing.assert_allclose(trained["all_acc"], (right.sum(), 80))
     assert "mlm_acc" not in trained
     valid, hidden = np.asarray(batch["valid"]), np.asarray(batch["mask"]).reshape(5, 16)
-    summary = pretrain.summarize(run("measure", task, params, frozen, batch))
+    summary = task.summarize(run("measure", task, params, frozen, batch))
     assert summary["loss"] == pytest.approx(nll[valid].mean(), rel=1e-5)
     assert summary["all_acc"] == pytest.approx(right[valid].mean())
     assert summary["mlm_acc_majority"] == pytest.approx(np.bincount(tokens[valid].ravel()).max() / 64)
@@ -105,15 +104,15 @@ def test_loss_on_all_tokens(hides):
 
 
 def test_masks_are_still_checked():
-    _, task, *_ = made(target="pixels")
+    _, task, *_ = made("pretrain_pixels")
     empty = np.zeros((2, 4, 4), bool)
     with pytest.raises(UserError, match="masks of 0 to 0 patches, expected 1 to num_masked=12"):
-        task.check({"mask": empty})
+        task.check_batch({"mask": empty})
 
 
 @pytest.mark.parametrize("loss_on", ["masked", "all"])
 def test_pictures_of_pixels(loss_on):
-    config, task, params, frozen, batch = made(target="pixels", loss_on=loss_on, num_masked=16)
+    _, task, params, frozen, batch = made("pretrain_pixels", loss_on=loss_on, num_masked=16)
     found = {name: np.asarray(rows) for name, rows in jax.jit(task.pictures)(params, frozen, batch).items()}
     assert set(found) == {"original", "masked", "filled" if loss_on == "masked" else "recovered"}
     images, hidden = np.asarray(batch["image"]), np.repeat(np.repeat(np.asarray(batch["mask"]), 4, 1), 4, 2)
@@ -121,7 +120,7 @@ def test_pictures_of_pixels(loss_on):
     np.testing.assert_allclose(found["original"], (images - low) / (high - low), atol=1e-6)
     np.testing.assert_array_equal(found["masked"][hidden], 0.5)
     np.testing.assert_array_equal(found["masked"][~hidden], found["original"][~hidden])
-    predicted = np.asarray(pixel_targets.to_images(everywhere(config, params, batch), 4))
+    predicted = np.asarray(pretrain_pixels.to_images(everywhere(task, params, batch), 4))
     shown = np.clip((predicted - low) / (high - low), 0, 1)
     if loss_on == "all":
         np.testing.assert_allclose(found["recovered"], shown, atol=1e-5)
@@ -133,10 +132,8 @@ def test_pictures_of_pixels(loss_on):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(target="words"), "target='words'; expected one of tokens, pixels"),
         (dict(loss_on="some"), "loss_on='some'; expected one of masked, all"),
         (dict(loss_on="all"), "counts all 16 patches, but num_masked=12 .* set num_masked=16"),
-        (dict(target="pixels", tokens="somewhere"), "target=pixels predicts no tokens"),
     ],
 )
 def test_wrong_settings(changes, message):
@@ -145,15 +142,14 @@ def test_wrong_settings(changes, message):
 
 
 def test_pixels_need_no_tokenizer():
+    assert "tokenizer" not in tiny("pretrain_pixels") and "tokens" not in tiny("pretrain_pixels")
     config = tiny("pretrain")
-    config.tokenizer.init_from, config.tokenizer.image_size, config.target = "", 12, "pixels"
-    validate(config)
-    config.target = "tokens"
+    config.tokenizer.init_from = ""
     with pytest.raises(UserError, match="tokenizer"):
         validate(config)
 
 
 def test_pixels_are_for_no_other_library(tmp_path):
-    config, _, params, *_ = made(target="pixels")
-    with pytest.raises(UserError, match="no place for a model that predicts pixels"):
+    config, _, params, *_ = made("pretrain_pixels")
+    with pytest.raises(UserError, match="no layout for models of the task 'pretrain_pixels'"):
         save_pretrained(tmp_path / "out", params, config, format="hf")

@@ -7,17 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 from PIL import Image, ImageEnhance
 
 from beit_jax import config as configs
 from beit_jax import tokenize_dataset
+from beit_jax.config import validate
 from beit_jax.errors import UserError
-from beit_jax.tasks import device_augment, pretrain
-from beit_jax.validate import validate
+from beit_jax.tasks import create_task, create_tokenizer, device_augment
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-SETTINGS = ConfigDict(dict(statistics="imagenet", jitter=0.4))
+
+
+def tokenizer(image_size):
+    section = configs.defaults("pretrain").tokenizer
+    return create_tokenizer(section, image_size)
 
 
 def images(seed, b=6, side=20):
@@ -67,12 +70,16 @@ def test_draws_are_those_of_the_law():
 def test_finished_views_are_normalised():
     pixels = images(3)
     batch = {"image": jnp.asarray(pixels), "mask": jnp.ones(2)}
-    found = device_augment.finish(batch, jax.random.key(5), ConfigDict(dict(statistics="imagenet", jitter=0.0)), 20)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_augment, "JITTER", 0.0)
+        found = device_augment.make_views(batch, jax.random.key(5), "imagenet", tokenizer(20))
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(found["image"], expected, atol=1e-5)
     np.testing.assert_allclose(found["tokenizer_image"], 0.8 * pixels / 255 + 0.1, atol=1e-6)
     assert found["mask"] is batch["mask"]
-    one, same, other = (device_augment.finish(batch, jax.random.key(key), SETTINGS, 10)["image"] for key in (5, 5, 6))
+    one, same, other = (
+        device_augment.make_views(batch, jax.random.key(key), "imagenet", tokenizer(10))["image"] for key in (5, 5, 6)
+    )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other) and not np.array_equal(one, found["image"])
 
@@ -96,28 +103,28 @@ def config_of(repository, arguments):
 def test_the_step_takes_levels(repository):
     config = config_of(repository, "runlocal,fast")
     validate(config)
-    task = pretrain.create(config)
-    specs = task.batch_spec(4)
+    task = create_task(config)
+    specs = task.train_spec(4)
     assert {name: spec.dtype.name for name, spec in specs.items()} == {
         "image": "uint8", "mask": "bool",
     }  # fmt: skip
     assert {spec.dtype.name for spec in task.eval_spec(4).values()} == {"float32", "bool"}
     params = task.init(jax.random.key(0))
-    frozen = {"tokenizer": task.frozen["tokenizer"].init(jax.random.key(1))}
+    frozen = {"tokenizer": task.frozen_parts["tokenizer"].init(jax.random.key(1))}
     batch = {name: images(4, 4, spec.shape[1]) for name, spec in specs.items() if name != "mask"}
     batch["mask"] = np.arange(16).reshape(1, 4, 4).repeat(4, 0) < 5
     loss = jax.jit(task.loss)
-    found = loss(params, frozen, batch, jax.random.key(7), 0)["loss"][0]
-    finished = device_augment.finish(batch, jax.random.key(7), config.device_augment, config.tokenizer.image_size)
-    config.device_augment.statistics = ""
-    expected = jax.jit(pretrain.create(config).loss)(params, frozen, finished, jax.random.key(7), 0)["loss"][0]
+    found = loss(params, frozen, batch, jax.random.key(7), 0)[0]["loss"][0]
+    finished = device_augment.make_views(batch, jax.random.key(7), config.device_augment, task.tokenizer)
+    config.device_augment = ""
+    expected = jax.jit(create_task(config).loss)(params, frozen, finished, jax.random.key(7), 0)[0]["loss"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert float(loss(params, frozen, batch, jax.random.key(8), 0)["loss"][0]) != float(found)
+    assert float(loss(params, frozen, batch, jax.random.key(8), 0)[0]["loss"][0]) != float(found)
 
 
 def test_stored_tokens_refuse_colours_of_the_step(repository, tmp_path):
     config = config_of(repository, "runlocal,fast")
-    message = re.escape("device_augment.statistics=imagenet: the step changes the colours that stored tokens are of")
+    message = re.escape("device_augment=imagenet: the step changes the colours that stored tokens are of")
     with pytest.raises(UserError, match=message) as error:
         tokenize_dataset.tokenize(config, "", tmp_path / "tokens", 0, 1)
     assert "\n" not in str(error.value) and not (tmp_path / "tokens").exists()

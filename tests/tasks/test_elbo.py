@@ -12,7 +12,7 @@ from tiny import config as tiny
 from beit_jax import config as configs
 from beit_jax import evaluate, tasks
 from beit_jax.errors import UserError
-from beit_jax.tasks import elbo, pretrain
+from beit_jax.tasks import elbo
 from beit_jax.training import checkpoint
 
 VOCAB, IMAGES = 3, 4
@@ -24,7 +24,7 @@ def small():
     """A pre-training with 2x2 patches and 3 tokens: 81 sequences in all."""
     config = tiny("pretrain")
     config.model.update(dict(image_size=8, drop_path=0.0))
-    config.tokenizer.update(dict(image_size=4, vocab=VOCAB))
+    config.tokenizer.vocab = VOCAB
     config.num_masked = 3  # one more than there are
     return config
 
@@ -50,9 +50,10 @@ def log_sum(values):
 def case():
     """One batch, what `measure` says of it, and everything that a definition needs."""
     config = small()
-    task = elbo.create(config)
+    pretraining = tasks.create_task(config)
+    task = elbo.elbo_task(pretraining)
     params = random_parameters(jax.eval_shape(task.init, jax.random.key(0)))
-    frozen = random_parameters(jax.eval_shape(task.frozen["tokenizer"].init, jax.random.key(0)))
+    frozen = random_parameters(jax.eval_shape(task.frozen_parts["tokenizer"].init, jax.random.key(0)))
     frozen["encoder"]["output"]["bias"] = np.array([0.1, 0.0, 0.2], np.float32)
     frozen["encoder"]["output"]["kernel"] = frozen["encoder"]["output"]["kernel"] * 0.2  # nothing is certain
     rng = np.random.default_rng(1)
@@ -63,7 +64,7 @@ def case():
         "index": np.arange(IMAGES, dtype=np.int32) + 5,
         "valid": np.ones(IMAGES, bool),
     }
-    net, model = pretrain.tokenizer_of(config), tasks.model(config)
+    net, model = pretraining.tokenizer.model, pretraining.model
 
     @jax.jit
     def apply(params, frozen, batch):
@@ -91,15 +92,15 @@ def test_terms_are_their_definitions(case):
     measured, _, q, prior, densities = case
     found = elbo.summarize(measured())
     kl = (np.exp(q) * (q + np.log(VOCAB))).sum(axis=(1, 2))
-    likeliest = q.argmax(axis=-1)
-    at_likeliest = np.array([densities[i, index(likeliest[i])] for i in range(IMAGES)])
-    masked = np.array([sum(prior[i, m, likeliest[i, m]] for m in MASKED) for i in range(IMAGES)])
+    most_likely = q.argmax(axis=-1)
+    at_most_likely = np.array([densities[i, index(most_likely[i])] for i in range(IMAGES)])
+    masked = np.array([sum(prior[i, m, most_likely[i, m]] for m in MASKED) for i in range(IMAGES)])
     expected = {
         "kl_to_uniform": kl.mean(),
-        "reconstruction_argmax": at_likeliest.mean(),
+        "reconstruction_argmax": at_most_likely.mean(),
         "masked_log_likelihood": masked.mean(),
         "masked_log_likelihood_uniform": -2 * np.log(3),
-        "bound_stage2": (at_likeliest + masked).mean(),
+        "bound_stage2": (at_most_likely + masked).mean(),
         "masked_per_image": 2,
         "overflow": 0,
         "images": IMAGES,
@@ -110,19 +111,19 @@ def test_terms_are_their_definitions(case):
 
 
 def test_draws_are_those_of_the_tokenizer(case):
-    """Of one image at 400 places: each value is that of one of the 81 sequences, and their mean that under q."""
+    """Of one image at 400 indices: each value is that of one of the 81 sequences, and their mean that under q."""
     measured, batch, q, _, densities = case
     values = []
     for start in range(0, 400, IMAGES):
-        places = np.arange(start, start + IMAGES, dtype=np.int32)
+        indices = np.arange(start, start + IMAGES, dtype=np.int32)
         views = np.repeat(batch["tokenizer_image"][:1], IMAGES, axis=0)
         for row in range(IMAGES):
             only = np.arange(IMAGES) == row
-            values.append(measured(place=places, tokenizer_image=views, valid=only)["reconstruction"][0])
-    values, shares = np.array(values), np.exp(q[0][np.arange(4), SEQUENCES].sum(axis=-1))
+            values.append(measured(index=indices, tokenizer_image=views, valid=only)["reconstruction"][0])
+    values, weights = np.array(values), np.exp(q[0][np.arange(4), SEQUENCES].sum(axis=-1))
     assert np.abs(values[:, None] - densities[0][None]).min(axis=1).max() < 1e-2
-    mean = (shares * densities[0]).sum()
-    error = np.sqrt((shares * (densities[0] - mean) ** 2).sum() / len(values))
+    mean = (weights * densities[0]).sum()
+    error = np.sqrt((weights * (densities[0] - mean) ** 2).sum() / len(values))
     assert error > 0.01 and abs(values.mean() - mean) < 4 * error
 
 
@@ -130,9 +131,9 @@ def test_both_bounds_are_below_the_exact_likelihood(case):
     measured, _, q, prior, densities = case
     for i in range(IMAGES):
         found = elbo.summarize(measured(valid=np.arange(IMAGES) == i))
-        shares = np.exp(q[i][np.arange(4), SEQUENCES].sum(axis=-1))
+        weights = np.exp(q[i][np.arange(4), SEQUENCES].sum(axis=-1))
         exact = log_sum(densities[i] - 4 * np.log(VOCAB))  # log p(x), all sequences alike
-        expected_bound = (shares * densities[i]).sum() - found["kl_to_uniform"]
+        expected_bound = (weights * densities[i]).sum() - found["kl_to_uniform"]
         assert expected_bound < exact
         tokens = q[i].argmax(axis=-1)
         visible = [m for m in range(4) if m not in MASKED]
@@ -150,19 +151,19 @@ def test_rows_that_are_not_valid_and_other_tasks(case):
     assert some["images"] == 2
     for name in ("bound_stage1", "bound_stage2", "masked_log_likelihood"):
         assert some[name] == pytest.approx(np.mean([one[name] for one in each]), rel=1e-5)
-    with pytest.raises(UserError, match="the task 'classify', expected a tokenizer or a pre-trained model"):
-        elbo.create(tiny("classify"))
+    with pytest.raises(UserError, match="the task 'classify', expected a tokenizer or a model pre-trained on tokens"):
+        elbo.elbo_task(tasks.create_task(tiny("classify")))
     config = tiny("pretrain")
     config.loss_on = "all"
     with pytest.raises(UserError, match="loss_on='all'; expected a model of the tokens of masked patches"):
-        elbo.create(config)
+        elbo.elbo_task(tasks.create_task(config))
 
 
-def test_the_door(tmp_path, capsys, in_the_checkout):
+def test_the_command(tmp_path, capsys, in_the_checkout):
     """On digits: the same reconstruction and KL as the tokenizer's own evaluation, with the sign of the bound."""
     config = configs.load("configs/tokenizer.py:runlocal")
     config.data.source, config.batch_size = "digits", 64
-    params = jax.jit(tasks.create(config).init)(jax.random.key(0))
+    params = jax.jit(tasks.create_task(config).init)(jax.random.key(0))
     checkpoint.save_params(tmp_path / "run", params, configs.to_json(config))
     numbers = []
     for flags in ([], ["--bound"]):

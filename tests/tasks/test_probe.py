@@ -8,10 +8,10 @@ from batches import random_batch
 from tiny import config as tiny
 
 from beit_jax import tasks
+from beit_jax.config.probe import chosen_layers
 from beit_jax.errors import UserError
 from beit_jax.models import vit
-from beit_jax.tasks import layers, probe
-from beit_jax.tasks.encoder import features
+from beit_jax.tasks.encoder import layer_features
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_features_are_tokens_after_each_block(encoder):
     every = np.asarray(net.apply({"params": params}, images, all_layers=True))  # [l, b, n+1, d]
     cls, mean = every[:, :, 0].swapaxes(0, 1), every[:, :, 1:].mean(axis=2).swapaxes(0, 1)
     for kind, expected in (("cls", cls), ("mean", mean), ("cls_mean", np.concatenate([cls, mean], axis=-1))):
-        np.testing.assert_allclose(features(net, params, images, kind), expected, atol=1e-6)
+        np.testing.assert_allclose(layer_features(net, params, images, kind), expected, atol=1e-6)
     # The last block's output is the encoder's own, since there is no final norm.
     np.testing.assert_allclose(cls[:, -1], net.apply({"params": params}, images)[:, 0], atol=1e-6)
 
@@ -34,12 +34,12 @@ def test_features_are_tokens_after_each_block(encoder):
 def made(**changes):
     config = tiny("probe")
     config.update(changes)
-    return tasks.create(config), config
+    return tasks.create_task(config), config
 
 
 def prepared(task):
     params = jax.jit(task.init)(jax.random.key(0))
-    frozen = {"encoder": jax.jit(task.frozen["encoder"].init)(jax.random.key(1))}
+    frozen = {"encoder": jax.jit(task.frozen_parts["encoder"].init)(jax.random.key(1))}
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 8).items()}
     return params, frozen, batch
 
@@ -49,7 +49,7 @@ def test_each_layer_learns_as_it_would_alone():
     params, frozen, batch = prepared(both)
 
     def gradient(task, params):
-        return jax.grad(lambda params: task.loss(params, frozen, batch, jax.random.key(0), 0)["loss"][0])(params)
+        return jax.grad(lambda params: task.loss(params, frozen, batch, jax.random.key(0), 0)[0]["loss"][0])(params)
 
     alone = jax.tree.map(lambda leaf: leaf[1:], params)
     found = jax.tree.map(lambda leaf: leaf[1:], gradient(both, params))
@@ -60,11 +60,11 @@ def test_features_in_place_of_images_give_the_same():
     (live, _), (cached, _) = made(), made(cache_features=True)
     params, frozen, batch = prepared(live)
     rows = {"features": live.embed(params, frozen, batch["image"]), "label": batch["label"]}
-    assert {name: (spec.shape, spec.dtype) for name, spec in cached.batch_spec(8).items()} == {
+    assert {name: (spec.shape, spec.dtype) for name, spec in cached.train_spec(8).items()} == {
         name: (values.shape, values.dtype) for name, values in rows.items()
     }
-    for name, parts in live.loss(params, frozen, batch, jax.random.key(0), 0).items():
-        np.testing.assert_allclose(parts, cached.loss(params, {}, rows, jax.random.key(0), 0)[name], rtol=1e-5)
+    for name, parts in live.loss(params, frozen, batch, jax.random.key(0), 0)[0].items():
+        np.testing.assert_allclose(parts, cached.loss(params, {}, rows, jax.random.key(0), 0)[0][name], rtol=1e-5)
     valid = {"valid": jnp.arange(8) < 5}
     of_images = live.summarize(jax.device_get(live.measure(params, frozen, batch | valid)))
     assert of_images == pytest.approx(cached.summarize(jax.device_get(cached.measure(params, {}, rows | valid))))
@@ -80,13 +80,15 @@ def test_the_best_layer_is_named():
     }
     best = dict(loss=1.0, top1=0.7, top5=0.9, best_layer=9.0, images=10.0)
     each = dict(top1_layer03=0.2, top1_layer09=0.7, top1_layer12=0.5)
-    assert probe.summarize(sums, (3, 9, 12)) == best | each
+    config = tiny("probe")
+    config.model.variant, config.layers = "B/4", (3, 9, 12)
+    assert tasks.create_task(config).summarize(sums) == best | each
 
 
 def test_layers_that_are_not_there():
-    assert layers.chosen((), 3) == (1, 2, 3)
+    assert chosen_layers((), 3) == (1, 2, 3)
     for missing in (0, 4, "last"):
         with pytest.raises(UserError, match=rf"there is no layer {missing!r}: the encoder has the layers 1 to 3"):
-            layers.chosen((2, missing), 3)
+            chosen_layers((2, missing), 3)
     with pytest.raises(UserError, match=r"layers=\(1, 1\) names a layer twice"):
-        layers.chosen((1, 1), 3)
+        chosen_layers((1, 1), 3)

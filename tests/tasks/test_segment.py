@@ -9,9 +9,8 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.errors import UserError
+from beit_jax.models.label_maps import IGNORE
 from beit_jax.tasks import segment
-from beit_jax.tasks.segmentation_metrics import IGNORE
-from beit_jax.tasks.task import STATISTICS
 from beit_jax.training import optimizer, sharding, train_step
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.params import choose, flatten
@@ -25,7 +24,7 @@ def made(request):
     config.model.head, config.model.drop_path = request.param, 0.0
     config.model.layers = (0, 0, 1, 1)
     config.model.auxiliary_channels = 8
-    task = tasks.create(config)
+    task = tasks.create_task(config)
     return config, task, jax.jit(task.init)(jax.random.key(0))
 
 
@@ -36,9 +35,8 @@ def device_batch(task, rows=8, seed=0):
 def test_loss_is_that_of_all_heads(made):
     config, task, params = made
     batch = device_batch(task)
-    metrics = jax.jit(task.loss)(params, {}, batch, jax.random.key(0), jnp.int32(0))
-    net = segment.model(config)
-    (logits, auxiliary), _ = net.apply(
+    metrics, _ = jax.jit(task.loss)(params, {}, batch, jax.random.key(0), jnp.int32(0))
+    (logits, auxiliary), _ = task.model.apply(
         {"params": params}, batch["image"], train=True, mutable=["updates"], rngs={"dropout": jax.random.key(1)}
     )
 
@@ -64,9 +62,7 @@ def test_running_statistics_are_the_step_s_and_have_no_gradient_and_no_decay(mad
     names = [name for name in before if name.endswith(("/mean", "/var"))]
     assert names and not any(choose(optimizer.DECAY, name) for name in names)
     parts = [{name: rows[i::accumulate] for name, rows in batch.items()} for i in range(accumulate)]
-    each = [
-        flatten(jax.jit(task.loss)(params, {}, part, jax.random.key(0), jnp.int32(0))[STATISTICS]) for part in parts
-    ]
+    each = [flatten(jax.jit(task.loss)(params, {}, part, jax.random.key(0), jnp.int32(0))[1]) for part in parts]
     for name in names:
         np.testing.assert_allclose(found[name], np.mean([one[name] for one in each], axis=0), rtol=1e-4, atol=1e-6)
         assert np.abs(np.asarray(found[name] - before[name])).max() > 1e-6

@@ -2,29 +2,32 @@ import jax
 import numpy as np
 import pytest
 from tiny import config as tiny
+from tiny import experiment, one_device
 
-from beit_jax import tasks
 from beit_jax.errors import UserError
-from beit_jax.training import checkpoint, checkpoint_manager, initialize, optimizer, sharding, train_step
+from beit_jax.training import checkpoint, checkpoint_manager, sharding
 from beit_jax.training.params import flatten
 
 
 def saved(run, mesh):
     """A checkpoint of step 0, written from a mesh, and what was written."""
-    task = tasks.create(tiny("pretrain"))
-    tx, _ = optimizer.build_optimizer(tiny("pretrain").optimizer, 10, 2)
-    placement = jax.tree.map(lambda leaf: leaf.sharding, initialize.abstract_state(task, tx, True, mesh))
-    current = jax.jit(lambda key: train_step.create(task, tx, key, True), out_shardings=placement)(jax.random.key(0))
+    current = averaged(mesh).fresh_state()
     checkpoints = checkpoint_manager.Checkpoints(run)
     checkpoints.save(current, 0, {"config": "{}"})
     checkpoints.close()
-    return task, tx, jax.device_get(current)
+    return jax.device_get(current)
+
+
+def averaged(mesh):
+    """An experiment that keeps averaged parameters."""
+    config = tiny("pretrain")
+    config.optimizer.ema = 0.5
+    return experiment(config, mesh)
 
 
 def test_restores_onto_another_mesh(tmp_path):
-    task, tx, written = saved(tmp_path, sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
-    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
-    abstract = initialize.abstract_state(task, tx, True, mesh)
+    written = saved(tmp_path, one_device())
+    abstract = averaged(sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))).abstract_state
     restored = checkpoint_manager.Checkpoints(tmp_path).restore(abstract)
     kernel = flatten(restored.params)["encoder/blocks/mlp/fc1/kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 64)
@@ -33,7 +36,7 @@ def test_restores_onto_another_mesh(tmp_path):
 
 def test_parameters_alone_are_the_averaged_ones(tmp_path):
     mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
-    _, _, written = saved(tmp_path, mesh)
+    written = saved(tmp_path, mesh)
     found = checkpoint.find_checkpoint(str(tmp_path))
     assert found.name == "0" and checkpoint.load_config(found) == "{}"
     loaded = checkpoint.load_params(found, sharding.replicated(mesh))

@@ -1,17 +1,16 @@
 """The step: the same on any mesh, with micro-batches, and without TensorFlow."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import random_batch
 from tiny import config as tiny
+from tiny import experiment, one_device
 
 from beit_jax import tasks
-from beit_jax.config import TASKS
-from beit_jax.training import initialize, loop, optimizer, sharding, train_step
+from beit_jax.config import task_names
+from beit_jax.training import sharding
 from beit_jax.training.params import flatten
 
 STEPS = 3
@@ -19,26 +18,13 @@ STEPS = 3
 
 def run_steps(config, mesh, steps=STEPS):
     """Losses and the final state, as NumPy, of a few steps on random batches."""
-    task = tasks.create(config)
-    tx, _ = optimizer.build_optimizer(config.optimizer, total_steps=10, warmup_steps=2)
-    with jax.set_mesh(mesh):
-        abstract = initialize.abstract_state(task, tx, config.optimizer.ema > 0, mesh)
-        current = jax.jit(
-            lambda key: train_step.create(task, tx, key, config.optimizer.ema > 0),
-            out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-        )(jax.random.key(0))
-        frozen = initialize.load_frozen(config, task, mesh, Path("unused"))
-        step = loop.trace_step(config, task, tx, mesh, current, frozen).lower().compile()
-        losses = []
-        for index in range(steps):
-            batch = sharding.to_devices(mesh, random_batch(task, config.batch_size, seed=index))
-            current, metrics = step(current, frozen, batch, jax.random.key(1))
-            losses.append(float(metrics["loss"][0]) / float(metrics["loss"][1]))
-        return losses, jax.device_get(current)
-
-
-def one_device():
-    return sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    made = experiment(config, mesh)
+    step, current, losses = made.trace_step().lower().compile(), made.fresh_state(), []
+    for index in range(steps):
+        batch = sharding.to_devices(mesh, random_batch(made.task, config.batch_size, seed=index))
+        current, metrics = step(current, made.frozen, batch, made.keys[1])
+        losses.append(float(metrics["loss"][0]) / float(metrics["loss"][1]))
+    return losses, jax.device_get(current)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +34,7 @@ def one_device():
         *(
             pytest.param(task, sizes, marks=pytest.mark.slow)
             for task, sizes in (
-                *((task, dict(data=2, fsdp=4, tensor=1)) for task in TASKS if task != "pretrain"),
+                *((task, dict(data=2, fsdp=4, tensor=1)) for task in task_names() if task != "pretrain"),
                 ("pretrain", dict(data=2, fsdp=2, tensor=2)),
                 ("pretrain", dict(data=4, fsdp=2, tensor=1, slices=2)),
             )
@@ -67,10 +53,9 @@ def test_one_device_equals_eight(task, sizes):
 
 
 def test_state_is_split_over_fsdp():
-    config, mesh = tiny("pretrain"), sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
-    task = tasks.create(config)
-    tx, _ = optimizer.build_optimizer(config.optimizer, 10, 2)
-    abstract = initialize.abstract_state(task, tx, True, mesh)
+    config = tiny("pretrain")
+    config.optimizer.ema = 0.5
+    abstract = experiment(config, sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))).abstract_state
     name = "encoder/blocks/mlp/fc1/kernel"
     trees = [abstract.params, abstract.ema]
     adam = next(
@@ -108,7 +93,7 @@ def test_averaged_parameters_follow_the_formula():
 def test_learning_rate_is_zero_at_the_first_step():
     config = tiny("classify")
     _, after = run_steps(config, one_device(), steps=1)
-    before = jax.jit(tasks.create(config).init)(jax.random.key(0))
+    before = experiment(config, one_device()).fresh_state().params
     for name, value in flatten(before).items():
         np.testing.assert_array_equal(flatten(after.params)[name], value)
 
@@ -116,14 +101,14 @@ def test_learning_rate_is_zero_at_the_first_step():
 def test_whole_masks_and_padding_weigh_nothing():
     """The gathered loss equals the plain mean over masked patches of all logits."""
     config = tiny("pretrain")
-    task = tasks.create(config)
+    task = tasks.create_task(config)
     params = jax.jit(task.init)(jax.random.key(3))
-    frozen = {"tokenizer": jax.jit(task.frozen["tokenizer"].init)(jax.random.key(4))}
+    frozen = {"tokenizer": jax.jit(task.frozen_parts["tokenizer"].init)(jax.random.key(4))}
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 8).items()}
     assert int(batch["mask"].sum(axis=(1, 2)).max()) <= config.num_masked
     sums = jax.jit(task.measure)(params, frozen, batch | {"valid": jnp.ones(8, bool)})
     config.num_masked = 16
-    everything = jax.jit(tasks.create(config).measure)(params, frozen, batch | {"valid": jnp.ones(8, bool)})
+    everything = jax.jit(tasks.create_task(config).measure)(params, frozen, batch | {"valid": jnp.ones(8, bool)})
     assert float(sums["loss"][1]) == float(batch["mask"].sum())
     np.testing.assert_allclose(sums["loss"][0], everything["loss"][0], rtol=1e-5)
     np.testing.assert_allclose(sums["mlm_acc"][0], everything["mlm_acc"][0])
