@@ -1,8 +1,7 @@
-"""What the heads that classify pixels share.
+"""Layers that the heads for classes of pixels share.
 
-Running statistics of the batch norms lie among the parameters, as `mean` and `var`, so that they are saved, restored,
-averaged and converted with them; they have no gradient. In training they are replaced by what `BatchNorm` sows as
-`updates` beside them.
+The running statistics of a batch norm are parameters, `mean` and `var`, so that they are saved, restored, averaged and
+converted with the others. They have no gradient: a training step replaces them by what `BatchNorm` sows as `updates`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1
 
 
 class BatchNorm(nn.Module):
-    """Batch norm over the whole batch, on however many devices it lies: `[b, h, w, c]` -> float32 of that shape."""
+    """Batch norm, over the batch of all devices: `[b, h, w, c]` -> float32 of that shape."""
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -62,8 +61,8 @@ class ConvNorm(nn.Module):
 def pixel_logits(x: jax.Array, num_classes: int, dropout: float, train: bool) -> jax.Array:
     """A classifier of every pixel, `[b, h, w, d]` -> float32 `[b, h, w, c]`; to be called in a compact method.
 
-    In training, whole channels of an image are left out at the rate `dropout` (rng `dropout`), since neighbouring
-    pixels of one channel say the same (mmsegmentation's `BaseDecodeHead`).
+    In training, channels of an image are left out with all their pixels at the rate `dropout` (rng `dropout`), since
+    neighbouring pixels of a channel are nearly equal (mmsegmentation's `BaseDecodeHead`).
     """
     x = nn.Dropout(dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
     return nn.Dense(num_classes, kernel_init=nn.initializers.normal(0.01), name="classifier")(x)

@@ -1,12 +1,12 @@
 """SETR-PUP on a BEiT encoder: progressive upsampling (arXiv 2012.15840, section 3.3; BEiT paper, section 3.2).
 
-The head of the BEiT paper's segmentation tables, which the official code does not contain; built after the code of
-SETR's authors. The last block's map passes a layer norm, then convolutions and doublings take turns until the image's
+This is the head of the BEiT paper's segmentation tables. The official code lacks it; this one follows the code of
+SETR's authors. The last block's map passes a layer norm. Convolutions and doublings then alternate until the image's
 resolution is reached: four of each for patches of 16 pixels.
 
-Auxiliary heads, for training, stand on the last block and on three before it. SETR's authors (and mmsegmentation) take
-blocks 9, 14, 19 of 24, counted from 0, and of 12 those at about the same depth, 4, 7, 9. mmsegmentation leaves out the
-head on the last block.
+Auxiliary heads, for training only, take the last block and three before it. SETR's authors (and mmsegmentation) choose
+blocks 9, 14, 19 of 24, counted from 0, and of 12 those at about the same depth, 4, 7, 9. mmsegmentation has no
+auxiliary head on the last block.
 """
 
 import flax.linen as nn
@@ -24,7 +24,7 @@ class UpHead(nn.Module):
 
     Attributes:
       num_classes: number of classes c.
-      scales: the factor of upsampling behind each convolution.
+      scales: the factor of upsampling after each convolution.
       channels: width of the convolutions.
       norm_eps: of the layer norm.
       dropout: see `SetrPup`.
@@ -55,7 +55,7 @@ class SetrPup(nn.Module):
       encoder: without a final norm, with a patch size that is a power of two.
       num_classes: number of classes c.
       channels: width of the heads.
-      auxiliary_layers: the blocks, counted from 0, under the auxiliary heads; (9, 14, 19, 23) for L.
+      auxiliary_layers: the blocks, counted from 0, that auxiliary heads take; (9, 14, 19, 23) for L.
       dropout: rate at which the classifiers' input channels are left out in training, which needs the rng `dropout`;
         SETR has none.
     """
@@ -80,7 +80,7 @@ class SetrPup(nn.Module):
     def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         """Images `[b, H, W, 3]`, normalised, of patch size p.
 
-        The last upsampling of each head is left to whoever resizes logits to the labels, as loss and inference do. The
+        Each head leaves its last upsampling to loss and inference, which resize logits to the labels anyway. The
         classifier is linear in each pixel, so that the order of the two changes nothing but time and memory.
 
         Returns:

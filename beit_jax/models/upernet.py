@@ -1,7 +1,8 @@
 """UPerNet on a BEiT encoder (arXiv 1807.10221; official `semantic_segmentation`, `upernet_beit.py`).
 
-A pyramid of four resolutions out of four blocks of the encoder, pooled context on its coarsest level, a top-down path,
-and a classifier of every pixel at a quarter of the image's resolution; beside it an auxiliary classifier for training.
+It has a pyramid of four resolutions, made of the outputs of four blocks, pooled context on the coarsest level, a
+top-down path, and a classifier of every pixel at a quarter of the image's resolution. For training there is an
+auxiliary classifier.
 """
 
 import flax.linen as nn

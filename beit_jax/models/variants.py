@@ -1,10 +1,9 @@
-"""The sizes an encoder comes in, and other names that configs choose from; imports no JAX."""
+"""The sizes of encoders, and other names that configs choose from; imports no JAX."""
 
 import dataclasses
 import re
 
 from beit_jax.errors import UserError
-
 
 # What the backward pass may keep instead of recomputing: those of `jax.checkpoint_policies` that need no arguments.
 REMAT_POLICIES = (

@@ -83,8 +83,10 @@ def test_masked_image_model(relative_position, absolute_positions, capsys):
     assert_same(logits, expected, f"masked image model, {relative_position}, absolute {absolute_positions}", capsys)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize(("relative_position", "absolute_positions"), POSITIONS)
+@pytest.mark.parametrize(
+    ("relative_position", "absolute_positions", "pooling"),
+    [("per_block", False, "mean"), ("shared", True, "mean"), ("per_block", True, "cls")],
+)
 def test_classifier(relative_position, absolute_positions, pooling, capsys):
     transformers = pytest.importorskip("transformers")
     ours, theirs = position_fields(relative_position, absolute_positions)
@@ -100,7 +102,7 @@ def test_classifier(relative_position, absolute_positions, pooling, capsys):
     assert_same(logits, expected, f"classifier, {relative_position}, {absolute_positions}, {pooling}", capsys)
 
 
-@pytest.mark.parametrize(("relative_position", "absolute_positions"), POSITIONS)
+@pytest.mark.parametrize(("relative_position", "absolute_positions"), [("shared", False), ("per_block", True)])
 def test_attention_maps(relative_position, absolute_positions, capsys):
     """What `visualize attention` shows, of every block."""
     transformers = pytest.importorskip("transformers")

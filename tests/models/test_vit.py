@@ -84,17 +84,24 @@ def test_scan_and_remat_change_no_number(fields, params, images, mask, loop):
     assert_trees_close(value_and_gradients(lambda p: model.apply({"params": p}, images, mask), params), loop)
 
 
+def value_and_gradients_of_training(model, params, images):
+    """At a high rate of stochastic depth, with one key."""
+    rngs = {"drop_path": jax.random.key(5)}
+    return value_and_gradients(lambda p: model.apply({"params": p}, images, train=True, rngs=rngs), params)
+
+
+@pytest.fixture(scope="module")
+def dropping(params, images):
+    return value_and_gradients_of_training(encoder(drop_path=0.6), params, images)
+
+
 @pytest.mark.parametrize(
     "fields",
     [pytest.param({"unroll": DEPTH}, marks=pytest.mark.slow), {"remat": "full"}, {"remat": "dots_saveable"}],
     ids=str,
 )
-def test_the_same_blocks_are_dropped_whatever_scan_and_remat(fields, params, images):
-    def forward(model):
-        return lambda p: model.apply({"params": p}, images, train=True, rngs={"drop_path": jax.random.key(5)})
-
-    expected = value_and_gradients(forward(encoder(drop_path=0.6)), params)
-    assert_trees_close(value_and_gradients(forward(encoder(drop_path=0.6, **fields)), params), expected)
+def test_the_same_blocks_are_dropped_whatever_scan_and_remat(fields, params, images, dropping):
+    assert_trees_close(value_and_gradients_of_training(encoder(drop_path=0.6, **fields), params, images), dropping)
 
 
 def test_parameters_have_one_layout(images):

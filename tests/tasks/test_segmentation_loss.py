@@ -22,10 +22,10 @@ def enlarged(logits, height, width):
         low = np.floor(at).astype(int)
         return low, np.minimum(low + 1, length - 1), at - low
 
-    low, high, share = taps(height, logits.shape[1])
-    rows = logits[:, low] * (1 - share)[:, None, None] + logits[:, high] * share[:, None, None]
-    low, high, share = taps(width, logits.shape[2])
-    return rows[:, :, low] * (1 - share)[:, None] + rows[:, :, high] * share[:, None]
+    low, high, fraction = taps(height, logits.shape[1])
+    rows = logits[:, low] * (1 - fraction)[:, None, None] + logits[:, high] * fraction[:, None, None]
+    low, high, fraction = taps(width, logits.shape[2])
+    return rows[:, :, low] * (1 - fraction)[:, None] + rows[:, :, high] * fraction[:, None]
 
 
 def test_against_the_definition():
