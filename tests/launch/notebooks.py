@@ -1,4 +1,4 @@
-"""Notebooks of launch/colab run by a real kernel, as in Colab, but for the cell that installs."""
+"""Runs notebooks of launch/colab in a real kernel, as Colab does, without the cell that installs."""
 
 import base64
 import io
@@ -18,10 +18,10 @@ def execute(name: str, **settings) -> nbformat.NotebookNode:
     """The notebook with its outputs; `settings` replace variables of its cell `settings`."""
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]
-    (given,) = [cell for cell in notebook.cells if cell.id == "settings"]
+    (settings_cell,) = [cell for cell in notebook.cells if cell.id == "settings"]
     for key, value in settings.items():
-        assert f"{key}" in given.source, f"the cell of settings has no {key}"
-        given.source += f"\n{key} = {value!r}"
+        assert f"{key}" in settings_cell.source, f"the cell of settings has no {key}"
+        settings_cell.source += f"\n{key} = {value!r}"
     nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
     return notebook
 
@@ -32,9 +32,9 @@ def printed(notebook: nbformat.NotebookNode) -> str:
 
 
 def pictures(notebook: nbformat.NotebookNode) -> list[np.ndarray]:
-    """Those that cells show, uint8 `[h, w, 3]`; JPEG files are left out."""
-    found = _shown(notebook, "image/png")
-    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")) for picture in found]
+    """The pictures that cells show, uint8 `[h, w, 3]`, without JPEG files."""
+    encoded = _shown(notebook, "image/png")
+    return [np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("RGB")) for picture in encoded]
 
 
 def headings(notebook: nbformat.NotebookNode) -> list[str]:
@@ -48,7 +48,7 @@ def _shown(notebook: nbformat.NotebookNode, kind: str) -> list[str]:
 
 
 def write_page(notebook: nbformat.NotebookNode, file: Path) -> Path:
-    """The notebook as a page that loads nothing from elsewhere."""
+    """The notebook as a page that loads no other file."""
     nothing = "data:text/javascript,"
     exporter = nbconvert.HTMLExporter(mathjax_url=nothing, require_js_url=nothing, jquery_url=nothing)
     file.write_text(exporter.from_notebook_node(notebook)[0], encoding="utf-8")

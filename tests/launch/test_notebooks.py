@@ -1,4 +1,4 @@
-"""Notebooks: valid, stripped of outputs, every cell runs on data that are here, and the result opens in a browser."""
+"""Notebooks: valid, without outputs; every cell runs on data of scikit-learn, and the result opens in a browser."""
 
 import ast
 import json
@@ -46,7 +46,7 @@ def test_notebook_is_valid_and_stripped(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_notebook_asks_for_its_repository(name, tmp_path, monkeypatch):
+def test_notebook_needs_its_repository(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     scope = {}
     with pytest.raises(SystemExit, match="REPOSITORY is empty"):
@@ -56,7 +56,7 @@ def test_notebook_asks_for_its_repository(name, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_every_notebook_installs_alike():
+def test_all_notebooks_install_the_same_way():
     installs = {
         source(cell).replace(",convert", "")
         for name in NAMES
@@ -87,7 +87,7 @@ def test_masking(tmp_path):
     views, masks, tokens = notebooks.pictures(notebook)
     assert all(picture.std() > 20 for picture in (views, masks, tokens))
     grey = (views == 127).all(-1) | (views == 128).all(-1)
-    # A third of each row of pictures is masked, by 38%, and margins and titles take their part.
+    # 38% of a third of the pictures is masked, and there are margins and titles.
     assert 0.05 < grey.mean() < 0.38 / 3
     assert "two_views(224, 112)" in notebooks.printed(notebook) and (tmp_path / "run" / "report.html").is_file()
     opens_in_a_browser(notebook, tmp_path)
@@ -101,8 +101,8 @@ def test_your_images(tmp_path, tokenizer):
     notebook = notebooks.execute("your_images", **settings)
     printed = notebooks.printed(notebook)
     assert len(notebooks.pictures(notebook)) == 1
-    assert "1438 images to learn from, 359 held out; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
-    assert "of 359 held-out images right" in printed
+    assert "1438 training images, 359 held out; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
+    assert "of 359 held-out images classified correctly" in printed
     assert (tmp_path / "run" / "tokenizer").exists() == (not tokenizer)
     opens_in_a_browser(notebook, tmp_path)
 
@@ -135,7 +135,9 @@ folder.mkdir(parents=True)
 
 @pytest.fixture
 def run_quickstart(tmp_path, monkeypatch):
-    """Runs all cells but the one that installs, with a trainer that only makes a picture. Gives what was displayed."""
+    """A function that runs all cells except the one that installs, with a trainer that only makes a picture.
+
+    It returns what was displayed."""
     (tmp_path / "beit_jax").mkdir()
     (tmp_path / "beit_jax" / "__init__.py").write_text("")
     (tmp_path / "beit_jax" / "train.py").write_text(TRAIN)
@@ -166,7 +168,7 @@ def test_quickstart_trains_and_shows_the_pictures(run_quickstart, repository, ca
     assert printed.startswith("argv --config=configs/quickstart.py:runlocal --workdir=out\n")
     assert shown == ["**pretrain/pictures/masked.png**", ("picture", "out/pretrain/pictures/masked.png")]
     assert "out/report.html" in printed
-    assert configs.load(f"{repository}/configs/quickstart.py:runlocal").stages  # what it names is there
+    assert configs.load(f"{repository}/configs/quickstart.py:runlocal").stages  # the config that it names exists
 
 
 def test_quickstart_stops_where_training_fails(run_quickstart):

@@ -83,7 +83,7 @@ def printed_by(repository, tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def trainer(program, tmp_path):
-    """Replaces a launcher: it logs its arguments and writes a member's result. Returns a function that reads the log."""
+    """Replaces a launcher: it logs its arguments and writes a result. Returns a function that reads the log."""
     program(
         "trainer",
         f"""echo "$@" >>{tmp_path}/calls
