@@ -16,9 +16,7 @@ class Attention(nn.Module):
     of every parameter, so that tensor parallelism splits that axis and nothing else: `qkv/kernel` `[d, 3, h, d/h]`,
     `q_bias` and `v_bias` `[h, d/h]`, `proj/kernel` `[h, d/h, d]`.
 
-    Attributes:
-      heads: number of heads h, which divides the width d.
-      grid: rows and columns of patches if this block owns a table of relative positions, else None.
+    Attributes (others as in `Block`):
       kernel_init: initializer of `qkv/kernel`.
       proj_init: initializer of `proj/kernel`.
       dtype: of the matrix products; logits and softmax are float32.

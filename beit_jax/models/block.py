@@ -18,17 +18,13 @@ class Block(nn.Module):
     Tokens stay float32 from block to block, whatever `dtype` is: at a LayerScale of 1e-5, as in large models, a branch
     adds less than half a unit in the last place of bfloat16 and would be rounded away.
 
-    Attributes:
-      heads: number of attention heads.
-      mlp_ratio: hidden width of the MLP in units of d.
+    Attributes (others as in `Encoder`):
       grid: rows and columns of patches if the block owns a table of relative positions, else None.
       layer_scale: initial value of gamma_1 and gamma_2 `[d]`; at 0 they do not exist.
       stochastic_depth: whether branches are left out at the layer's rate, which needs the rng `drop_path`.
       collect: whether the output is also returned as the scan's second result.
-      norm_eps: of the layer norms.
       kernel_init: initializer of kernels. Those that end a branch are divided by sqrt(2 l) in block l, counted from 1,
         which bounds the variance of the sum of branches.
-      dtype: of the matrix products.
     """
 
     heads: int

@@ -23,14 +23,9 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 
 
 class PatchEmbed(nn.Module):
-    """A linear projection of each patch: a convolution with `kernel` `[p, p, 3, d]` and stride p, and `bias` `[d]`.
+    """A linear projection of patches of p = `patch_size` pixels a side to d = `width` numbers.
 
-    Attributes:
-      width: d.
-      patch_size: side p of a patch in pixels.
-      kernel_init: initializer of `kernel`.
-      bias_init: initializer of `bias`.
-      dtype: of the convolution.
+    It is a convolution with `kernel` `[p, p, 3, d]` and stride p, plus `bias` `[d]`.
     """
 
     width: int

@@ -36,11 +36,9 @@ def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
 
 
 class RelativePositionBias(nn.Module):
-    """A learned number for each head and offset, added to the attention logits; `table` `[R, h]` is zero at first.
+    """A learned number for each of h `heads` and each offset on the `grid` of n patches, added to the attention logits.
 
-    Attributes:
-      heads: number of attention heads h.
-      grid: rows and columns of patches, n in all.
+    The parameter `table` `[R, h]` is zero at first.
     """
 
     heads: int
