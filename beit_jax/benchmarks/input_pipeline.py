@@ -1,7 +1,7 @@
-"""The input of pre-training on one core: milliseconds of a processor an image, op by op and as a whole.
+"""The input of pre-training on one core: milliseconds of CPU time an image, op by op and in total.
 
-JPEG files of about 500x380 pixels, made of scikit-image's photographs, go through the ops of configs/pretrain.py in its
-official and in its fast mode; with --vs pil through the official transform in Pillow too, in turns.
+JPEG files of about 500x380 pixels, cut out of scikit-image's photographs, go through the ops of configs/pretrain.py in
+its official and in its fast mode. With --vs pil the official preprocessing in Pillow runs alternately with them.
 """
 
 import json
@@ -16,50 +16,52 @@ import numpy as np
 
 from beit_jax import cli
 from beit_jax import config as configs
-from beit_jax.benchmarks.masks import on_one_core, positive
-from beit_jax.benchmarks.timing import Contestant, in_turns
+from beit_jax.benchmarks.one_core import positive_int, use_one_core
+from beit_jax.benchmarks.timing import Timed, time_alternately
+from beit_jax.config.pretrain import tokenizer_image_size
 from beit_jax.errors import UserError
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry")
 QUALITY = 94
 MODES = {"official": "", "fast": ":fast"}
 BATCH = 32
-PASSES = 8  # of a turn of whole pipelines, which are a few batches ahead
+PASSES = 8  # over the files, in one call: pipelines are a few batches ahead
 PAUSE = 0.3  # seconds
 
 
 def main(argv: Sequence[str]) -> None:
-    """`python -m beit_jax.benchmark input`, with the arguments behind that name."""
+    """`python -m beit_jax.benchmark input`, with the arguments that follow."""
     parser = cli.Parser(prog="python -m beit_jax.benchmark input", description=__doc__)
     parser.add_argument("--config", default="configs/pretrain.py", help="file with the argument fast")
     parser.add_argument(
-        "--images", type=positive, default=64, help="files (default 64), all of which are read in a turn"
+        "--images", type=positive_int, default=64, help="files (default 64), all of which are read in each round"
     )
-    parser.add_argument("--rounds", type=positive, default=5, help="turns of each, of which the median is told")
-    parser.add_argument("--vs", choices=["pil"], help="run the official transform in Pillow in turns with ours")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="measurements of each; their median is printed")
+    parser.add_argument("--vs", choices=["pil"], help="run the official preprocessing in Pillow alternately with ours")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     settings = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        made = make_files(Path(folder), settings.images)
-        found = measure(settings.config, Path(folder), settings.images, settings.rounds, settings.vs)
-    found |= {"images": settings.images, "kilobytes": made, "unit": "milliseconds of CPU per image"}
-    for line in _lines(found):
+        kilobytes = make_files(Path(folder), settings.images)
+        figures = measure(settings.config, Path(folder), settings.images, settings.rounds, settings.vs)
+    figures |= {"images": settings.images, "kilobytes": kilobytes, "unit": "milliseconds of CPU per image"}
+    for line in _lines(figures):
         print(line)
     if settings.json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
 
 
 def make_files(folder: Path, count: int) -> float:
-    """JPEG files of 500x380 or 380x500 pixels, cut at random out of photographs; returns their mean size in kB.
+    """Writes JPEG files of 500x380 or 380x500 pixels, cut at random out of photographs; returns their mean size in kB.
 
-    Raises UserError without scikit-image.
+    Raises:
+      UserError: scikit-image is not installed.
     """
     from PIL import Image
 
     try:
         from skimage import data
     except ImportError:
-        raise UserError("the images are made of scikit-image's photographs; run: pip install scikit-image") from None
+        raise UserError("the images are cut out of scikit-image's photographs; run: pip install scikit-image") from None
     photographs = [Image.fromarray(getattr(data, name)()) for name in PHOTOGRAPHS]
     numbers, sizes = random.Random(0), []
     for index in range(count):
@@ -79,79 +81,81 @@ def measure(config: str, folder: Path, count: int, rounds: int, vs: str | None) 
     """Milliseconds an image.
 
     Returns:
-      for each mode `{op: ms, ..., "batches": ms, "whole": ms}`: what each op on single images adds to those before it,
+      for each mode `{op: ms, ..., "batches": ms, "total": ms}`: what each op on single images adds to those before it,
       what all else takes, and everything through `data.pipeline`; with `vs`, `pil` likewise by its stages, and `vs`,
-      how many times as fast as it each mode is as a whole.
+      how many times as fast as that each mode is in total.
 
     Raises:
       UserError: the config does not have the modes, or the files cannot be read.
     """
-    from beit_jax.data import pipeline  # before TensorFlow, which it keeps quiet
+    from beit_jax.data import pipeline  # before TensorFlow, whose messages it turns off
 
     sections = {mode: configs.load(f"{config}{argument}") for mode, argument in MODES.items()}
-    on_one_core()
-    contestants: dict[tuple[str, str], Contestant] = {}
+    use_one_core()
+    timed: dict[tuple[str, str], Timed] = {}
+    images: dict[tuple[str, str], int] = {}  # of one call
     files = sorted(map(str, folder.iterdir()))
+    batch = min(BATCH, count)
     for mode, section in sections.items():
         data = section.data
         data.source, data.split, data.max_bad_fraction = f"folder:{folder}", "train", 0.0
         for name, ops in _prefixes(data.ops):
-            contestants[mode, name] = _over_examples(ops, files)
-        batch = min(BATCH, count)
+            timed[mode, name], images[mode, name] = _run_ops(ops, files), PASSES * count
+        steps = PASSES * count // batch
         stream = pipeline.make_train(data, seed=0, batch_size=batch)
-        contestants[mode, "whole"] = _drawn(stream, PASSES * count // batch)
+        timed[mode, "total"], images[mode, "total"] = _read_elements(stream, steps), steps * batch
     if vs:
-        sizes = sections["official"].model.image_size, sections["official"].tokenizer.image_size
-        pillow = _Pillow(files, *sizes)
-        contestants["pil", "whole"] = pillow
-    seconds = in_turns(list(contestants.values()), rounds, calls=1, clock=time.process_time)
+        official = sections["official"]
+        pillow = _Pillow(files, official.model.image_size, tokenizer_image_size(official))
+        timed["pil", "total"], images["pil", "total"] = pillow, count
+    seconds = time_alternately(list(timed.values()), rounds, calls=1, clock=time.process_time)
     cumulated: dict[str, dict[str, float]] = {}
-    for (mode, name), taken in zip(contestants, seconds, strict=True):
-        seen = count if mode == "pil" else PASSES * count // batch * batch if name == "whole" else PASSES * count
-        cumulated.setdefault(mode, {})[name] = taken / seen * 1e3
-    found = {mode: _increments(cumulated[mode]) for mode in MODES}
+    for (mode, name), taken in zip(timed, seconds, strict=True):
+        cumulated.setdefault(mode, {})[name] = taken / images[mode, name] * 1e3
+    figures = {mode: _increments(cumulated[mode]) for mode in MODES}
     if vs:
-        found["pil"] = pillow.milliseconds() | cumulated["pil"]
-        found["vs"] = {mode: cumulated["pil"]["whole"] / cumulated[mode]["whole"] for mode in MODES}
-    return found
+        figures["pil"] = pillow.milliseconds() | cumulated["pil"]
+        figures["vs"] = {mode: cumulated["pil"]["total"] / cumulated[mode]["total"] for mode in MODES}
+    return figures
 
 
 def _prefixes(ops: str) -> list[tuple[str, str]]:
-    """The ops on single images: the name of each, and the ops up to it."""
+    """The ops on single images: the name of each, and the chain that ends with it."""
     from beit_jax.data import preprocessing
 
-    names = preprocessing.names_on_examples(ops)
-    parts = ops.split("|")
-    return [(name, "|".join(parts[: place + 1])) for place, name in enumerate(names)]
+    texts = preprocessing.ops_on_examples(ops)
+    return [(text.partition("(")[0], "|".join(texts[: index + 1])) for index, text in enumerate(texts)]
 
 
-def _over_examples(ops: str, files: list[str]) -> Contestant:
-    """Reads each file and runs the ops on it; of the pixels one is looked at."""
+def _run_ops(ops: str, files: list[str]) -> Timed:
+    """Reads each file and runs the ops on it; the result is one pixel, so that none is copied."""
     import tensorflow as tf
 
-    from beit_jax.data import pipeline, preprocessing
+    from beit_jax.data import batching, preprocessing
+    from beit_jax.data.features import SEED, Features
 
-    program = preprocessing.build(ops)
+    program = preprocessing.build_program(ops)
 
-    def read(place: tf.Tensor, path: tf.Tensor) -> preprocessing.Features:
-        return {"image": tf.io.read_file(path), pipeline.SEED: tf.stack([tf.constant(0, tf.int64), place])}
+    def read(index: tf.Tensor, path: tf.Tensor) -> Features:
+        return {"image": tf.io.read_file(path), SEED: tf.stack([tf.constant(0, tf.int64), index])}
 
-    def example(features: preprocessing.Features, seed: tf.Tensor) -> preprocessing.Features:
+    def example(features: Features, seed: tf.Tensor) -> Features:
         features = program.example(features, seed)
         return {key: features[key][0, 0, 0] for key in features if key.endswith("image")}
 
     dataset = tf.data.Dataset.from_tensor_slices(files).repeat().enumerate()
-    return _drawn(iter(pipeline.on_examples(dataset, program._replace(example=example), read)), len(files) * PASSES)
+    dataset = batching.map_examples(dataset, program._replace(example=example), read)
+    return _read_elements(iter(dataset), len(files) * PASSES)
 
 
-def _drawn(stream: Iterator, count: int) -> Contestant:
-    """Takes `count` elements in a turn, from a stream that began before: starting one takes as long as many images.
+def _read_elements(stream: Iterator, count: int) -> Timed:
+    """A call reads `count` elements from a stream that has started: the start takes as long as many images.
 
-    It works in the background, and is waited for until its buffers are full again, as they were before the turn.
+    The stream works in the background. The call waits until its buffers are full again, as they were before the call.
     """
 
-    def run(first: int, turns: int) -> None:
-        for _ in range(count * turns):
+    def run(first: int, calls: int) -> None:
+        for _ in range(count * calls):
             next(stream)
         busy = True
         while busy:
@@ -163,16 +167,16 @@ def _drawn(stream: Iterator, count: int) -> Contestant:
 
 
 def _increments(cumulated: dict[str, float]) -> dict[str, float]:
-    """What each op adds to those before it, and what the whole adds to them all."""
-    *ops, whole = cumulated.items()
-    found, before = {}, 0.0
-    for name, total in ops:
-        found[name], before = total - before, total
-    return found | {"batches": whole[1] - before, "whole": whole[1]}
+    """What each op adds to those before it, and what the total adds to all of them."""
+    *ops, total = cumulated.items()
+    increments, before = {}, 0.0
+    for name, taken in ops:
+        increments[name], before = taken - before, taken
+    return increments | {"batches": total[1] - before, "total": total[1]}
 
 
 class _Pillow:
-    """A contestant that keeps account of its stages."""
+    """The Pillow baseline, which measures the time of each of its stages."""
 
     def __init__(self, files: list[str], size: int, tokenizer_size: int):
         from beit_jax.benchmarks import pillow_baseline
@@ -180,30 +184,32 @@ class _Pillow:
 
         self._files, self._source = files, random.Random(0)
         self._stages = pillow_baseline.stages(size, tokenizer_size, STATISTICS["imagenet"])
-        self._seconds, self._seen = dict.fromkeys(self._stages, 0.0), 0
+        self._seconds, self._images = dict.fromkeys(self._stages, 0.0), 0
 
-    def __call__(self, first: int, turns: int) -> None:
-        for path in self._files * turns:
-            made: Any = path
+    def __call__(self, first: int, calls: int) -> None:
+        for path in self._files * calls:
+            result: Any = path
             for name, stage in self._stages.items():
                 start = time.process_time()
-                made = stage(self._source, made)
+                result = stage(self._source, result)
                 self._seconds[name] += time.process_time() - start
-            self._seen += 1
+            self._images += 1
 
     def milliseconds(self) -> dict[str, float]:
-        """Of each stage, the mean over all images seen."""
-        return {name: taken / self._seen * 1e3 for name, taken in self._seconds.items()}
+        """Of each stage, the mean over all images."""
+        return {name: taken / self._images * 1e3 for name, taken in self._seconds.items()}
 
 
-def _lines(found: dict[str, Any]) -> list[str]:
-    lines = [f"{found['images']} JPEG files of 500x380, {found['kilobytes']:.0f} kB each; ms of CPU an image, one core"]
+def _lines(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        f"{figures['images']} JPEG files of 500x380, {figures['kilobytes']:.0f} kB each; ms of CPU an image, one core"
+    ]
     for mode in (*MODES, "pil"):
-        if mode not in found:
+        if mode not in figures:
             continue
-        stages, whole = dict(found[mode]), found[mode]["whole"]
-        del stages["whole"]
-        ratio = f", {found['vs'][mode]:.2f} times pil" if mode in found.get("vs", {}) else ""
-        lines.append(f"  {mode:10s}{whole:7.2f} ms, {1e3 / whole:5.0f} images/s{ratio}")
+        stages = dict(figures[mode])
+        total = stages.pop("total")
+        ratio = f", {figures['vs'][mode]:.2f} times pil" if mode in figures.get("vs", {}) else ""
+        lines.append(f"  {mode:10s}{total:7.2f} ms, {1e3 / total:5.0f} images/s{ratio}")
         lines += [f"      {name:20s}{taken:7.2f}" for name, taken in stages.items()]
     return lines

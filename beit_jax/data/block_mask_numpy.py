@@ -1,17 +1,21 @@
-"""Block masks in NumPy, one at a time: for benchmarks and pictures; training's are drawn in `data.ops_mask`."""
+"""The rule of blockwise masks in NumPy, for readers, pictures, benchmarks and tests.
+
+It makes one mask, one attempt at a time. Training draws its masks in `data.ops.mask`.
+"""
 
 import math
 from collections.abc import Callable
 
 import numpy as np
 
+ATTEMPTS = 10
+
 
 def block_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: int, min_block: int) -> np.ndarray:
-    """bool `[h, w]`: the rule of `data.ops_mask.blockwise_masks`, one mask and one attempt at a time."""
-    mask, count = np.zeros(grid, bool), 0
-    while count < num_masked:
-        cap = num_masked - count
-        for _ in range(10):
+    """bool `[h, w]`, the rule of `data.ops.mask.blockwise_masks`; `uniform()` draws a number from [0, 1)."""
+    mask = np.zeros(grid, bool)
+    while (cap := num_masked - int(mask.sum())) > 0:
+        for _ in range(ATTEMPTS):
             area = min_block + (cap - min_block) * uniform()
             root_aspect = math.exp((uniform() - 0.5) * math.log(1 / 0.3))
             height, width = round(math.sqrt(area) * root_aspect), round(math.sqrt(area) / root_aspect)
@@ -22,8 +26,7 @@ def block_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: 
             new = height * width - int(block.sum())
             if 0 < new <= cap:
                 block[:] = True
-                count += new
                 break
         else:
-            break
+            return mask  # no attempt was accepted
     return mask

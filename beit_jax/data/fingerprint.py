@@ -1,4 +1,4 @@
-"""Whether two runs read the same data: names and sizes of what a split is made of, wherever it lies."""
+"""A fingerprint of the files of a split, by which two runs can tell whether they read the same data."""
 
 import concurrent.futures
 import hashlib
@@ -7,13 +7,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from beit_jax.data.records.shard_plan import READERS
 from beit_jax.data.sources import folder
-from beit_jax.data.sources.open_source import prepared
+from beit_jax.data.sources.open_source import open_builder
+
+THREADS = 16  # that wait for a disk or a network
 
 
 def fingerprint(config: Any) -> str:
-    """Of `config.split` of `config.source`, in file order; no image is read.
+    """A hash of the names and sizes of the files of `config.split` of `config.source`, in file order.
+
+    No image is read, and the folder in which the files lie does not count.
 
     Args:
       config: of the input, see `pipeline`.
@@ -21,20 +24,22 @@ def fingerprint(config: Any) -> str:
     Raises:
       UserError: the split cannot be read.
     """
-    place, is_folder = config.source.removeprefix("folder:"), config.source.startswith("folder:")
-    found = _files(place, config.split) if is_folder else _records(config)
-    seen = hashlib.blake2b(digest_size=16)
-    for part in found:
-        seen.update(repr(part).encode())
-    return seen.hexdigest()
+    root = config.source.removeprefix("folder:")
+    files = _list_images(root, config.split) if config.source.startswith("folder:") else _list_records(config)
+    digest = hashlib.blake2b(digest_size=16)
+    for file in files:
+        digest.update(repr(file).encode())
+    return digest.hexdigest()
 
 
-def _files(root: str, split: str) -> list[tuple]:
-    paths = [image for image, _ in folder.list_pairs(root, split)] if folder.is_paired(root) else None
-    paths = paths or folder.list_folder(root, split).paths
-    with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
+def _list_images(root: str, split: str) -> list[tuple[bytes, int]]:
+    if folder.is_paired(root):
+        paths = [image for image, _ in folder.list_pairs(root, split)]
+    else:
+        paths = folder.list_folder(root, split).paths
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         sizes = list(pool.map(_size, paths))
-    return [(os.fsencode(folder.relative(path, root)), size) for path, size in zip(paths, sizes, strict=True)]
+    return [(os.fsencode(folder.relative_name(path, root)), size) for path, size in zip(paths, sizes, strict=True)]
 
 
 def _size(path: str) -> int:
@@ -44,10 +49,9 @@ def _size(path: str) -> int:
         return -1  # training replaces what it cannot read
 
 
-def _records(config: Any) -> list[tuple]:
-    builder = prepared(config.source, config.data_dir or None)
-    parts = builder.info.splits[config.split].file_instructions
+def _list_records(config: Any) -> list[tuple[str, int, int, int]]:
+    builder = open_builder(config.source, config.data_dir or None)
     return [
-        (os.path.basename(part.filename), tf.io.gfile.stat(part.filename).length, part.skip, part.take)
-        for part in parts
+        (os.path.basename(file.filename), tf.io.gfile.stat(file.filename).length, file.skip, file.take)
+        for file in builder.info.splits[config.split].file_instructions
     ]

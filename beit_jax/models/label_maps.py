@@ -1,3 +1,3 @@
-"""Label maps of semantic segmentation."""
+"""Label maps: the class of every pixel of an image."""
 
 IGNORE = 255  # the label of pixels that count nothing

@@ -70,11 +70,11 @@ def bad() -> dict[str, tuple[bytes, str]]:
     jpeg, progressive = encode(picture(0), "JPEG"), encode(picture(0), "JPEG", progressive=True)
     as_png, gif = encode(picture(0), "PNG"), encode(picture(0), "GIF")
     return {
-        "empty.jpg": (b"", "nothing in it"),
-        "text.jpg": (b"<html>404 not found</html>", "no image file"),
-        "one_byte.png": (b"x", "no image file"),
-        "random.jpg": (np.random.default_rng(0).bytes(2000), "no image file"),
-        "tiff.jpg": (encode(picture(0), "TIFF"), "no image file"),
+        "empty.jpg": (b"", "empty"),
+        "text.jpg": (b"<html>404 not found</html>", "not an image file"),
+        "one_byte.png": (b"x", "not an image file"),
+        "random.jpg": (np.random.default_rng(0).bytes(2000), "not an image file"),
+        "tiff.jpg": (encode(picture(0), "TIFF"), "not an image file"),
         "header_only.jpg": (jpeg[: jpeg.index(b"\xff\xda")], "cut short"),
         "cut_in_the_header.jpg": (jpeg[:40], "cut short"),
         "cut_in_the_middle.jpg": (jpeg[: len(jpeg) * 2 // 3], "cut short"),
@@ -85,7 +85,7 @@ def bad() -> dict[str, tuple[bytes, str]]:
         "one_byte_changed.png": (_changed(as_png, len(as_png) // 2), "damaged"),
         "cut_in_its_first_frame.gif": (gif[: len(gif) // 2], "cut short"),
         "cut.bmp": (encode(picture(0), "BMP")[:-100], "cut short"),
-        "animated_webp.jpg": (animated("WEBP"), "of a kind that is not read"),
+        "animated_webp.jpg": (animated("WEBP"), "of a kind that is not supported"),
         "huge.png": (png(HUGE, HUGE, bytes(1000), bits=8, kind=2), f"{HUGE} x {HUGE} pixels"),
         "huge.jpg": (_huge_jpeg(), f"{HUGE} x {HUGE} pixels"),
         "huge_progressive.jpg": (_huge_jpeg(progressive=True), f"{HUGE} x {HUGE} pixels"),

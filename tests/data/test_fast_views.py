@@ -98,7 +98,7 @@ def test_bad_images_are_replaced_and_counted(data_config, tmp_path):
 
 def test_mistakes():
     op = crop.decode_view(8)
-    with pytest.raises(UserError, match="put it in the place of decode"):
+    with pytest.raises(UserError, match="use it instead of decode"):
         op({"image": tf.zeros([4, 4, 3], tf.uint8)}, tf.constant([0, 0], tf.int64))
     with pytest.raises(UserError, match="decode_view: found the size 0"):
         crop.decode_view(0)

@@ -1,4 +1,4 @@
-"""Mistakes that show only in the data: told from inside a graph in one line, or passed over inside it."""
+"""Errors inside a tf.data graph: checks with a message of one line, and functions with a fallback."""
 
 import contextlib
 import functools
@@ -13,23 +13,23 @@ from beit_jax.errors import UserError
 BLOCK = 8  # elements
 
 
-def require(condition: tf.Tensor, *parts: str | tf.Tensor) -> tf.Operation | None:
-    """Ends the input unless `condition`, a scalar bool; `parts` are the words and scalars of what is then said.
+def require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation | None:
+    """Stops the input unless `condition`, a scalar bool, is true; `message` is a list of texts and scalar tensors.
 
-    What must not run before the check is built under `tf.control_dependencies` of the result.
+    What must run after the check is built under `tf.control_dependencies` of the result.
     """
-    words = [part if _is_text(part) else tf.strings.as_string(part) for part in parts]
-    return tf.debugging.Assert(condition, [tf.strings.join(words)])
+    texts = [part if _is_text(part) else tf.strings.as_string(part) for part in message]
+    return tf.debugging.Assert(condition, [tf.strings.join(texts)])
 
 
 def _is_text(part: str | tf.Tensor) -> bool:
     return isinstance(part, str) or part.dtype == tf.string
 
 
-def told(message: str) -> str | None:
-    """What a failed `require` said, out of the message of TensorFlow's error; None for other errors."""
-    found = re.search(r"assertion failed: \[(.*)\]$", message, re.MULTILINE)
-    return found and found[1]
+def assertion_message(message: str) -> str | None:
+    """The message of a failed `require`, from that of TensorFlow's error; None for other errors."""
+    match = re.search(r"assertion failed: \[(.*)\]$", message, re.MULTILINE)
+    return match and match[1]
 
 
 @contextlib.contextmanager
@@ -38,43 +38,45 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        reason = told(error.message)
-        if reason:
+        if reason := assertion_message(error.message):
             raise UserError(reason) from error
         raise UserError(f"the input stopped: {error.message.splitlines()[0]}; check the files and the ops") from error
 
 
-def first_that_works(value: Any, *ways: Callable[[Any], Any]) -> Any:
-    """What the first of several functions of `value` gives that does not fail; those after it are not called.
+def first_that_works(value: Any, *functions: Callable[[Any], Any]) -> Any:
+    """The result of the first of several functions of `value` that does not fail; those after it are not called.
 
-    The only way to catch an error inside a graph: a data set of one, which ignores errors, but those of the last way.
-    Its functions are made ready for each value anew, which for one of many operations takes longer than to decode an
-    image: see `map_in_blocks`.
+    This is the only way to catch an error inside a graph: a data set of one element, which ignores the errors of all
+    functions but the last. TensorFlow prepares the functions anew for each value. For functions of many operations that
+    takes longer than to decode an image: see `map_with_fallback`.
     """
-    *tried, last = [tf.data.Dataset.from_tensors((value,)).map(way) for way in ways]
-    tried = [way.ignore_errors(log_warning=False) for way in tried]
-    return functools.reduce(tf.data.Dataset.concatenate, [*tried, last]).take(1).get_single_element()
+    *attempts, last = [tf.data.Dataset.from_tensors((value,)).map(function) for function in functions]
+    attempts = [attempt.ignore_errors(log_warning=False) for attempt in attempts]
+    return functools.reduce(tf.data.Dataset.concatenate, [*attempts, last]).take(1).get_single_element()
 
 
-def map_in_blocks(
-    dataset: tf.data.Dataset, function: Callable[[Any], Any], hope: Callable[..., Any], mend: Callable[..., Any]
+def map_with_fallback(
+    dataset: tf.data.Dataset,
+    function: Callable[[Any], Any],
+    prepare: Callable[..., Any],
+    fallback: Callable[..., Any],
 ) -> tf.data.Dataset:
-    """`function(hope(*element))` for every element, in parallel; `function(mend(*element))` near where that fails.
+    """`function(prepare(*element))` for every element, in parallel, or `function(fallback(*element))` if that fails.
 
-    An error is caught for a block of elements at once, all of which are then mended: so what it takes to catch errors
-    is spent once a block. The results of `function` are stacked.
+    Errors are caught for a block of elements at once, so that the cost of catching them is paid once for each block; if
+    one element of a block fails, all of them take the fallback.
     """
-    once = tf.function(function, autograph=False)  # traced once
+    traced_once = tf.function(function, autograph=False)
 
-    def of_block(prepare: Callable[..., Any]) -> Callable[[Any], Any]:
+    def on_block(prepare: Callable[..., Any]) -> Callable[[Any], Any]:
         def run(block: Any) -> Any:
             elements = tf.data.Dataset.from_tensor_slices(block)
-            return elements.map(lambda *element: once(prepare(*element))).batch(BLOCK).get_single_element()
+            return elements.map(lambda *element: traced_once(prepare(*element))).batch(BLOCK).get_single_element()
 
         return run
 
-    def tried(*block: Any) -> Any:
-        return first_that_works(block, of_block(hope), of_block(mend))
+    def run_block(*block: Any) -> Any:
+        return first_that_works(block, on_block(prepare), on_block(fallback))
 
-    plainly = tf.autograph.experimental.do_not_convert(tried)
-    return dataset.batch(BLOCK).map(plainly, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+    run_block = tf.autograph.experimental.do_not_convert(run_block)
+    return dataset.batch(BLOCK).map(run_block, num_parallel_calls=tf.data.AUTOTUNE).unbatch()

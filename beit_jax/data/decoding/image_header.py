@@ -1,4 +1,4 @@
-"""The size of an image by the header of its file: known before memory is taken for its pixels."""
+"""The size of an image, read from the header of its file before memory is allocated for its pixels."""
 
 from typing import NamedTuple
 
@@ -10,50 +10,50 @@ HEADER = 30  # bytes
 
 
 class _Format(NamedTuple):
-    """Where a kind of file has its name and its sides; `height` and `width` are places of bytes, lowest one first."""
+    """Where the header of a format has its name, its height and its width; all numbers but the bits are bytes."""
 
     name: bytes
-    place: int
-    height: tuple[int, ...]
+    name_start: int
+    height: tuple[int, ...]  # positions of the bytes, the least significant one first
     width: tuple[int, ...]
-    bits: int  # of each side
-    unused: int = 0  # bits below those of the height
-    more: int = 0  # what a side is larger than its number
+    bits: int  # of height and width
+    bits_below_height: int = 0  # bits of something else in the lowest byte of the height
+    added: int = 0  # by how much the size is larger than the number that is stored
 
 
 FORMATS = (
     _Format(b"\x89PNG", 0, (23, 22, 21, 20), (19, 18, 17, 16), 32),
     _Format(b"GIF8", 0, (8, 9), (6, 7), 16),
-    _Format(b"VP8 ", 12, (28, 29), (26, 27), 14),  # WebP is of three kinds
-    _Format(b"VP8L", 12, (22, 23, 24), (21, 22), 14, unused=6, more=1),
-    _Format(b"VP8X", 12, (27, 28, 29), (24, 25, 26), 24, more=1),
+    _Format(b"VP8 ", 12, (28, 29), (26, 27), 14),  # WebP has three formats
+    _Format(b"VP8L", 12, (22, 23, 24), (21, 22), 14, bits_below_height=6, added=1),
+    _Format(b"VP8X", 12, (27, 28, 29), (24, 25, 26), 24, added=1),
 )
 
 
-def _names() -> np.ndarray:
-    """int64 `[formats, HEADER]`: the bytes that tell a format, and -1 for all others."""
+def _name_bytes() -> np.ndarray:
+    """int64 `[formats, HEADER]`: the bytes of a format's name, and -1 elsewhere."""
     table = np.full((len(FORMATS), HEADER), -1, np.int64)
     for row, kind in zip(table, FORMATS, strict=True):
-        row[kind.place : kind.place + len(kind.name)] = list(kind.name)
+        row[kind.name_start : kind.name_start + len(kind.name)] = list(kind.name)
     return table
 
 
-def _places() -> np.ndarray:
-    """int64 `[formats, 2, HEADER]`: what a byte counts in height and width."""
+def _byte_weights() -> np.ndarray:
+    """int64 `[formats, 2, HEADER]`: the weight of each byte in height and width."""
     table = np.zeros((len(FORMATS), 2, HEADER), np.int64)
     for sides, kind in zip(table, FORMATS, strict=True):
-        for side, places in zip(sides, (kind.height, kind.width), strict=True):
-            side[list(places)] = 256 ** np.arange(len(places))
+        for side, positions in zip(sides, (kind.height, kind.width), strict=True):
+            side[list(positions)] = 256 ** np.arange(len(positions))
     return table
 
 
-_NAMES, _PLACES = _names(), _places()
-_UNUSED = np.array([(2**kind.unused, 1) for kind in FORMATS])
+_NAMES, _WEIGHTS = _name_bytes(), _byte_weights()
+_DIVISORS = np.array([(2**kind.bits_below_height, 1) for kind in FORMATS])
 _LIMITS = np.array([[2**kind.bits] for kind in FORMATS])
-_MORE = np.array([[kind.more] for kind in FORMATS])
+_ADDED = np.array([[kind.added] for kind in FORMATS])
 
 
-def size(encoded: tf.Tensor) -> tf.Tensor:
+def read_size(encoded: tf.Tensor) -> tf.Tensor:
     """int64 `[2]`, height and width, of a JPEG, PNG, GIF (its canvas) or WebP file; 0 x 0 for all other bytes.
 
     Among those are BMP files, which are as long as their pixels if they can be read. Fails for a JPEG file whose header
@@ -62,13 +62,13 @@ def size(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: tf.cast(tf.io.extract_jpeg_shape(encoded)[:2], tf.int64),
-        lambda: _in_header(encoded),
+        lambda: _read_header(encoded),
     )
 
 
-def _in_header(encoded: tf.Tensor) -> tf.Tensor:
+def _read_header(encoded: tf.Tensor) -> tf.Tensor:
     header = tf.io.decode_raw(tf.strings.substr(encoded, 0, HEADER), tf.uint8, fixed_length=HEADER)
     header = tf.cast(header, tf.int64)
-    named = tf.reduce_all((header == _NAMES) | (_NAMES < 0), axis=1)
-    sides = tf.reduce_sum(header * _PLACES, axis=-1) // _UNUSED % _LIMITS + _MORE
-    return tf.reduce_sum(tf.where(named[:, None], sides, 0), axis=0)
+    is_format = tf.reduce_all((header == _NAMES) | (_NAMES < 0), axis=1)
+    sides = tf.reduce_sum(header * _WEIGHTS, axis=-1) // _DIVISORS % _LIMITS + _ADDED
+    return tf.reduce_sum(tf.where(is_format[:, None], sides, 0), axis=0)

@@ -1,9 +1,13 @@
-"""Colour jitter with Pillow's arithmetic: every enhancement rounds down to whole levels before the next."""
+"""Colour jitter with Pillow's arithmetic: every enhancement rounds down to whole levels before the next one.
+
+Images are uint8 `[w, 3, h]` here, see `pixel_levels.columns_first`.
+"""
 
 import tensorflow as tf
 
-from beit_jax.data.ops.pixel_levels import DOWN, columns_first, line, rounded, rows_first
-from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.data.features import Features
+from beit_jax.data.ops.pixel_levels import DOWN, columns_first, round_to_levels, rows_first, scale_levels
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 
 LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of levels stay exact in float32
@@ -12,29 +16,33 @@ LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of leve
 def grey(columns: tf.Tensor) -> tf.Tensor:
     """uint8 `[w, 1, h]` grey levels of uint8 `[w, 3, h]` (ITU-R 601, as Pillow's mode L)."""
     red, green, blue = tf.split(columns, 3, axis=1)
-    return rounded(line(red, LUMA[0]) + line(green, LUMA[1]) + line(blue, LUMA[2]), 65536.0)
+    return round_to_levels(
+        scale_levels(red, LUMA[0]) + scale_levels(green, LUMA[1]) + scale_levels(blue, LUMA[2]), 65536.0
+    )
 
 
 def brightness(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends uint8 `[w, 3, h]` (see `levels`) with black; factor 1 changes nothing, in all three enhancements."""
-    return rounded(line(columns, factor, DOWN))
+    """Blends uint8 `[w, 3, h]` with black; as in all three enhancements, factor 1 changes nothing."""
+    return round_to_levels(scale_levels(columns, factor, DOWN))
 
 
 def contrast(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the mean of the grey image, rounded to a whole level."""
-    by_column = tf.reduce_sum(tf.cast(grey(columns), tf.float32), axis=[1, 2])  # float32 holds these exactly
-    mean = tf.reduce_sum(tf.cast(by_column, tf.float64)) / tf.cast(tf.size(columns) / 3, tf.float64)
-    return rounded(line(columns, factor, (1 - factor) * tf.cast(tf.floor(mean + 0.5), tf.float32) + DOWN))
+    column_sums = tf.reduce_sum(tf.cast(grey(columns), tf.float32), axis=[1, 2])  # exact in float32
+    mean = tf.reduce_sum(tf.cast(column_sums, tf.float64)) / tf.cast(tf.size(columns) / 3, tf.float64)
+    return round_to_levels(
+        scale_levels(columns, factor, (1 - factor) * tf.cast(tf.floor(mean + 0.5), tf.float32) + DOWN)
+    )
 
 
 def saturation(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the grey image."""
-    return rounded(line(columns, factor, DOWN) + line(grey(columns), 1 - factor))
+    return round_to_levels(scale_levels(columns, factor, DOWN) + scale_levels(grey(columns), 1 - factor))
 
 
 @register(random=True)
 def color_jitter(strength: float = 0.4) -> Op:
-    """Brightness, contrast and saturation of uint8 `image` in random order, each by a factor from U[1 - s, 1 + s].
+    """Brightness, contrast and saturation of uint8 `image` in random order, each with a factor from U[1 - s, 1 + s].
 
     The official code jitters the whole image before flipping and cropping (unilm `beit/datasets.py`, `--color_jitter`).
     """
@@ -43,13 +51,13 @@ def color_jitter(strength: float = 0.4) -> Op:
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.uint8:
-            raise UserError("color_jitter: expected uint8 pixels; put it behind decode and before normalize")
+            raise UserError("color_jitter: expected uint8 pixels; put it after decode and before normalize")
         draws = tf.random.stateless_uniform([2, 3], seed)
         factors = 1 - strength + 2 * strength * draws[0]
         order = tf.argsort(draws[1])
         columns = columns_first(features["image"])
-        for turn in range(3):
-            columns = _enhance(columns, order[turn], factors[turn])
+        for index in range(3):
+            columns = _enhance(columns, order[index], factors[index])
         return {**features, "image": rows_first(columns)}
 
     return op

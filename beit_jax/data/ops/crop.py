@@ -1,18 +1,19 @@
-"""Ops that crop and resize. Pixels are uint8 before and after, as in Pillow."""
+"""Ops that crop and resize. Pixels are uint8 before and after them, as in Pillow."""
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import DCT, LABEL_MAP, decode_rgb, marked
+from beit_jax.data.decoding.decode import DCT, decode_rgb, replace_unreadable
 from beit_jax.data.decoding.image_header import MAX_PIXELS
+from beit_jax.data.features import LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops import crop_box
 from beit_jax.data.ops.pixel_levels import columns_first
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.data.ops.resample import check_levels, check_method, resize_columns
 from beit_jax.data.ops.resample import resize as resample
-from beit_jax.data.preprocessing import Features, Op, register
 from beit_jax.errors import UserError
 
 END_OF_JPEG = b"\xff\xd9"
-MARGIN = 2  # pixels
+MARGIN = 2  # pixels that are decoded around a box
 
 
 def check_size(op: str, *sizes: int) -> None:
@@ -36,7 +37,7 @@ def resize(size: int, method: str = "bicubic") -> Op:
 
 @register()
 def resize_small(size: int, method: str = "bicubic") -> Op:
-    """Resizes `image` so that its shorter side is `size` pixels; the longer one is rounded down (torchvision)."""
+    """Resizes `image` so that its shorter side is `size` pixels; the longer side is rounded down, as in torchvision."""
     check_size("resize_small", size)
     check_method(method)
 
@@ -50,14 +51,14 @@ def resize_small(size: int, method: str = "bicubic") -> Op:
 
 @register()
 def central_crop(size: int) -> Op:
-    """Cuts the central `[size, size, 3]` out of `image`, which must be at least that large: resize_small sees to it."""
+    """The central `[size, size, 3]` of `image`, which must be at least that large; `resize_small` makes it so."""
     check_size("central_crop", size)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         image = features["image"]
-        room = tf.shape(image)[:2] - size
-        # Half to even as in torchvision, by integers.
-        corner = room // 2 + tf.where((room % 2 == 1) & ((room // 2) % 2 == 1), 1, 0)
+        margin = tf.shape(image)[:2] - size
+        # margin / 2, rounded half to even as in torchvision.
+        corner = margin // 2 + tf.where((margin % 2 == 1) & ((margin // 2) % 2 == 1), 1, 0)
         return {**features, "image": tf.slice(image, [corner[0], corner[1], 0], [size, size, 3])}
 
     return op
@@ -100,17 +101,17 @@ def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max
 
 
 @register()
-def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op:
-    """`two_views` of the central square, for evaluation; its side is `share` of the image's shorter side.
+def two_views_center(size: int, tokenizer_size: int, fraction: float = 0.875) -> Op:
+    """`two_views` of the central square, for evaluation; its side is `fraction` of the image's shorter side.
 
-    The default is the part that the official evaluation of classifiers at 224 keeps (224 / 256).
+    The default is that of the official evaluation of classifiers at 224 pixels (224 / 256).
     """
     check_size("two_views_center", size, tokenizer_size)
-    if not 0 < share <= 1:
-        raise UserError(f"two_views_center: found the share {share}; expected a number above 0 and at most 1")
+    if not 0 < fraction <= 1:
+        raise UserError(f"two_views_center: found the fraction {fraction}; expected a number above 0 and at most 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        box = crop_box.central_square(features["image"], share)
+        box = crop_box.central_square(features["image"], fraction)
         return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
 
     return op
@@ -118,10 +119,11 @@ def two_views_center(size: int, tokenizer_size: int, share: float = 0.875) -> Op
 
 @register(random=True)
 def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
-    """`decode` and the first of `two_views`: of a JPEG file the box is chosen by its header, and it alone is decoded.
+    """`decode` and the first of `two_views` in one op, which decodes only the box of a JPEG file that it crops.
 
-    The step makes the other view of this one (`device_augment` of the config). Other files, and those that do not end as a
-    JPEG file does, are decoded whole: so whether an image can be read does not depend on the box.
+    The training step makes the second view from the first one (`device_augment` of the config). Files of other formats,
+    and files without the end of a JPEG file, are decoded completely, so that whether an image can be read does not
+    depend on the box.
     """
     check_size("decode_view", size)
     crop_box.check_scale("decode_view", scale_min, scale_max)
@@ -129,16 +131,16 @@ def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> O
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string or LABEL_MAP in features:
-            raise UserError("decode_view expects encoded images without label maps; put it in the place of decode")
-        features = marked(features)
+            raise UserError("decode_view: expected encoded images without label maps; use it instead of decode")
+        features = replace_unreadable(features)
         encoded = features["image"]
 
-        def whole() -> tf.Tensor:
+        def decode_and_crop() -> tf.Tensor:
             image = decode_rgb(encoded)
             return crop_box.crop(image, crop_box.random_box(seed, image, scale))
 
-        is_whole_jpeg = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
-        cropped = tf.cond(is_whole_jpeg, lambda: _part(encoded, seed, scale), whole)
+        is_complete_jpeg = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
+        cropped = tf.cond(is_complete_jpeg, lambda: _decode_random_box(encoded, seed, scale), decode_and_crop)
         check_levels(cropped)
         view = resize_columns(columns_first(cropped), size, size, "bicubic")
         return {**features, "image": view}
@@ -146,17 +148,17 @@ def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> O
     return op
 
 
-def _part(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tf.Tensor:
+def _decode_random_box(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tf.Tensor:
     """A random box of a JPEG file, or TensorFlow's errors.
 
-    Colours at the sides of what is decoded lack those of their neighbours, so that it has a margin.
+    A margin around it is decoded too: the colours at the border of what is decoded depend on pixels beyond it.
     """
     sides = tf.io.extract_jpeg_shape(encoded)[:2]
-    few = tf.reduce_prod(tf.cast(sides, tf.int64)) <= MAX_PIXELS
+    is_small = tf.reduce_prod(tf.cast(sides, tf.int64)) <= MAX_PIXELS
     box = crop_box.random_box_within(seed, sides[0], sides[1], scale)
     corner, end = tf.maximum(box[:2] - MARGIN, 0), tf.minimum(box[:2] + box[2:] + MARGIN, sides)
     window = tf.concat([corner, end - corner], 0)
-    with tf.control_dependencies([tf.raw_ops.Assert(condition=few, data=[sides])]):
+    with tf.control_dependencies([tf.raw_ops.Assert(condition=is_small, data=[sides])]):
         decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
     return crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0))
 
@@ -167,5 +169,5 @@ def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_siz
     return {
         **features,
         "image": resize_columns(columns, size, size, "bicubic"),
-        "tokenizer_image": resize_columns(columns, tokenizer_size, tokenizer_size, "lanczos"),
+        TOKENIZER_IMAGE: resize_columns(columns, tokenizer_size, tokenizer_size, "lanczos"),
     }

@@ -1,4 +1,4 @@
-"""Where to crop: boxes are int32 `[4]` tensors (top, left, height, width) in pixels."""
+"""Boxes to crop: int32 `[4]` tensors (top, left, height, width) in pixels."""
 
 import math
 
@@ -27,18 +27,19 @@ def box_from_draws(
 ) -> tf.Tensor:
     """The box that uniform numbers `[attempts, 4]` (area, aspect, top, left; float64) choose in an image.
 
-    The rule of torchvision's RandomResizedCrop (unilm `beit/transforms.py`): area a uniform share of the image, aspect
-    ratio (width / height) log-uniform, sides rounded half to even. The first attempt that fits counts; if none does,
-    it is the central box whose aspect ratio is the image's, cut to the limits.
+    The rule is that of torchvision's RandomResizedCrop (unilm `beit/transforms.py`). The area is a uniform fraction of
+    the image, the aspect ratio (width / height) is log-uniform, and sides are rounded, halves to the even number. The
+    first attempt that fits into the image counts. If none fits, the box is the largest central one whose aspect ratio
+    lies within the limits.
     """
     high, wide = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
-    share, aspect, top, left = tf.unstack(draws, axis=-1)
-    area = high * wide * (scale[0] + (scale[1] - scale[0]) * share)
+    fraction, aspect, top, left = tf.unstack(draws, axis=-1)
+    area = high * wide * (scale[0] + (scale[1] - scale[0]) * fraction)
     aspect = tf.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * aspect)
     sides = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect])))
-    room = tf.stack([high, wide])[:, None] - sides
-    fits = tf.reduce_all((sides > 0) & (room >= 0), axis=0)
-    corner = tf.floor(tf.stack([top, left]) * (room + 1))
+    margin = tf.stack([high, wide])[:, None] - sides
+    fits = tf.reduce_all((sides > 0) & (margin >= 0), axis=0)
+    corner = tf.floor(tf.stack([top, left]) * (margin + 1))
     first = tf.argmax(fits)
     chosen = tf.cast(tf.concat([corner, sides], 0)[:, first], tf.int32)
     return tf.where(tf.reduce_any(fits), chosen, _central_box_within(height, width, ratio))
@@ -62,15 +63,15 @@ def random_box(
 def random_box_within(
     seed: tf.Tensor, height: tf.Tensor, width: tf.Tensor, scale: tuple[float, float], ratio: tuple[float, float] = RATIO
 ) -> tf.Tensor:
-    """`random_box` for an image of which only the sides are known."""
+    """`random_box` for an image of which only height and width are known."""
     draws = tf.random.stateless_uniform([ATTEMPTS, 4], seed, dtype=tf.float64)
     return box_from_draws(draws, height, width, scale, ratio)
 
 
-def central_square(image: tf.Tensor, share: float) -> tf.Tensor:
-    """The box of the central square whose side is `share` of the image's shorter side, at least one pixel."""
+def central_square(image: tf.Tensor, fraction: float) -> tf.Tensor:
+    """The box of the central square whose side is `fraction` of the image's shorter side, at least one pixel."""
     shape = tf.shape(image)[:2]
-    side = tf.cast(tf.round(tf.cast(tf.reduce_min(shape), tf.float64) * share), tf.int32)
+    side = tf.cast(tf.round(tf.cast(tf.reduce_min(shape), tf.float64) * fraction), tf.int32)
     side = tf.maximum(side, 1)
     corner = (shape - side) // 2
     return tf.stack([corner[0], corner[1], side, side])

@@ -1,10 +1,11 @@
-"""Random erasing (arXiv 1708.04896) as the official fine-tuning has it: timm's, in mode "pixel", once an image."""
+"""Random erasing (arXiv 1708.04896) as in the official fine-tuning: timm's, in mode "pixel", one rectangle an image."""
 
 import math
 
 import tensorflow as tf
 
-from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.data.features import Features
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 
 ATTEMPTS = 10
@@ -12,21 +13,24 @@ ATTEMPTS = 10
 
 @register(random=True)
 def random_erasing(probability: float = 0.25, area: tuple = (0.02, 1 / 3), aspect: float = 0.3) -> Op:
-    """Fills a rectangle of `image` with normal noise (`--reprob`); behind normalize, whose unit the noise has.
+    """Fills a rectangle of `image` with normal noise (`--reprob`); it must follow normalize.
 
-    The area is uniform between shares of the image, the aspect ratio log-uniform between `aspect` and 1 / `aspect`; of
-    10 attempts the first that is smaller than the image in both directions counts, and its place is uniform.
+    Args:
+      probability: that an image gets a rectangle.
+      area: of the rectangle, uniform between two fractions of the image.
+      aspect: the aspect ratio is log-uniform between this number and its inverse. Of 10 attempts the first one that is
+        smaller than the image in both directions counts, and its position is uniform.
     """
     if not (0 <= probability <= 1 and len(area) == 2 and 0 < area[0] <= area[1] < 1 and 0 < aspect <= 1):
         raise UserError(
-            f"random_erasing: found {probability}, {area}, {aspect}; expected a probability, two shares of the area "
-            "between 0 and 1, the smaller first, and the narrowest aspect ratio"
+            f"random_erasing: found {probability}, {area}, {aspect}; expected a probability, two "
+            "fractions of the area between 0 and 1, the smaller one first, and the smallest aspect ratio, at most 1"
         )
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         image = features["image"]
         if not image.dtype.is_floating:
-            raise UserError("random_erasing: expected normalized pixels; put it behind normalize")
+            raise UserError("random_erasing: expected normalized pixels; put it after normalize")
         draws = tf.random.stateless_uniform([4 * ATTEMPTS + 1], seed)
         inside = rectangle(tf.reshape(draws[1:], [4, ATTEMPTS]), tf.shape(image)[0], tf.shape(image)[1], area, aspect)
 
@@ -41,7 +45,7 @@ def random_erasing(probability: float = 0.25, area: tuple = (0.02, 1 / 3), aspec
 
 
 def rectangle(draws: tf.Tensor, height: tf.Tensor, width: tf.Tensor, area: tuple, aspect: float) -> tf.Tensor:
-    """bool `[height, width]`: the rectangle of the first attempt that fits; nothing where none does.
+    """bool `[height, width]`: the rectangle of the first attempt that fits; false everywhere if none fits.
 
     `draws` are uniform `[4, attempts]`: area, aspect ratio, top, left.
     """

@@ -1,28 +1,27 @@
-"""Ops that decode, flip and scale pixels, which are uint8 from `decode` on and float32 once normalized."""
+"""Ops that decode, flip and scale pixels. Pixels are uint8 after `decode` and float32 once they are normalized."""
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import LABEL_MAP, decode_pair, decode_rgb, marked
-from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.data.decoding.decode import decode_pair, decode_rgb, replace_unreadable
+from beit_jax.data.features import KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
-LEVELS = "_levels"  # there where images are to stay uint8
-MARGIN = 0.1
+MARGIN = 0.1  # the dVAE's pixels lie between it and 1 - MARGIN
 
 
 @register()
 def decode() -> Op:
-    """Decodes `image` from file bytes to uint8 `[h, w, 3]`; what cannot be read is one black pixel, and marked.
+    """Decodes `image` from the bytes of a file to uint8 `[h, w, 3]`, and `label_map`, if there is one, to `[h, w, 1]`.
 
-    A `label_map` beside it becomes uint8 `[h, w, 1]`; of a pair, neither is used if one cannot be read. Label maps in
-    colour or of another size than their image end the input.
+    See `decoding.decode` for what happens to files that cannot be read, and to label maps that do not match.
     """
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
-        features = marked(features)
+        features = replace_unreadable(features)
         if LABEL_MAP in features:
             return {**features, **decode_pair(features)}
         return {**features, "image": decode_rgb(features["image"])}
@@ -38,24 +37,26 @@ def flip_lr(p: float = 0.5) -> Op:
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         axes = tf.ones([tf.cast(tf.random.stateless_uniform([], seed) < p, tf.int32)], tf.int32)  # [1] or none
-        images = {key: features[key] for key in ("image", "tokenizer_image", LABEL_MAP) if key in features}
-        # Twenty times as fast as a slice with a step of -1.
+        images = {key: features[key] for key in ("image", TOKENIZER_IMAGE, LABEL_MAP) if key in features}
+        # tf.reverse is twenty times as fast as a slice with a step of -1.
         return {**features, **{key: tf.reverse(image, axes) for key, image in images.items()}}
 
     return op
 
 
 def unit_range(image: tf.Tensor) -> tf.Tensor:
-    """float32 pixels in [0, 1] from uint8; float32 pixels as they are."""
+    """float32 pixels in [0, 1] from uint8 pixels; float32 pixels stay as they are."""
     return tf.cast(image, tf.float32) / 255 if image.dtype == tf.uint8 else image
 
 
 @register("any")
 def normalize(mean: str | float | tuple = "inception", std: float | tuple | None = None) -> Op:
-    """(pixels in [0, 1] - mean) / std on `image`, one number or one per channel; a name stands for both.
+    """(pixels in [0, 1] - mean) / std of `image`.
 
-    "inception" is 0.5 and 0.5, the official default; "imagenet" the statistics of ImageNet-1k
-    (`--imagenet_default_mean_and_std`).
+    Args:
+      mean: one number, one number per channel, or the name of both statistics: "inception" is 0.5 and 0.5, the official
+        default; "imagenet" are the statistics of ImageNet-1k (`--imagenet_default_mean_and_std`).
+      std: one number or one number per channel; None with a name.
     """
     if isinstance(mean, str):
         if mean not in STATISTICS or std is not None:
@@ -69,7 +70,7 @@ def normalize(mean: str | float | tuple = "inception", std: float | tuple | None
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         pixels = unit_range(features["image"])
-        # For all pixels of a row: TensorFlow takes several times as long to go through three numbers again and again.
+        # Repeated for all pixels of a row: TensorFlow takes several times as long to broadcast three numbers.
         row = [tf.shape(pixels)[-2], 3]
         pixels = (pixels - tf.broadcast_to(mean, row)) / tf.broadcast_to(std, row)
         return {**features, "image": pixels}
@@ -78,7 +79,7 @@ def normalize(mean: str | float | tuple = "inception", std: float | tuple | None
 
 
 @register("any")
-def map_pixels(key: str = "tokenizer_image") -> Op:
+def map_pixels(key: str = TOKENIZER_IMAGE) -> Op:
     """Squeezes pixels from [0, 1] to [0.1, 0.9], the input of OpenAI's dVAE (`dall_e/utils.py`)."""
 
     def op(features: Features, seed: tf.Tensor) -> Features:
@@ -91,8 +92,8 @@ def map_pixels(key: str = "tokenizer_image") -> Op:
 
 @register("batch")
 def keep_levels() -> Op:
-    """Leaves uint8 images as they are: a quarter of the bytes for those who scale them later (`tasks.device_augment`)."""
-    return lambda features, seeds: {**features, LEVELS: tf.constant(True)}
+    """Keeps images uint8, a quarter of the bytes of float32; the training step scales them (`tasks.device_augment`)."""
+    return lambda features, seeds: {**features, KEEP_LEVELS: tf.constant(True)}
 
 
 @register("any")

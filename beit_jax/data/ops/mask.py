@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from beit_jax.data.features import Features
 from beit_jax.data.ops import random_draws
-from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 
 ATTEMPTS = 10
@@ -113,10 +114,11 @@ def blockwise_masks(
 ) -> tf.Tensor:
     """Blockwise masks as the official code draws them (unilm `beit/masking_generator.py`): bool `[b, h, w]`.
 
-    `seeds` is integer `[b, 2]`; an example's mask depends on its own row alone. A block has a uniform area between
-    `min_block` (`--min_mask_patches_per_block`) and what is left of `num_masked` (`--num_mask_patches`) cells, and a
-    log-uniform aspect ratio in [0.3, 1/0.3]. It is kept if it is shorter than the grid on both sides and adds at least
-    one cell and none above `num_masked`. Ten refusals in a row end the mask, so that it may hold a few cells less.
+    The mask of an example depends on its own row of the integer `seeds` `[b, 2]` alone. A block has a uniform area
+    between `min_block` (`--min_mask_patches_per_block`) and what is left of `num_masked` (`--num_mask_patches`), and a
+    log-uniform aspect ratio in [0.3, 1/0.3]. It is accepted if both of its sides are shorter than the grid's, it masks
+    at least one new patch, and the mask then has at most `num_masked` patches. A mask ends when ten attempts at a block
+    are refused; it may have a few patches less than `num_masked`.
     """
     _check_blocks(grid, min_block)
     _check_count(grid, num_masked)
@@ -126,15 +128,15 @@ def blockwise_masks(
 def algorithm1_masks(
     seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), ratio: float = 0.4, min_block: int = 16
 ) -> tf.Tensor:
-    """Algorithm 1 of the paper as printed: bool `[b, h, w]`; blocks are added until more than ratio * h * w are masked.
+    """Algorithm 1 of the paper as printed: bool `[b, h, w]`, with more than ratio * h * w masked patches.
 
-    Unlike `blockwise_masks` each block is kept, so that a mask overshoots, and the aspect ratio is uniform in
-    [0.3, 1/0.3]. The paper does not say how its real numbers become cells: sides are rounded, cut to the grid, and
-    a block covers `[top, top + height)`.
+    Unlike in `blockwise_masks`, every block is accepted, so that a mask overshoots, and the aspect ratio is uniform in
+    [0.3, 1/0.3]. The paper does not say how its real numbers become patches: here sides are rounded and clipped to the
+    grid, and a block covers the rows `[top, top + height)`.
     """
     _check_blocks(grid, min_block)
     if not 0 < ratio < 1:
-        raise UserError(f"algorithm1_mask: ratio {ratio} is not a share of the patches; give a number between 0 and 1")
+        raise UserError(f"algorithm1_mask: found the ratio {ratio}; expected a fraction of the patches between 0 and 1")
     budget = ratio * grid[0] * grid[1]
     return grow_masks(
         _draws(seeds, attempts=1),
@@ -154,16 +156,16 @@ def _draws(seeds: tf.Tensor, attempts: int) -> Draw:
 
 
 def random_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked: int = 75) -> tf.Tensor:
-    """Exactly `num_masked` cells, all choices equally likely: bool `[b, h, w]` (the paper's ablation of blocks)."""
+    """Exactly `num_masked` patches, all choices equally likely: bool `[b, h, w]` (the paper's ablation of blocks)."""
     _check_count(grid, num_masked)
-    cells = grid[0] * grid[1]
-    order = random_draws.words(random_draws.keys(seeds)[:, None], tf.range(cells)[None])
+    patches = grid[0] * grid[1]
+    order = random_draws.random_words(random_draws.keys(seeds)[:, None], tf.range(patches)[None])
     rank = tf.argsort(tf.argsort(tf.bitcast(order, tf.int64)))
     return tf.reshape(rank < num_masked, [-1, *grid])
 
 
 def no_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14)) -> tf.Tensor:
-    """Nothing is hidden: bool `[b, h, w]` (the paper's ablation of masking)."""
+    """Nothing is masked: bool `[b, h, w]` (the paper's ablation of masking)."""
     return tf.zeros([tf.shape(seeds)[0], *grid], tf.bool)
 
 
@@ -181,7 +183,7 @@ def _check_count(grid: tuple[int, int], num_masked: int) -> None:
 
 def _mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *settings: float) -> Op:
     sides = (grid, grid) if isinstance(grid, int) else tuple(grid)
-    make(tf.zeros([1, 2], tf.int64), sides, *settings)  # a bad setting is reported while the ops are read
+    make(tf.zeros([1, 2], tf.int64), sides, *settings)  # reports a wrong setting when the ops are parsed
 
     def op(features: Features, seeds: tf.Tensor) -> Features:
         return {**features, "mask": make(seeds, sides, *settings)}
@@ -191,23 +193,23 @@ def _mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *setti
 
 @register("batch", random=True)
 def blockwise_mask(num_masked: int = 75, min_block: int = 16, grid: int | tuple[int, int] = 14) -> Op:
-    """Adds `mask`, bool `[b, h, w]`: see `blockwise_masks`. A whole number as `grid` is the side of a square one."""
+    """Adds `mask`, bool `[b, h, w]`, see `blockwise_masks`; one number as `grid` is the side of a square grid."""
     return _mask_op(blockwise_masks, grid, num_masked, min_block)
 
 
 @register("batch", random=True)
 def algorithm1_mask(ratio: float = 0.4, min_block: int = 16, grid: int | tuple[int, int] = 14) -> Op:
-    """Adds `mask`, bool `[b, h, w]`: see `algorithm1_masks`."""
+    """Adds `mask`, bool `[b, h, w]`, see `algorithm1_masks`."""
     return _mask_op(algorithm1_masks, grid, ratio, min_block)
 
 
 @register("batch", random=True)
 def random_mask(num_masked: int = 75, grid: int | tuple[int, int] = 14) -> Op:
-    """Adds `mask`, bool `[b, h, w]`: see `random_masks`."""
+    """Adds `mask`, bool `[b, h, w]`, see `random_masks`."""
     return _mask_op(random_masks, grid, num_masked)
 
 
 @register("batch")
 def no_mask(grid: int | tuple[int, int] = 14) -> Op:
-    """Adds `mask`, bool `[b, h, w]`: see `no_masks`."""
+    """Adds `mask`, bool `[b, h, w]`, see `no_masks`."""
     return _mask_op(no_masks, grid)

@@ -1,41 +1,42 @@
-"""The colours of segmentation: mmsegmentation's PhotoMetricDistortion, with OpenCV's whole levels after every step."""
+"""Colour jitter for segmentation: mmsegmentation's PhotoMetricDistortion, with OpenCV's rounding after every step."""
 
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.data.features import Features
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 
 BRIGHTNESS = 32  # levels
 RANGE = (0.5, 1.5)  # of the factors of contrast and saturation
-HUE = 18  # of the 180 steps of a circle
-STEPS = 180
-ONE = 1 << 12
+STEPS = 180  # of the hue, in a full circle
+HUE = 18  # steps
+ONE = 1 << 12  # the number 1 in OpenCV's fixed point
 
 
 @register(random=True)
 def photometric_distortion() -> Op:
     """Brightness, contrast, saturation and hue of uint8 `image`, each changed with probability 1/2.
 
-    Brightness by U[-32, 32] levels, contrast and saturation by factors from U[0.5, 1.5], the hue by -18 to 17 of 180
-    steps, in this order; or, with probability 1/2, contrast last.
+    Brightness changes by U[-32, 32] levels, contrast and saturation by factors from U[0.5, 1.5], the hue by -18 to 17
+    steps of 2 degrees. That is also their order; with probability 1/2 contrast comes last.
     """
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.uint8:
-            raise UserError("photometric_distortion: expected uint8 pixels; put it behind decode and before normalize")
+            raise UserError("photometric_distortion: expected uint8 pixels; put it after decode and before normalize")
         draws = tf.random.stateless_uniform([9], seed)
         early, coins = draws[0] < 0.5, draws[1:5] < 0.5
         shift = BRIGHTNESS * (2 * draws[5] - 1)
         factors = RANGE[0] + (RANGE[1] - RANGE[0]) * draws[6:8]
-        turn = tf.floor(2 * HUE * draws[8]) - HUE
+        steps = tf.floor(2 * HUE * draws[8]) - HUE
         image = tf.cast(features["image"], tf.float32)
         image = _if(coins[0], lambda image: linear(image, 1.0, shift), image)
         image = _if(coins[1] & early, lambda image: linear(image, factors[0], 0.0), image)
-        image = _if(coins[2], lambda image: saturated(image, factors[1]), image)
-        image = _if(coins[3], lambda image: turned(image, turn), image)
+        image = _if(coins[2], lambda image: scale_saturation(image, factors[1]), image)
+        image = _if(coins[3], lambda image: shift_hue(image, steps), image)
         image = _if(coins[1] & ~early, lambda image: linear(image, factors[0], 0.0), image)
         return {**features, "image": tf.cast(image, tf.uint8)}
 
@@ -47,18 +48,18 @@ def _if(condition: tf.Tensor, change: Callable[[tf.Tensor], tf.Tensor], image: t
 
 
 def linear(levels: tf.Tensor, factor: float | tf.Tensor, shift: float | tf.Tensor) -> tf.Tensor:
-    """factor * levels + shift, cut to [0, 255] and to whole levels; float32 as all levels here."""
+    """factor * levels + shift, clipped to [0, 255] and rounded down; float32 as all levels here."""
     return tf.floor(tf.clip_by_value(levels * factor + shift, 0.0, 255.0))
 
 
-def saturated(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def scale_saturation(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """An image `[h, w, 3]` with its saturation times a factor."""
     hue, saturation, value = to_hsv(image)
     return from_hsv(hue, linear(saturation, factor, 0.0), value)
 
 
-def turned(image: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
-    """An image `[h, w, 3]` with its hues turned by steps of 2 degrees."""
+def shift_hue(image: tf.Tensor, steps: tf.Tensor) -> tf.Tensor:
+    """An image `[h, w, 3]` with its hues shifted by steps of 2 degrees."""
     hue, saturation, value = to_hsv(image)
     return from_hsv(tf.math.floormod(hue + steps, STEPS), saturation, value)
 
@@ -76,7 +77,7 @@ def to_hsv(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
 
 def _divided(number: tf.Tensor, level: tf.Tensor, factor: int) -> tf.Tensor:
-    """factor * number / level in OpenCV's fixed point, whose coarseness shows in one colour of sixty; 0 for level 0."""
+    """factor * number / level in OpenCV's fixed point, which shows in one colour of sixty; 0 for level 0."""
     inverse = np.rint(factor * ONE / np.maximum(np.arange(256), 1)).astype(np.int32)
     inverse[0] = 0
     return (number * tf.gather(inverse, level) + ONE // 2) // ONE

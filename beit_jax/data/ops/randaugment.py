@@ -1,8 +1,7 @@
 """RandAugment (arXiv 1909.13719) with timm's increasing operations: the official `--aa rand-m9-mstd0.5-inc1`.
 
-Pixels are uint8 levels and each operation has Pillow's arithmetic. TensorFlow's own warping knows no bicubic filter,
-and libraries that have RandAugment draw from a state, which would end the addressing of every draw by (seed, epoch,
-example).
+Pixels are uint8 levels, and each operation has Pillow's arithmetic. TensorFlow's own warping has no bicubic filter.
+Libraries with RandAugment draw random numbers from a state; here every draw depends on (seed, epoch, example) alone.
 """
 
 import math
@@ -11,16 +10,18 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from beit_jax.data.features import Features
 from beit_jax.data.ops.color import brightness, contrast, saturation
 from beit_jax.data.ops.pixel_levels import columns_first, rows_first
-from beit_jax.data.preprocessing import Features, Op, register
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
 MAX_LEVEL = 10.0
-OUTSIDE = -1.0  # what a warp puts where it reaches beyond the image, until it is filled
+OUTSIDE = -1.0  # the level that a warp gives to pixels from outside of the image, before they are filled
 
-Augmentation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]  # levels float32 [h, w, 3], level, sign
+# (image of whole levels float32 [h, w, 3], strength in [0, 1], sign -1 or 1) -> image.
+Augmentation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 @register(random=True)
@@ -34,7 +35,7 @@ def randaugment(
       level: mean magnitude, 0 to 10.
       deviation: standard deviation of the magnitude, which is clipped to 0..10.
       probability: that a drawn operation is applied.
-      statistics: whose mean fills what lies beyond the image, see `ops_image.normalize`.
+      statistics: whose mean fills what lies outside of the image, see `ops.image.normalize`.
     """
     if not (count >= 0 and 0 <= level <= MAX_LEVEL and deviation >= 0 and 0 <= probability <= 1):
         raise UserError(
@@ -55,11 +56,11 @@ def randaugment(
         levels = level + deviation * tf.random.stateless_normal([count], seeds[2])
         levels = tf.clip_by_value(levels, 0.0, MAX_LEVEL)
         image = tf.cast(features["image"], tf.float32)
-        for turn in range(count):
-            sign = tf.where(draws[turn, 1] < 0.5, -1.0, 1.0)
+        for index in range(count):
+            sign = tf.where(draws[index, 1] < 0.5, -1.0, 1.0)
             image = tf.cond(
-                draws[turn, 0] < probability,
-                lambda image=image, turn=turn, sign=sign: _apply(which[turn], image, levels[turn], sign),
+                draws[index, 0] < probability,
+                lambda image=image, index=index, sign=sign: _apply(which[index], image, levels[index], sign),
                 lambda image=image: image,
             )
             image = tf.where(image == OUTSIDE, fill, image)
@@ -69,23 +70,23 @@ def randaugment(
 
 
 def _apply(which: tf.Tensor, image: tf.Tensor, level: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    share = level / MAX_LEVEL
-    branches = [lambda function=function: function(image, share, sign) for function in AUGMENTATIONS.values()]
+    strength = level / MAX_LEVEL
+    branches = [lambda function=function: function(image, strength, sign) for function in AUGMENTATIONS.values()]
     return tf.switch_case(which, branches)
 
 
 def _by_table(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
     """Replaces levels by entries of a table `[256]`, or of one for each channel `[256, 3]`."""
-    places = tf.cast(image, tf.int32)
+    levels = tf.cast(image, tf.int32)
     if tables.shape.rank == 1:
-        return tf.gather(tables, places)
-    return tf.stack([tf.gather(tables[:, channel], places[..., channel]) for channel in range(3)], axis=-1)
+        return tf.gather(tables, levels)
+    return tf.stack([tf.gather(tables[:, channel], levels[..., channel]) for channel in range(3)], axis=-1)
 
 
-def autocontrast(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+def autocontrast(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
     """Stretches each channel to 0..255."""
     low, high = tf.reduce_min(image, axis=[0, 1]), tf.reduce_max(image, axis=[0, 1])
-    # In float64, as Pillow: a product that misses a whole number by rounding would lose a level.
+    # In float64, as in Pillow: a product just below a whole number would be rounded down by a level.
     low, high = tf.cast(low, tf.float64), tf.cast(high, tf.float64)
     scale = 255.0 / tf.maximum(high - low, 1.0)
     levels = tf.range(256, dtype=tf.float64)[:, None]
@@ -93,7 +94,7 @@ def autocontrast(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tens
     return _by_table(image, tf.cast(tf.where(high > low, stretched, levels), tf.float32))
 
 
-def equalize(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+def equalize(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
     """Flattens the histogram of each channel."""
     tables = []
     for channel in range(3):
@@ -108,29 +109,29 @@ def equalize(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
     return _by_table(image, tf.cast(tf.stack(tables, axis=-1), tf.float32))
 
 
-def invert(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+def invert(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
     """255 minus the level."""
     return 255.0 - image
 
 
-def posterize(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """Keeps the highest 4 - int(4 * share) bits."""
-    unit = tf.pow(2.0, 4.0 + tf.floor(4.0 * share))
+def posterize(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Keeps the highest 4 - int(4 * strength) bits."""
+    unit = tf.pow(2.0, 4.0 + tf.floor(4.0 * strength))
     return tf.floor(image / unit) * unit
 
 
-def solarize(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """Inverts levels from 256 - int(256 * share) on."""
-    return tf.where(image < 256.0 - tf.floor(256.0 * share), image, 255.0 - image)
+def solarize(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Inverts levels from 256 - int(256 * strength) on."""
+    return tf.where(image < 256.0 - tf.floor(256.0 * strength), image, 255.0 - image)
 
 
-def solarize_add(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """Adds int(110 * share) to levels below 128."""
-    return tf.where(image < 128.0, tf.minimum(image + tf.floor(110.0 * share), 255.0), image)
+def solarize_add(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Adds int(110 * strength) to levels below 128."""
+    return tf.where(image < 128.0, tf.minimum(image + tf.floor(110.0 * strength), 255.0), image)
 
 
 def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    """Blends with the image smoothed by a 3x3 filter, whose border stays as it is."""
+    """Blends with the image smoothed by a 3x3 filter; the smoothed image keeps its border."""
     weights = tf.reshape(tf.constant([1.0, 1, 1, 1, 5, 1, 1, 1, 1]) / 13.0, [3, 3, 1, 1])
     inner = tf.nn.depthwise_conv2d(image[None], tf.tile(weights, [1, 1, 3, 1]), [1, 1, 1, 1], "VALID")[0]
     inner = tf.floor(inner + 0.5)
@@ -140,12 +141,14 @@ def sharpness(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 
 def _enhanced(enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Augmentation:
-    """By a factor of 1 +- 0.9 * share."""
-    return lambda image, share, sign: enhance(image, 1.0 + sign * 0.9 * share)
+    """An enhancement with the factor 1 + sign * 0.9 * strength."""
+    return lambda image, strength, sign: enhance(image, 1.0 + sign * 0.9 * strength)
 
 
-def _of_levels(enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """An enhancement of uint8 columns as one of float32 images."""
+def _on_float_images(
+    enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """An enhancement of `ops.color`, for uint8 columns, as one for float32 images."""
 
     def enhanced(image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
         return tf.cast(rows_first(enhance(columns_first(tf.cast(image, tf.uint8)), factor)), tf.float32)
@@ -153,33 +156,33 @@ def _of_levels(enhance: Callable[[tf.Tensor, tf.Tensor], tf.Tensor]) -> Callable
     return enhanced
 
 
-def rotate(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """By 30 degrees * share around the centre."""
-    angle = -sign * share * math.radians(30.0)
+def rotate(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """By 30 degrees * strength around the centre."""
+    angle = -sign * strength * math.radians(30.0)
     cos, sin = tf.cos(angle), tf.sin(angle)
     height, width = _sides(image)
     x, y = width / 2, height / 2
     return warp(image, [cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y])
 
 
-def shear_x(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """Shifts rows by 0.3 * share of their number."""
-    return warp(image, [1.0, sign * 0.3 * share, 0.0, 0.0, 1.0, 0.0])
+def shear_x(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Shifts rows by 0.3 * strength, relative to their number."""
+    return warp(image, [1.0, sign * 0.3 * strength, 0.0, 0.0, 1.0, 0.0])
 
 
-def shear_y(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """Shifts columns by 0.3 * share of their number."""
-    return warp(image, [1.0, 0.0, 0.0, sign * 0.3 * share, 1.0, 0.0])
+def shear_y(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """Shifts columns by 0.3 * strength, relative to their number."""
+    return warp(image, [1.0, 0.0, 0.0, sign * 0.3 * strength, 1.0, 0.0])
 
 
-def translate_x(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """By 0.45 * share of the width."""
-    return warp(image, [1.0, 0.0, sign * 0.45 * share * _sides(image)[1], 0.0, 1.0, 0.0])
+def translate_x(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """By 0.45 * strength of the width."""
+    return warp(image, [1.0, 0.0, sign * 0.45 * strength * _sides(image)[1], 0.0, 1.0, 0.0])
 
 
-def translate_y(image: tf.Tensor, share: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
-    """By 0.45 * share of the height."""
-    return warp(image, [1.0, 0.0, 0.0, 0.0, 1.0, sign * 0.45 * share * _sides(image)[0]])
+def translate_y(image: tf.Tensor, strength: tf.Tensor, sign: tf.Tensor) -> tf.Tensor:
+    """By 0.45 * strength of the height."""
+    return warp(image, [1.0, 0.0, 0.0, 0.0, 1.0, sign * 0.45 * strength * _sides(image)[0]])
 
 
 def _sides(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -188,11 +191,12 @@ def _sides(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def warp(image: tf.Tensor, matrix: list[tf.Tensor | float]) -> tf.Tensor:
-    """Pillow's bicubic `Image.transform` with an affine map from new to old places; outside of the image `OUTSIDE`.
+    """Pillow's bicubic `Image.transform` with an affine map; pixels from outside of the image are `OUTSIDE`.
 
     Args:
-      image: whole levels float32 `[h, w, 3]`.
-      matrix: a, b, c, d, e, f: the old place of (x, y) is (a x + b y + c, d x + e y + f), centres at halves.
+      image: whole levels, float32 `[h, w, 3]`.
+      matrix: a, b, c, d, e, f: the new pixel at (x, y) was at (a x + b y + c, d x + e y + f) before. The centre of the
+        first pixel is (0.5, 0.5).
     """
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     a, b, c, d, e, f = (tf.cast(entry, tf.float32) for entry in matrix)
@@ -232,9 +236,9 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "posterize": posterize,
     "solarize": solarize,
     "solarize_add": solarize_add,
-    "color": _enhanced(_of_levels(saturation)),
-    "contrast": _enhanced(_of_levels(contrast)),
-    "brightness": _enhanced(_of_levels(brightness)),
+    "color": _enhanced(_on_float_images(saturation)),
+    "contrast": _enhanced(_on_float_images(contrast)),
+    "brightness": _enhanced(_on_float_images(brightness)),
     "sharpness": _enhanced(sharpness),
     "shear_x": shear_x,
     "shear_y": shear_y,

@@ -1,11 +1,12 @@
-"""Resizing as Pillow does it, which is what the published models were trained and measured with.
+"""Resizing as in Pillow, with which the published models were trained and evaluated.
 
-Those for segmentation are the exception: mmsegmentation resizes with OpenCV, whose bilinear filter never widens.
+Segmentation is the exception: mmsegmentation resizes with OpenCV, whose bilinear filter skips pixels when it reduces an
+image.
 """
 
 import tensorflow as tf
 
-from beit_jax.data.ops.pixel_levels import columns_first, rounded, rows_first
+from beit_jax.data.ops.pixel_levels import columns_first, round_to_levels, rows_first
 from beit_jax.errors import UserError
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "lanczos": "lanczos3"}
@@ -20,20 +21,21 @@ def check_method(method: str) -> None:
 def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
     """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` with Pillow's filter of that name, within a level or two of it.
 
-    The filter widens with the reduction, bicubic has a = -0.5, and overshoot is cut after each of the two passes,
-    columns first: what Pillow cuts in between shows at sharp edges. Both passes resize the first axis, with all the
-    rest as channels: TensorFlow's kernel adds these up as vectors, and takes nine times as long for three of them.
+    As in Pillow, the filter gets wider the more an image is reduced, bicubic has a = -0.5, and levels are clipped after
+    each of the two passes, columns first; without that, sharp edges differ. Both passes resize the first axis and treat
+    all others as channels: TensorFlow's kernel adds channels as vectors, and takes nine times as long if there are
+    only three.
     """
     check_levels(image)
     return resize_columns(columns_first(image), height, width, method)
 
 
 def resize_columns(columns: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
-    """`resize` of the `columns_first` of an image, which several sizes of it can share."""
-    return _first_axis(rows_first(_first_axis(columns, width, method)), height, method)
+    """`resize` for the `columns_first` of an image; several sizes of one image need that transposition only once."""
+    return _resize_first_axis(rows_first(_resize_first_axis(columns, width, method)), height, method)
 
 
-def _first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) -> tf.Tensor:
+def _resize_first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) -> tf.Tensor:
     """uint8 `[n, ...]` to `[size, ...]`."""
     old = tf.shape(levels)
     scaled = tf.raw_ops.ScaleAndTranslate(
@@ -43,28 +45,28 @@ def _first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) -> tf.Ten
         translation=[0.0, 0.0],
         kernel_type=KERNELS[method],
     )
-    return tf.reshape(rounded(scaled), tf.concat([[size], old[1:]], 0))
+    return tf.reshape(round_to_levels(scaled), tf.concat([[size], old[1:]], 0))
 
 
 def resize_pair(
     image: tf.Tensor, labels: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`resize_bilinear` of an image `[h, w, 3]`, and of its labels `[h, w, 1]` the ones under the new pixels' centres.
+    """`resize_bilinear` of an image `[h, w, 3]`; a new label is that of `labels` `[h, w, 1]` at the new pixel's centre.
 
-    OpenCV takes the labels under the upper left corners instead, up to half a pixel away from the image.
+    OpenCV takes the labels at the upper left corners instead, up to half a pixel away from the image.
     """
     shape = tf.shape(labels)[:2]
-    rows, columns = (_under_centres(size, shape[axis]) for axis, size in enumerate((height, width)))
+    rows, columns = (_at_centres(size, shape[axis]) for axis, size in enumerate((height, width)))
     labels = tf.gather(tf.gather(labels, rows), columns, axis=1)
     return resize_bilinear(image, height, width), labels
 
 
-def _under_centres(size: int | tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+def _at_centres(size: int | tf.Tensor, old: tf.Tensor) -> tf.Tensor:
     return ((2 * tf.range(size) + 1) * old) // (2 * size)  # floor((i + 1 / 2) old / size), exactly
 
 
 def resize_bilinear(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
-    """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` between the four nearest pixels, within a level of OpenCV."""
+    """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` from the four nearest pixels, within a level of OpenCV."""
     check_levels(image)
     resized = tf.raw_ops.ResizeBilinear(images=image[None], size=tf.stack([height, width]), half_pixel_centers=True)[0]
     return tf.cast(tf.round(resized), tf.uint8)
@@ -73,4 +75,6 @@ def resize_bilinear(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.T
 def check_levels(image: tf.Tensor) -> None:
     """Raises UserError unless an image is uint8."""
     if image.dtype != tf.uint8:
-        raise UserError(f"found {image.dtype.name} pixels to resize, expected uint8: put decode first, normalize later")
+        raise UserError(
+            f"found {image.dtype.name} pixels to resize, expected uint8: put the op between decode and normalize"
+        )

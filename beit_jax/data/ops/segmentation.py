@@ -1,37 +1,37 @@
-"""Ops on pairs of `image` and `label_map`, uint8 `[h, w, 1]`: the joint augmentation and the frames of segmentation.
+"""Ops for segmentation, on pairs of `image` and `label_map`, uint8 `[h, w, 1]`: joint augmentation, resizing, padding.
 
-The numbers and their order are those of mmsegmentation, with which the official code trains and evaluates (unilm
-`beit/semantic_segmentation/configs/_base_/datasets/ade20k.py`).
+The ops, their numbers and their order are those of mmsegmentation, with which the official code trains and evaluates
+(unilm `beit/semantic_segmentation/configs/_base_/datasets/ade20k.py`).
 """
 
 import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import require
-from beit_jax.data.decoding.decode import IGNORED, LABEL_MAP
+from beit_jax.data.features import ID, LABEL_MAP, Features
 from beit_jax.data.ops import crop_box
 from beit_jax.data.ops.crop import check_size
+from beit_jax.data.ops.registry import Op, register
 from beit_jax.data.ops.resample import resize_bilinear, resize_pair
-from beit_jax.data.preprocessing import Features, Op, register
-from beit_jax.data.sources.source import ID
 from beit_jax.errors import UserError
+from beit_jax.models.label_maps import IGNORE
 
 ATTEMPTS = 10
 
 
 @register()
 def reduce_zero_label() -> Op:
-    """Takes the class out of label 0: it becomes 255, which counts nowhere, and 1..254 become 0..253."""
+    """Label 0 is no class any more: it becomes 255 (`IGNORE`), and 1..254 become 0..253."""
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         labels = _labels("reduce_zero_label", features)
-        return {**features, LABEL_MAP: tf.where(labels == IGNORED, labels, labels - 1)}  # 0 - 1 is 255 in uint8
+        return {**features, LABEL_MAP: tf.where(labels == IGNORE, labels, labels - 1)}  # 0 - 1 is 255 in uint8
 
     return op
 
 
 @register(random=True)
 def random_ratio_resize(short: int, long: int, smallest: float = 0.5, largest: float = 2.0) -> Op:
-    """Resizes both to fit into `short` x `long` pixels times a number from U[smallest, largest]; see `fitted`."""
+    """Resizes both to fit into `short` x `long` pixels times a number from U[smallest, largest]; see `fit_within`."""
     _check_sides("random_ratio_resize", short, long)
     if not 0 < smallest <= largest:
         raise UserError(
@@ -41,7 +41,7 @@ def random_ratio_resize(short: int, long: int, smallest: float = 0.5, largest: f
     def op(features: Features, seed: tf.Tensor) -> Features:
         labels = _labels("random_ratio_resize", features)
         ratio = smallest + (largest - smallest) * tf.random.stateless_uniform([], seed, dtype=tf.float64)
-        height, width = fitted(tf.shape(labels), tf.floor(short * ratio), tf.floor(long * ratio))
+        height, width = fit_within(tf.shape(labels), tf.floor(short * ratio), tf.floor(long * ratio))
         image, labels = resize_pair(features["image"], labels, height, width)
         return {**features, "image": image, LABEL_MAP: labels}
 
@@ -50,22 +50,22 @@ def random_ratio_resize(short: int, long: int, smallest: float = 0.5, largest: f
 
 @register()
 def resize_within(short: int, long: int) -> Op:
-    """Resizes `image` to fit into `short` x `long` pixels, for evaluation; labels stay as they are. See `fitted`."""
+    """Resizes `image`, but not the labels, to fit into `short` x `long` pixels, for evaluation; see `fit_within`."""
     _check_sides("resize_within", short, long)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         image = features["image"]
-        height, width = fitted(tf.shape(image), tf.constant(short, tf.float64), tf.constant(long, tf.float64))
+        height, width = fit_within(tf.shape(image), tf.constant(short, tf.float64), tf.constant(long, tf.float64))
         return {**features, "image": resize_bilinear(image, height, width)}
 
     return op
 
 
-def fitted(shape: tf.Tensor, short: tf.Tensor, long: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width of the largest image of the aspect ratio of `shape` whose sides are within (short, long).
+def fit_within(shape: tf.Tensor, short: tf.Tensor, long: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Height and width of the largest image with the aspect ratio of `shape` that fits into short x long pixels.
 
-    mmcv's `rescale_size`: the sides, float64 scalars, are compared with the shorter and the longer one of the image,
-    and halves are rounded up. At least one pixel remains.
+    This is mmcv's `rescale_size`: `short` bounds the image's shorter side, `long` its longer one (float64 scalars), and
+    halves are rounded up. At least one pixel remains.
     """
     sides = tf.cast(shape[:2], tf.float64)
     factor = tf.minimum(long / tf.reduce_max(sides), short / tf.reduce_min(sides))
@@ -75,10 +75,11 @@ def fitted(shape: tf.Tensor, short: tf.Tensor, long: tf.Tensor) -> tuple[tf.Tens
 
 @register(random=True)
 def random_segment_crop(size: int, cat_max_ratio: float = 0.75) -> Op:
-    """A random part of both, `size` pixels high and wide or as far as they reach, that shows more than one class.
+    """A random part of both, `size` pixels high and wide (or less if they are smaller), with more than one class.
 
-    Of 10 attempts the first counts in which there are two classes and none has `cat_max_ratio` or more of the labelled
-    pixels; if none has that, an eleventh counts as it is. A ratio of 1 asks for nothing.
+    Of 10 attempts the first one counts that has two classes or more, none of them on the fraction `cat_max_ratio` or
+    more of the labelled pixels. If there is none, an eleventh attempt counts whatever it shows. With a ratio of 1 the
+    first attempt always counts.
     """
     check_size("random_segment_crop", size)
     if not 0 < cat_max_ratio <= 1:
@@ -107,52 +108,52 @@ def random_segment_crop(size: int, cat_max_ratio: float = 0.75) -> Op:
 
 
 def is_mixed(labels: tf.Tensor, cat_max_ratio: float) -> tf.Tensor:
-    """bool: whether uint8 labels hold two classes or more, the largest below that share of what has a class."""
+    """bool: whether uint8 labels hold two classes or more, each on less than that fraction of the labelled pixels."""
     levels = tf.reshape(tf.cast(labels, tf.int32), [-1])
-    counts = tf.math.bincount(levels, minlength=IGNORED + 1, maxlength=IGNORED + 1)[:IGNORED]
+    counts = tf.math.bincount(levels, minlength=IGNORE + 1, maxlength=IGNORE + 1)[:IGNORE]
     largest, total = tf.reduce_max(counts), tf.maximum(tf.reduce_sum(counts), 1)
     return (tf.math.count_nonzero(counts) > 1) & (largest / total < cat_max_ratio)
 
 
 @register()
 def pad_to(height: int, width: int) -> Op:
-    """Fills both up at the bottom and on the right, `image` with 0 and `label_map` with 255, to `[height, width]`.
+    """Pads both at the bottom and on the right to `[height, width]`: `image` with 0, `label_map` with 255 (`IGNORE`).
 
-    Behind normalize, whose zero is the mean. A larger image ends the input.
+    It must follow normalize, after which 0 is the mean. A larger image stops the input.
     """
     check_size("pad_to", height, width)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         labels = _labels("pad_to", features)
         advice = "; crop it before, or pad to more"
-        image = _padded(_normalized("pad_to", features), 0, height, width, features, advice)
-        return {**features, "image": image, LABEL_MAP: _padded(labels, IGNORED, height, width, features, advice)}
+        image = _pad(_normalized("pad_to", features), 0, height, width, features, advice)
+        return {**features, "image": image, LABEL_MAP: _pad(labels, IGNORE, height, width, features, advice)}
 
     return op
 
 
 @register()
 def pad_for_evaluation(side: int, label_side: int) -> Op:
-    """`pad_to` of squares of two sides, for images and labels of any size in one batch.
+    """`pad_to` for evaluation, where images and label maps have different sizes, with one square for each.
 
     `image` becomes `[side, side, 3]` and `label_map` `[label_side, label_side, 1]`; `size` and `label_size`, int32
-    `[2]`, are their heights and widths before. Larger ones end the input.
+    `[2]`, are height and width before. Larger ones stop the input.
     """
     check_size("pad_for_evaluation", side, label_side)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         image, labels = _normalized("pad_for_evaluation", features), _labels("pad_for_evaluation", features)
         sizes = {"size": tf.shape(image)[:2], "label_size": tf.shape(labels)[:2]}
-        found = f"pad_for_evaluation({side}, {label_side})"
-        image = _padded(image, 0, side, side, features, f"; raise the first number of {found}")
-        labels = _padded(labels, IGNORED, label_side, label_side, features, f"; raise the second number of {found}")
+        call = f"pad_for_evaluation({side}, {label_side})"
+        image = _pad(image, 0, side, side, features, f"; raise the first number of {call}")
+        labels = _pad(labels, IGNORE, label_side, label_side, features, f"; raise the second number of {call}")
         return {**features, **sizes, "image": image, LABEL_MAP: labels}
 
     return op
 
 
-def _padded(pixels: tf.Tensor, value: int, height: int, width: int, features: Features, advice: str) -> tf.Tensor:
-    """Pixels `[h, w, c]` with `value` below and to the right of them, `[height, width, c]`."""
+def _pad(pixels: tf.Tensor, value: int, height: int, width: int, features: Features, advice: str) -> tf.Tensor:
+    """Pixels `[h, w, c]`, padded with `value` to `[height, width, c]`; `advice` ends the message for larger ones."""
     shape = tf.shape(pixels)
     kind = "image" if pixels.dtype.is_floating else "label map of"
     name = features.get(ID, tf.constant(""))
@@ -163,7 +164,7 @@ def _padded(pixels: tf.Tensor, value: int, height: int, width: int, features: Fe
     )
     padding = [[0, tf.maximum(height - shape[0], 0)], [0, tf.maximum(width - shape[1], 0)], [0, 0]]
     padded = tf.pad(pixels, padding, constant_values=tf.constant(value, pixels.dtype))
-    padded = padded[:height, :width]  # cuts nothing: keeps TensorFlow from a complaint of its own before ours
+    padded = padded[:height, :width]  # cuts nothing, but keeps TensorFlow from an error before ours
     return tf.ensure_shape(padded, [height, width, pixels.shape[-1]])
 
 
@@ -175,7 +176,7 @@ def _labels(op: str, features: Features) -> tf.Tensor:
 
 def _normalized(op: str, features: Features) -> tf.Tensor:
     if not features["image"].dtype.is_floating:
-        raise UserError(f"{op}: expected normalized pixels; put it behind normalize")
+        raise UserError(f"{op}: expected normalized pixels; put it after normalize")
     return features["image"]
 
 

@@ -1,8 +1,8 @@
-"""Tokens of a pre-training's images, computed once and read by every run over the same stream of batches.
+"""Tokens of the images of a pre-training, computed once and read by every run over the same stream of batches.
 
-A folder holds `key.json`, all that the tokens depend on, and files `tokens-START-STOP.npy` of the steps from START to
-before STOP: `[steps, batch]` of `tokens`, uint16 `[g * g]` of all patches, and `level`, float32, by which the image is
-known again. Files have their names only when they are whole and on the disk.
+A folder has `key.json`, all that the tokens depend on, and files `tokens-START-STOP.npy` for the steps from START to
+before STOP. They are arrays `[steps, batch]` of `tokens`, uint16 `[g * g]` for all patches, and `level`, float32, by
+which the image is recognized. A file gets its name when it is complete and on the disk.
 """
 
 import json
@@ -13,18 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from beit_jax.data.records import shard_plan
 from beit_jax.errors import UserError
+from beit_jax.runtime.atomic_write import PART, atomic_write, write_text
 
 KEY = "key.json"
-FILE_STEPS = 100  # steps of a file: what a kill loses at most
+FILE_STEPS = 100  # steps of a file; a kill loses at most so many
 LARGEST_VOCAB = 2**16
-TOLERANCE = 0.01  # of levels, which differ where processors round differently
+TOLERANCE = 0.01  # in levels, which differ where processors round differently
 _NAME = re.compile(r"tokens-(\d{9})-(\d{9})\.npy")
 
 
-def level(images: np.ndarray) -> np.ndarray:
-    """The mean of the row of pixels in the middle, float32 `[b]`, of images `[b, h, w, c]`."""
+def mean_level(images: np.ndarray) -> np.ndarray:
+    """The mean of the middle row of pixels, float32 `[b]`, of images `[b, h, w, c]`."""
     return images[:, images.shape[1] // 2].mean(axis=(1, 2), dtype=np.float32)
 
 
@@ -32,17 +32,17 @@ class StoredTokens:
     """The tokens in a folder.
 
     Args:
-      folder: with the files.
-      grid: patches along a side of an image.
+      folder: the folder of the files.
+      grid: side of the grid of patches.
       batch_size: images of a step, over all processes.
     """
 
     def __init__(self, folder: Path, grid: int, batch_size: int):
         self.folder, self.grid, self.batch_size = folder, grid, batch_size
-        self.row = np.dtype([("tokens", "<u2", (grid * grid,)), ("level", "<f4")])  # what is stored of an image
+        self.row = np.dtype([("tokens", "<u2", (grid * grid,)), ("level", "<f4")])  # what is stored for an image
 
-    def claim(self, key: Mapping[str, Any]) -> None:
-        """Makes the folder with its key, or finds the same key there.
+    def claim_folder(self, key: Mapping[str, Any]) -> None:
+        """Makes the folder with its key, unless it is there with the same key.
 
         Raises:
           UserError: there are tokens of something else, or the folder cannot be written.
@@ -50,144 +50,144 @@ class StoredTokens:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / KEY).exists():
-                with shard_plan.whole(self.folder / KEY) as part:
-                    part.write_text(json.dumps(key, indent=1) + "\n", encoding="utf-8")
+                write_text(self.folder / KEY, json.dumps(key, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {self.folder}: {error.strerror or error}; choose another --out") from error
-        self.compare(key)
+        self.check_key(key)
 
-    def compare(self, key: Mapping[str, Any]) -> None:
-        """
+    def check_key(self, key: Mapping[str, Any]) -> None:
+        """Compares a key, or a part of it, with that of the folder.
+
         Raises:
-          UserError: something in the key is another than that of the tokens, or there are no tokens.
+          UserError: a value differs from that of the tokens, or there are no tokens.
         """
         try:
-            there = dict(json.loads((self.folder / KEY).read_text(encoding="utf-8")))
+            stored_key = dict(json.loads((self.folder / KEY).read_text(encoding="utf-8")))
         except FileNotFoundError as error:
-            raise UserError(f"there are no tokens in {self.folder}; {_make(self.folder)}") from error
+            raise UserError(f"there are no tokens in {self.folder}; {_advice(self.folder)}") from error
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
-                f"{self.folder / KEY} cannot be read ({error}); delete {self.folder}, and {_make(self.folder)}"
+                f"{self.folder / KEY} cannot be read ({error}); delete {self.folder}, and {_advice(self.folder)}"
             ) from error
-        differing = [name for name, value in key.items() if there.get(name) != value]
+        differing = [name for name, value in key.items() if stored_key.get(name) != value]
         if differing:
             name = differing[0]
             more = f" (and {len(differing) - 1} more differ)" if len(differing) > 1 else ""
             raise UserError(
-                f"the tokens in {self.folder} are of another stream or tokenizer: {name} is {there.get(name)!r} there "
-                f"and {key[name]!r} now{more}; take what they were made with, or make others in another folder"
+                f"the tokens in {self.folder} are of another stream or tokenizer: {name} is {stored_key.get(name)!r} "
+                f"there and {key[name]!r} now{more}; use their settings, or compute tokens in another folder"
             )
 
-    def check(self, steps: int) -> None:
+    def check_length(self, steps: int) -> None:
         """
         Raises:
-          UserError: fewer steps are there.
+          UserError: the folder has tokens for fewer steps.
         """
-        missing = self.missing(self.parts(steps))
+        missing = self.missing_ranges(self.file_ranges(steps))
         if missing:
-            there = self.found().get(missing[0][0], missing[0][0])
+            complete = self.stored_ranges().get(missing[0][0], missing[0][0])
             raise UserError(
-                f"{self.folder} holds the tokens of {there:,} steps from the first one on, expected the {steps:,} of "
-                f"the run; {_make(self.folder)}"
+                f"{self.folder} has tokens for the first {complete:,} steps, expected the {steps:,} of the run; "
+                f"{_advice(self.folder)}"
             )
 
-    def found(self) -> dict[int, int]:
-        """Where each file ends, by the step that it starts with; of two with the same start, the longer one."""
+    def stored_ranges(self) -> dict[int, int]:
+        """The end of each file by its first step; of two files with the same first step, the longer one."""
         names = sorted(path.name for path in self.folder.iterdir())
         return {int(match[1]): int(match[2]) for match in map(_NAME.fullmatch, names) if match}
 
-    def parts(self, steps: int) -> list[tuple[int, int]]:
-        """The steps of each file of a run of so many: its first one, and the one after its last."""
+    def file_ranges(self, steps: int) -> list[tuple[int, int]]:
+        """The files of a run of `steps` steps: the first step of each file, and the end of its steps."""
         return [(start, min(start + FILE_STEPS, steps)) for start in range(0, steps, FILE_STEPS)]
 
-    def missing(self, parts: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-        """Those of `parts` that are not there, or not to their end."""
-        found = self.found()
-        return [(start, stop) for start, stop in parts if found.get(start, 0) < stop]
+    def missing_ranges(self, ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Those of `ranges` that are not stored, or only in part."""
+        stored = self.stored_ranges()
+        return [(start, stop) for start, stop in ranges if stored.get(start, 0) < stop]
 
-    def file(self, start: int, stop: int) -> Path:
-        """The file of the tokens of these steps."""
+    def path(self, start: int, stop: int) -> Path:
+        """The path of the file for these steps."""
         return self.folder / f"tokens-{start:09d}-{stop:09d}.npy"
 
-    def write(self, start: int, rows: np.ndarray) -> None:
-        """Stores the tokens of the steps from `start` on, `[steps, batch]` of `row`.
+    def write_steps(self, start: int, rows: np.ndarray) -> None:
+        """Writes the file for the steps from `start` on: `rows` is `[steps, batch]` of type `row`.
 
         Raises:
-          UserError: they cannot be written.
+          UserError: the file cannot be written.
         """
-        file = self.file(start, start + len(rows))
+        path = self.path(start, start + len(rows))
         try:
-            for left in self.folder.glob(f"{file.name}{shard_plan.PART}*"):  # by a process that was killed
-                left.unlink(missing_ok=True)
-            with shard_plan.whole(file) as part, part.open("wb") as stream:
+            for part in self.folder.glob(f"{path.name}{PART}*"):  # of a process that was killed
+                part.unlink(missing_ok=True)
+            with atomic_write(path) as part, part.open("wb") as stream:
                 np.save(stream, rows, allow_pickle=False)
             for shorter in self.folder.glob(f"tokens-{start:09d}-*.npy"):
-                if shorter != file:
+                if shorter != path:
                     shorter.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(
-                f"cannot write {file}: {error.strerror or error}; finished files stay: make room or see to the disk, "
-                "and run the same command again"
+                f"cannot write {path}: {error.strerror or error}; finished files stay: free some space or check the "
+                "disk, and run the same command again"
             ) from error
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """The tokens of a file, `[steps, batch]`, which stay on the disk.
+    def read_steps(self, start: int, stop: int) -> np.ndarray:
+        """The contents of a file, `[steps, batch]` of type `row`, which stay on the disk until they are used.
 
         Raises:
-          UserError: the file is damaged or gone.
+          UserError: the file is damaged or missing.
         """
-        file, expected = self.file(start, stop), (stop - start, self.batch_size)
+        path, shape = self.path(start, stop), (stop - start, self.batch_size)
         try:
-            rows = np.load(file, mmap_mode="r", allow_pickle=False)
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{file} cannot be read ({error}); delete it, and {_make(self.folder)}") from error
-        if rows.shape != expected or rows.dtype != self.row:
+            raise UserError(f"{path} cannot be read ({error}); delete it, and {_advice(self.folder)}") from error
+        if rows.shape != shape or rows.dtype != self.row:
             raise UserError(
-                f"{file} holds {rows.dtype} {list(rows.shape)}, expected {self.row} {list(expected)}; delete it, "
-                f"and {_make(self.folder)}"
+                f"{path} holds {rows.dtype} {list(rows.shape)}, expected {self.row} {list(shape)}; delete it, and "
+                f"{_advice(self.folder)}"
             )
         return rows
 
-    def reader(self, step: int, first: int) -> "Reader":
-        """For the batches from a step on, of the process whose rows begin with `first`."""
-        return Reader(self, step, first)
+    def reader(self, step: int, first_row: int) -> "TokenReader":
+        """A reader of the batches from a step on, for the process whose rows of each batch start at `first_row`."""
+        return TokenReader(self, step, first_row)
 
 
-class Reader:
-    """Gives each batch of a stream its tokens; see `StoredTokens.reader`."""
+class TokenReader:
+    """Returns the tokens of one batch of a stream after another; see `StoredTokens.reader`."""
 
-    def __init__(self, stored: StoredTokens, step: int, first: int):
-        self._stored, self._step, self._first = stored, step, first
-        self._start, self._rows = 0, np.empty((0, 0))
+    def __init__(self, stored: StoredTokens, step: int, first_row: int):
+        self._stored, self._step, self._first_row = stored, step, first_row
+        self._start, self._file = 0, np.empty((0, 0))
 
     def __call__(self, rows: np.ndarray, images: np.ndarray) -> np.ndarray:
         """The tokens int32 `[b, g, g]` of the next batch.
 
         Args:
-          rows: int `[b]`, the row of the batch, among those of this process, that each image is from.
+          rows: int `[b]`, the row of this process's batch that each image was read for.
           images: float32 `[b, h, w, c]`.
 
         Raises:
-          UserError: no tokens of this step are there, or they are those of other images.
+          UserError: the tokens of this step are missing, or are those of other images.
         """
         stored, step = self._stored, self._step
-        if not self._start <= step < self._start + len(self._rows):
+        if not self._start <= step < self._start + len(self._file):
             self._start = step // FILE_STEPS * FILE_STEPS
-            stop = stored.found().get(self._start, 0)
+            stop = stored.stored_ranges().get(self._start, 0)
             if stop <= step:
-                raise UserError(f"{stored.folder} holds no tokens of step {step:,}; {_make(stored.folder)}")
-            self._rows = stored.read(self._start, stop)
-        found = self._rows[step - self._start][self._first + rows]
-        wrong = np.flatnonzero(~(np.abs(found["level"] - level(images)) <= TOLERANCE))
+                raise UserError(f"{stored.folder} has no tokens for step {step:,}; {_advice(stored.folder)}")
+            self._file = stored.read_steps(self._start, stop)
+        batch = self._file[step - self._start][self._first_row + rows]
+        wrong = np.flatnonzero(~(np.abs(batch["level"] - mean_level(images)) <= TOLERANCE))
         if len(wrong):
             raise UserError(
-                f"the tokens of step {step:,} in {stored.folder} were made of other images ({len(wrong)} of the "
-                f"{len(rows)} here): the files or the library that decodes them have changed, or images that could not "
-                "be read then can be now; make the tokens anew in another folder"
+                f"the tokens of step {step:,} in {stored.folder} were computed for other images ({len(wrong)} of the "
+                f"{len(rows)} here differ): the files or the library that decodes them have changed, or images that "
+                "could not be read then can be read now; compute the tokens again in another folder"
             )
         self._step += 1
-        return found["tokens"].astype(np.int32).reshape(len(rows), stored.grid, stored.grid)
+        return batch["tokens"].astype(np.int32).reshape(len(rows), stored.grid, stored.grid)
 
 
-def _make(folder: Path) -> str:
+def _advice(folder: Path) -> str:
     return f"run python -m beit_jax.tokenize_dataset with the config of this run and --out {folder}"

@@ -1,4 +1,4 @@
-"""Segmentation without a download: the scanned digits of `digits`, several of them on one coloured canvas."""
+"""Data for segmentation without a download: the scanned digits of `digits`, several of them on a coloured canvas."""
 
 import colorsys
 
@@ -9,11 +9,11 @@ from PIL import Image
 from beit_jax.data.sources.digits import held_out
 
 SIDE = 32
-DIGITS = (2, 4)  # fewest and most in a scene
+DIGITS = (2, 4)  # smallest and largest number in a scene
 SIZES = (12, 16)  # pixels, smallest and largest
-PLACES = 20  # tried for a digit before the whole layout is drawn anew
-OVERLAP = 0.2  # of a digit's square that may lie on those before it
-INK = 0.45  # share of ink from which a pixel is the digit's
+ATTEMPTS = 20  # at the position of a digit, before the layout is drawn anew
+OVERLAP = 0.2  # largest fraction of a digit's square that may lie on the squares before it
+INK = 0.45  # amount of ink above which a pixel belongs to the digit
 NUM_SCENES = {"train": 1000, "test": 200}
 
 
@@ -55,12 +55,12 @@ def scenes(split: str, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
 def _scene(random: np.random.RandomState, scans: np.ndarray, digits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     hue, bright = random.uniform(), random.randint(2)
     image, labels = _background(random, hue, bright), np.zeros((SIDE, SIDE), np.uint8)
-    for place in _layout(random, random.randint(DIGITS[0], DIGITS[1] + 1)):
-        index, side = random.randint(len(scans)), place[0].stop - place[0].start
+    for square in _layout(random, random.randint(DIGITS[0], DIGITS[1] + 1)):
+        index, side = random.randint(len(scans)), square[0].stop - square[0].start
         scan = Image.fromarray(np.round(scans[index] * (255 / 16)).astype(np.uint8))
         ink = np.asarray(scan.resize((side, side), Image.Resampling.BICUBIC)) / 255
-        image[place] += ink[..., None] * (_ink_colour(random, hue, bright) - image[place])
-        labels[place] = np.where(ink > INK, digits[index] + 1, labels[place])
+        image[square] += ink[..., None] * (_ink_colour(random, hue, bright) - image[square])
+        labels[square] = np.where(ink > INK, digits[index] + 1, labels[square])
     image += random.normal(scale=6, size=image.shape)
     return np.clip(np.round(image), 0, 255).astype(np.uint8), labels
 
@@ -74,7 +74,7 @@ def _background(random: np.random.RandomState, hue: float, bright: int) -> np.nd
 
 
 def _ink_colour(random: np.random.RandomState, hue: float, bright: int) -> np.ndarray:
-    """Levels `[3]` of a colour that stands out: of another hue, and dark on bright or bright on dark."""
+    """Levels `[3]` of a colour that differs from the background: another hue, and dark on bright or bright on dark."""
     value = random.uniform(0.1, 0.5) if bright else random.uniform(0.75, 1.0)
     return _levels((hue + random.uniform(0.2, 0.8)) % 1, random.uniform(0.4, 0.95), value)
 
@@ -84,16 +84,16 @@ def _levels(hue: float, saturation: float, value: float) -> np.ndarray:
 
 
 def _layout(random: np.random.RandomState, count: int) -> list[tuple[slice, slice]]:
-    """HostBatch and columns of as many squares, each of which has most of its area to itself."""
-    places, taken, tried = [], np.zeros((SIDE, SIDE), bool), 0
-    while len(places) < count:
+    """Rows and columns of `count` squares, none of which is covered by much of the others."""
+    squares, taken, attempts = [], np.zeros((SIDE, SIDE), bool), 0
+    while len(squares) < count:
         side = random.randint(SIZES[0], SIZES[1] + 1)
         top, left = random.randint(0, SIDE - side + 1, 2)
-        place = slice(top, top + side), slice(left, left + side)
-        tried += 1
-        if taken[place].mean() <= OVERLAP:
-            places.append(place)
-            taken[place], tried = True, 0
-        elif tried == PLACES:
-            places, taken, tried = [], np.zeros((SIDE, SIDE), bool), 0
-    return places
+        square = slice(top, top + side), slice(left, left + side)
+        attempts += 1
+        if taken[square].mean() <= OVERLAP:
+            squares.append(square)
+            taken[square], attempts = True, 0
+        elif attempts == ATTEMPTS:
+            squares, taken, attempts = [], np.zeros((SIDE, SIDE), bool), 0
+    return squares

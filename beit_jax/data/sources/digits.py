@@ -1,12 +1,9 @@
-"""The quick start's data: 1,797 scans of handwritten digits that come with scikit-learn, without a download."""
-
-import contextlib
-import sys
+"""The data of the quick start: 1,797 scans of handwritten digits that are part of scikit-learn, without a download."""
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-TEST_SHARE = 0.2
+TEST_FRACTION = 0.2
 
 
 class Digits(tfds.core.GeneratorBasedBuilder):
@@ -39,27 +36,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 def held_out(labels: np.ndarray) -> np.ndarray:
     """bool `[n]`: the test split, a fifth of each class of `labels` `[n]`, always the same."""
-    random = np.random.RandomState(0)  # its numbers are frozen for good, those of default_rng are not
+    random = np.random.RandomState(0)  # NumPy never changes its numbers; those of default_rng may change
     test = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
-        test[members[: round(TEST_SHARE * len(members))]] = True
+        test[members[: round(TEST_FRACTION * len(members))]] = True
     return test
-
-
-def prepared(
-    data_dir: str | None, kind: type[tfds.core.GeneratorBasedBuilder] = Digits
-) -> tfds.core.GeneratorBasedBuilder:
-    """A builder of that kind, its files written under `data_dir` (tfds' default folder if None) on first use."""
-    builder = kind(data_dir=data_dir)
-    if not builder.is_prepared():
-        tfds.disable_progress_bar()
-        try:
-            with contextlib.redirect_stdout(sys.stderr):  # standard output may be a command's JSON
-                builder.download_and_prepare()
-        except Exception:
-            # Another process of the same run may have finished first, and moved its folder to where ours was to go.
-            builder = kind(data_dir=data_dir)
-            if not builder.is_prepared():
-                raise
-    return builder

@@ -1,4 +1,4 @@
-"""Folders of images: which files belong to a split, and which class each one is, or which label map it has."""
+"""Lists the images of a folder that belong to a split, with their classes or their label maps."""
 
 import contextlib
 import hashlib
@@ -17,11 +17,11 @@ IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for s
 SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
 _SPLIT_OF = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
 SPLIT = re.compile(r"(?P<name>\w+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
-SLOW_S = 5.0  # listing takes longer where there are millions of images, or a network before them
+SLOW_S = 5.0  # listing takes longer if there are millions of images, or if they lie on a network file system
 
 
 class Listing(NamedTuple):
-    """Paths of the images, the class number of each, and the names of the classes (none without class folders)."""
+    """Paths of the images, the class of each image, and the names of the classes (empty without class folders)."""
 
     paths: list[str]
     labels: list[int]
@@ -36,37 +36,39 @@ class Listing(NamedTuple):
 def list_folder(root: str, split: str) -> Listing:
     """The images of `root` that belong to `split`.
 
-    `root` holds split folders (train or training, val or validation, test), class folders, or images; split folders
-    hold class folders or images. Without split folders everything is "train", of which slices such as "train[:90%]",
-    "train[90%:]" and "train[-500:]" make splits, cut from an order fixed by the files' names, in which the classes are
-    mixed.
-    Raises UserError for a missing or empty folder, an unknown split, and images beside class folders.
+    `root` has split folders (train or training, val or validation, test), class folders, or images; split folders have
+    class folders or images. Without split folders everything is "train". Slices such as "train[:90%]", "train[90%:]"
+    and "train[-500:]" are cut from an order that depends on the files' names alone, and in which the classes are mixed.
+
+    Raises:
+      UserError: the folder is missing or empty, the split is unknown, or there are images beside class folders.
     """
-    match = _match(split)
+    match = _parse_split(split)
     top = Path(root)
     if not top.is_dir():
         raise UserError(f"there is no folder {root}; check the path behind 'folder:'")
     folder, reference = _split_folder(top, match["name"])
-    with _said_if_slow(folder):
-        below = _class_folders(folder)
-        classes = list(below) if reference == folder else list(_class_folders(reference))
-        unknown = sorted(below.keys() - set(classes))
+    with _warn_if_slow(folder):
+        by_class = _class_folders(folder)
+        classes = list(by_class) if reference == folder else list(_class_folders(reference))
+        unknown = sorted(by_class.keys() - set(classes))
         if unknown:
             raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
-        found = [(path, 0) for path in _images_in(folder)]
+        images = [(path, 0) for path in _images_in(folder)]
         for label, name in enumerate(classes):
-            found += [(path, label) for path in below.get(name, ())]
-        if not found:
+            images += [(path, label) for path in by_class.get(name, ())]
+        if not images:
             expected = f"{', '.join(EXTENSIONS)} files, in class folders or not"
             raise UserError(f"{folder} holds no images; expected {expected}")
-        found = _slice(_mixed(found, folder), match["start"], match["stop"], split)
-    return Listing([path for path, _ in found], [label for _, label in found], classes)
+        images = _slice(_mix(images, folder), match["start"], match["stop"], split)
+    return Listing([path for path, _ in images], [label for _, label in images], classes)
 
 
 def list_splits(root: str) -> list[str]:
     """Names of the splits of a folder that `list_folder` or `list_pairs` reads; ["train"] without split folders.
 
-    Raises UserError for a missing folder.
+    Raises:
+      UserError: the folder is missing.
     """
     top = Path(root, IMAGES) if is_paired(root) else Path(root)
     if not top.is_dir():
@@ -78,49 +80,51 @@ def list_splits(root: str) -> list[str]:
 
 
 def is_paired(root: str) -> bool:
-    """Whether the folder has the layout of `list_pairs`."""
+    """Whether a folder has the layout of `list_pairs`."""
     return all(os.path.isdir(os.path.join(root, name)) for name in (IMAGES, ANNOTATIONS))
 
 
 def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
-    """Paths of the images of a split, each with that of its label map.
+    """Paths of the images of a split, each with the path of its label map.
 
-    The layout is that of ADEChallengeData2016: `images/` holds images, in split folders or not (see `list_folder`, also
-    for slices), and `annotations/` a PNG file of the same name, in the same folder, for each. Raises UserError for an
-    image or a label map without its partner, naming it, and whenever `list_folder` would.
+    The layout is that of ADEChallengeData2016: `images/` has images, with or without split folders (see `list_folder`,
+    also for slices), and `annotations/` has a PNG file of the same name in the same folder for each image.
+
+    Raises:
+      UserError: an image has no label map or a label map has no image, or `list_folder` would fail.
     """
-    match, top = _match(split), Path(root)
+    match, top = _parse_split(split), Path(root)
     folder, _ = _split_folder(top / IMAGES, match["name"])
     images = _by_name(folder)
     maps = _by_name(top / ANNOTATIONS / folder.relative_to(top / IMAGES), (".png",))
     if not images:
         raise UserError(f"{folder} holds no images; expected {', '.join(EXTENSIONS)} files")
-    for found, partners, kind, partner in ((images, maps, "image", "label map"), (maps, images, "label map", "image")):
-        lonely = sorted(set(found) - set(partners))
-        if lonely:
-            place = top / (ANNOTATIONS if kind == "image" else IMAGES)
+    for files, partners, kind, partner in ((images, maps, "image", "label map"), (maps, images, "label map", "image")):
+        alone = sorted(set(files) - set(partners))
+        if alone:
+            missing_in = top / (ANNOTATIONS if kind == "image" else IMAGES)
             raise UserError(
-                f"the {kind} {found[lonely[0]]} has no {partner} of its name in {place} ({len(lonely)} of {len(found)} "
-                f"have none); add {'it' if len(lonely) == 1 else 'them'} or remove the {kind}"
+                f"the {kind} {files[alone[0]]} has no {partner} of its name in {missing_in} ({len(alone)} of "
+                f"{len(files)} have none); add {'it' if len(alone) == 1 else 'them'} or remove the {kind}"
             )
-    pairs = _mixed([(path, maps[name]) for name, path in images.items()], folder)
+    pairs = _mix([(path, maps[name]) for name, path in images.items()], folder)
     return _slice(pairs, match["start"], match["stop"], split)
 
 
 def _by_name(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> dict[str, str]:
-    """Paths of the files below a folder by their names in it without the extension."""
+    """Paths of the files below a folder, by their names relative to the folder without the extension."""
     named: dict[str, str] = {}
     for path in _images_below(folder):
         name, extension = os.path.splitext(os.path.relpath(path, folder))
         if extension.lower() not in extensions:
             continue
         if name in named:
-            raise UserError(f"found {named[name]} and {path}; expected one file of that name: remove the other")
+            raise UserError(f"found {named[name]} and {path}; expected one file of that name: remove one of them")
         named[name] = path
     return named
 
 
-def _match(split: str) -> re.Match:
+def _parse_split(split: str) -> re.Match:
     match = SPLIT.fullmatch(split)
     if not match:
         raise UserError(f"found the split '{split}'; expected a name with or without a slice, such as train[:90%]")
@@ -128,13 +132,13 @@ def _match(split: str) -> re.Match:
 
 
 def _split_folder(top: Path, name: str) -> tuple[Path, Path]:
-    """The folder of a split, and the one whose class folders give the classes their numbers."""
+    """The folder of a split, and the folder whose class folders number the classes."""
     present = _subfolders(top)
     if not _has_splits(present):
         if name != "train":
             raise UserError(
-                f"{top} has no split folders, so that there is only 'train' and its slices, not '{name}'; "
-                "set the split to one such as train[90%:]"
+                f"{top} has no split folders, and so only the split 'train' and its slices, not '{name}'; "
+                "choose a slice such as train[90%:]"
             )
         return top, top
     splits = {_SPLIT_OF[folder]: top / folder for folder in present}
@@ -152,14 +156,14 @@ def _subfolders(folder: Path) -> list[str]:
 
 
 def _class_folders(folder: Path) -> dict[str, list[str]]:
-    """Paths of the images of each class folder, by its name, in the order of names; without empty ones."""
-    below = {name: list(_images_below(folder / name)) for name in _subfolders(folder)}
-    below = {name: paths for name, paths in below.items() if paths}
-    if below and any(True for _ in _images_in(folder)):
+    """Paths of the images of each class folder, by its name, in the order of names; without empty folders."""
+    by_class = {name: list(_images_below(folder / name)) for name in _subfolders(folder)}
+    by_class = {name: paths for name, paths in by_class.items() if paths}
+    if by_class and any(True for _ in _images_in(folder)):
         raise UserError(
-            f"{folder} holds images beside the class folder {next(iter(below))}; move them into class folders"
+            f"{folder} has images beside the class folder {next(iter(by_class))}; move them into class folders"
         )
-    return below
+    return by_class
 
 
 def _is_image(name: str) -> bool:
@@ -175,14 +179,14 @@ def _images_below(folder: Path):
         yield from (os.path.join(parent, name) for name in names if _is_image(name))
 
 
-def relative(path: str, folder: str | Path) -> str:
-    """The name of a listed file in the folder it was listed in, as text: `Path` would take as long as the listing."""
+def relative_name(path: str, folder: str | Path) -> str:
+    """The name of a listed file relative to its folder, without `Path`, which would take as long as the listing."""
     return path.removeprefix(os.path.join(folder, "")).replace(os.sep, "/")
 
 
 @contextlib.contextmanager
-def _said_if_slow(folder: Path) -> Iterator[None]:
-    message = "listing the images of %s takes a while; as records (docs/data.md) they would not have to be listed"
+def _warn_if_slow(folder: Path) -> Iterator[None]:
+    message = "listing the images of %s takes long; a data set of records (docs/data.md) needs no listing"
     timer = threading.Timer(SLOW_S, logging.getLogger("beit_jax").warning, (message, folder))
     timer.daemon = True
     timer.start()
@@ -192,20 +196,24 @@ def _said_if_slow(folder: Path) -> Iterator[None]:
         timer.cancel()
 
 
-def _mixed(found: list[tuple[str, Any]], folder: Path) -> list[tuple[str, Any]]:
+def _mix(files: list[tuple[str, Any]], folder: Path) -> list[tuple[str, Any]]:
+    """In the order of a hash of the names."""
+
     def position(item: tuple[str, Any]) -> bytes:
-        name = relative(item[0], folder).encode("utf-8", "surrogateescape")
+        name = relative_name(item[0], folder).encode("utf-8", "surrogateescape")
         return hashlib.blake2b(name, digest_size=16).digest()
 
-    return sorted(found, key=position)
+    return sorted(files, key=position)
 
 
-def _slice(found: list, start: str | None, stop: str | None, split: str) -> list:
-    bounds = [_bound(start, 0, len(found)), _bound(stop, len(found), len(found))]
-    if not 0 <= bounds[0] < bounds[1] <= len(found):
-        asked = f"images {bounds[0]} to {bounds[1]} of {len(found)}"
-        raise UserError(f"the split '{split}' asks for {asked}, expected at least one; change its bounds")
-    return found[bounds[0] : bounds[1]]
+def _slice(files: list, start: str | None, stop: str | None, split: str) -> list:
+    first, end = _bound(start, 0, len(files)), _bound(stop, len(files), len(files))
+    if not 0 <= first < end <= len(files):
+        raise UserError(
+            f"the split '{split}' asks for images {first} to {end} of {len(files)}, expected at least one; change its "
+            "bounds"
+        )
+    return files[first:end]
 
 
 def _bound(text: str | None, default: int, size: int) -> int:

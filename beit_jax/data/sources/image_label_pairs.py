@@ -1,39 +1,39 @@
-"""Sources for segmentation: images whose records hold a `label_map`, the bytes of a PNG file, in place of a label."""
+"""Sources for segmentation: the records have a `label_map`, the bytes of a PNG file, instead of a label."""
 
 from typing import Any, NoReturn
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from beit_jax.data.preprocessing import Features
-from beit_jax.data.sources.listed import Listed, read_file
-from beit_jax.data.sources.sharded import Sharded
+from beit_jax.data.features import LABEL_MAP, Features
+from beit_jax.data.sources.listed import ListedSource, read_file
+from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
 
 FEATURE = "annotation"  # the name that tfds' scene_parse150 gives to its label maps
-NUM_CLASSES = {"scene_parse150": 150, "digit_scenes": 11}  # of tfds datasets; an image feature does not tell
+NUM_CLASSES = {"scene_parse150": 150, "digit_scenes": 11}  # of tfds data sets, whose features do not tell it
 UNKNOWN = 0
 
 
 def has_label_maps(builder: tfds.core.DatasetBuilder) -> bool:
-    """Whether a tfds dataset has label maps."""
+    """Whether a tfds data set has label maps."""
     features = builder.info.features
     return FEATURE in features and isinstance(features[FEATURE], tfds.features.Image)
 
 
-class _Pairs:
-    """What both kinds of sources cannot do."""
+class _PairSource:
+    """What both kinds of sources have in common."""
 
     def labels(self) -> NoReturn:
-        """Raises UserError: an image belongs to many classes."""
+        """Raises UserError: the pixels of an image belong to many classes."""
         raise UserError(
             "found a choice of labels with label maps, where an image has many classes; expected data.labels='all': "
             "for fewer images, take a slice of the split, such as train[:10%]"
         )
 
 
-class ListedPairs(_Pairs, Listed):
-    """Files of a folder (see `folder.list_pairs`), whose number of classes is not known: `UNKNOWN`."""
+class ListedPairSource(_PairSource, ListedSource):
+    """Files of a folder (see `folder.list_pairs`). Their number of classes is not known: `UNKNOWN`."""
 
     def __init__(self, paths: list[tuple[str, str]]):
         images, label_maps = map(list, zip(*paths, strict=True))
@@ -41,23 +41,23 @@ class ListedPairs(_Pairs, Listed):
         self._label_maps = tf.constant(label_maps)
 
     def record(self, raw: tf.Tensor) -> Features:
-        """See `sources.Source`."""
+        """See `Source`."""
         record = super().record(raw)
         del record["label"]
-        return {**record, "label_map": read_file(self._label_maps[raw])}
+        return {**record, LABEL_MAP: read_file(self._label_maps[raw])}
 
 
-class ShardedPairs(_Pairs, Sharded):
-    """Records of a prepared tfds dataset with label maps."""
+class ShardedPairSource(_PairSource, ShardedSource):
+    """Records of a prepared tfds data set with label maps."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
         super().__init__(builder, split, shuffle_buffer)
         self.num_classes = NUM_CLASSES.get(builder.name, UNKNOWN)
-        self._read("image", FEATURE)
+        self._select_features("image", FEATURE)
 
     def record(self, raw: tuple[Any, ...]) -> Features:
-        """See `sources.Source`."""
+        """See `Source`."""
         record = super().record(raw)
         features = self._features.deserialize_example(raw[2], decoders=self._decoders)
         del record["label"]
-        return {**record, "label_map": features[FEATURE]}
+        return {**record, LABEL_MAP: features[FEATURE]}

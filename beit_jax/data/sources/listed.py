@@ -1,15 +1,23 @@
-"""Sources with random access: files of a folder, or records in memory."""
+"""Sources with random access: files of a folder, or the bytes of records in memory."""
 
 import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import first_that_works
-from beit_jax.data.preprocessing import Features
-from beit_jax.data.sources.source import ID, Shard
+from beit_jax.data.features import ID, Features
+from beit_jax.data.sources.source import Shard
 
 
-class Listed:
-    """Records with random access: files of a folder, or bytes in memory. Every epoch is a full permutation of them."""
+class ListedSource:
+    """A list of images. The order of every epoch is a full permutation of it.
+
+    Args:
+      images: paths, or the bytes of files.
+      labels: the class of each image.
+      ids: the name of each image.
+      num_classes: number of classes.
+      in_files: whether `images` are paths.
+    """
 
     def __init__(self, images: list, labels: list[int], ids: list, num_classes: int, in_files: bool):
         self.num_examples, self.num_classes = len(images), num_classes
@@ -17,17 +25,15 @@ class Listed:
         self._ids = self._images if ids is images else tf.constant(ids)
         self._in_files = in_files
 
-    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Shard) -> tf.data.Dataset:
-        """Positions in the split, int64; see `Source`. Shard i of n is every n-th one of the epoch's order."""
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, shard: Shard) -> tf.data.Dataset:
+        """Positions in the split, int64; see `Source`. Shard i of n has every n-th one of the epoch's order."""
         order = tf.range(self.num_examples, dtype=tf.int64)
         if seed is None:
-            least, more = divmod(self.num_examples, share.count)
-            first = share.index * least + min(share.index, more)
-            own = order[first : first + least + (share.index < more)]
-            return tf.data.Dataset.from_tensor_slices(own[start:])
+            first, end = shard.bounds(self.num_examples)
+            return tf.data.Dataset.from_tensor_slices(order[first:end][start:])
         # A real permutation: the cheaper index_shuffle is far from even for the few labelled examples of a task.
         order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), epoch]))
-        return tf.data.Dataset.from_tensor_slices(order[share.index + start * share.count :: share.count])
+        return tf.data.Dataset.from_tensor_slices(order[shard.index + start * shard.count :: shard.count])
 
     def record(self, raw: tf.Tensor) -> Features:
         """See `Source`."""
@@ -39,12 +45,12 @@ class Listed:
         """See `Source`."""
         return self._labels.numpy()
 
-    def take(self, positions: np.ndarray) -> "Listed":
+    def take(self, positions: np.ndarray) -> "ListedSource":
         """See `Source`."""
         columns = [column.numpy()[positions].tolist() for column in (self._images, self._labels, self._ids)]
-        return Listed(*columns, self.num_classes, self._in_files)
+        return ListedSource(*columns, self.num_classes, self._in_files)
 
 
 def read_file(path: tf.Tensor) -> tf.Tensor:
-    """The bytes of a file; none, which are no image, where it cannot be opened."""
+    """The bytes of a file; no bytes, which are no image, if it cannot be opened."""
     return first_that_works(path, tf.io.read_file, lambda path: tf.constant(""))

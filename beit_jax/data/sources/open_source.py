@@ -1,67 +1,98 @@
-"""From the name of a data set in a config to its source."""
+"""Opens the source that a config names."""
 
+import contextlib
 import functools
+import sys
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from beit_jax.data.sources import image_label_pairs
 from beit_jax.data.sources.folder import is_paired, list_folder, list_pairs
-from beit_jax.data.sources.listed import Listed
-from beit_jax.data.sources.sharded import Sharded
+from beit_jax.data.sources.listed import ListedSource
+from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
 
 
-def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Listed | Sharded:
-    """The source that `name` stands for: "digits", "digit_scenes", "folder:PATH", or a prepared tfds dataset's name.
+def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> ListedSource | ShardedSource:
+    """The source of a split. If there are label maps beside the images, it has them instead of labels.
 
-    `data_dir` is where tfds datasets lie ("" for tfds' default). Where there are label maps beside the images, they
-    take the place of the labels (see `pairs`). Raises UserError when there is nothing to read.
+    Args:
+      name: "digits", "digit_scenes", "folder:PATH", or the name of a prepared tfds data set.
+      data_dir: the folder of tfds data sets; empty for tfds' default.
+      split: with or without a slice, such as "train[:90%]".
+      shuffle_buffer: records among which tfds data sets are shuffled.
+
+    Raises:
+      UserError: there is nothing to read.
     """
-
     if name.startswith("folder:"):
-        return _listed(name.removeprefix("folder:"), split)
-    builder = prepared(name, data_dir or None)
-    kind = image_label_pairs.ShardedPairs if image_label_pairs.has_label_maps(builder) else Sharded
+        return _open_folder(name.removeprefix("folder:"), split)
+    builder = open_builder(name, data_dir or None)
+    create = image_label_pairs.ShardedPairSource if image_label_pairs.has_label_maps(builder) else ShardedSource
     try:
-        return kind(builder, split, shuffle_buffer)
+        return create(builder, split, shuffle_buffer)
     except (ValueError, KeyError) as error:
         known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
         raise UserError(f"cannot read split '{split}' of {name}, which has {known}: {_first_line(error)}") from None
 
 
 @functools.lru_cache(maxsize=4)
-def _listed(folder: str, split: str) -> Listed:
-    """The files of a folder, listed once: all that a run asks of a split is asked of the same files."""
+def _open_folder(folder: str, split: str) -> ListedSource:
+    """The files of a folder. They are listed once, so that a run sees the same files wherever it uses the split."""
     if is_paired(folder):
-        return image_label_pairs.ListedPairs(list_pairs(folder, split))
+        return image_label_pairs.ListedPairSource(list_pairs(folder, split))
     listing = list_folder(folder, split)
-    return Listed(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
+    return ListedSource(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
 
 
-def prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """The tfds dataset of a name; raises UserError where it is not prepared in `data_dir`, or has no images."""
+def open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """The tfds data set of a name, which is prepared.
+
+    Raises:
+      UserError: it is not prepared in `data_dir`, or has no images.
+    """
     if name == "digits":
         from beit_jax.data.sources import digits
 
-        return digits.prepared(data_dir)
+        return _prepare_once(digits.Digits, data_dir)
     if name == "digit_scenes":
-        from beit_jax.data.sources import digit_scenes, digits
+        from beit_jax.data.sources import digit_scenes
 
-        return digits.prepared(data_dir, digit_scenes.DigitScenes)
+        return _prepare_once(digit_scenes.DigitScenes, data_dir)
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:
         hint = f"'folder:{name}'" if Path(name).is_dir() else "digits, digit_scenes, folder:PATH or a tfds name"
-        raise UserError(f"there is no dataset '{name}' ({_first_line(error)}); expected {hint}") from None
+        raise UserError(f"there is no data set '{name}' ({_first_line(error)}); expected {hint}") from None
     if not builder.info.splits:
         folder = data_dir or Path(builder.data_dir).parents[len(Path(builder.name).parts)]
         raise UserError(f"{name} is not prepared in {folder}; run: tfds build {name} --data_dir={folder}")
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        raise UserError(f"{name} is stored as {builder.info.file_format.value}, expected tfrecord; prepare it again so")
+        raise UserError(
+            f"{name} is stored as {builder.info.file_format.value}, expected tfrecord; prepare it again in that format"
+        )
     features = builder.info.features
     if "image" not in features or not isinstance(features["image"], tfds.features.Image):
         raise UserError(f"{name} has the features {', '.join(features.keys())}; expected an image named 'image'")
+    return builder
+
+
+def _prepare_once(
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None
+) -> tfds.core.GeneratorBasedBuilder:
+    """A builder whose files are written under `data_dir` (None: tfds' default folder) unless they are there."""
+    builder = builder_class(data_dir=data_dir)
+    if not builder.is_prepared():
+        tfds.disable_progress_bar()
+        try:
+            with contextlib.redirect_stdout(sys.stderr):  # standard output is for the results of commands
+                builder.download_and_prepare()
+        except Exception:
+            # Another process of the same run may have finished first, so that the folder was there already.
+            builder = builder_class(data_dir=data_dir)
+            if not builder.is_prepared():
+                raise
     return builder
 
 

@@ -2,22 +2,21 @@
 
 import functools
 import os
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from beit_jax.data.preprocessing import Features
-from beit_jax.data.sources.listed import Listed
-from beit_jax.data.sources.source import FILE_NAME, ID, Shard
+from beit_jax.data.features import ID, Features
+from beit_jax.data.sources.listed import ListedSource
+from beit_jax.data.sources.source import FILE_NAME, Shard
 from beit_jax.errors import UserError
 
 FILES_AT_ONCE = 16
 
 
-class Sharded:
-    """Records of a prepared tfds dataset: files in random order, several at once, through a buffer of records."""
+class ShardedSource:
+    """Records of a prepared tfds data set: files in random order, several at once, through a shuffle buffer."""
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
         self._builder, self._split, self._buffer = builder, split, shuffle_buffer
@@ -28,21 +27,21 @@ class Sharded:
         self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
         self._has_name = FILE_NAME in features and isinstance(features[FILE_NAME], tfds.features.Text)
         self.num_classes = features["label"].num_classes if self._has_label else 1
-        self._read("image", *(["label"] if self._has_label else []))
+        self._select_features("image", *(["label"] if self._has_label else []))
 
-    def _read(self, *wanted: str) -> None:
-        """Sets which features records are read into: these, and the name of the file; images stay encoded."""
+    def _select_features(self, *names: str) -> None:
+        """Sets which features are read from records: these, and the name of the file. Images stay encoded."""
         features = self._builder.info.features
-        as_stored = {
-            name: tfds.decode.SkipDecoding() for name in wanted if isinstance(features[name], tfds.features.Image)
+        decoders = {
+            name: tfds.decode.SkipDecoding() for name in names if isinstance(features[name], tfds.features.Image)
         }
-        kept = [*wanted, *([FILE_NAME] if self._has_name else [])]
-        decoding = tfds.decode.PartialDecoding(dict.fromkeys(kept, True), decoders=as_stored)
+        selected = [*names, *([FILE_NAME] if self._has_name else [])]
+        decoding = tfds.decode.PartialDecoding(dict.fromkeys(selected, True), decoders=decoders)
         self._features, self._decoders = decoding.extract_features(features), decoding.decoders
 
-    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Shard) -> tf.data.Dataset:
-        """(file name, position in the file, serialized record); see `Source`. Shares are contiguous parts, shuffled."""
-        split = tfds.even_splits(self._split, share.count)[share.index]
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, shard: Shard) -> tf.data.Dataset:
+        """(file name, position in the file, serialized record), see `Source`. Shards are contiguous parts, shuffled."""
+        split = tfds.even_splits(self._split, shard.count)[shard.index]
         files = self._builder.info.splits[split].file_instructions
         names = tf.constant([os.fspath(file.filename) for file in files])
         skips, takes = (tf.constant([getattr(file, key) for file in files], tf.int64) for key in ("skip", "take"))
@@ -52,53 +51,51 @@ class Sharded:
             order = tf.random.experimental.stateless_shuffle(order, key)
         columns = tuple(tf.gather(column, order) for column in (names, skips, takes))
         records = tf.data.Dataset.from_tensor_slices(columns).interleave(
-            _records_of,
-            cycle_length=max(1, FILES_AT_ONCE // share.count),
+            _read_records,
+            cycle_length=max(1, FILES_AT_ONCE // shard.count),
             block_length=FILES_AT_ONCE,
             num_parallel_calls=tf.data.AUTOTUNE,
         )
         if seed is not None:
             shuffle_seed = tf.random.stateless_uniform([], key + 1, minval=None, maxval=None, dtype=tf.int64)
-            window = max(1, self._buffer // share.count)  # the buffer is that of all shares together
-            records = records.shuffle(window, seed=shuffle_seed, reshuffle_each_iteration=False)
+            buffer = max(1, self._buffer // shard.count)  # all shards together have the buffer of the config
+            records = records.shuffle(buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
         return records.skip(start)
 
     def record(self, raw: tuple[tf.Tensor, tf.Tensor, tf.Tensor]) -> Features:
         """See `Source`."""
-        name, position, serialized = raw
+        file, position, serialized = raw
         features = self._features.deserialize_example(serialized, decoders=self._decoders)
         label = features["label"] if self._has_label else tf.constant(0, tf.int64)
-        place = features[FILE_NAME] if self._has_name else tf.strings.join([name, tf.strings.as_string(position)], "#")
-        return {"image": features["image"], "label": label, ID: place}
+        name = features[FILE_NAME] if self._has_name else tf.strings.join([file, tf.strings.as_string(position)], "#")
+        return {"image": features["image"], "label": label, ID: name}
 
     def labels(self) -> np.ndarray:
-        """See `Source`; reads the split, the first time."""
-        return _labels(str(self._builder.data_dir), self._split)
+        """See `Source`. The first call reads the split."""
+        return _read_labels(str(self._builder.data_dir), self._split)
 
-    def take(self, positions: np.ndarray) -> Listed:
-        """See `Source`; reads the split, and holds these records in memory."""
-        wanted = np.zeros(self.num_examples, bool)
-        wanted[positions] = True
-        chosen = self._in_file_order().enumerate().filter(lambda place, raw: tf.constant(wanted)[place])
-        found = {int(place): record for place, record in chosen.map(self._numbered).as_numpy_iterator()}
-        columns = [[found[place][key] for place in positions.tolist()] for key in ("image", "label", ID)]
-        return Listed(*columns, self.num_classes, in_files=False)
+    def take(self, positions: np.ndarray) -> ListedSource:
+        """See `Source`. Reads the split, and holds the chosen records in memory."""
+        is_chosen = np.zeros(self.num_examples, bool)
+        is_chosen[positions] = True
+        chosen = self._in_file_order().enumerate().filter(lambda position, raw: tf.constant(is_chosen)[position])
+        records = chosen.map(lambda position, raw: (position, self.record(raw)))
+        by_position = {int(position): record for position, record in records.as_numpy_iterator()}
+        columns = [[by_position[position][key] for position in positions.tolist()] for key in ("image", "label", ID)]
+        return ListedSource(*columns, self.num_classes, in_files=False)
 
     def _in_file_order(self) -> tf.data.Dataset:
         return self.raw(None, tf.constant(0), tf.constant(0, tf.int64), Shard())
 
-    def _numbered(self, place: tf.Tensor, raw: Any) -> tuple[tf.Tensor, Features]:
-        return place, self.record(raw)
-
 
 @functools.lru_cache(maxsize=8)
-def _labels(folder: str, split: str) -> np.ndarray:
-    """The labels of a prepared dataset, which never changes, in file order."""
-    source = Sharded(tfds.builder_from_directory(folder), split, 1)
+def _read_labels(folder: str, split: str) -> np.ndarray:
+    """The labels of a prepared data set, which never changes, in file order."""
+    source = ShardedSource(tfds.builder_from_directory(folder), split, 1)
     labels = source._in_file_order().map(lambda *raw: source.record(raw)["label"])
     return np.fromiter(labels.as_numpy_iterator(), np.int64, source.num_examples)
 
 
-def _records_of(name: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
-    records = tf.data.TFRecordDataset(name).enumerate().skip(skip).take(take)
-    return records.map(lambda position, serialized: (name, position, serialized))
+def _read_records(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    records = tf.data.TFRecordDataset(file).enumerate().skip(skip).take(take)
+    return records.map(lambda position, serialized: (file, position, serialized))

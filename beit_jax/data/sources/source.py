@@ -1,6 +1,6 @@
 """What a source of images is: undecoded records in an order that depends on (seed, epoch) alone.
 
-A source hands out small raw elements (a position, or a serialized record) and reads one into features later, so that
+A source yields small raw elements (an index, or a serialized record) and reads them into features later, so that
 shuffling and skipping never touch pixels. Both methods are called inside a tf.data graph.
 """
 
@@ -9,29 +9,34 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from beit_jax.data.preprocessing import Features
+from beit_jax.data.features import Features
 
-ID = "_id"  # names a record in messages
-FILE_NAME = "file_name"  # the feature of tfds data sets that tells where a record comes from
-STREAMS = 8
+FILE_NAME = "file_name"  # the feature of tfds data sets that names the file of a record
+MAX_STREAMS = 8
 
 
 class Shard(NamedTuple):
-    """One of the parts into which the examples are split: a stream of training, or what a process evaluates."""
+    """One of `count` parts into which examples are split: a stream of training, or what one process evaluates."""
 
     index: int = 0
     count: int = 1
 
+    def bounds(self, total: int) -> tuple[int, int]:
+        """Start and end of this part of `total` examples. Sizes differ by one at most; the first parts are larger."""
+        size, remainder = divmod(total, self.count)
+        start = self.index * size + min(self.index, remainder)
+        return start, start + size + (self.index < remainder)
 
-def streams(batch_size: int, repeats: int, processes: int) -> int:
-    """Into how many shares an epoch of training is split, each of which fills a block of rows of every batch.
 
-    Up to `STREAMS` processes divide the same shares among themselves, so that batches do not depend on their number.
-    Where it does not divide the shares, each process has one.
+def count_streams(batch_size: int, repeats: int, processes: int) -> int:
+    """The number of streams into which an epoch of training is split; each fills neighbouring rows of every batch.
+
+    Up to `MAX_STREAMS` processes divide the same streams among themselves, so that batches do not depend on the number
+    of processes. If that number does not divide the streams, each process has one stream.
     """
-    groups = batch_size // repeats if batch_size % repeats == 0 else 1  # all views of an image in one batch
-    shares = next(number for number in range(min(STREAMS, groups), 0, -1) if groups % number == 0)
-    return processes if shares % processes else shares
+    groups = batch_size // repeats if batch_size % repeats == 0 else 1  # all views of an image are in one batch
+    streams = next(number for number in range(min(MAX_STREAMS, groups), 0, -1) if groups % number == 0)
+    return processes if streams % processes else streams
 
 
 class Source(Protocol):
@@ -40,14 +45,18 @@ class Source(Protocol):
     num_examples: int
     num_classes: int
 
-    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, share: Shard) -> tf.data.Dataset:
-        """The raw elements of a share of an epoch from the `start`-th on; contiguous in file order if `seed` is None.
+    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, shard: Shard) -> tf.data.Dataset:
+        """The raw elements of a shard of an epoch from number `start` on; contiguous in file order if `seed` is None.
 
-        Shares differ by one element at most, and the first ones are the longer ones.
+        The sizes of shards differ by one element at most; the first shards are the larger ones.
         """
 
     def record(self, raw: Any) -> Features:
-        """`image`, the bytes of a file, `label`, int64, or `label_map`, the bytes of a PNG file, and `_id`, a name."""
+        """The features of a raw element.
+
+        `image` holds the bytes of a file, `label` is int64 or `label_map` holds the bytes of a PNG file, and `ID` is a
+        name.
+        """
 
     def labels(self) -> np.ndarray:
         """int64 `[n]`, in file order."""

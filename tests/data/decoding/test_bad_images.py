@@ -9,13 +9,13 @@ import image_zoo
 import numpy as np
 import pytest
 import tensorflow as tf
-from doors import command
+from commands import command
 from PIL import Image
 
 from beit_jax.data import pipeline
-from beit_jax.data.decoding.image_header import MAX_PIXELS, size
+from beit_jax.data.decoding.image_header import MAX_PIXELS, read_size
 from beit_jax.data.ops import image as image_ops
-from beit_jax.experiment import Run
+from beit_jax.experiment_data import ExperimentData
 
 BAD, ODD = image_zoo.bad(), image_zoo.odd()
 LINK = "link_to_nowhere.jpg"
@@ -111,7 +111,7 @@ def test_bad_images_are_marked_with_a_reason(decode, name):
 )
 def test_sizes_are_those_of_the_header(name):
     content, pixels = ODD[name]
-    assert tuple(size(tf.constant(content))) == pixels.shape[:2]
+    assert tuple(read_size(tf.constant(content))) == pixels.shape[:2]
 
 
 def test_an_image_that_blows_up_takes_no_memory(decode):
@@ -227,7 +227,7 @@ def test_a_label_map_that_cannot_be_read_is_told_from_its_image(decode):
     image, labels = image_zoo.encode(image_zoo.picture(0), "PNG"), image_zoo.encode(image_zoo.picture(0), "PNG", "L")
     for changes, fault in (
         ({"label_map": labels[:60]}, b"its label map: damaged"),
-        ({"label_map": b""}, b"its label map: nothing in it"),
+        ({"label_map": b""}, b"its label map: empty"),
         ({"label_map": image_zoo.png(60_000, 60_000, b"", 8, 0)}, b"its label map: damaged"),
         ({"image": image[:60]}, b"damaged"),
         ({"image": image[:60], "label_map": b""}, b"damaged"),
@@ -239,10 +239,10 @@ def test_a_label_map_that_cannot_be_read_is_told_from_its_image(decode):
 
 
 def test_each_process_of_a_run_has_its_file(monkeypatch, tmp_path):
-    run = Run(None, tmp_path, None, None, None)
-    assert run.log == tmp_path / "unreadable.txt"
+    data = ExperimentData(None, tmp_path, None, None, None)
+    assert data.unreadable_log == tmp_path / "unreadable.txt"
     monkeypatch.setattr("jax.process_index", lambda: 2)
-    assert run.log == tmp_path / "unreadable-2.txt"
+    assert data.unreadable_log == tmp_path / "unreadable-2.txt"
 
 
 @pytest.mark.slow

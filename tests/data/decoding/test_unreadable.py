@@ -1,6 +1,6 @@
 import pytest
 
-from beit_jax.data.decoding.unreadable import Unreadable
+from beit_jax.data.decoding.unreadable import UnreadableImages
 from beit_jax.errors import UserError
 
 
@@ -9,7 +9,7 @@ def numbered(count):
 
 
 def test_counts_and_names_once(caplog):
-    account = Unreadable(0.5)
+    account = UnreadableImages(0.5)
     account.add(10, [b"a.jpg", b"b\xff.jpg"], [b"empty", b"damaged"])
     account.add(10, [b"a.jpg"], [b"empty"])
     account.check()
@@ -25,11 +25,11 @@ def test_counts_and_names_once(caplog):
 
 
 def test_too_many(tmp_path):
-    account = Unreadable(0.01, tmp_path / "log.txt")
+    account = UnreadableImages(0.01, tmp_path / "log.txt")
     account.add(19, *numbered(7))
     message = r"7 of the 19 images seen cannot be read \(0.jpg, 1.jpg, .*4.jpg, \.\.\.; all in .*/log.txt\)"
     with pytest.raises(UserError, match=message):
-        account.check(whole=True)
+        account.check(is_sample=False)
     with pytest.raises(UserError, match=message):
         account.check()
 
@@ -50,41 +50,41 @@ def test_too_many(tmp_path):
     ],
 )
 def test_a_sample_is_given_the_benefit_of_chance(fraction, seen, count, sample, whole):
-    for is_whole, expected in ((False, sample), (True, whole)):
-        account = Unreadable(fraction)
+    for complete, expected in ((False, sample), (True, whole)):
+        account = UnreadableImages(fraction)
         account.add(seen, *numbered(count))
         if expected:
             with pytest.raises(UserError, match="cannot be read"):
-                account.check(is_whole)
+                account.check(is_sample=not complete)
         else:
-            account.check(is_whole)
+            account.check(is_sample=not complete)
 
 
 def test_the_file_holds_each_name_once(tmp_path, caplog):
     file = tmp_path / "run" / "unreadable.txt"
-    train, evaluation = Unreadable(1.0, file), Unreadable(1.0, file)
+    train, evaluation = UnreadableImages(1.0, file), UnreadableImages(1.0, file)
     train.add(9, [], [])
     assert not file.exists()
     train.add(9, [b"a.jpg", b"b.jpg"], [b"empty", b"damaged"])
-    evaluation.add(9, [b"b.jpg", b"c\td.jpg"], [b"damaged", b"no image file"])
-    train.add(9, [b"c\td.jpg", b"a.jpg", b"e\nf.jpg"], [b"no image file", b"empty", b"damaged"])
-    expected = "a.jpg\tempty\nb.jpg\tdamaged\nc\\td.jpg\tno image file\ne\\nf.jpg\tdamaged\n"
+    evaluation.add(9, [b"b.jpg", b"c\td.jpg"], [b"damaged", b"not an image file"])
+    train.add(9, [b"c\td.jpg", b"a.jpg", b"e\nf.jpg"], [b"not an image file", b"empty", b"damaged"])
+    expected = "a.jpg\tempty\nb.jpg\tdamaged\nc\\td.jpg\tnot an image file\ne\\nf.jpg\tdamaged\n"
     assert file.read_text() == expected
-    again = Unreadable(1.0, file)  # the run is continued
+    again = UnreadableImages(1.0, file)  # the run is continued
     again.add(9, [b"b.jpg", b"c\td.jpg", b"e\nf.jpg", b"a.jpg"], [b"damaged"] * 4)
     assert file.read_text() == expected
-    assert f"(1 unreadable so far, named in {file})" in caplog.text
+    assert f"(1 unreadable so far, listed in {file})" in caplog.text
 
 
 def test_a_line_cut_off_by_a_power_failure_spoils_no_other(tmp_path):
     file = tmp_path / "unreadable.txt"
     file.write_text("a.jpg\tempty\nb.jp")
-    Unreadable(1.0, file).add(9, [b"a.jpg", b"b.jpg"], [b"empty", b"damaged"])
+    UnreadableImages(1.0, file).add(9, [b"a.jpg", b"b.jpg"], [b"empty", b"damaged"])
     assert file.read_text() == "a.jpg\tempty\nb.jp\nb.jpg\tdamaged\n"
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
     (tmp_path / "unreadable.txt").mkdir()
-    with pytest.raises(UserError, match=r"cannot name unreadable images: .*unreadable.txt") as error:
-        Unreadable(1.0, tmp_path / "unreadable.txt").add(9, [b"a.jpg"], [b"empty"])
+    with pytest.raises(UserError, match=r"cannot write the names of unreadable images: .*unreadable.txt") as error:
+        UnreadableImages(1.0, tmp_path / "unreadable.txt").add(9, [b"a.jpg"], [b"empty"])
     assert "\n" not in str(error.value)

@@ -15,16 +15,16 @@ def official_box(source, height, width):
     """The rule with CPython's random numbers: the box, and the uniform numbers that would choose the same one."""
     draws = []
     for _ in range(10):
-        share, aspect = source.random(), source.random()
-        area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * share)
+        fraction, aspect = source.random(), source.random()
+        area = height * width * (SCALE[0] + (SCALE[1] - SCALE[0]) * fraction)
         ratio = math.exp(math.log(3 / 4) + (math.log(4 / 3) - math.log(3 / 4)) * aspect)
         box_width, box_height = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if not (0 < box_width <= width and 0 < box_height <= height):
-            draws.append([share, aspect, 0.0, 0.0])
+            draws.append([fraction, aspect, 0.0, 0.0])
             continue
         top, left = source.randint(0, height - box_height), source.randint(0, width - box_width)
         place = [(top + 0.5) / (height - box_height + 1), (left + 0.5) / (width - box_width + 1)]
-        draws.append([share, aspect, *place])
+        draws.append([fraction, aspect, *place])
         break
     else:
         return None, draws
@@ -65,16 +65,16 @@ def test_random_boxes_fill_the_ranges():
     boxes = tf.map_fn(lambda seed: crop_box.random_box(seed, image, SCALE), seeds, fn_output_signature=tf.int32).numpy()
     top, left, height, width = boxes.T
     assert np.all((top >= 0) & (left >= 0) & (top + height <= 64) & (left + width <= 64))
-    share = height * width / 64**2
-    assert 0.07 < share.min() < 0.12 and share.max() > 0.9
+    fraction = height * width / 64**2
+    assert 0.07 < fraction.min() < 0.12 and fraction.max() > 0.9
     # Boxes whose sides do not fit are drawn again, so that the mean lies below (0.08 + 1) / 2.
-    assert 0.45 < share.mean() < 0.53
+    assert 0.45 < fraction.mean() < 0.53
     assert abs(np.log(width / height).mean()) < 0.03
 
 
-@pytest.mark.parametrize(("share", "box"), [(1.0, (0, 5, 20, 20)), (0.5, (5, 10, 10, 10)), (0.01, (9, 14, 1, 1))])
-def test_central_square(share, box):
-    assert tuple(crop_box.central_square(tf.zeros([20, 30, 3]), share).numpy()) == box
+@pytest.mark.parametrize(("fraction", "box"), [(1.0, (0, 5, 20, 20)), (0.5, (5, 10, 10, 10)), (0.01, (9, 14, 1, 1))])
+def test_central_square(fraction, box):
+    assert tuple(crop_box.central_square(tf.zeros([20, 30, 3]), fraction).numpy()) == box
 
 
 def test_mistakes():

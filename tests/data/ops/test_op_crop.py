@@ -44,7 +44,7 @@ def test_random_resized_crop(both_ways, picture):
     assert close(found, cropped.resize((12, 12), Image.BICUBIC))
 
 
-def test_two_views_share_one_box(both_ways, picture):
+def test_two_views_have_one_box(both_ways, picture):
     image = picture(5, 50, 70)
     found = both_ways(crop.two_views(24, 12), {"image": image, "label": 3}, SEED)
     top, left, height, width = (
@@ -79,6 +79,6 @@ def test_sizes_are_checked(name):
         getattr(crop, name)(0)
 
 
-def test_share_is_checked():
-    with pytest.raises(UserError, match="found the share 0"):
+def test_fraction_is_checked():
+    with pytest.raises(UserError, match="found the fraction 0"):
         crop.two_views_center(8, 8, 0)

@@ -12,7 +12,7 @@ SPEC = "normalize|random_erasing({})"
 @pytest.fixture(scope="module")
 def erase():
     def make(arguments, shape=(40, 60, 3)):
-        program = preprocessing.build(SPEC.format(arguments))
+        program = preprocessing.build_program(SPEC.format(arguments))
         image = tf.zeros(shape, tf.uint8)
 
         @tf.function
@@ -24,11 +24,11 @@ def erase():
     return make
 
 
-def test_a_share_of_the_images_is_erased_by_noise(erase):
+def test_a_fraction_of_the_images_is_erased_by_noise(erase):
     run = erase("")
     changed = [(image != -1.0).any(-1) for image in map(run, range(400))]
-    share = np.mean([mask.any() for mask in changed])
-    assert abs(share - 0.25) < 0.06
+    fraction = np.mean([mask.any() for mask in changed])
+    assert abs(fraction - 0.25) < 0.06
     for mask in filter(np.any, changed):
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
@@ -66,8 +66,8 @@ def test_areas_and_aspect_ratios_as_defined():
 
 def test_wrong_uses():
     with pytest.raises(UserError, match="expected a probability"):
-        preprocessing.build("random_erasing(2.0)")
-    with pytest.raises(UserError, match="put it behind normalize"):
-        preprocessing.build("random_erasing(1.0)").example(
+        preprocessing.build_program("random_erasing(2.0)")
+    with pytest.raises(UserError, match="put it after normalize"):
+        preprocessing.build_program("random_erasing(1.0)").example(
             {"image": tf.zeros([4, 4, 3], tf.uint8)}, tf.zeros([2], tf.int64)
         )

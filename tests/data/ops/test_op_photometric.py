@@ -54,11 +54,11 @@ def test_linear_cuts_and_rounds_down():
 def test_neutral_changes(picture):
     image = tf.constant(picture(1, 10, 10), tf.float32)
     same = photometric.from_hsv(*photometric.to_hsv(image))
-    np.testing.assert_array_equal(photometric.saturated(image, 1.0), same)
-    np.testing.assert_array_equal(photometric.turned(image, 0.0), same)
-    np.testing.assert_array_equal(photometric.turned(image, 180.0), same)
+    np.testing.assert_array_equal(photometric.scale_saturation(image, 1.0), same)
+    np.testing.assert_array_equal(photometric.shift_hue(image, 0.0), same)
+    np.testing.assert_array_equal(photometric.shift_hue(image, 180.0), same)
     assert np.abs(same - image).max() <= 6  # a step of hue is up to 255 / 30 levels
-    grey = hsv(photometric.saturated(image, 0.0))
+    grey = hsv(photometric.scale_saturation(image, 0.0))
     assert not grey[..., 1].any()
 
 
@@ -73,10 +73,10 @@ def expected_distortion(image, seed):
     if contrasting and first:
         image = photometric.linear(image, 0.5 + contrast, 0.0)
     if saturating:
-        image = photometric.saturated(image, 0.5 + saturation)
+        image = photometric.scale_saturation(image, 0.5 + saturation)
     steps = int(hue * 36) - 18
     if turning:
-        image = photometric.turned(image, float(steps))
+        image = photometric.shift_hue(image, float(steps))
     if contrasting and not first:
         image = photometric.linear(image, 0.5 + contrast, 0.0)
     return image.numpy(), (first, bright, contrasting, saturating, turning), steps

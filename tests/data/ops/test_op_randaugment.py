@@ -82,7 +82,7 @@ def test_uniform_images_survive():
 @pytest.fixture(scope="module")
 def augment():
     def make(arguments):
-        program = preprocessing.build(f"randaugment({arguments})")
+        program = preprocessing.build_program(f"randaugment({arguments})")
         image = tf.constant(picture())
 
         @tf.function
@@ -137,9 +137,9 @@ def test_magnitudes_and_signs(augment, monkeypatch):
 
 def test_wrong_uses():
     with pytest.raises(UserError, match="a level from 0 to 10"):
-        preprocessing.build("randaugment(2, 11.0)")
+        preprocessing.build_program("randaugment(2, 11.0)")
     with pytest.raises(UserError, match="put it before normalize"):
-        preprocessing.build("randaugment()").example({"image": tf.zeros([4, 4, 3])}, tf.zeros([2], tf.int64))
+        preprocessing.build_program("randaugment()").example({"image": tf.zeros([4, 4, 3])}, tf.zeros([2], tf.int64))
 
 
 def test_smoothing_keeps_the_border():

@@ -5,11 +5,11 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from beit_jax.data.decoding.assertions import told
+from beit_jax.data.decoding.assertions import assertion_message
+from beit_jax.data.features import ID
 from beit_jax.data.ops import image as image_ops
 from beit_jax.data.ops import segmentation
 from beit_jax.data.ops.resample import resize_bilinear
-from beit_jax.data.sources.source import ID
 from beit_jax.errors import UserError
 
 SEED = [7, 11]
@@ -41,7 +41,7 @@ def failure(op, features):
         tf.data.Dataset.from_tensors(features).map(
             lambda row: op(row, tf.constant(SEED, tf.int64))
         ).get_single_element()
-    return told(error.value.message)
+    return assertion_message(error.value.message)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P"])
@@ -260,7 +260,7 @@ def test_what_is_too_large_is_named():
         (lambda: segmentation.random_segment_crop(0), "found the size 0"),
         (lambda: segmentation.random_segment_crop(8, 0), "found cat_max_ratio=0"),
         (lambda: segmentation.pad_to(8, 8)(levels(), None), "pad_to: expected normalized pixels"),
-        (lambda: segmentation.pad_for_evaluation(8, 8)(levels(), None), "put it behind normalize"),
+        (lambda: segmentation.pad_for_evaluation(8, 8)(levels(), None), "put it after normalize"),
         (lambda: segmentation.pad_to(8, -1), "found the size -1"),
         (lambda: segmentation.random_ratio_resize(8, 8)({"image": 0}, None), "there is no 'label_map'"),
         (lambda: segmentation.random_segment_crop(8)({"image": 0}, None), "there is no 'label_map'"),

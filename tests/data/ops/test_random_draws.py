@@ -17,7 +17,7 @@ def splitmix64(state):
 def test_words_are_splitmix64():
     assert splitmix64(0) == 0xE220A8397B1DCDAF  # published first output of seed 0
     key = tf.constant([0, 1234567, 2**63 + 5], tf.uint64)
-    found = random_draws.words(key[:, None], tf.range(4)[None]).numpy()
+    found = random_draws.random_words(key[:, None], tf.range(4)[None]).numpy()
     gamma = 0x9E3779B97F4A7C15
     for state, row in zip(key.numpy().tolist(), found.tolist(), strict=True):
         assert row == [splitmix64((state + place * gamma) & MASK) for place in range(4)]

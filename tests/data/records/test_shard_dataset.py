@@ -16,25 +16,25 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from absl import flags
-from beit_jax.validate import validate
-from doors import command, refused
+from commands import command, refused
 from PIL import Image
 
 from beit_jax import cli, shard_dataset, train
 from beit_jax import config as configs
 from beit_jax.data import pipeline
-from beit_jax.data.records import shard_plan, writer
+from beit_jax.data.records import shard_plan, shard_writer
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.errors import UserError
+from beit_jax.runtime.atomic_write import PART
 
 # Processes that can be killed, forked from one that has loaded TensorFlow already.
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["beit_jax.data.records.writer"])
+FORKED.set_forkserver_preload(["beit_jax.data.records.shard_writer"])
 
 
 def write(images, out, shards=5, worker=0, workers=1):
-    return writer.write(str(images), Path(out), "photos", shards, worker, workers)
+    return shard_writer.write_dataset(str(images), Path(out), "photos", shards, worker, workers)
 
 
 def made(out):
@@ -115,7 +115,7 @@ def test_the_same_bytes_elsewhere_and_by_workers(class_folder, out, tmp_path):
         shutil.copyfile(path, copy)
     missing = [write(tmp_path / "copy", tmp_path / "out", worker=worker, workers=3).missing for worker in (2, 0)]
     assert missing == [4, 2]
-    with pytest.raises(UserError, match="there is no dataset 'photos'"):
+    with pytest.raises(UserError, match="there is no data set 'photos'"):
         open_source("photos", str(tmp_path / "out"), "train", 1)
     assert write(tmp_path / "copy", tmp_path / "out", worker=1, workers=3).missing == 0
     assert made(tmp_path / "out") == made(out)
@@ -140,7 +140,9 @@ def test_killed_at_random_moments(tmp_path):
 
     write(images, tmp_path / "whole", 24)
     for _ in range(8):
-        process = FORKED.Process(target=writer.write, args=(str(images), tmp_path / "out", "photos", 24, 0, 1))
+        process = FORKED.Process(
+            target=shard_writer.write_dataset, args=(str(images), tmp_path / "out", "photos", 24, 0, 1)
+        )
         process.start()
         enough = there("*-of-00024") + dice.randrange(5)
         while process.is_alive() and there("*-of-00024") < enough:
@@ -148,7 +150,7 @@ def test_killed_at_random_moments(tmp_path):
         time.sleep(dice.uniform(0, 0.005))
         process.kill()
         process.join()
-        seen.append((there("*-of-00024"), there(f"*{shard_plan.PART}*")))
+        seen.append((there("*-of-00024"), there(f"*{PART}*")))
     assert len({shards for shards, _ in seen} & set(range(1, 24))) > 3, seen
     assert any(parts for _, parts in seen), seen
     write(images, tmp_path / "out", 24)
@@ -180,12 +182,12 @@ def test_files_that_are_not_given(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^cannot read .*a/gone.jpg: No such file or directory; repair or remove"):
         write(images, tmp_path / "out")
     (images / "a" / "gone.jpg").unlink()
-    claim = shard_plan.claim
+    claim = shard_plan.claim_folder
     for change, message in (
         (lambda path: path.write_bytes(b"more"), r"a/0.jpg has changed since the command was started"),
         (lambda path: path.unlink(), r"cannot read .*a/0.jpg: No such file"),
     ):
-        monkeypatch.setattr(shard_plan, "claim", lambda *a, change=change: (claim(*a), change(images / "a/0.jpg")))
+        monkeypatch.setattr(shard_plan, "claim_folder", lambda *a, c=change: (claim(*a), c(images / "a/0.jpg")))
         with pytest.raises(UserError, match=message):
             write(images, tmp_path / message[:3], 1)
         many(images, 4)
@@ -295,7 +297,7 @@ def test_commands_of_the_page(repository, tmp_path, monkeypatch):
             config, values = configs.load(path), flags.FlagValues()
             flags.DEFINE_string("workdir", "", "", flag_values=values)
             cli.parse(rest, values, config)
-            validate(config)
+            configs.validate(config)
     monkeypatch.chdir(tmp_path)
     many(tmp_path / "photos", 6)
     for door, *arguments in lines:

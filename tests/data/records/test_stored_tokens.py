@@ -10,7 +10,7 @@ from PIL import Image
 from beit_jax.data import pipeline
 from beit_jax.data.fingerprint import fingerprint
 from beit_jax.data.records import stored_tokens
-from beit_jax.data.records.stored_tokens import StoredTokens, level
+from beit_jax.data.records.stored_tokens import StoredTokens, mean_level
 from beit_jax.errors import UserError
 
 OPS = "decode|color_jitter(0.4)|flip_lr|two_views(12, 8)|normalize|map_pixels|blockwise_mask(5, 2, 4)"
@@ -38,14 +38,13 @@ def stream(config, start=0, index=0, count=1, tokens=None):
 
 def store(folder, config, steps=STEPS):
     stored = StoredTokens(folder, 4, BATCH)
-    stored.claim(KEY)
+    stored.claim_folder(KEY)
     batches = stream(config)
-    for start, stop in stored.parts(steps):
+    for start, stop in stored.file_ranges(steps):
         rows = np.empty((stop - start, BATCH), stored.row)
-        for place in range(stop - start):
-            batch = next(batches)
-            rows["tokens"][place], rows["level"][place] = tokens_of(batch["tokenizer_image"]), level(batch["image"])
-        stored.write(start, rows)
+        for row, batch in zip(rows, batches):
+            row["tokens"], row["level"] = tokens_of(batch["tokenizer_image"]), mean_level(batch["image"])
+        stored.write_steps(start, rows)
     return stored
 
 
@@ -58,7 +57,7 @@ def config(request, data_config, class_folder, sharded_dir):
 
 def test_every_image_gets_its_own_tokens(config, tmp_path):
     stored = store(tmp_path, config)
-    assert np.load(stored.file(0, 5))["tokens"].dtype == np.uint16
+    assert np.load(stored.path(0, 5))["tokens"].dtype == np.uint16
     whole = list(itertools.islice(stream(config), STEPS))
     for start, count in ((0, 1), (7, 3)):
         shares = [stream(config, start, index, count, stored) for index in range(count)]
@@ -70,7 +69,7 @@ def test_every_image_gets_its_own_tokens(config, tmp_path):
             np.testing.assert_array_equal(found["mask"], expected["mask"])
             assert found["tokens"].shape == (BATCH, 4, 4) and found["tokens"].dtype == np.int32
             np.testing.assert_array_equal(found["tokens"].reshape(BATCH, 16), tokens_of(expected["tokenizer_image"]))
-    with pytest.raises(UserError, match=r"holds no tokens of step 13; run python -m beit_jax.tokenize_dataset with"):
+    with pytest.raises(UserError, match=r"has no tokens for step 13; run python -m beit_jax.tokenize_dataset with"):
         next(stream(config, STEPS, tokens=stored))
 
 
@@ -89,7 +88,7 @@ def test_unreadable_images_leave_their_place_to_others_with_their_tokens(class_f
             right = tokens_of(expected["tokenizer_image"])
             np.testing.assert_array_equal(found["tokens"].reshape(-1, 16), right)
             # An unreadable image that comes first has another stand-in here than in a batch of one process.
-            place = stored.read(step // 5 * 5, min(step // 5 * 5 + 5, STEPS))[step % 5]["tokens"]
+            place = stored.read_steps(step // 5 * 5, min(step // 5 * 5 + 5, STEPS))[step % 5]["tokens"]
             replaced += int((place[4 * index : 4 * index + 4] != right).any(axis=1).sum())
     assert replaced
 
@@ -100,14 +99,14 @@ def test_other_images_are_noticed(class_folder, tmp_path, data_config):
     shutil.copytree(class_folder, images)
     config = data_config(source=f"folder:{images}", ops=OPS)
     stored = store(tmp_path / "tokens", config)
-    with pytest.raises(UserError, match=r"step 4 in .* made of other images \(1[0-2] of the 12 here\)"):
+    with pytest.raises(UserError, match=r"step 4 in .* computed for other images \(1[0-2] of the 12 here differ\)"):
         pipeline.make_train(config, seed=4, batch_size=BATCH, start_step=4, tokens=stored).__next__()
     changed = images / "bee" / "03.jpg"
     before = fingerprint(config)
     Image.fromarray(np.zeros((30, 30, 3), np.uint8)).save(changed)
     assert fingerprint(config) != before
     given = stream(config, 0, tokens=stored)
-    with pytest.raises(UserError, match=r"were made of other images \(1 of the 12 here\)"):
+    with pytest.raises(UserError, match=r"were computed for other images \(1 of the 12 here differ\)"):
         for _ in range(5):
             next(given)
 
@@ -142,22 +141,25 @@ def test_pairs_are_known_by_their_images(tmp_path, data_config):
 
 def test_a_longer_run_adds_to_the_files(tmp_path):
     stored = StoredTokens(tmp_path, 4, BATCH)
-    stored.claim(KEY)
+    stored.claim_folder(KEY)
     rows = np.zeros((10, BATCH), stored.row)
-    stored.write(0, rows[:5])
-    stored.write(5, rows[:2])
-    stored.check(7)
-    with pytest.raises(UserError, match=r"tokens of 7 steps from the first one on, expected the 8 of the run; run "):
-        stored.check(8)
-    assert stored.parts(12) == [(0, 5), (5, 10), (10, 12)] and stored.missing(stored.parts(12)) == [(5, 10), (10, 12)]
-    stored.write(10, rows[:2])
-    with pytest.raises(UserError, match="tokens of 7 steps"):
-        stored.check(12)
-    left = tmp_path / f"{stored.file(5, 10).name}.part-1234"
+    stored.write_steps(0, rows[:5])
+    stored.write_steps(5, rows[:2])
+    stored.check_length(7)
+    with pytest.raises(UserError, match=r"tokens for the first 7 steps, expected the 8 of the run; run "):
+        stored.check_length(8)
+    assert stored.file_ranges(12) == [(0, 5), (5, 10), (10, 12)] and stored.missing_ranges(stored.file_ranges(12)) == [
+        (5, 10),
+        (10, 12),
+    ]
+    stored.write_steps(10, rows[:2])
+    with pytest.raises(UserError, match="tokens for the first 7 steps"):
+        stored.check_length(12)
+    left = tmp_path / f"{stored.path(5, 10).name}.part-1234"
     left.write_bytes(b"by a process that was killed")
-    stored.write(5, rows[:5])
-    stored.check(12)
-    assert stored.found() == {0: 5, 5: 10, 10: 12}
+    stored.write_steps(5, rows[:5])
+    stored.check_length(12)
+    assert stored.stored_ranges() == {0: 5, 5: 10, 10: 12}
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "key.json",
         "tokens-000000000-000000005.npy",
@@ -169,31 +171,31 @@ def test_a_longer_run_adds_to_the_files(tmp_path):
 def test_what_differs_is_named(tmp_path):
     stored = StoredTokens(tmp_path / "tokens", 4, BATCH)
     with pytest.raises(UserError, match=r"there are no tokens in .*tokens; run python -m beit_jax.tokenize_dataset"):
-        stored.compare(KEY)
-    stored.claim(KEY)
-    stored.claim(KEY)
-    with pytest.raises(UserError, match=r"another stream or tokenizer: seed is 3 there and 4 now; take what"):
-        stored.claim(KEY | {"seed": 4})
+        stored.check_key(KEY)
+    stored.claim_folder(KEY)
+    stored.claim_folder(KEY)
+    with pytest.raises(UserError, match=r"another stream or tokenizer: seed is 3 there and 4 now; use their settings"):
+        stored.claim_folder(KEY | {"seed": 4})
     with pytest.raises(UserError, match=r"seed is 3 there and 4 now \(and 1 more differ\)"):
-        stored.compare({"seed": 4, "epochs": 1})
+        stored.check_key({"seed": 4, "epochs": 1})
     (tmp_path / "tokens" / "key.json").write_text("{")
     with pytest.raises(UserError, match=r"key.json cannot be read .* delete "):
-        stored.compare(KEY)
+        stored.check_key(KEY)
     with pytest.raises(UserError, match=r"cannot write .*; choose another --out"):
-        StoredTokens(tmp_path / "tokens" / "key.json", 4, BATCH).claim(KEY)
+        StoredTokens(tmp_path / "tokens" / "key.json", 4, BATCH).claim_folder(KEY)
 
 
 def test_damaged_files_are_named(tmp_path):
     stored = StoredTokens(tmp_path, 4, BATCH)
-    stored.claim(KEY)
-    stored.write(0, np.zeros((5, BATCH), stored.row))
-    file = stored.file(0, 5)
+    stored.claim_folder(KEY)
+    stored.write_steps(0, np.zeros((5, BATCH), stored.row))
+    file = stored.path(0, 5)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"tokens-000000000-000000005.npy cannot be read .* delete it, and run "):
-        stored.read(0, 5)
+        stored.read_steps(0, 5)
     np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(UserError, match=r"cannot be read .*Python objects"):
-        stored.read(0, 5)
+        stored.read_steps(0, 5)
     np.save(file, np.zeros((5, BATCH), np.uint16))
     with pytest.raises(UserError, match=r"holds uint16 \[5, 12\], expected .*level.* \[5, 12\]; delete it"):
-        stored.read(0, 5)
+        stored.read_steps(0, 5)

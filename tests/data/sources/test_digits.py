@@ -3,6 +3,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from beit_jax.data.sources import digits
+from beit_jax.data.sources.open_source import open_builder
 
 
 def test_split_is_stratified_and_fixed():
@@ -14,7 +15,7 @@ def test_split_is_stratified_and_fixed():
 
 
 def test_images_are_the_scans(tmp_path):
-    builder = digits.prepared(str(tmp_path))
+    builder = open_builder("digits", str(tmp_path))
     scans, count = load_digits(), 0
     levels = np.round(scans.images * 255 / 16).astype(np.uint8)
     expected = {(image.tobytes(), int(label)) for image, label in zip(levels, scans.target, strict=True)}
@@ -34,7 +35,7 @@ def test_another_process_may_prepare_first(tmp_path, monkeypatch):
         raise OSError("the folder is there already")
 
     monkeypatch.setattr(digits.Digits, "download_and_prepare", overtaken)
-    assert digits.prepared(str(tmp_path)).info.splits["test"].num_examples == 359
+    assert open_builder("digits", str(tmp_path)).info.splits["test"].num_examples == 359
 
 
 def test_other_failures_are_told(tmp_path, monkeypatch):
@@ -43,4 +44,4 @@ def test_other_failures_are_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(digits.Digits, "download_and_prepare", fail)
     with pytest.raises(OSError, match="disk full"):
-        digits.prepared(str(tmp_path))
+        open_builder("digits", str(tmp_path))

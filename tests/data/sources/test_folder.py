@@ -67,7 +67,7 @@ def test_slices_cover_and_mix(tmp_path):
         ([], "train", "holds no images"),
         (["a/1.txt"], "train", "holds no images"),
         (["1.png", "a/2.png"], "train", "beside the class folder a"),
-        (["a/1.png"], "validation", r"only 'train' and its slices, not 'validation'"),
+        (["a/1.png"], "validation", r"only the split 'train' and its slices, not 'validation'"),
         (["a/1.png"], "train[", "expected a name with or without a slice"),
         (["a/1.png"], "train[5:]", "asks for images 5 to 1 of 1"),
         (["a/1.png"], "train[:9]", "asks for images 0 to 9 of 1"),

@@ -3,10 +3,11 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from beit_jax.data.features import ID
 from beit_jax.data.sources.label_subset import choose_examples
-from beit_jax.data.sources.listed import Listed
+from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.open_source import open_source
-from beit_jax.data.sources.source import ID, Shard
+from beit_jax.data.sources.source import Shard
 from beit_jax.errors import UserError
 
 ALONE = Shard()
@@ -25,8 +26,8 @@ def few(source, per_class, seed):
     return source.take(choose_examples(source.labels(), source.num_classes, f"{per_class} per class", seed))
 
 
-def names(source, seed, epoch=0, start=0, share=ALONE):
-    raw = source.raw(seed, tf.constant(epoch, tf.int64), tf.constant(start, tf.int64), share)
+def names(source, seed, epoch=0, start=0, shard=ALONE):
+    raw = source.raw(seed, tf.constant(epoch, tf.int64), tf.constant(start, tf.int64), shard)
     records = raw.map(lambda *element: source.record(element[0] if len(element) == 1 else element))
     return [record[ID] for record in records.as_numpy_iterator()]
 
@@ -43,9 +44,9 @@ def test_start_skips(source):
     assert names(source, 5, 1, start=11) == names(source, 5, 1)[11:]
 
 
-def test_shares_cover_the_split_once(source):
+def test_shards_cover_the_split_once(source):
     for seed in (None, 5):
-        parts = [names(source, seed, 0, share=Shard(index, 3)) for index in range(3)]
+        parts = [names(source, seed, 0, shard=Shard(index, 3)) for index in range(3)]
         assert sorted(name for part in parts for name in part) == sorted(names(source, None))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
@@ -59,7 +60,7 @@ def test_records_hold_encoded_bytes(source):
 
 def test_shuffled_positions_are_even():
     # Over many epochs every record comes about equally often in every place.
-    source = Listed([b""] * 10, [0] * 10, ["name"] * 10, 1, in_files=False)
+    source = ListedSource([b""] * 10, [0] * 10, ["name"] * 10, 1, in_files=False)
     zero = tf.constant(0, tf.int64)
     epochs = tf.data.Dataset.range(2000).flat_map(lambda epoch: source.raw(3, epoch, zero, ALONE))
     orders = np.array(list(epochs.as_numpy_iterator())).reshape(2000, 10)
@@ -86,7 +87,7 @@ def test_few_labels(class_folder, sharded_dir):
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
-        ("nosuchset", "train", "there is no dataset 'nosuchset'"),
+        ("nosuchset", "train", "there is no data set 'nosuchset'"),
         ("cifar10", "train", r"cifar10 is not prepared in .*; run: tfds build cifar10 --data_dir="),
         ("digits", "validation", r"cannot read split 'validation' of digits, which has train \(1438\), test \(359\)"),
         ("digits", "train[5%", "cannot read split"),
@@ -163,7 +164,7 @@ def test_datasets_without_images_or_in_other_files(tmp_path):
     with pytest.raises(UserError, match="numbers has the features x; expected an image named 'image'"):
         open_source("numbers", str(tmp_path), "train", 100)
     prepare(Shapes, tmp_path, file_format="array_record")
-    with pytest.raises(UserError, match="shapes is stored as array_record, expected tfrecord; prepare it again so"):
+    with pytest.raises(UserError, match="shapes is stored as array_record, expected tfrecord; prepare it again"):
         open_source("shapes", str(tmp_path), "train", 100)
 
 

@@ -1,4 +1,4 @@
-"""What the loop iterates over: batches as NumPy arrays, with an account of images that could not be read."""
+"""What the training loop and evaluations iterate over: batches of NumPy arrays. Unreadable images are counted here."""
 
 from collections.abc import Iterator
 
@@ -6,23 +6,19 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import readable_errors
-from beit_jax.data.decoding.decode import FAULT
-from beit_jax.data.decoding.unreadable import Unreadable
-from beit_jax.data.records.stored_tokens import Reader
-from beit_jax.data.sources.source import ID, Source
+from beit_jax.data.decoding.unreadable import UnreadableImages
+from beit_jax.data.features import FAULT, ID, INDEX, ROW, VALID
+from beit_jax.data.records.stored_tokens import TokenReader
+from beit_jax.data.sources.source import Source
 from beit_jax.runtime.heap import trim_heap
-
-VALID = "valid"
-INDEX = "index"  # in the file order of an evaluation's examples
-ROW = "_row"  # of the batch that an image is from: another one's where it could not be read
 
 
 class TrainStream:
-    """Iterator without end over the batches of one process, from a given step on.
+    """Endless iterator over the training batches of one process, from a given step on.
 
-    The batch of a step depends on the seed and the step, and not on the number of processes (see `sources.streams`). An
-    epoch is the split in a new order, cut to whole batches; with `repeats` (repeated augmentation, arXiv 1901.09335) as
-    many views of fewer images.
+    The batch of a step depends on the seed and the step, but not on the number of processes (see
+    `source.count_streams`). An epoch is the split in a new order, cut to complete batches. With `repeats` (repeated
+    augmentation, arXiv 1901.09335) it is as many views of fewer images.
     """
 
     def __init__(
@@ -30,8 +26,8 @@ class TrainStream:
         source: Source,
         dataset: tf.data.Dataset,
         steps_per_epoch: int,
-        unreadable: Unreadable,
-        tokens: Reader | None = None,
+        unreadable: UnreadableImages,
+        tokens: TokenReader | None = None,
     ):
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
         self.steps_per_epoch = steps_per_epoch
@@ -54,9 +50,12 @@ class TrainStream:
 
 
 class EvalSet:
-    """Iterable, again and again, over the padded batches of one process; `valid` bool `[b]` marks rows that count."""
+    """The padded batches of one process, over which one can iterate again and again.
 
-    def __init__(self, source: Source, dataset: tf.data.Dataset, num_batches: int, unreadable: Unreadable):
+    `valid`, bool `[b]`, tells the examples that count from those that only fill a batch.
+    """
+
+    def __init__(self, source: Source, dataset: tf.data.Dataset, num_batches: int, unreadable: UnreadableImages):
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
         self._dataset, self._num_batches, self._unreadable = dataset, num_batches, unreadable
 
@@ -73,4 +72,4 @@ class EvalSet:
             names, faults = batch.pop(ID).tolist(), batch.pop(FAULT).tolist()
             self._unreadable.add(int(batch[VALID].sum()) + len(names), names, faults)
             yield batch
-        self._unreadable.check(whole=True)
+        self._unreadable.check(is_sample=False)

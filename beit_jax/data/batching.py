@@ -1,0 +1,110 @@
+"""From the undecoded elements of a source to finished batches, inside a tf.data graph."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from beit_jax.data.decoding.assertions import map_with_fallback
+from beit_jax.data.decoding.decode import replace_unreadable
+from beit_jax.data.features import (
+    COUNTS,
+    FAULT,
+    ID,
+    INDEX,
+    KEEP_LEVELS,
+    LABEL_MAP,
+    ROW,
+    SEED,
+    TOKENIZER_IMAGE,
+    VALID,
+    Features,
+)
+from beit_jax.data.ops.image import unit_range
+from beit_jax.data.preprocessing import Program
+from beit_jax.data.sources.source import Source
+from beit_jax.errors import UserError
+
+BATCHES_AHEAD = 2
+
+# Without AutoGraph, which rewrites Python for TensorFlow: nothing here needs it, and it makes one line of an error ten.
+plain_graph = tf.autograph.experimental.do_not_convert
+
+
+def make_batches(dataset: tf.data.Dataset, source: Source, program: Program, batch_size: int) -> tf.data.Dataset:
+    """Batches of examples.
+
+    Args:
+      dataset: of (seed [2], whether the example counts, raw element of the source).
+      source: of the raw elements.
+      program: the ops.
+      batch_size: examples of a batch.
+
+    Raises:
+      UserError: the ops fail, or their results differ in size.
+    """
+
+    def read(seed: tf.Tensor, counts: tf.Tensor, raw: Any) -> Features:
+        return {**source.record(raw), SEED: seed, COUNTS: counts}
+
+    dataset = map_examples(dataset, program, read)
+    unknown = [key for key, spec in dataset.element_spec.items() if not spec.shape.is_fully_defined()]
+    if unknown:
+        op = "pad_to(...)" if LABEL_MAP in dataset.element_spec else "resize(...)"
+        raise UserError(f"the ops leave '{unknown[0]}' with sides that may differ between examples; add {op}")
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = dataset.map(plain_graph(lambda batch: _finish_batch(batch, program)), num_parallel_calls=BATCHES_AHEAD)
+    return dataset.prefetch(BATCHES_AHEAD).with_options(_options())
+
+
+def map_examples(dataset: tf.data.Dataset, program: Program, read: Callable[..., Features]) -> tf.data.Dataset:
+    """Runs the ops on single examples.
+
+    Args:
+      dataset: of raw elements.
+      program: the ops.
+      read: makes features of a raw element: the bytes of files, and `SEED`.
+    """
+
+    def optimistic(*element: Any) -> Features:
+        return {**read(*element), FAULT: tf.constant("")}
+
+    def fallback(*element: Any) -> Features:
+        return replace_unreadable(read(*element))
+
+    return map_with_fallback(dataset, lambda features: program.example(features, features[SEED]), optimistic, fallback)
+
+
+def _finish_batch(batch: Features, program: Program) -> Features:
+    seeds, counts, names, faults = (batch.pop(key) for key in (SEED, COUNTS, ID, FAULT))
+    readable = faults == ""
+    batch[ROW] = tf.range(tf.size(faults))
+    batch = tf.cond(tf.reduce_all(readable), lambda: batch, lambda: _repeat_readable(batch, readable))
+    batch = program.batch(batch, seeds)
+    if batch.pop(KEEP_LEVELS, None) is None:
+        for key in {"image", TOKENIZER_IMAGE} & batch.keys():
+            batch[key] = unit_range(batch[key])
+    if "label" in batch:
+        batch["label"] = tf.cast(batch["label"], tf.int32)
+    if LABEL_MAP in batch:
+        batch[LABEL_MAP] = tf.cast(batch[LABEL_MAP][..., 0], tf.int32)
+    unreadable = {key: tf.boolean_mask(column, counts & ~readable) for key, column in ((ID, names), (FAULT, faults))}
+    return {**batch, VALID: counts & readable, INDEX: seeds[:, 1], **unreadable}
+
+
+def _repeat_readable(batch: Features, readable: tf.Tensor) -> Features:
+    """Replaces each unreadable row by the readable row before it, or else by the first one; black if there is none."""
+    good = tf.cond(tf.reduce_any(readable), lambda: tf.where(readable)[:, 0], lambda: tf.zeros([1], tf.int64))
+    row = tf.range(tf.size(readable, tf.int64))
+    rows = tf.gather(good, tf.maximum(tf.searchsorted(good, row, side="right") - 1, 0))
+    return {key: tf.gather(value, rows) for key, value in batch.items()}
+
+
+def _options() -> tf.data.Options:
+    options = tf.data.Options()
+    options.deterministic = True
+    # The input has threads of its own, and runs one image on one thread: JAX's host threads are left alone.
+    options.threading.private_threadpool_size = os.cpu_count() or 1
+    options.threading.max_intra_op_parallelism = 1
+    return options
