@@ -60,11 +60,11 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
     tokens = StoredTokens(out, experiment.task.grid, batch_size)
     size = steps * batch_size * tokens.row.itemsize / 1e6
     print(f"{steps:,} steps of {batch_size} images, {size:,.3g} MB in all", flush=True)
-    tokens.claim(experiment.data.stream_key(1) | experiment.data.tokenizer_key())
-    parts = tokens.parts(steps)
+    tokens.claim_folder(experiment.data.stream_key(1) | experiment.data.tokenizer_key())
+    parts = tokens.file_ranges(steps)
     own = parts[len(parts) * worker // workers : len(parts) * (worker + 1) // workers]
     _write(tokens, own, experiment.data.train_batches, _encoder(experiment))
-    missing = len(tokens.missing(parts))
+    missing = len(tokens.missing_ranges(parts))
     if missing:
         return (
             f"{out}: {missing} of {len(parts)} files are those of other workers and are not there yet; each worker's "
@@ -117,22 +117,22 @@ def _write(tokens: Any, own: Sequence[tuple[int, int]], stream_from: Callable, e
     """Makes the files that are missing, those in a row from one stream."""
     import numpy as np
 
-    from beit_jax.data.records.stored_tokens import level
+    from beit_jax.data.records.stored_tokens import mean_level
     from beit_jax.runtime.progress import progress_bar
 
-    missing, size, at = tokens.missing(own), tokens.batch_size, -1
+    missing, size, at = tokens.missing_ranges(own), tokens.batch_size, -1
     total, left = (sum(stop - start for start, stop in parts) * size for parts in (own, missing))
     with progress_bar(total, total - left) as progress:
         for start, stop in missing:
             if start != at:
                 stream = stream_from(start, 1)
             batches = itertools.islice(stream, stop - start)
-            made = ((encode(batch["tokenizer_image"]), level(batch["image"])) for batch in batches)
+            made = ((encode(batch["tokenizer_image"]), mean_level(batch["image"])) for batch in batches)
             rows = np.empty((stop - start, size), tokens.row)
             for place, (found, levels) in enumerate(_ahead(made)):
                 rows["tokens"][place], rows["level"][place] = np.asarray(found).reshape(size, -1), levels
                 progress.update(size)
-            tokens.write(start, rows)
+            tokens.write_steps(start, rows)
             at = stop
 
 
