@@ -1,11 +1,11 @@
-"""Kills a small run again and again, and compares it with one that was left alone.
+"""Kills a small run repeatedly, and compares it with an uninterrupted run.
 
   python tests/reliability/kill_test.py --kills 25 --terms 10
 
-SIGKILL at random moments (every third one while a checkpoint is being written), SIGTERM at random moments from 1.5 s
-after the start (Python itself ends by it before), and each kind of damage to the newest checkpoint; after each one the
-same command is run again. Prints a table in Markdown, and ends with status 1 where a run did not resume by itself or
-its numbers are not those of the run left alone, bit for bit.
+Sends SIGKILL at random moments (every third one while a checkpoint is being written) and SIGTERM at random moments from
+1.5 s after the start (before, SIGTERM ends Python itself), and damages the newest checkpoint in several ways. After each
+failure the same command runs again. Prints a table in Markdown. Ends with status 1 if a run did not resume, or if its
+numbers differ from those of the uninterrupted run in any bit.
 """
 
 import argparse
@@ -30,31 +30,31 @@ SETTINGS += ["--config.keep=3", "--config.batch_size=8"]
 
 
 def command(workdir: Path) -> list[str]:
-    """Of the run, the same at every start."""
+    """The command of the run, the same at every start."""
     config = f"--config={ROOT}/configs/pretrain.py:runlocal"
     return [sys.executable, "-m", "beit_jax.train", config, f"--workdir={workdir}", *SETTINGS]
 
 
 def start(workdir: Path) -> subprocess.Popen:
-    """Starts the run, its output appended to a file beside the workdir."""
+    """Starts the run; appends its output to a file beside the workdir."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)}
     with workdir.with_suffix(".log").open("a") as log:
         return subprocess.Popen(command(workdir), cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
 def numbers(workdir: Path) -> list[dict]:
-    """What the run wrote into its metrics, without times."""
+    """The metrics that the run wrote, without times."""
     lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in NOT_COMPARED} for line in lines]
 
 
 def steps(workdir: Path) -> list[int]:
-    """Of the checkpoints that are complete."""
+    """The steps of the complete checkpoints."""
     return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
 
 
 def being_written(workdir: Path, since: float) -> bool:
-    """Whether a checkpoint is under way that was begun since a time, and not left by an earlier kill."""
+    """Whether a checkpoint is being written that was begun after a time, and so not left by an earlier kill."""
     for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime > since:
@@ -63,7 +63,7 @@ def being_written(workdir: Path, since: float) -> bool:
 
 
 def wait(process: subprocess.Popen, until: Callable[[], bool]) -> bool:
-    """Returns once something holds; false where the run has ended before."""
+    """Waits until a condition holds; returns whether it did before the run ended."""
     while process.poll() is None:
         if until():
             return True
@@ -71,16 +71,16 @@ def wait(process: subprocess.Popen, until: Callable[[], bool]) -> bool:
     return False
 
 
-def interrupt(workdir: Path, number: int, dice: random.Random, seconds: float, writing: bool) -> tuple[str, int | None]:
-    """Starts the run, sends it a signal, and returns the moment and the status; None: it ended before."""
+def interrupt(workdir: Path, number: int, rng: random.Random, seconds: float, writing: bool) -> tuple[str, int | None]:
+    """Starts the run and sends it a signal; returns the moment and the status, None if the run ended before."""
     log = workdir.with_suffix(".log")
     written = log.stat().st_size if log.exists() else 0
-    process, delay = start(workdir), dice.uniform(1.5 if number == signal.SIGTERM else 0.05, seconds)
+    process, delay = start(workdir), rng.uniform(1.5 if number == signal.SIGTERM else 0.05, seconds)
     began = time.time()
     alive = wait(process, lambda: time.time() - began > delay)
     if writing:
         alive = wait(process, lambda: being_written(workdir, began))
-        time.sleep(dice.uniform(0, 0.02))
+        time.sleep(rng.uniform(0, 0.02))
     moment = "while a checkpoint was written" if being_written(workdir, began) else "while it trained or evaluated"
     if "compiled in" not in log.read_text()[written:]:
         moment = "before it trained"
@@ -92,7 +92,7 @@ def interrupt(workdir: Path, number: int, dice: random.Random, seconds: float, w
 
 
 def damages() -> dict[str, Callable[[Path], None]]:
-    """Kinds of damage to a checkpoint, by name."""
+    """Ways to damage a checkpoint, by name."""
 
     def largest(folder: Path) -> Path:
         return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
@@ -100,8 +100,8 @@ def damages() -> dict[str, Callable[[Path], None]]:
     def flip(folder: Path) -> None:
         file = largest(folder / "params")
         content = bytearray(file.read_bytes())
-        for place in range(len(content) // 2, min(len(content) // 2 + 16, len(content))):
-            content[place] ^= 255
+        for position in range(len(content) // 2, min(len(content) // 2 + 16, len(content))):
+            content[position] ^= 255
         file.write_bytes(content)
 
     def half(folder: Path) -> None:
@@ -110,7 +110,7 @@ def damages() -> dict[str, Callable[[Path], None]]:
                 path.unlink(missing_ok=True)
 
     return {
-        "a file cut short": lambda folder: os.truncate(largest(folder), largest(folder).stat().st_size // 2),
+        "a file truncated": lambda folder: os.truncate(largest(folder), largest(folder).stat().st_size // 2),
         "a file deleted": lambda folder: largest(folder).unlink(),
         "a file emptied": lambda folder: os.truncate(largest(folder), 0),
         "16 bytes flipped": flip,
@@ -126,35 +126,35 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--terms", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", help="where the runs go; a temporary folder")
+    parser.add_argument("--folder", help="folder of the runs (a temporary one)")
     settings = parser.parse_args()
     folder = Path(settings.folder or tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
-    # Every start after the first one finds its programs compiled, as that of a run which is continued.
+    # Every start after the first one finds its programs compiled, as a continued run does.
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
     began = time.monotonic()
-    straight = folder / "straight"
-    if start(straight).wait():
-        print((folder / "straight.log").read_text())
+    uninterrupted = folder / "uninterrupted"
+    if start(uninterrupted).wait():
+        print((folder / "uninterrupted.log").read_text())
         return 1
     seconds, table = time.monotonic() - began, []
     began = time.monotonic()
-    shutil.rmtree(straight)
-    if start(straight).wait():
+    shutil.rmtree(uninterrupted)
+    if start(uninterrupted).wait():
         return 1
     seconds = time.monotonic() - began
-    print(f"left alone: {STEPS} steps in {seconds:.0f} s, programs compiled before", file=sys.stderr)
+    print(f"uninterrupted: {STEPS} steps in {seconds:.0f} s, with compiled programs", file=sys.stderr)
     table += signals(folder, "SIGKILL", settings.kills, random.Random(settings.seed), seconds)
     table += signals(folder, "SIGTERM", settings.terms, random.Random(settings.seed + 1), seconds)
     table += damaged(folder)
-    print("| what | times | resumed by itself | numbers bit for bit | |\n| --- | --- | --- | --- | --- |")
+    print("| failure | times | resumed | numbers equal bit for bit | |\n| --- | --- | --- | --- | --- |")
     for what, times, resumed, same, more in table:
         print(f"| {what} | {times} | {resumed} | {'yes' if same else 'NO'} | {more} |")
     return 0 if all(resumed == times and same for _, times, resumed, same, _ in table) else 1
 
 
-def signals(folder: Path, name: str, times: int, dice: random.Random, seconds: float) -> list[tuple]:
-    """Sends a signal so many times, over as many runs as that takes."""
+def signals(folder: Path, name: str, times: int, rng: random.Random, seconds: float) -> list[tuple]:
+    """Sends a signal `times` times, to as many runs as needed."""
     moments: dict[str, int] = {}
     sent, resumed, runs, same, lost, good = 0, 0, 0, True, 0, 0
     while sent < times:
@@ -162,7 +162,7 @@ def signals(folder: Path, name: str, times: int, dice: random.Random, seconds: f
         workdir, ended = folder / f"{name.lower()}{runs}", False
         while sent < times and not ended:
             moment, status = interrupt(
-                workdir, getattr(signal, name), dice, seconds, name == "SIGKILL" and sent % 3 == 2
+                workdir, getattr(signal, name), rng, seconds, name == "SIGKILL" and sent % 3 == 2
             )
             ended = status is None
             if ended:
@@ -171,38 +171,40 @@ def signals(folder: Path, name: str, times: int, dice: random.Random, seconds: f
             good += status == (-signal.SIGKILL if name == "SIGKILL" else 0)
             text = workdir.with_suffix(".log").read_text()
             if name == "SIGTERM" and "is saved; run the same" in text.rstrip().splitlines()[-1]:
-                said = int(text.rstrip().rpartition(" at step ")[2].partition(",")[0])
-                lost += steps(workdir)[-1] != said
+                reported = int(text.rstrip().rpartition(" at step ")[2].partition(",")[0])
+                lost += steps(workdir)[-1] != reported
             resumed += 1
             print(f"{name} {sent}: {moment}, status {status}, checkpoints {steps(workdir)}", file=sys.stderr)
         last = start(workdir).wait()
         if last:
             resumed -= 1
             print(workdir.with_suffix(".log").read_text()[-3000:], file=sys.stderr)
-        same &= not last and numbers(workdir) == numbers(folder / "straight")
-    told = ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items()))
+        same &= not last and numbers(workdir) == numbers(folder / "uninterrupted")
+    summary = ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items()))
     more = f"; {good} ended with status 0, {lost} lost a step" if name == "SIGTERM" else ""
-    return [(name, sent, resumed, same and good == sent and not lost, f"{told}; {runs} runs{more}")]
+    return [(name, sent, resumed, same and good == sent and not lost, f"{summary}; {runs} runs{more}")]
 
 
 def damaged(folder: Path) -> list[tuple]:
-    """Each kind of damage to the newest checkpoint; at last, to all of them."""
-    table, straight = [], folder / "straight"
-    for number, (what, harm) in enumerate(damages().items()):
+    """Damages the newest checkpoint in each way; then all checkpoints."""
+    table, uninterrupted = [], folder / "uninterrupted"
+    for number, (what, damage) in enumerate(damages().items()):
         workdir = folder / f"damaged{number}"
-        shutil.copytree(straight, workdir)
+        shutil.copytree(uninterrupted, workdir)
         (workdir / "result.json").unlink()
         newest = steps(workdir)[-1]
-        harm(workdir / "checkpoints" / str(newest))
+        damage(workdir / "checkpoints" / str(newest))
         status = start(workdir).wait()
         text = workdir.with_suffix(".log").read_text()
-        said = f"set aside as {newest}.broken" in text or "continuing from step" in text
+        resumed = f"set aside as {newest}.broken" in text or "continuing from step" in text
         aside = (workdir / "checkpoints" / f"{newest}.broken").is_dir()
-        same = status == 0 and numbers(workdir) == numbers(straight)
-        table.append((f"newest checkpoint: {what}", 1, int(status == 0 and said), same, "set aside" if aside else ""))
+        same = status == 0 and numbers(workdir) == numbers(uninterrupted)
+        table.append(
+            (f"newest checkpoint: {what}", 1, int(status == 0 and resumed), same, "set aside" if aside else "")
+        )
         print(*table[-1], file=sys.stderr)
     workdir = folder / "all_damaged"
-    shutil.copytree(straight, workdir)
+    shutil.copytree(uninterrupted, workdir)
     (workdir / "result.json").unlink()
     before = steps(workdir)
     for step in before:
@@ -210,7 +212,7 @@ def damaged(folder: Path) -> list[tuple]:
     status = start(workdir).wait()
     refused = status == 2 and "none of the checkpoints" in workdir.with_suffix(".log").read_text()
     kept = steps(workdir) == before
-    return [*table, ("all checkpoints damaged: an error, and nothing deleted", 1, int(refused), kept, "not resumed")]
+    return [*table, ("all checkpoints damaged: an error, no file deleted", 1, int(refused), kept, "not resumed")]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Watches the memory of the input over thousands of steps.
+"""Measures the memory of the input pipeline over thousands of steps.
 
   python tests/reliability/memory_test.py --steps 5000 --window 50000
 
-Reads small images through a large shuffle window, from sharded records and from a folder, each in a process of its own,
-and prints its resident memory as a table in Markdown. It falls at the end of an epoch, when the window runs empty; the
-most that an epoch takes must stay the same. Ends with status 1 where it leaves the mean over the epochs by more than
-2%, the first one, for warming up, left out.
+Reads small images with a large shuffle window, from sharded records and from a folder, each in a process of its own, and
+prints the resident memory as a table in Markdown. Memory falls at the end of an epoch, when the window becomes empty; the
+maximum of each epoch must stay the same. Ends with status 1 if a maximum differs from the mean over the epochs by more
+than 2%. The first epoch is a warm-up and does not count.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import numpy as np
 
 OPS = "decode|flip_lr|two_views(32, 16)|normalize|map_pixels|blockwise_mask(6, 2, 4)"
 KINDS = {"sharded": "tfds records in 16 files", "folder": "a folder of files"}
-DIFFERENT = 500  # images; the others are the same again
+DIFFERENT = 500  # images; the others repeat them
 
 
 def encoded(count: int) -> list[bytes]:
@@ -38,7 +38,7 @@ def encoded(count: int) -> list[bytes]:
 
 
 def write_records(folder: Path, count: int) -> None:
-    """A tfds dataset called `noise`."""
+    """Writes a tfds dataset called `noise`."""
     import tensorflow_datasets as tfds
 
     files = encoded(DIFFERENT)
@@ -60,7 +60,7 @@ def write_records(folder: Path, count: int) -> None:
 
 
 def write_folder(folder: Path, count: int) -> None:
-    """As many files."""
+    """Writes `count` image files."""
     folder.mkdir()
     files = encoded(DIFFERENT)
     for index in range(count):
@@ -72,41 +72,40 @@ def resident() -> float:
     return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
 
 
-def watch(kind: str, folder: Path, settings: argparse.Namespace) -> list[float]:
-    """The memory after every step, of which an epoch for warming up comes first."""
-    place = folder / kind
+def measure(kind: str, folder: Path, settings: argparse.Namespace) -> list[float]:
+    """The memory in MiB after every step; the first epoch is a warm-up."""
+    data = folder / kind
     write = write_records if kind == "sharded" else write_folder
-    # In a process of its own, as the memory that it needs is not the input's.
-    with process() as writer:
-        writer.submit(write, place, settings.records).result()
+    # In a process of its own, because its memory is not that of the input.
+    with new_process() as writer:
+        writer.submit(write, data, settings.records).result()
     from beit_jax.data import pipeline
 
     config = SimpleNamespace(
-        source="noise" if kind == "sharded" else f"folder:{place}",
-        data_dir=str(place),
+        source="noise" if kind == "sharded" else f"folder:{data}",
+        data_dir=str(data),
         split="train",
-        labels_per_class=0,
-        label_fraction=1.0,
+        labels="all",
         repeats=1,
         shuffle_buffer=settings.window,
         max_bad_fraction=0.0,
         ops=OPS,
     )
     stream = pipeline.make_train(config, seed=0, batch_size=settings.batch)
-    found, began = [], time.monotonic()
+    memory, began = [], time.monotonic()
     steps = stream.steps_per_epoch + settings.steps
     for step in range(steps):
         next(stream)
-        found.append(resident())
+        memory.append(resident())
         if step % 100 == 99:
             speed = (step + 1) / (time.monotonic() - began)
-            text = f"{kind}: {step + 1} of {steps} steps, {found[-1]:.0f} MiB, {speed:.0f} steps/s"
+            text = f"{kind}: {step + 1} of {steps} steps, {memory[-1]:.0f} MiB, {speed:.0f} steps/s"
             print(text, file=sys.stderr, flush=True)
-    return found
+    return memory
 
 
-def process() -> ProcessPoolExecutor:
-    """For one call, in a Python that has just started."""
+def new_process() -> ProcessPoolExecutor:
+    """An executor for one call in a new Python process."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
@@ -115,34 +114,37 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--records", type=int, default=60_000)
-    parser.add_argument("--window", type=int, default=50_000, help="of the shuffling, in records")
+    parser.add_argument("--window", type=int, default=50_000, help="shuffle window in records")
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--limit", type=float, default=0.02, help="share by which memory may leave its mean")
+    parser.add_argument("--limit", type=float, default=0.02, help="largest difference from the mean, as a fraction")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     settings = parser.parse_args()
     flat = True
     with tempfile.TemporaryDirectory() as folder:
         for kind in settings.kinds:
-            with process() as watcher:
-                found = watcher.submit(watch, kind, Path(folder), settings).result()
-            flat &= report(kind, np.array(found), settings)
+            with new_process() as watcher:
+                memory = watcher.submit(measure, kind, Path(folder), settings).result()
+            flat &= report(kind, np.array(memory), settings)
     return 0 if flat else 1
 
 
-def report(kind: str, found: np.ndarray, settings: argparse.Namespace) -> bool:
+def report(kind: str, memory: np.ndarray, settings: argparse.Namespace) -> bool:
     """Prints the table of one source; returns whether its memory is flat."""
     epoch = settings.records // settings.batch
-    epochs = np.split(found, np.arange(epoch, len(found), epoch))
+    epochs = np.split(memory, np.arange(epoch, len(memory), epoch))
     mean = np.mean([part.max() for part in epochs[1:]])
     print(f"{KINDS[kind]}: {settings.records} images, window {settings.window}, batches of {settings.batch}\n")
-    print("| steps | least MiB | most MiB | from the mean |\n| --- | --- | --- | --- |")
+    print("| steps | minimum MiB | maximum MiB | from the mean |\n| --- | --- | --- | --- |")
     for number, part in enumerate(epochs):
         steps = f"{number * epoch + 1} - {number * epoch + len(part)}"
         change = f"{part.max() / mean - 1:+.1%}" if number else "warm-up"
         print(f"| {steps} | {part.min():.0f} | {part.max():.0f} | {change} |")
-    furthest = max(abs(part.max() / mean - 1) for part in epochs[1:])
-    print(f"\nFurthest from the mean of {mean:.0f} MiB: {furthest:.1%}; at most {settings.limit:.0%}\n", flush=True)
-    return furthest <= settings.limit
+    largest = max(abs(part.max() / mean - 1) for part in epochs[1:])
+    print(
+        f"\nLargest difference from the mean of {mean:.0f} MiB: {largest:.1%}; expected at most {settings.limit:.0%}\n",
+        flush=True,
+    )
+    return largest <= settings.limit
 
 
 if __name__ == "__main__":
