@@ -49,8 +49,8 @@ class ExperimentData:
         self.check_ops("")
         self.check_ops("eval_")
         if self.stored_tokens:
-            self.stored_tokens.compare(self.stream_key(jax.process_count()))
-            self.stored_tokens.check(total_steps)
+            self.stored_tokens.check_key(self.stream_key(jax.process_count()))
+            self.stored_tokens.check_length(total_steps)
         _ = self.evaluations  # raises where they do not fit
 
     @functools.cached_property
@@ -87,7 +87,7 @@ class ExperimentData:
             )
         start = dict(seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.unreadable_log)
         if self.stored_tokens:
-            self.stored_tokens.compare(self.tokenizer_key())
+            self.stored_tokens.check_key(self.tokenizer_key())
         return pipeline.make_train(config.data, **start, **process_index(), tokens=self.stored_tokens)
 
     @functools.cached_property
@@ -201,7 +201,7 @@ class ExperimentData:
         """
         from beit_jax.data import preprocessing
         from beit_jax.data.fingerprint import fingerprint
-        from beit_jax.data.sources.source import streams
+        from beit_jax.data.sources.source import count_streams
 
         config, data = self.config, self.config.data
         tokenizer = {name: value for name, value in config.tokenizer.items() if name != "init_from"}
@@ -209,11 +209,11 @@ class ExperimentData:
             "seed": config.seed,
             "batch_size": config.batch_size,
             **{f"data.{name}": data[name] for name in ("split", "labels", "repeats", "shuffle_buffer")},
-            "data.ops": preprocessing.but_masks(data.ops),
+            "data.ops": preprocessing.pixel_ops(data.ops),
             **{f"tokenizer.{name}": value for name, value in tokenizer.items()},
             "image size of the tokenizer": self.task.tokenizer.image_size,
             "precision of the tokenizer": np.dtype(self.task.tokenizer.dtype).name,
-            "number of streams that the processes share": streams(config.batch_size, data.repeats, process_count),
+            "number of streams that the processes share": count_streams(config.batch_size, data.repeats, process_count),
             "files of data.source": fingerprint(data),
         }
 
@@ -273,9 +273,11 @@ def compare_specs(found: Mapping[str, Any], wanted: Spec, ops: str, who: str) ->
     Raises:
       UserError: something is missing, or of another shape or type.
     """
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        names = ", ".join(map(repr, missing))
+        raise UserError(f"{ops} leave no {names}, which the {who} needs; found {', '.join(found)}")
     for name, expected in wanted.items():
-        if name not in found:
-            raise UserError(f"{ops} leave no {name!r}, which the {who} needs; found {', '.join(found)}")
         shape, dtype = found[name]
         if (shape, dtype) != (expected.shape, expected.dtype):
             raise UserError(

@@ -10,6 +10,7 @@ folder, and names images that could not be read in unreadable.txt.
 """
 
 import contextlib
+import gc
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,6 +73,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
             distributed.print_once(f"{name}: finished before, skipped")
             continue
         results[name] = _run(experiments.pop(name))
+        gc.collect()  # frees the arrays of this stage, which reference cycles hold, before the next one starts
         _write(folder / RESULT, json.dumps(results[name], indent=1))
         preemption.exit_if_preempted()
     if distributed.is_main():
