@@ -28,7 +28,8 @@ from beit_jax.tasks import device_augment
 from beit_jax.tasks.accuracy import ranks
 from beit_jax.tasks.encoder import compute_dtype
 from beit_jax.tasks.masked_modelling import MaskedModelling, hide_patches, metrics_of_masks
-from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.pretrain_report import pretrain_report
+from beit_jax.tasks.report import Report
 from beit_jax.tasks.task import FrozenPart, means, spec
 from beit_jax.tasks.tokenizers import create_tokenizer
 from beit_jax.typing import Batch, Metrics, Params, Spec
@@ -141,37 +142,7 @@ class Pretrain(MaskedModelling):
     @property
     def report(self) -> Report:
         """See `Task.report`."""
-        masked, on_all = "accuracy of the tokens predicted at masked positions", "nats per token"
-        masked_headline = Headline("mlm_acc", "masked-token accuracy, %", 100)
-        if self.on_all:
-            title, headlines = (
-                "pretrain, all tokens",
-                (masked_headline, Headline("all_acc", "accuracy of all tokens, %", 100)),
-            )
-            curves = (Curve("loss", "eval/loss", on_all), Curve("all_acc", "eval/all_acc", "token accuracy"))
-        else:
-            title, headlines = "pretrain", (masked_headline,)
-            curves = (
-                Curve("loss", "eval/loss", "nats per masked token"),
-                Curve("mlm_acc", "eval/mlm_acc", "masked-token accuracy"),
-            )
-        metrics = {
-            "loss": "cross-entropy of the tokens, on the evaluation set",
-            "mlm_acc": masked,
-            "all_acc": "accuracy of the tokens predicted at all positions, masked or not",
-            "mlm_acc_majority": "majority baseline: the same for always guessing the most frequent token",
-            "overflow": "masked patches that the head left out; 0 is right",
-        }
-        return Report(title, curves, headlines, metrics, CAPTIONS)
-
-
-CAPTIONS = {
-    "original": "held-out images",
-    "masked": "what BEiT sees",
-    "prediction": "the tokens that BEiT predicts for the masked patches, decoded together with the visible ones",
-    "recovered": "the tokens that BEiT predicts for all patches, decoded",
-    "tokenizer": "the true tokens, decoded: the best that the row above could be",
-}
+        return pretrain_report(self.on_all)
 
 
 def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> Metrics:

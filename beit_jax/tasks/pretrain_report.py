@@ -1,0 +1,32 @@
+"""What a report shows of the pre-training on tokens."""
+
+from beit_jax.tasks.report import Curve, Headline, Report
+
+METRICS = {
+    "loss": "cross-entropy of the tokens, on the evaluation set",
+    "mlm_acc": "accuracy of the tokens predicted at masked positions",
+    "all_acc": "accuracy of the tokens predicted at all positions, masked or not",
+    "mlm_acc_majority": "majority baseline: the same for always guessing the most frequent token",
+    "overflow": "masked patches that the head left out; 0 is right",
+}
+CAPTIONS = {
+    "original": "held-out images",
+    "masked": "what BEiT sees",
+    "prediction": "the tokens that BEiT predicts for the masked patches, decoded together with the visible ones",
+    "recovered": "the tokens that BEiT predicts for all patches, decoded",
+    "tokenizer": "the true tokens, decoded: the best that the row above could be",
+}
+MASKED_ACCURACY = Headline("mlm_acc", "masked-token accuracy, %", 100)
+
+
+def pretrain_report(on_all: bool) -> Report:
+    """The report, of a loss on masked patches or `on_all`."""
+    if not on_all:
+        curves = (
+            Curve("loss", "eval/loss", "nats per masked token"),
+            Curve("mlm_acc", "eval/mlm_acc", "masked-token accuracy"),
+        )
+        return Report("pretrain", curves, (MASKED_ACCURACY,), METRICS, CAPTIONS)
+    curves = (Curve("loss", "eval/loss", "nats per token"), Curve("all_acc", "eval/all_acc", "token accuracy"))
+    headlines = (MASKED_ACCURACY, Headline("all_acc", "accuracy of all tokens, %", 100))
+    return Report("pretrain, all tokens", curves, headlines, METRICS, CAPTIONS)
