@@ -3,7 +3,7 @@
   python tests/reliability/kill_test.py --kills 25 --terms 10
 
 Sends SIGKILL at random moments (every third one while a checkpoint is being written) and SIGTERM at random moments from
-1.5 s after the start (before, SIGTERM ends Python itself), and damages the newest checkpoint in several ways. After each
+1.5 s after the start (before, it ends Python itself), and damages the newest checkpoint in several ways. After each
 failure the same command runs again. Prints a table in Markdown. Ends with status 1 if a run did not resume, or if its
 numbers differ from those of the uninterrupted run in any bit.
 """

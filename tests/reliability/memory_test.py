@@ -2,10 +2,10 @@
 
   python tests/reliability/memory_test.py --steps 5000 --window 50000
 
-Reads small images with a large shuffle window, from sharded records and from a folder, each in a process of its own, and
-prints the resident memory as a table in Markdown. Memory falls at the end of an epoch, when the window becomes empty; the
-maximum of each epoch must stay the same. Ends with status 1 if a maximum differs from the mean over the epochs by more
-than 2%. The first epoch is a warm-up and does not count.
+Reads small images with a large shuffle window, from sharded records and from a folder, each in a process of its own.
+Prints the resident memory as a table in Markdown. Memory falls at the end of an epoch, when the window becomes empty;
+the maximum of each epoch must stay the same. Ends with status 1 if a maximum differs from the mean over the epochs by
+more than 2%. The first epoch is a warm-up and does not count.
 """
 
 import argparse
