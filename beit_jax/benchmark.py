@@ -1,7 +1,7 @@
-"""Speed, memory and communication of this machine, or of one that is not there.
+"""Speed, memory and communication of the devices that are there, or of simulated ones.
 
   python -m beit_jax.benchmark --config configs/pretrain.py --config.batch_size=256
-      the training step on made-up batches: images/s, MFU, memory; --vs=torch runs transformers' BEiT in turns with it
+      the training step on synthetic batches: images/s, MFU, memory; --vs=torch measures transformers' BEiT alternately
   python -m beit_jax.benchmark table gpu
       every row of the table of docs/benchmarks.md, each in a process of its own
   python -m beit_jax.benchmark --config configs/pretrain.py:variant=L/16 --compile_only --devices=8 --config.mesh.fsdp=8
@@ -11,8 +11,7 @@
   python -m beit_jax.benchmark input --vs pil
       the input of pre-training on one core: milliseconds an image of each op, beside the official transform in Pillow
 
-No checkpoints are read, and of images none but with --real. With --json the last line of standard output is one JSON
-object.
+No checkpoints are read, and images only with --real. With --json the last line of standard output is one JSON object.
 """
 
 import os
@@ -20,24 +19,25 @@ from collections.abc import Sequence
 
 from beit_jax import cli
 from beit_jax.benchmarks import input_pipeline, masks, table
+from beit_jax.benchmarks.one_core import positive_int
 from beit_jax.errors import UserError
 
 STEPS = 20
-NAMED = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
+SUBCOMMANDS = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
 
 
 def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     if argv and not argv[0].startswith("-"):
-        if argv[0] not in NAMED:
-            raise UserError(f"found the benchmark {argv[0]!r}, expected {', '.join(NAMED)}, or --config=FILE")
-        return NAMED[argv[0]](argv[1:])
+        if argv[0] not in SUBCOMMANDS:
+            raise UserError(f"found the benchmark {argv[0]!r}, expected {', '.join(SUBCOMMANDS)}, or --config=FILE")
+        return SUBCOMMANDS[argv[0]](argv[1:])
     parser = _parser()
     args, config = cli.parse_with_config(parser, argv)
     if args.compile_only:
         if args.vs or args.tokens_given or args.real or args.steps is not None:
             raise UserError("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is looked for
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is counted
         from beit_jax.benchmarks import compiled
 
         return compiled.run(config, args.stage, args.devices or 1, args.json)
@@ -55,23 +55,20 @@ def main(argv: Sequence[str]) -> None:
 def _parser() -> cli.Parser:
     parser = cli.config_parser("beit_jax.benchmark", __doc__, "configs/pretrain.py")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--stage", default="", help="which stage of a recipe")
+    parser.add_argument("--stage", metavar="NAME", default="", help="stage of a recipe")
     parser.add_argument(
-        "--steps", type=_positive, metavar="N", help=f"steps to time, after the first two; otherwise {STEPS}"
+        "--steps", type=positive_int, metavar="N", help=f"steps to time, after the first two (default {STEPS})"
     )
-    parser.add_argument("--vs", choices=table.BASELINES, help="library whose BEiT is measured beside ours")
-    parser.add_argument("--tokens_given", action="store_true", help="pre-train on tokens that are not computed")
+    parser.add_argument("--vs", choices=table.BASELINES, help="baseline: library whose BEiT is measured too")
+    parser.add_argument(
+        "--tokens_given", action="store_true", help="pre-train on tokens in the batch; the step computes none"
+    )
     parser.add_argument("--real", action="store_true", help="read batches from the config's data")
-    parser.add_argument("--compile_only", action="store_true", help="compile for simulated devices, run nothing")
-    parser.add_argument("--devices", type=_positive, metavar="N", help="how many devices to compile for; otherwise 1")
+    parser.add_argument("--compile_only", action="store_true", help="compile for simulated devices, and run nothing")
+    parser.add_argument(
+        "--devices", type=positive_int, metavar="N", help="how many devices to compile for (default 1)"
+    )
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What chips can do at best."""
+"""Peak speeds of chips."""
 
 import re
 
@@ -17,7 +17,7 @@ PEAKS = (
 )
 
 
-def peak(device_kind: str, dtype: str) -> float | None:
+def peak_flops(device_kind: str, dtype: str) -> float | None:
     """FLOP/s of a device, or None where the table has none: other chips, and other types than bfloat16."""
     if dtype != "bfloat16":
         return None

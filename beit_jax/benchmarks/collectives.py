@@ -20,10 +20,10 @@ _AXIS_SIZE = re.compile(r"'([^']+)'=(\d+)")
 _AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 
 
-def moved(hlo: str, devices: int) -> dict[str, dict[str, int]]:
+def count_collectives(hlo: str, devices: int) -> dict[str, dict[str, int]]:
     """What each device sends in one run of a program.
 
-    Sizes are those of ring algorithms over groups of g devices: (g - 1)/g of the whole array for an all-gather, a
+    Sizes are those of ring algorithms over groups of g devices: (g - 1)/g of the complete array for an all-gather, a
     reduce-scatter and an all-to-all, twice that for an all-reduce, all of it for a permutation. What happens in a
     loop's body counts as often as the loop runs, where XLA knows that, and once where it does not.
 
@@ -35,15 +35,15 @@ def moved(hlo: str, devices: int) -> dict[str, dict[str, int]]:
       `{kind: {"count": operations, "bytes": sent by each device}}` of every kind in `KINDS`.
     """
     lines = _computations(hlo)
-    times = _times(lines)
-    found = {kind: {"count": 0, "bytes": 0} for kind in KINDS}
+    runs = _count_runs(lines)
+    sums = {kind: {"count": 0, "bytes": 0} for kind in KINDS}
     for name, body in lines.items():
         for line in body:
-            if times[name] and (match := _COLLECTIVE.match(line)):
+            if runs[name] and (match := _COLLECTIVE.match(line)):
                 shape, kind = match.groups()
-                found[kind]["count"] += times[name]
-                found[kind]["bytes"] += times[name] * _sent(kind, _size(shape), _group(line, devices))
-    return found
+                sums[kind]["count"] += runs[name]
+                sums[kind]["bytes"] += runs[name] * _bytes_sent(kind, _array_bytes(shape), _group_size(line, devices))
+    return sums
 
 
 def _computations(hlo: str) -> dict[str, list[str]]:
@@ -61,12 +61,12 @@ def _computations(hlo: str) -> dict[str, list[str]]:
     return lines
 
 
-def _times(lines: dict[str, list[str]]) -> collections.Counter[str]:
+def _count_runs(lines: dict[str, list[str]]) -> collections.Counter[str]:
     """How often each computation runs."""
-    times: collections.Counter[str] = collections.Counter()
+    counts: collections.Counter[str] = collections.Counter()
 
     def visit(name: str, runs: int) -> None:
-        times[name] += runs
+        counts[name] += runs
         for line in lines[name]:
             trips = int(match[1]) if (match := _TRIPS.search(line)) else 1
             for role, called in _CALLED.findall(line):
@@ -76,16 +76,16 @@ def _times(lines: dict[str, list[str]]) -> collections.Counter[str]:
                     visit(called.strip().lstrip("%"), runs)
 
     visit("", 1)
-    return times
+    return counts
 
 
-def _size(shape: str) -> int:
+def _array_bytes(shape: str) -> int:
     """Bytes of an array, or of a tuple of arrays, such as `(f32[8,4]{1,0}, bf16[])`."""
     arrays = _ARRAY.findall(shape)
     return sum(math.prod(map(int, filter(None, sides.split(",")))) * int(bits or 8) // 8 for bits, sides in arrays)
 
 
-def _group(line: str, devices: int) -> int:
+def _group_size(line: str, devices: int) -> int:
     """How many devices exchange with each other."""
     if match := _IOTA.search(line):
         return int(match[1])
@@ -99,7 +99,7 @@ def _group(line: str, devices: int) -> int:
     raise ValueError(f"unknown notation of groups: {line.strip()}")
 
 
-def _sent(kind: str, size: int, group: int) -> int:
+def _bytes_sent(kind: str, size: int, group: int) -> int:
     """Bytes that a device sends for a result of `size` bytes."""
     if kind == "collective-permute":
         return size

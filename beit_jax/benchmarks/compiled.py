@@ -1,4 +1,4 @@
-"""The training step compiled for devices that are not there: memory of each, and what they exchange."""
+"""The training step compiled for simulated devices: the memory of each, and what they exchange."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from beit_jax.benchmarks import collectives, program
 from beit_jax.training import memory
 
-REMATERIALIZATION = "nvoluntary full rematerialization"  # XLA found no way to reshard but to gather everything
+REMATERIALIZATION = "nvoluntary full rematerialization"  # XLA could reshard only by gathering all of an array
 
 
 def run(config: ConfigDict, stage: str, devices: int, as_json: bool) -> None:
@@ -27,20 +27,21 @@ def run(config: ConfigDict, stage: str, devices: int, as_json: bool) -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_compilation_cache", False)  # it would hide the time and the warnings
-    found = measure(program.complete(config, stage, dtype="bfloat16", remat="none"))
-    for line in _lines(found):
+    figures = measure_compiled_step(program.complete_without_data(config, stage, dtype="bfloat16", remat="none"))
+    for line in _lines(figures):
         print(line)
     if as_json:
-        print(json.dumps(found))
+        print(json.dumps(figures))
 
 
-def measure(config: ConfigDict) -> dict[str, Any]:
+def measure_compiled_step(config: ConfigDict) -> dict[str, Any]:
     """Figures of the step of a completed config, compiled for the devices that are there.
 
     Returns:
       `parameters` and their `replicated_fraction`, the fraction of bytes that every device holds; `bytes_per_device`;
-      `memory`, see `memory.compiled_bytes_per_device`; `collectives`, see `collectives.moved`;
-      `rematerializations`, XLA's warnings of arrays that are gathered whole to be split anew; `compile_seconds`.
+      `memory`, see `memory.compiled_bytes_per_device`; `collectives`, see `collectives.count_collectives`;
+      `rematerializations`, XLA's warnings of arrays that every device gathers to shard them in another way;
+      `compile_seconds`.
 
     Raises:
       UserError: the mesh does not fit the devices, the batch or the parameters.
@@ -53,7 +54,7 @@ def measure(config: ConfigDict) -> dict[str, Any]:
     seconds = time.perf_counter() - start
     params = jax.tree.leaves(experiment.abstract_state.params)
     sizes = [(memory.total_bytes(leaf), memory.bytes_per_device(leaf)) for leaf in params]
-    replicated = sum(total for total, own in sizes if total == own)
+    replicated = sum(total for total, per_device in sizes if total == per_device)
     examples = config.batch_size // (experiment.mesh.shape["data"] * experiment.mesh.shape["fsdp"])
     return {
         "devices": experiment.mesh.size,
@@ -67,20 +68,20 @@ def measure(config: ConfigDict) -> dict[str, Any]:
             "batch": sum(map(memory.total_bytes, experiment.task.train_spec(examples).values())),
         },
         "memory": memory.compiled_bytes_per_device(compiled),
-        "collectives": collectives.moved(compiled.as_text(), experiment.mesh.size),
-        "rematerializations": rematerializations(log),
+        "collectives": collectives.count_collectives(compiled.as_text(), experiment.mesh.size),
+        "rematerializations": count_rematerializations(log),
         "compile_seconds": seconds,
     }
 
 
-def rematerializations(log: list[str]) -> int:
-    """How many XLA warns of; it does with `TF_CPP_MIN_LOG_LEVEL` at 0 or 1, for programs that are in no cache."""
+def count_rematerializations(log: list[str]) -> int:
+    """How many XLA warns of: it does so with `TF_CPP_MIN_LOG_LEVEL` at 0 or 1, for programs that are in no cache."""
     return sum(REMATERIALIZATION in line for line in log)
 
 
 @contextlib.contextmanager
 def compiler_log() -> Iterator[list[str]]:
-    """Lines that the compiler, which is no Python, writes to the process's stderr; they are shown there afterwards."""
+    """Lines that the compiler writes to the stderr of the process, past Python; they are written there afterwards."""
     lines: list[str] = []
     sys.stderr.flush()
     stderr = os.dup(2)
@@ -96,16 +97,16 @@ def compiler_log() -> Iterator[list[str]]:
             sys.stderr.writelines(lines)
 
 
-def _lines(found: dict[str, Any]) -> Iterator[str]:
+def _lines(figures: dict[str, Any]) -> Iterator[str]:
     """The figures for people."""
-    mesh = " x ".join(f"{axis}={size}" for axis, size in found["mesh"].items())
-    yield f"{found['devices']} simulated device(s), {mesh}, batch {found['batch_size']}, {found['dtype']}"
-    fraction = found["replicated_fraction"]
-    yield f"{found['parameters']:,} parameters, {fraction:.1%} of their bytes replicated on every device"
-    yield memory.format_sizes("state", found["bytes_per_device"])
-    yield memory.format_sizes("planned by the compiler", found["memory"])
+    mesh = " x ".join(f"{axis}={size}" for axis, size in figures["mesh"].items())
+    yield f"{figures['devices']} simulated device(s), {mesh}, batch {figures['batch_size']}, {figures['dtype']}"
+    fraction = figures["replicated_fraction"]
+    yield f"{figures['parameters']:,} parameters, {fraction:.1%} of their bytes replicated on every device"
+    yield memory.format_sizes("state", figures["bytes_per_device"])
+    yield memory.format_sizes("planned by the compiler", figures["memory"])
     yield "MiB that each device sends in a step"
-    for kind, sums in found["collectives"].items():
+    for kind, sums in figures["collectives"].items():
         yield f"  {kind:<22}{sums['bytes'] / 2**20:12,.1f}  in {sums['count']:,} operations"
-    yield f"involuntary full rematerializations: {found['rematerializations']}"
-    yield f"compiled in {found['compile_seconds']:.1f} s"
+    yield f"involuntary full rematerializations: {figures['rematerializations']}"
+    yield f"compiled in {figures['compile_seconds']:.1f} s"

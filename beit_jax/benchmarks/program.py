@@ -1,4 +1,4 @@
-"""The training step of a config, without data or checkpoints: the config completed, shapes, the trace."""
+"""The experiment of a config without data or checkpoints, for measuring its step."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from beit_jax.experiment import Experiment, Lengths
 from beit_jax.tasks.encoder import compute_dtype
 from beit_jax.tasks.task import Task
 
-CLASSES = 1000  # of a config that takes their number from the data: ImageNet-1k
-STEPS = 100_000  # of a run whose length depends on its data; only the constants of schedules do
+CLASSES = 1000  # where a config takes their number from the data: those of ImageNet-1k
+STEPS = 100_000  # where the length of a run depends on its data; it changes only constants of the schedule
 STEPS_PER_EPOCH = 100
 
 
-def complete(config: ConfigDict, stage: str, dtype: str, remat: str = "auto") -> ConfigDict:
-    """A copy of a config, or of a recipe's stage, with what data, devices or other runs would have told.
+def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str = "auto") -> ConfigDict:
+    """A copy of a config, or of a recipe's stage, with values for what data, devices or other runs decide.
 
     Args:
       config: of a run or a recipe.
@@ -31,14 +31,15 @@ def complete(config: ConfigDict, stage: str, dtype: str, remat: str = "auto") ->
     """
     config = config.copy_and_resolve_references()
     chosen = configs.stage_of(config, stage)
-    for section in ("tokenizer", "encoder"):  # an untrained one takes as long
-        if section in chosen:
-            chosen[section].init_from = "random"
+    for section in chosen.values():
+        if isinstance(section, ConfigDict) and "init_from" in section:
+            section.init_from = "random"  # an untrained part takes as long
+    model = chosen.get("model", {})
     for key, value in (("dtype", dtype), ("remat", remat)):
-        if chosen.model.get(key, "") == "auto":
-            chosen.model[key] = value
-    if chosen.model.get("num_classes", None) == 0:
-        chosen.model.num_classes = CLASSES
+        if model.get(key, "") == "auto":
+            model[key] = value
+    if model.get("num_classes", None) == 0:
+        model.num_classes = CLASSES
     configs.validate(config)
     return chosen
 
@@ -60,4 +61,4 @@ def experiment_without_data(config: ConfigDict, task: Task | None = None) -> Exp
 
 def dtype_of(config: ConfigDict) -> str:
     """The type of the matrix products that a completed config asks for, on the devices that are there."""
-    return np.dtype(compute_dtype(config.model.get("dtype", "float32"))).name
+    return np.dtype(compute_dtype(config.get("model", {}).get("dtype", "float32"))).name

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax.data.block_mask_numpy import block_mask
+from beit_jax.errors import UserError
 from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.typing import HostBatch
@@ -17,23 +18,34 @@ from beit_jax.typing import HostBatch
 _BLOCKWISE = re.compile(r"\bblockwise_mask(\([^|]*\))?")
 
 
-def batch(config: ConfigDict, task: Task) -> HostBatch:
-    """A batch of the task's shapes: pixels in [0.1, 0.9], labels and tokens that exist, masks as in `data.ops`."""
+def synthetic_batch(config: ConfigDict, task: Task) -> HostBatch:
+    """A batch of the task's shapes: pixels in [0.1, 0.9], labels and tokens that exist, masks as in `data.ops`.
+
+    Raises:
+      UserError: the task does not say which integers it takes.
+    """
     rng = np.random.default_rng(config.seed)
 
     def values(name: str, spec: jax.ShapeDtypeStruct) -> np.ndarray:
+        if name == "mask":
+            return synthetic_masks(config, rng, spec.shape)
         if spec.dtype == jnp.bool_:
-            return masks(config, rng, spec.shape)
-        if spec.dtype == jnp.int32:
-            return rng.integers(0, task.integer_bounds[name], spec.shape, np.int32)
+            return rng.random(spec.shape) < 0.5
         if spec.dtype == jnp.uint8:
             return rng.integers(26, 230, spec.shape, np.uint8)
-        return rng.uniform(0.1, 0.9, spec.shape).astype(np.float32)
+        if jnp.issubdtype(spec.dtype, jnp.floating):
+            return rng.uniform(0.1, 0.9, spec.shape).astype(spec.dtype)
+        if name not in task.integer_bounds:
+            raise UserError(
+                f"the task {config.task!r} does not say which values {name!r} has; expected their bound in its "
+                "integer_bounds"
+            )
+        return rng.integers(0, task.integer_bounds[name], spec.shape, spec.dtype)
 
     return {name: values(name, spec) for name, spec in task.train_spec(config.batch_size).items()}
 
 
-def masks(config: ConfigDict, rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
+def synthetic_masks(config: ConfigDict, rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
     """bool `[b, g, g]` by the rule of `blockwise_mask` where the ops have it, else `num_masked` random patches."""
     batch, *grid = shape
     if match := _BLOCKWISE.search(config.data.ops):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from beit_jax import cli
 
-COLUMNS = ("images/s", "ms a step", "TFLOP/s", "MFU", "peak GiB", "compiled in s", "beside", "ours over theirs")
+COLUMNS = ("images/s", "ms a step", "TFLOP/s", "MFU", "peak GiB", "compiled in s", "baseline", "ours over baseline")
 PRETRAIN = "configs/pretrain.py:variant="
 BASELINES = ("torch", "torch_compiled", "timm", "timm_compiled")  # of --vs; the first two are transformers'
 
@@ -18,8 +18,8 @@ ROWS = {
         ("B/16, tokens given", [f"{PRETRAIN}B/16", "--tokens_given", "--config.batch_size=256"]),
         ("B/16, tokens computed", [f"{PRETRAIN}B/16", "--config.batch_size=256"]),
         *(
-            (f"B/16 beside {peer}", [f"{PRETRAIN}B/16", f"--vs={peer}", "--config.batch_size=256"])
-            for peer in BASELINES
+            (f"B/16, baseline {baseline}", [f"{PRETRAIN}B/16", f"--vs={baseline}", "--config.batch_size=256"])
+            for baseline in BASELINES
         ),
         *(
             (
@@ -34,16 +34,16 @@ ROWS = {
     "cpu": (
         *(
             (
-                f"{variant}, batch {batch}, logits of {masked} patches, beside {peer}",
+                f"{variant}, batch {batch}, logits of {masked} patches, baseline {baseline}",
                 [
                     f"{PRETRAIN}{variant}",
                     f"--config.batch_size={batch}",
                     f"--config.num_masked={masked}",
-                    f"--vs={peer}",
+                    f"--vs={baseline}",
                     "--steps=10",
                 ],
             )
-            for peer, variant, batch, masked in (
+            for baseline, variant, batch, masked in (
                 ("torch", "Ti/16", 16, 196),
                 ("torch", "Ti/16", 16, 75),
                 ("torch", "S/16", 8, 196),
@@ -60,22 +60,22 @@ ROWS = {
 def main(argv: Sequence[str]) -> None:
     """`python -m beit_jax.benchmark table`, with the arguments behind that name."""
     parser = cli.Parser(prog="python -m beit_jax.benchmark table", description=__doc__)
-    parser.add_argument("rows", choices=sorted(ROWS), help="what to measure, for which kind of device")
+    parser.add_argument("device", choices=sorted(ROWS), help="kind of device, which has rows of its own")
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object at the end")
     settings = parser.parse_args(argv)
-    found = []
+    rows = []
     print("\n".join(_heading()), flush=True)
-    for name, arguments in ROWS[settings.rows]:
-        found.append({"row": name, "arguments": arguments, **_measured(settings.rows, arguments)})
-        print(_line(found[-1]), flush=True)
+    for name, arguments in ROWS[settings.device]:
+        rows.append({"row": name, "arguments": arguments, **_measure_row(settings.device, arguments)})
+        print(_line(rows[-1]), flush=True)
     if settings.json:
-        print(json.dumps({"rows": found}))
+        print(json.dumps({"rows": rows}))
 
 
-def _measured(rows: str, arguments: Sequence[str]) -> dict:
+def _measure_row(device: str, arguments: Sequence[str]) -> dict:
     """The figures of a row, or the `error` that it ended with."""
     command = [sys.executable, "-m", "beit_jax.benchmark", "--json", f"--config={arguments[0]}", *arguments[1:]]
-    platform = {"JAX_PLATFORMS": "cpu"} if rows == "cpu" else {}
+    platform = {"JAX_PLATFORMS": "cpu"} if device == "cpu" else {}
     done = subprocess.run(command, env={**os.environ, **platform}, capture_output=True, text=True)
     if done.returncode:
         return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
@@ -87,18 +87,19 @@ def _heading() -> Iterator[str]:
     yield f"| --- |{' --- |' * len(COLUMNS)}"
 
 
-def _line(found: dict) -> str:
-    """A row in Markdown; "not measured" and why, where it failed."""
-    if "error" in found:
-        return f"| {found['row']} | not measured: {found['error'].replace('|', '/')} |{' |' * (len(COLUMNS) - 1)}"
+def _line(figures: dict) -> str:
+    """A row in Markdown; of one that failed, "not measured" and the reason."""
+    if "error" in figures:
+        return f"| {figures['row']} | not measured: {figures['error'].replace('|', '/')} |{' |' * (len(COLUMNS) - 1)}"
+    baseline = figures.get("baseline")
     cells = [
-        f"{found['images_per_second']:,.1f}",
-        f"{found['step_ms']:,.1f}",
-        f"{found['tflops']:.3g}",
-        "not known" if found["mfu"] is None else f"{found['mfu']:.1%}",
-        f"{found['peak_bytes'] / 2**30:.2f}",
-        f"{found['compile_seconds']:.1f}",
-        f"{found['peer']['images_per_second']:,.1f} images/s, {found['peer']['name']}" if "vs" in found else "",
-        f"{found['vs']:.2f}" if "vs" in found else "",
+        f"{figures['images_per_second']:,.1f}",
+        f"{figures['step_ms']:,.1f}",
+        f"{figures['tflops']:.3g}",
+        "not known" if figures["mfu"] is None else f"{figures['mfu']:.1%}",
+        f"{figures['peak_bytes'] / 2**30:.2f}",
+        f"{figures['compile_seconds']:.1f}",
+        f"{baseline['images_per_second']:,.1f} images/s, {baseline['name']}" if baseline else "",
+        f"{figures['ours_over_baseline']:.2f}" if baseline else "",
     ]
-    return f"| {found['row']} | {' | '.join(cells)} |"
+    return f"| {figures['row']} | {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""The pre-training step in PyTorch, on the BEiT of transformers or timm; the only file that imports them."""
+"""The pre-training step in PyTorch, on the BEiT of transformers or timm, to compare speeds with."""
 
 from typing import Any
 
@@ -13,41 +13,41 @@ from beit_jax.typing import HostBatch
 DEVICES = {"cpu": "cpu", "gpu": "cuda"}
 
 
-class TorchPeer:
-    """A contestant of `timing.in_turns`: forward, backward, clipping and AdamW on the same rows with given tokens."""
+class TorchBaseline:
+    """Forward, backward, clipping and AdamW on the same examples with given tokens; see `timing.Timed`."""
 
-    def __init__(self, config: ConfigDict, dtype: str, rows: HostBatch, kind: str = "torch"):
+    def __init__(self, config: ConfigDict, dtype: str, batch: HostBatch, kind: str = "torch"):
         """Builds the model, from random weights.
 
         Args:
           config: of the pre-training.
           dtype: of the matrix products, float32 or bfloat16 (autocast over float32 parameters, as in training).
-          rows: `image`, `mask` and `tokens`.
+          batch: `image`, `mask` and `tokens`.
           kind: one of `table.BASELINES`; "compiled" is torch.compile.
 
         Raises:
-          UserError: torch or the library is missing, or has not the device that JAX runs on.
+          UserError: torch or the library is missing, or torch lacks the device that JAX runs on.
         """
         library, _, compiled = kind.partition("_")
-        self._torch, found = _libraries(kind, "timm" if library == "timm" else "transformers")
+        self._torch, module = _import_libraries(kind, "timm" if library == "timm" else "transformers")
         torch, backend = self._torch, jax.default_backend()
         if backend not in DEVICES or (backend == "gpu" and not torch.cuda.is_available()):
             raise UserError(f"--vs={kind}: JAX runs on {backend}, but torch cannot; expected a CPU, or a GPU for both")
         self._device, self._clip = DEVICES[backend], config.optimizer.clip_norm
         torch.manual_seed(config.seed)
         build = _timm if library == "timm" else _transformers
-        model, told = build(torch, found, config)
+        model, name = build(torch, module, config)
         self._model = model.to(self._device).train()
         self._loss = torch.compile(self._model) if compiled else self._model
-        opt = config.optimizer
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=opt.lr, betas=(opt.b1, opt.b2), eps=opt.eps, weight_decay=opt.weight_decay
+        settings = config.optimizer
+        self._optimizer = torch.optim.AdamW(  # its epsilon is optax's, 1e-8
+            model.parameters(), lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
         )
         self._autocast = dict(device_type=self._device, dtype=torch.bfloat16, enabled=dtype == "bfloat16")
         self._batch = [
-            self._tensor(values) for values in (rows["image"].transpose(0, 3, 1, 2), *_targets(config, rows))
+            self._tensor(values) for values in (batch["image"].transpose(0, 3, 1, 2), *_targets(config, batch))
         ]
-        self.name = f"{told}, torch {torch.__version__}, {'torch.compile' if compiled else 'not compiled'}"
+        self.name = f"{name}, torch {torch.__version__}, {'torch.compile' if compiled else 'not compiled'}"
         self.loss = float("nan")
 
     def __call__(self, first: int, count: int) -> None:
@@ -72,32 +72,32 @@ class TorchPeer:
         return self._torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
 
 
-def _targets(config: ConfigDict, rows: HostBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _targets(config: ConfigDict, batch: HostBatch) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Masks bool `[b, n]`, row-major positions of `num_masked` patches `[b, k]`, masked first, and their tokens.
 
     Tokens of patches that are not masked are -100, which PyTorch's cross-entropy leaves out.
     """
-    mask = rows["mask"].reshape(len(rows["mask"]), -1)
+    mask = batch["mask"].reshape(len(batch["mask"]), -1)
     positions = np.argsort(~mask, axis=1, kind="stable")[:, : config.num_masked].astype(np.int64)
-    tokens = np.where(mask, rows["tokens"].reshape(mask.shape), -100).astype(np.int64)
+    tokens = np.where(mask, batch["tokens"].reshape(mask.shape), -100).astype(np.int64)
     return mask, positions, np.take_along_axis(tokens, positions, axis=1)
 
 
-def _libraries(kind: str, library: str) -> tuple[Any, Any]:
+def _import_libraries(kind: str, library: str) -> tuple[Any, Any]:
     try:
         import torch
 
         if library == "timm":
-            import timm as found
+            import timm as module
             import timm.models.beit  # noqa: F401
         else:
-            import transformers as found
+            import transformers as module
 
-            found.BeitForMaskedImageModeling  # noqa: B018 - loaded only when it is asked for
+            module.BeitForMaskedImageModeling  # noqa: B018 - loaded only when it is asked for
     except (ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--vs={kind} needs torch and {library}: {reason}; install both, or leave it out") from error
-    return torch, found
+    return torch, module
 
 
 def _transformers(torch: Any, transformers: Any, config: ConfigDict) -> tuple[Any, str]:
@@ -119,7 +119,7 @@ def _transformers(torch: Any, transformers: Any, config: ConfigDict) -> tuple[An
 
 
 def _timm(torch: Any, timm: Any, config: ConfigDict) -> tuple[Any, str]:
-    """Timm's encoder, with the mask token and the head on `num_masked` positions that timm has not."""
+    """Timm's encoder, with a mask token and a head on `num_masked` positions, which timm lacks."""
     model, (variant, patch) = config.model, variants.parse(config.model.variant)
 
     class Model(torch.nn.Module):

@@ -1,5 +1,6 @@
 """Memory and collectives of steps that are compiled for simulated devices."""
 
+import functools
 import json
 import os
 import re
@@ -55,7 +56,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 
 def test_counts_and_bytes_by_hand():
-    assert collectives.moved(HLO, devices=8) == {
+    assert collectives.count_collectives(HLO, devices=8) == {
         "all-gather": {"count": 16, "bytes": 15 * 16 * 4 * 2 * 3 // 4 + 32 * 7 // 8},
         "reduce-scatter": {"count": 1, "bytes": 2 * 4 * 7},
         "all-reduce": {"count": 5, "bytes": 5 * 36 * 2 * 1 // 2},
@@ -66,27 +67,32 @@ def test_counts_and_bytes_by_hand():
 
 def test_groups_in_an_unknown_notation_are_refused():
     with pytest.raises(ValueError, match="unknown notation of groups"):
-        collectives.moved(HLO.replace("[1,8]<=[8]", "everyone"), devices=8)
+        collectives.count_collectives(HLO.replace("[1,8]<=[8]", "everyone"), devices=8)
 
 
 def test_loops_of_a_real_program():
     mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, "fsdp", None))
+    replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, "fsdp", None))
 
     def layers(x, kernels):
         def layer(x, kernel):
-            return jnp.tanh(x @ jax.lax.with_sharding_constraint(kernel, whole)), None
+            return jnp.tanh(x @ jax.lax.with_sharding_constraint(kernel, replicated)), None
 
         return jax.lax.scan(layer, x, kernels)[0]
 
     x, kernels = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 64), (6, 64, 64)))
-    text = jax.jit(layers, in_shardings=(whole, split), out_shardings=whole).lower(x, kernels).compile().as_text()
-    found = collectives.moved(text, devices=8)["all-gather"]
+    text = (
+        jax.jit(layers, in_shardings=(replicated, split), out_shardings=replicated)
+        .lower(x, kernels)
+        .compile()
+        .as_text()
+    )
+    found = collectives.count_collectives(text, devices=8)["all-gather"]
     assert found["count"] in (1, 6)  # all layers before the loop, or one at a time in it
     assert found["bytes"] == 6 * 64 * 64 * 4 * 3 // 4
 
 
-# In a process of its own, which hears XLA's warnings and takes no compiled program from a cache.
+# In a process of its own, which reads XLA's warnings and takes no compiled program from a cache.
 ALONE = """
 import json, sys, jax, tiny
 from jax.sharding import NamedSharding, PartitionSpec as P
@@ -99,15 +105,17 @@ found = {}
 for task in ("tokenizer", "tokenizer on tensor", "pretrain", "pretrain on tensor", "classify", "probe", "segment"):
     config = tiny.config(task.split()[0])
     config.mesh.update(dict(data=2, fsdp=2, tensor=2) if "tensor" in task else dict(data=2, fsdp=4))
-    found[task] = compiled.measure(program.complete(config, "", "bfloat16"))["rematerializations"]
+    config = program.complete_without_data(config, "", "bfloat16")
+    found[task] = compiled.measure_compiled_step(config)["rematerializations"]
 mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
 rows, columns = NamedSharding(mesh, P("data")), NamedSharding(mesh, P(None, "fsdp"))
 with compiled.compiler_log() as log:
     jax.jit(lambda x: x, in_shardings=rows, out_shardings=columns).lower(jax.numpy.ones((16, 16))).compile()
-found["provoked"] = compiled.rematerializations(log)
+found["provoked"] = compiled.count_rematerializations(log)
 config = tiny.config("pretrain")
 config.mesh.update(data=1, fsdp=8)
-lowered = program.make(program.complete(config, "", "bfloat16")).trace().lower()
+config = program.complete_without_data(config, "", "bfloat16")
+lowered = program.experiment_without_data(config).trace_step().lower()
 lowered.compile({"xla_dump_to": sys.argv[1], "xla_dump_hlo_pass_re": "spmd.*"})
 print(json.dumps(found))
 """
@@ -115,11 +123,11 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def alone(repository, tmp_path_factory):
-    """Rematerializations, by task; and the program of a step as XLA splits it, before it suits it to the CPU."""
+    """Rematerializations by task; and the program of a step as XLA partitions it, before it is changed for the CPU."""
     folder = tmp_path_factory.mktemp("dump")
-    heard = {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": f"{repository / 'tests'}:{repository}"}
+    settings = {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": f"{repository / 'tests'}:{repository}"}
     command = [sys.executable, "-c", ALONE, str(folder)]
-    done = subprocess.run(command, env=os.environ | heard, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     (text,) = (path.read_text() for path in folder.glob("*jit_step*after_spmd-partitioning*"))
     return json.loads(done.stdout.splitlines()[-1]), text
@@ -127,7 +135,7 @@ def alone(repository, tmp_path_factory):
 
 @pytest.mark.slow
 def test_nothing_is_rematerialized(alone):
-    """And the warning is seen where there is one."""
+    """And the warning is counted where there is one."""
     found = dict(alone[0])
     assert found.pop("provoked") == 1
     assert len(found) == 7 and not any(found.values()), found
@@ -141,27 +149,28 @@ def test_parameters_are_cast_before_they_are_gathered(alone):
     assert len(blocks) >= 4 and set(blocks) == {"bf16"}, gathered
 
 
+@functools.cache
 def measured(task, **mesh):
     config = tiny.config(task)
     config.mesh.update(mesh)
-    return compiled.measure(program.complete(config, "", "bfloat16"))
+    return compiled.measure_compiled_step(program.complete_without_data(config, "", "bfloat16"))
 
 
 @pytest.mark.parametrize("task", ["pretrain", "probe", *SLOW, pytest.param("tokenizer", marks=pytest.mark.slow)])
 def test_every_task(task):
-    found = measured(task, data=2, fsdp=4)
-    held = found["bytes_per_device"]
-    assert held["optimizer_state"] == pytest.approx(2 * held["parameters"], rel=0.01)  # two moments, two counters
+    found = measured(task, data=1, fsdp=8)
+    sizes = found["bytes_per_device"]
+    assert sizes["optimizer_state"] == pytest.approx(2 * sizes["parameters"], rel=0.01)  # two moments, two counters
     # Parts of the tokenizer that the step does not read are no arguments of it.
-    assert found["memory"]["arguments"] >= sum(held.values()) - held["frozen_parameters"]
+    assert found["memory"]["arguments"] >= sum(sizes.values()) - sizes["frozen_parameters"]
 
 
 @pytest.mark.slow
 def test_sharding_divides_the_state_and_moves_parameters():
     data, fsdp = measured("pretrain", data=8), measured("pretrain", data=1, fsdp=8)
-    assert data["replicated_share"] == 1.0 and fsdp["replicated_share"] < 0.2
+    assert data["replicated_fraction"] == 1.0 and fsdp["replicated_fraction"] < 0.2
     assert data["bytes_per_device"]["parameters"] == 4 * data["parameters"]
-    expected = fsdp["replicated_share"] + (1 - fsdp["replicated_share"]) / 8
+    expected = fsdp["replicated_fraction"] + (1 - fsdp["replicated_fraction"]) / 8
     assert fsdp["bytes_per_device"]["parameters"] == pytest.approx(4 * data["parameters"] * expected)
     assert data["collectives"]["all-gather"]["bytes"] == 0 < fsdp["collectives"]["all-gather"]["bytes"]
     # Every gradient is summed over the devices, in float32.
@@ -182,14 +191,14 @@ def test_only_parameters_and_their_gradients_move(task):
 def test_dtype_classes_and_untrained_parts_are_filled_in():
     config = tiny.config("probe")
     config.model.num_classes, config.encoder.init_from = 0, ""
-    made = program.complete(config, "", "bfloat16")
+    made = program.complete_without_data(config, "", "bfloat16")
     assert (made.model.num_classes, made.model.dtype, made.encoder.init_from) == (1000, "bfloat16", "random")
     assert config.model.num_classes == 0  # a copy
     config.model.dtype = "float32"
-    assert program.complete(config, "", "bfloat16").model.dtype == "float32"
+    assert program.complete_without_data(config, "", "bfloat16").model.dtype == "float32"
 
 
-def test_the_door(repository):
+def test_the_command(repository):
     config = f"{repository}/configs/quickstart.py:runlocal,seeds=1"
     arguments = ["--stage=pretrain", "--compile_only", "--devices=4", "--config.pretrain.mesh.fsdp=2", "--json"]
     command = [sys.executable, "-m", "beit_jax.benchmark", f"--config={config}", *arguments]
@@ -204,10 +213,10 @@ def test_the_door(repository):
 
 def test_a_stage_must_exist():
     with pytest.raises(UserError, match="found --stage=pretrain, expected no --stage"):
-        program.complete(tiny.config("pretrain"), "pretrain", "auto")
+        program.complete_without_data(tiny.config("pretrain"), "pretrain", "auto")
 
 
 def test_bytes_of_shapes():
     mesh = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     leaf = jax.ShapeDtypeStruct((8, 3), np.dtype("bfloat16"), sharding=NamedSharding(mesh, P("fsdp")))
-    assert (memory.size(leaf), memory.held({"a": leaf, "b": None})) == (48, 12)
+    assert (memory.total_bytes(leaf), memory.bytes_per_device({"a": leaf, "b": None})) == (48, 12)
