@@ -1,4 +1,4 @@
-"""Which patches are masked: boolean masks for a whole batch at once, each from the seed of its own example.
+"""Blockwise masks, for a whole batch at once, each from the seed of its own example (BEiT paper, section 2.3).
 
 A block mask grows block by block. One step of the loop draws ten rectangles for every mask of the batch, and adds to
 each mask the first of its rectangles that the rule accepts.
@@ -120,68 +120,33 @@ def blockwise_masks(
     at least one new patch, and the mask then has at most `num_masked` patches. A mask ends when ten attempts at a block
     are refused; it may have a few patches less than `num_masked`.
     """
-    _check_blocks(grid, min_block)
-    _check_count(grid, num_masked)
-    return official_blocks(_draws(seeds, ATTEMPTS), tf.shape(seeds)[0], grid, num_masked, min_block)
+    check_blocks(grid, min_block)
+    check_count(grid, num_masked)
+    return official_blocks(draws_of(seeds, ATTEMPTS), tf.shape(seeds)[0], grid, num_masked, min_block)
 
 
-def algorithm1_masks(
-    seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), ratio: float = 0.4, min_block: int = 16
-) -> tf.Tensor:
-    """Algorithm 1 of the paper as printed: bool `[b, h, w]`, with more than ratio * h * w masked patches.
-
-    Unlike in `blockwise_masks`, every block is accepted, so that a mask overshoots, and the aspect ratio is uniform in
-    [0.3, 1/0.3]. The paper does not say how its real numbers become patches: here sides are rounded and clipped to the
-    grid, and a block covers the rows `[top, top + height)`.
-    """
-    _check_blocks(grid, min_block)
-    if not 0 < ratio < 1:
-        raise UserError(f"algorithm1_mask: found the ratio {ratio}; expected a fraction of the patches between 0 and 1")
-    budget = ratio * grid[0] * grid[1]
-    return grow_masks(
-        _draws(seeds, attempts=1),
-        tf.shape(seeds)[0],
-        grid,
-        min_block=min_block,
-        budget=budget,
-        enough=int(budget) + 1,
-        root_aspect=lambda u: tf.sqrt(MIN_ASPECT + (1 / MIN_ASPECT - MIN_ASPECT) * u),
-        accept=lambda sides, new, cap: tf.ones_like(new, tf.bool),
-    )
-
-
-def _draws(seeds: tf.Tensor, attempts: int) -> Draw:
+def draws_of(seeds: tf.Tensor, attempts: int) -> Draw:
+    """Uniform numbers for each block, from integer `seeds` `[b, 2]`."""
     keys = random_draws.keys(seeds)
     return lambda block: random_draws.four_uniforms(keys, block, attempts)
 
 
-def random_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked: int = 75) -> tf.Tensor:
-    """Exactly `num_masked` patches, all choices equally likely: bool `[b, h, w]` (the paper's ablation of blocks)."""
-    _check_count(grid, num_masked)
-    patches = grid[0] * grid[1]
-    order = random_draws.random_words(random_draws.keys(seeds)[:, None], tf.range(patches)[None])
-    rank = tf.argsort(tf.argsort(tf.bitcast(order, tf.int64)))
-    return tf.reshape(rank < num_masked, [-1, *grid])
-
-
-def no_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14)) -> tf.Tensor:
-    """Nothing is masked: bool `[b, h, w]` (the paper's ablation of masking)."""
-    return tf.zeros([tf.shape(seeds)[0], *grid], tf.bool)
-
-
-def _check_blocks(grid: tuple[int, int], min_block: int) -> None:
+def check_blocks(grid: tuple[int, int], min_block: int) -> None:
+    """Raises UserError for an empty grid, or a block that is larger."""
     if min(grid) < 1:
         raise UserError(f"found a mask grid of {grid} (rows, columns); expected at least one of each")
     if not 0 < min_block <= grid[0] * grid[1]:
         raise UserError(f"found min_block {min_block} on a grid of {grid}; expected 1 to {grid[0] * grid[1]} patches")
 
 
-def _check_count(grid: tuple[int, int], num_masked: int) -> None:
+def check_count(grid: tuple[int, int], num_masked: int) -> None:
+    """Raises UserError for more masked patches than there are, or none."""
     if not 0 < num_masked <= grid[0] * grid[1]:
         raise UserError(f"found {num_masked} masked patches on a grid of {grid}; expected 1 to {grid[0] * grid[1]}")
 
 
-def _mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *settings: float) -> Op:
+def mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *settings: float) -> Op:
+    """The op that adds the `mask` of a function such as `blockwise_masks`; a wrong setting is reported at once."""
     sides = (grid, grid) if isinstance(grid, int) else tuple(grid)
     make(tf.zeros([1, 2], tf.int64), sides, *settings)  # reports a wrong setting when the ops are parsed
 
@@ -194,22 +159,4 @@ def _mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *setti
 @register("batch", random=True)
 def blockwise_mask(num_masked: int = 75, min_block: int = 16, grid: int | tuple[int, int] = 14) -> Op:
     """Adds `mask`, bool `[b, h, w]`, see `blockwise_masks`; one number as `grid` is the side of a square grid."""
-    return _mask_op(blockwise_masks, grid, num_masked, min_block)
-
-
-@register("batch", random=True)
-def algorithm1_mask(ratio: float = 0.4, min_block: int = 16, grid: int | tuple[int, int] = 14) -> Op:
-    """Adds `mask`, bool `[b, h, w]`, see `algorithm1_masks`."""
-    return _mask_op(algorithm1_masks, grid, ratio, min_block)
-
-
-@register("batch", random=True)
-def random_mask(num_masked: int = 75, grid: int | tuple[int, int] = 14) -> Op:
-    """Adds `mask`, bool `[b, h, w]`, see `random_masks`."""
-    return _mask_op(random_masks, grid, num_masked)
-
-
-@register("batch")
-def no_mask(grid: int | tuple[int, int] = 14) -> Op:
-    """Adds `mask`, bool `[b, h, w]`, see `no_masks`."""
-    return _mask_op(no_masks, grid)
+    return mask_op(blockwise_masks, grid, num_masked, min_block)

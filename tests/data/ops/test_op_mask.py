@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from beit_jax.data.ops import mask as mask_ops
+from beit_jax.data.ops import mask_ablations
 from beit_jax.errors import UserError
 
 
@@ -150,7 +151,11 @@ def test_masks_differ(many_masks):
 
 @pytest.mark.parametrize(
     ("make", "settings"),
-    [(mask_ops.blockwise_masks, (75, 16)), (mask_ops.algorithm1_masks, (0.4, 16)), (mask_ops.random_masks, (75,))],
+    [
+        (mask_ops.blockwise_masks, (75, 16)),
+        (mask_ablations.algorithm1_masks, (0.4, 16)),
+        (mask_ablations.random_masks, (75,)),
+    ],
 )
 def test_a_mask_depends_on_its_own_seed(make, settings):
     seeds = seeds_of(64)
@@ -163,31 +168,38 @@ def test_a_mask_depends_on_its_own_seed(make, settings):
 
 
 def test_algorithm1_stops_above_the_ratio():
-    counts = tf.function(mask_ops.algorithm1_masks)(seeds_of(5000)).numpy().sum((1, 2))
+    counts = tf.function(mask_ablations.algorithm1_masks)(seeds_of(5000)).numpy().sum((1, 2))
     assert counts.min() == 79  # the first whole number above 0.4 * 196 = 78.4
     assert counts.max() <= 110
     assert np.mean(counts == 79) > 0.1
 
 
 def test_random_masks_are_exact_and_even():
-    masks = tf.function(mask_ops.random_masks)(seeds_of(5000)).numpy()
+    masks = tf.function(mask_ablations.random_masks)(seeds_of(5000)).numpy()
     assert set(masks.sum((1, 2))) == {75}
     assert np.abs(masks.mean(0) - 75 / 196).max() < 0.03
 
 
 def test_pairs_of_cells_of_random_masks_are_even():
-    masks = tf.function(mask_ops.random_masks)(seeds_of(20000), (3, 3), 4).numpy().reshape(-1, 9).astype(float)
+    masks = tf.function(mask_ablations.random_masks)(seeds_of(20000), (3, 3), 4).numpy().reshape(-1, 9).astype(float)
     together = (masks.T @ masks / len(masks))[~np.eye(9, dtype=bool)]
     assert np.abs(together - 4 * 3 / (9 * 8)).max() < 0.015
 
 
 def test_no_mask_hides_nothing(both_ways):
-    found = both_ways(mask_ops.no_mask((2, 3)), {"image": np.zeros((4, 8, 8, 3), np.uint8)}, [[0, i] for i in range(4)])
+    found = both_ways(
+        mask_ablations.no_mask((2, 3)), {"image": np.zeros((4, 8, 8, 3), np.uint8)}, [[0, i] for i in range(4)]
+    )
     assert found["mask"].shape == (4, 2, 3) and not np.asarray(found["mask"]).any()
 
 
 @pytest.mark.parametrize(
-    "op", [mask_ops.blockwise_mask(5, 2, 4), mask_ops.algorithm1_mask(0.4, 2, (4, 4)), mask_ops.random_mask(5, (4, 4))]
+    "op",
+    [
+        mask_ops.blockwise_mask(5, 2, 4),
+        mask_ablations.algorithm1_mask(0.4, 2, (4, 4)),
+        mask_ablations.random_mask(5, (4, 4)),
+    ],
 )
 def test_ops_add_a_mask(both_ways, op):
     found = both_ways(op, {"image": np.zeros((3, 8, 8, 3), np.uint8)}, [[0, 1], [0, 2], [0, 3]])
@@ -201,8 +213,8 @@ def test_grid_and_counts_are_checked():
         lambda: mask_ops.blockwise_mask(197),
         lambda: mask_ops.blockwise_mask(5, 0),
         lambda: mask_ops.blockwise_mask(5, 1, (0, 4)),
-        lambda: mask_ops.algorithm1_mask(1.0),
-        lambda: mask_ops.random_mask(0),
+        lambda: mask_ablations.algorithm1_mask(1.0),
+        lambda: mask_ablations.random_mask(0),
     ]
     for make in wrong:
         with pytest.raises(UserError, match=r"found|not a share"):
