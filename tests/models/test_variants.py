@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from beit_jax.errors import UserError
@@ -26,3 +29,8 @@ def test_unknown_names_list_the_known_ones(name):
 def test_heads_divide_widths():
     for variant in variants.VARIANTS.values():
         assert variant.width % variant.heads == 0
+
+
+def test_configs_can_read_the_names_without_jax():
+    program = "import sys, beit_jax.models.variants; print(sorted({'jax', 'flax'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
