@@ -1,46 +1,77 @@
+"""Checkpoints of a synthetic state: saved, found, and restored onto another mesh."""
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny import config as tiny
-from tiny import experiment, one_device
 
 from beit_jax.errors import UserError
-from beit_jax.training import checkpoint, checkpoint_manager, sharding
-from beit_jax.training.params import flatten
+from beit_jax.training import checkpoint, checkpoint_manager, optimizer, sharding
+from beit_jax.training.initialize import with_shardings
+from beit_jax.training.params import flatten, unflatten
+from beit_jax.training.train_step import TrainState
+
+SHAPES = {"encoder/blocks/mlp/fc1/kernel": (2, 32, 128), "encoder/norm/scale": (32,), "lm_head/bias": (16,)}
 
 
-def saved(run, mesh):
-    """A checkpoint of step 0, written from a mesh, and what was written."""
-    current = averaged(mesh).fresh_state()
+def abstract_state(mesh, shapes=SHAPES):
+    """The train state, as shapes with shardings, of parameters of these shapes, with the optimizer of a config."""
+    transformation, _ = optimizer.build_optimizer(tiny("pretrain").optimizer, 10, 2)
+
+    def create():
+        params = unflatten({name: jnp.zeros(shape) for name, shape in shapes.items()})
+        return TrainState(jnp.int32(0), params, transformation.init(params), params)
+
+    return with_shardings(jax.eval_shape(create), mesh)
+
+
+def save(run, mesh):
+    """A checkpoint of step 0 with random values; returns what was saved."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        values = rng.normal(size=leaf.shape) if leaf.dtype == jnp.float32 else rng.integers(0, 9, leaf.shape)
+        return jax.device_put(np.asarray(values, leaf.dtype), leaf.sharding)
+
+    state = jax.tree.map(draw, abstract_state(mesh))
     checkpoints = checkpoint_manager.Checkpoints(run)
-    checkpoints.save(current, 0, {"config": "{}"})
+    checkpoints.save(state, 0, {"config": "{}"})
     checkpoints.close()
-    return jax.device_get(current)
+    return jax.device_get(state)
 
 
-def averaged(mesh):
-    """An experiment that keeps averaged parameters."""
-    config = tiny("pretrain")
-    config.optimizer.ema = 0.5
-    return experiment(config, mesh)
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run with a checkpoint from one device, and the state in it."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, save(folder, sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1]))
 
 
-def test_restores_onto_another_mesh(tmp_path):
-    written = saved(tmp_path, one_device())
-    abstract = averaged(sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))).abstract_state
-    restored = checkpoint_manager.Checkpoints(tmp_path).restore(abstract)
+def test_restores_onto_another_mesh(run):
+    folder, saved = run
+    mesh = sharding.make_mesh(dict(data=2, fsdp=2, tensor=2))
+    restored = checkpoint_manager.Checkpoints(folder).restore(abstract_state(mesh))
     kernel = flatten(restored.params)["encoder/blocks/mlp/fc1/kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (2, 16, 64)
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), written)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), saved)
 
 
-def test_parameters_alone_are_the_averaged_ones(tmp_path):
+def test_a_state_of_another_model_is_refused(run):
     mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
-    written = saved(tmp_path, mesh)
-    found = checkpoint.find_checkpoint(str(tmp_path))
+    message = r"is of another model or optimizer: lm_head/bias is \(16,\) there and \(8,\) here; use the config"
+    with pytest.raises(UserError, match=message):
+        checkpoint_manager.Checkpoints(run[0]).restore(abstract_state(mesh, SHAPES | {"lm_head/bias": (8,)}))
+
+
+def test_parameters_alone_are_the_averaged_ones(run):
+    folder, saved = run
+    found = checkpoint.find_checkpoint(str(folder))
     assert found.name == "0" and checkpoint.load_config(found) == "{}"
+    mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
     loaded = checkpoint.load_params(found, sharding.replicated(mesh))
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), dict(written.ema))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), dict(saved.ema))
+    assert flatten(checkpoint.load_shapes(found))["lm_head/bias"].shape == (16,)
 
 
 def test_an_empty_step_folder_is_no_checkpoint(tmp_path):
@@ -49,7 +80,7 @@ def test_an_empty_step_folder_is_no_checkpoint(tmp_path):
         checkpoint.find_checkpoint(str(tmp_path))
 
 
-def test_a_recipe_s_folder_names_its_stages(tmp_path):
+def test_the_folder_of_a_recipe_names_its_stages(tmp_path):
     (tmp_path / "pretrain" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds several runs; name one of them: .*/pretrain"):
         checkpoint.find_checkpoint(str(tmp_path))
