@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from beit_jax.errors import UserError
-from beit_jax.models import heads, variants, vit
+from beit_jax.models import classifier, variants, vit
 from beit_jax.tasks.accuracy import ranks
 from beit_jax.tasks.encoder import encoder_fields, encoder_flops
 from beit_jax.tasks.mixup import mix
@@ -23,11 +23,11 @@ class Classify(Task):
     """See `Task`; batches hold `image` `[b, h, w, 3]` normalised and `label` int32 `[b]`."""
 
     @functools.cached_property
-    def model(self) -> heads.ImageClassifier:
+    def model(self) -> classifier.ImageClassifier:
         """See `Task.model`."""
         section = self.config.model
         encoder = vit.Encoder(**encoder_fields(section), init_scheme="finetune", final_norm=section.pooling != "mean")
-        return heads.ImageClassifier(
+        return classifier.ImageClassifier(
             encoder=encoder, num_classes=section.num_classes, pooling=section.pooling, init_scale=section.init_scale
         )
 

@@ -8,18 +8,17 @@ masked patches at K/n of the head's cost.
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import rearrange
 
 from beit_jax.config.encoder import grid_side
 from beit_jax.errors import UserError
 from beit_jax.models import heads, variants, vit
 from beit_jax.tasks.encoder import encoder_fields, encoder_flops, layer_features
 from beit_jax.tasks.task import Task, spec
-from beit_jax.typing import Batch, HostBatch, Params, Spec
+from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,8 +88,12 @@ class MaskedModelling(Task):
         return predicted, positions, masked
 
     def loss_weights(self, masked: jax.Array) -> jax.Array:
-        """Weights of positions in the loss, from whether they are masked, `[b, k]`."""
+        """Weights of positions in the loss, `[b, k]`."""
         return jnp.ones_like(masked) if self.on_all else masked
+
+    def mask_metrics(self, masked: jax.Array) -> Metrics:
+        """The mean number of masked patches, of weights `[b, k]`."""
+        return {"masked_per_image": (jnp.sum(masked), jnp.float32(masked.shape[0]))}
 
     def overflow(self, batch: Batch) -> jax.Array:
         """The number of masked patches that the head leaves out; 0 is right."""
@@ -126,14 +129,3 @@ def gather_masked(mask: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     flat = rearrange(mask, "b h w -> b (h w)")
     positions = jnp.argsort(~flat, axis=1, stable=True)[:, :k].astype(jnp.int32)
     return positions, jnp.take_along_axis(flat, positions, axis=1).astype(jnp.float32)
-
-
-def hide_patches(images: jax.Array, mask: jax.Array) -> jax.Array:
-    """Pictures `[b, h, w, 3]` with grey in place of the patches that `mask` bool `[b, g, g]` hides."""
-    side = images.shape[1] // mask.shape[1]
-    return jnp.where(repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side), 0.5, images)
-
-
-def metrics_of_masks(masked: jax.Array) -> dict[str, Any]:
-    """The mean number of masked patches, of weights `[b, k]`."""
-    return {"masked_per_image": (jnp.sum(masked), jnp.float32(masked.shape[0]))}

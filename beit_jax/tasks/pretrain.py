@@ -3,11 +3,8 @@
 The tokenizer turns its own view of the crop into one token for each patch; the model predicts the tokens of the masked
 patches from the visible ones.
 
-It is the second of BEiT's two stages (BEiT paper, section 2.4). The first, `tokenizer`, fits an encoder q(z | x) and a
-decoder p(x | z) under a uniform prior over tokens z. Here both stay as they are, q is taken to be the one point
-z^ = argmax q(z | x), and the transformer learns the prior p(z | corrupted image): with a single point, the bound's
--KL(q || p) is log p(z^ | corrupted image), the second term of the paper's equation 3. The loss is its negative at the
-masked patches, as a mean instead of a sum. `evaluate --bound` reports the terms; see `elbo`.
+This is the second of BEiT's two stages (section 2.4): the tokenizer is frozen, and the transformer learns the prior
+p(z | corrupted image) of its tokens z, whose negative log likelihood is the loss. See `elbo` for the whole bound.
 
 With `loss_on="all"` the loss counts every patch, masked or not: an ablation of the paper (section 3.3, table 4).
 """
@@ -27,8 +24,8 @@ from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.tasks import device_augment
 from beit_jax.tasks.accuracy import ranks
 from beit_jax.tasks.encoder import compute_dtype
-from beit_jax.tasks.masked_modelling import MaskedModelling, hide_patches, metrics_of_masks
-from beit_jax.tasks.pretrain_report import pretrain_report
+from beit_jax.tasks.masked_modelling import MaskedModelling
+from beit_jax.tasks.pretrain_report import hide_patches, pretrain_report
 from beit_jax.tasks.report import Report
 from beit_jax.tasks.task import FrozenPart, means, spec
 from beit_jax.tasks.tokenizers import create_tokenizer
@@ -85,7 +82,7 @@ class Pretrain(MaskedModelling):
             batch = device_augment.make_views(batch, key, self.config.device_augment, self.tokenizer)
         logits, positions, masked = self.predict(params, batch, key)
         tokens = self.tokens_at(frozen, batch, positions)
-        return self._scores(logits, tokens, self.loss_weights(masked)) | metrics_of_masks(masked), {}
+        return self._scores(logits, tokens, self.loss_weights(masked)) | self.mask_metrics(masked), {}
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         """See `Task.measure`."""

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange, repeat
 
-from beit_jax.tasks.masked_modelling import MaskedModelling, hide_patches, metrics_of_masks
+from beit_jax.tasks.masked_modelling import MaskedModelling
+from beit_jax.tasks.pretrain_report import hide_patches
 from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import means
 from beit_jax.typing import Batch, Metrics, Params
@@ -34,7 +35,7 @@ class PretrainPixels(MaskedModelling):
         """See `Task.loss`."""
         predicted, positions, masked = self.predict(params, batch, key)
         error = self._squared_error(predicted, batch, positions, self.loss_weights(masked))
-        return {"loss": error} | metrics_of_masks(masked), {}
+        return {"loss": error} | self.mask_metrics(masked), {}
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         """See `Task.measure`."""

@@ -1,4 +1,8 @@
-"""What a report shows of the pre-training on tokens."""
+"""What a report shows of pre-training."""
+
+import jax
+import jax.numpy as jnp
+from einops import repeat
 
 from beit_jax.tasks.report import Curve, Headline, Report
 
@@ -20,7 +24,7 @@ MASKED_ACCURACY = Headline("mlm_acc", "masked-token accuracy, %", 100)
 
 
 def pretrain_report(on_all: bool) -> Report:
-    """The report, of a loss on masked patches or `on_all`."""
+    """The report of the pre-training on tokens, of a loss on masked patches or `on_all`."""
     if not on_all:
         curves = (
             Curve("loss", "eval/loss", "nats per masked token"),
@@ -30,3 +34,9 @@ def pretrain_report(on_all: bool) -> Report:
     curves = (Curve("loss", "eval/loss", "nats per token"), Curve("all_acc", "eval/all_acc", "token accuracy"))
     headlines = (MASKED_ACCURACY, Headline("all_acc", "accuracy of all tokens, %", 100))
     return Report("pretrain, all tokens", curves, headlines, METRICS, CAPTIONS)
+
+
+def hide_patches(images: jax.Array, mask: jax.Array) -> jax.Array:
+    """Pictures `[b, h, w, 3]` with grey in place of the patches that `mask` bool `[b, g, g]` hides."""
+    side = images.shape[1] // mask.shape[1]
+    return jnp.where(repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side), 0.5, images)

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from beit_references import Tree, random_parameters
 
+from beit_jax.models import classifier as classifiers
 from beit_jax.models import dvae, heads, vit
 
 SIDE, CLASSES = 16, 17
@@ -34,10 +35,10 @@ def masked_image_model() -> heads.MaskedImageModel:
     return heads.MaskedImageModel(vit.Encoder(**ENCODER, mask_token=True, relative_position="shared"), vocab=CLASSES)
 
 
-def classifier() -> heads.ImageClassifier:
+def classifier() -> classifiers.ImageClassifier:
     """With a table per block and mean pooling, as in the official fine-tuning."""
     encoder = vit.Encoder(**ENCODER, relative_position="per_block", final_norm=False, init_scheme="finetune")
-    return heads.ImageClassifier(encoder, num_classes=CLASSES)
+    return classifiers.ImageClassifier(encoder, num_classes=CLASSES)
 
 
 def tokenizer() -> dvae.DiscreteVAE:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from beit_references import random_parameters
 
-from beit_jax.models import heads, variants, vit
+from beit_jax.models import classifier, heads, variants, vit
 
 # Parameters of each variant: pre-training with a shared table; the same with absolute positions in place of table and
 # LayerScale; the first without its head; fine-tuning at 224, 384 and 512 pixels with 1000 classes, at 224 with 21841.
@@ -26,7 +26,7 @@ def count(model, size):
 
 
 def takes_mask(model):
-    return not isinstance(model, heads.ImageClassifier)
+    return not isinstance(model, classifier.ImageClassifier)
 
 
 def pretraining(name, **fields):
@@ -37,7 +37,8 @@ def pretraining(name, **fields):
 def finetuning(name, classes):
     variant, patch = variants.parse(f"{name}/16")
     fields = dict(relative_position="per_block", final_norm=False, init_scheme="finetune")
-    return heads.ImageClassifier(vit.Encoder(variant.width, variant.depth, variant.heads, patch, **fields), classes)
+    encoder = vit.Encoder(variant.width, variant.depth, variant.heads, patch, **fields)
+    return classifier.ImageClassifier(encoder, classes)
 
 
 @pytest.mark.parametrize("name", variants.VARIANTS)
@@ -105,7 +106,7 @@ def test_bfloat16_logits_are_float32_and_differentiable(images, params):
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 def test_pooling(pooling, images):
     encoder = vit.Encoder(16, 2, 2, 4, init_scheme="finetune", final_norm=pooling == "cls")
-    model = heads.ImageClassifier(encoder, num_classes=5, pooling=pooling)
+    model = classifier.ImageClassifier(encoder, num_classes=5, pooling=pooling)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     assert ("fc_norm" in shapes) == (pooling == "mean") and ("norm" in shapes["encoder"]) == (pooling == "cls")
     params = random_parameters(shapes)
@@ -121,12 +122,12 @@ def test_pooling(pooling, images):
 
 def test_training_starts_near_uniform_predictions(images):
     encoder = vit.Encoder(16, 2, 2, 4, init_scheme="finetune", final_norm=False)
-    model = heads.ImageClassifier(encoder, num_classes=5)
+    model = classifier.ImageClassifier(encoder, num_classes=5)
     logits, _ = jax.jit(model.init_with_output)(jax.random.key(0), images)
     assert logits.shape == (2, 5) and np.abs(logits).max() < 1e-3
 
 
 def test_pooling_and_final_norm_must_agree(images):
-    model = heads.ImageClassifier(vit.Encoder(16, 2, 2, 4), num_classes=5, pooling="mean")
+    model = classifier.ImageClassifier(vit.Encoder(16, 2, 2, 4), num_classes=5, pooling="mean")
     with pytest.raises(ValueError, match="final_norm"):
         model.init(jax.random.key(0), images)

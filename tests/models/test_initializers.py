@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from beit_jax.models import heads, vit
+from beit_jax.models import classifier, heads, vit
 from beit_jax.models.initializers import initializers
 
 CUT = 0.02 * 0.539560  # deviation of a normal of 0.02 cut at one deviation
@@ -82,7 +82,7 @@ def test_heads():
     kernel = np.asarray(jax.jit(model.init)(jax.random.key(0), images, None)["params"]["lm_head"]["kernel"])
     np.testing.assert_allclose(kernel.std(), CUT, rtol=0.01)
     encoder = vit.Encoder(192, 1, 3, 4, init_scheme="finetune", final_norm=False)
-    model = heads.ImageClassifier(encoder, num_classes=1000)
+    model = classifier.ImageClassifier(encoder, num_classes=1000)
     params = jax.jit(model.init)(jax.random.key(0), images)["params"]
     np.testing.assert_allclose(np.asarray(params["head"]["kernel"]).std(), 2e-5, rtol=0.01)
     assert not np.any(params["head"]["bias"])

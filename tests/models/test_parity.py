@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from beit_references import dall_e_model, hugging_face_model, random_parameters
 
-from beit_jax.models import dvae, heads, vit
+from beit_jax.models import classifier, dvae, heads, vit
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.usefixtures("torchvision_without_its_binary")
@@ -91,7 +91,7 @@ def test_classifier(relative_position, absolute_positions, pooling, capsys):
     transformers = pytest.importorskip("transformers")
     ours, theirs = position_fields(relative_position, absolute_positions)
     encoder = vit.Encoder(WIDTH, DEPTH, HEADS, PATCH, final_norm=pooling == "cls", init_scheme="finetune", **ours)
-    model = heads.ImageClassifier(encoder, num_classes=CLASSES, pooling=pooling)
+    model = classifier.ImageClassifier(encoder, num_classes=CLASSES, pooling=pooling)
     images = draw((3, SIDE, SIDE, 3))
     params = parameters_of(model, images)
     config = hugging_face_config(use_mean_pooling=pooling == "mean", **theirs)

@@ -8,7 +8,7 @@ import optax
 
 from beit_jax.config import Key
 from beit_jax.config.encoder import encoder_keys
-from beit_jax.models import heads, vit
+from beit_jax.models import classifier, vit
 from beit_jax.tasks import Curve, Headline, Report, Task, register_task
 from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.task import spec
@@ -25,9 +25,9 @@ class Rotation(Task):
     """Batches hold `image` `[b, h, w, 3]` normalised; the image at index i is turned i times."""
 
     @functools.cached_property
-    def model(self) -> heads.ImageClassifier:
+    def model(self) -> classifier.ImageClassifier:
         encoder = vit.Encoder(**encoder_fields(self.config.model), final_norm=False)
-        return heads.ImageClassifier(encoder, num_classes=self.config.turns)
+        return classifier.ImageClassifier(encoder, num_classes=self.config.turns)
 
     def init(self, key):
         side = self.config.model.image_size
