@@ -73,7 +73,7 @@ def opens_in_a_browser(notebook, folder):
 
 @pytest.mark.slow
 def test_quickstart(tmp_path):
-    notebook = notebooks.execute("quickstart", ARGS=":runlocal", WORKDIR=str(tmp_path / "run"))
+    notebook = notebooks.execute("quickstart", ARGS=":runlocal,seeds=1", WORKDIR=str(tmp_path / "run"))
     assert {"pretrain/pictures/masked.png", "tokenizer/pictures/reconstruction.png"} <= set(
         notebooks.headings(notebook)
     )
@@ -94,17 +94,26 @@ def test_masking(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tokenizer", ["", "random"])
-def test_your_images(tmp_path, tokenizer):
+def test_your_images(tmp_path):
     steps = {"tokenizer": 2, "pretrain": 2, "finetune": 2}
-    settings = dict(STEPS=steps, VARIANT="Micro", TOKENIZER=tokenizer, WORKDIR=str(tmp_path / "run"))
-    notebook = notebooks.execute("your_images", **settings)
+    notebook = notebooks.execute("your_images", STEPS=steps, VARIANT="Micro", WORKDIR=str(tmp_path / "run"))
     printed = notebooks.printed(notebook)
     assert len(notebooks.pictures(notebook)) == 1
     assert "1438 training images, 359 held out; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
     assert "of 359 held-out images classified correctly" in printed
-    assert (tmp_path / "run" / "tokenizer").exists() == (not tokenizer)
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"tokenizer", "pretrain", "finetune"}
     opens_in_a_browser(notebook, tmp_path)
+
+
+@pytest.mark.parametrize(("tokenizer", "stages"), [("", ["tokenizer", "pretrain", "finetune"]), ("random", None)])
+def test_the_recipe_of_your_images_is_valid(tmp_path, tokenizer, stages):
+    scope = {}
+    for cell in read("your_images")["cells"]:
+        if cell["id"] in ("settings", "images", "recipe"):
+            exec(source(cell), scope)
+            scope |= dict(TOKENIZER=tokenizer, WORKDIR=str(tmp_path))
+    configs.validate(scope["recipe"])
+    assert list(scope["recipe"].stages) == (stages or ["pretrain", "finetune"])
 
 
 @pytest.mark.slow
