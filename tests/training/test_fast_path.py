@@ -20,11 +20,11 @@ STEPS, BATCH = 20, 8
 @pytest.fixture(scope="module")
 def setting():
     """A small pre-training, its task, different batches with their tokens, and the optimizer."""
-    config = program.complete(configs.load("configs/pretrain.py:runlocal"), "", dtype="float32")
+    config = program.complete_without_data(configs.load("configs/pretrain.py:runlocal"), "", dtype="float32")
     config.batch_size, config.model.drop_path = BATCH, 0.0
     task = tasks.create_task(config)
     params, encode = jax.jit(task.tokenizer.init)(jax.random.key(2)), jax.jit(task.tokenizer.targets)
-    batches = [synthetic.batch(ConfigDict({**config, "seed": seed}), task) for seed in range(STEPS)]
+    batches = [synthetic.synthetic_batch(ConfigDict({**config, "seed": seed}), task) for seed in range(STEPS)]
     tokens = [np.asarray(encode(params, batch["tokenizer_image"])) for batch in batches]
     return config, task, batches, tokens, optimizer.build_optimizer(config.optimizer, STEPS, 5)[0]
 
