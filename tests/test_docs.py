@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beit_jax import cli
+from beit_jax import cli, tasks
 from beit_jax import config as configs
 from beit_jax.config import validate
 from beit_jax.training import checkpoint
@@ -61,6 +61,12 @@ def test_files_that_are_named_exist(page):
         assert not found or (ROOT / found[0]).exists(), code
 
 
+def test_files_of_the_package_that_are_named_exist():
+    named = [code for code in inline(ROOT / "docs" / "organisation.md") if re.fullmatch(r"[\w/]+(?:\.py|/)", code)]
+    missing = [code for code in named if not any((folder / code).exists() for folder in (ROOT, ROOT / "beit_jax"))]
+    assert len(named) > 50 and set(missing) == {"tasks/NAME.py", "config/NAME.py"}
+
+
 @each_page
 def test_presets_and_keys_that_are_named_exist(page, in_the_checkout):
     known = {key for task in configs.task_names() for key in configs.flatten(configs.defaults(task))}
@@ -103,6 +109,8 @@ def parse_only(monkeypatch):
         raise ParsedError(None)
 
     monkeypatch.chdir(ROOT)
+    for module in (configs.schema, tasks):  # a command may register a task, which ends with this test
+        monkeypatch.setattr(module, "_TASKS", dict(module._TASKS))
     monkeypatch.setattr(cli, "override", overridden)
     monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
     monkeypatch.setattr(checkpoint, "find_checkpoint", Path)
