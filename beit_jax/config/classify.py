@@ -3,18 +3,15 @@
 from ml_collections import ConfigDict
 
 from beit_jax.config.encoder import encoder_keys, grid_side
-from beit_jax.config.keys import Key, Keys, regular_expressions
+from beit_jax.config.keys import Key, Keys
+from beit_jax.config.shared import init_optional
 from beit_jax.errors import UserError
 
 NUM_CLASSES = Key(0, "number of classes; 0: as many as the data set has", at_least=0)
 LABELS = Key((), "names of the classes, where they are known")
 OPTIONAL = (r"^(fc_norm|head|lm_head)/", r"^encoder/(mask_token$|norm/)")
 KEYS: Keys = dict(
-    init_optional=Key(
-        OPTIONAL,
-        "regular expressions of parameters that the checkpoint or the model may lack, or hold in another shape",
-        check=regular_expressions,
-    ),
+    init_optional=init_optional(OPTIONAL),
     model=dict(
         **encoder_keys("per_block"),
         num_classes=NUM_CLASSES,

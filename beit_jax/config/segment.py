@@ -4,7 +4,8 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.classify import LABELS
 from beit_jax.config.encoder import encoder_keys, grid_side
-from beit_jax.config.keys import Key, Keys, regular_expressions
+from beit_jax.config.keys import Key, Keys
+from beit_jax.config.shared import init_optional
 from beit_jax.errors import UserError
 from beit_jax.models import variants
 
@@ -13,11 +14,7 @@ OPTIONAL = (
     r"^encoder/(mask_token$|norm/)",
 )
 KEYS: Keys = dict(
-    init_optional=Key(
-        OPTIONAL,
-        "regular expressions of parameters that the checkpoint or the model may lack, or hold in another shape",
-        check=regular_expressions,
-    ),
+    init_optional=init_optional(OPTIONAL),
     model=dict(
         **encoder_keys("per_block", image_size=512),
         num_classes=Key(0, "number of classes; 0: as many as the data set has, where it tells", at_least=0),

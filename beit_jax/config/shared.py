@@ -18,11 +18,7 @@ def shared_keys(task: str) -> Keys:
         epochs=Key(0.0, "length of the run in epochs; give either this or steps", at_least=0),
         steps=Key(0, "length of the run in steps", at_least=0),
         init_from=Key("", "run, checkpoint or stage:NAME whose parameters to start from", check=a_local_path),
-        init_optional=Key(
-            (),
-            "regular expressions of parameters that the checkpoint or the model may lack, or hold in another shape",
-            check=regular_expressions,
-        ),
+        init_optional=init_optional(),
         resume_from=Key("", "run whose state to continue in a new workdir", check=a_local_path),
         log_every=Key(50, "steps between lines of the log", at_least=1, resumable=True),
         eval_every=Key(5000, "steps between evaluations; 0: only after the last step", at_least=0, resumable=True),
@@ -34,6 +30,15 @@ def shared_keys(task: str) -> Keys:
         data=_data(),
         mesh=_mesh(),
         optimizer=_optimizer(),
+    )
+
+
+def init_optional(default: tuple[str, ...] = ()) -> Key:
+    """The key of what a run need not find in the checkpoint that it starts from, and the other way round."""
+    return Key(
+        default,
+        "regular expressions of parameters that the checkpoint or the model may lack, or hold in another shape",
+        check=regular_expressions,
     )
 
 
