@@ -133,14 +133,14 @@ def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:
     if task.on_all:
         raise UserError(f"{name} has loss_on='all'; expected a model of the tokens of masked patches")
     if tokenizer_name:
-        found = load_tokenizer(tokenizer_name, "tokenizer")
-        if found.tokenizer.vocab != task.outputs:
+        given = load_tokenizer(tokenizer_name, "tokenizer")
+        if given.tokenizer.vocab != task.outputs:
             raise UserError(
-                f"--tokenizer={tokenizer_name} has {found.tokenizer.vocab} tokens, and {name} predicts {task.outputs}; "
+                f"--tokenizer={tokenizer_name} has {given.tokenizer.vocab} tokens, and {name} predicts {task.outputs}; "
                 "expected the tokenizer that it was trained with"
             )
-        task = Pretrain(_with_tokenizer(task.config, found.tokenizer.section))
-        frozen = {"tokenizer": found.params}
+        task = Pretrain(_with_tokenizer(task.config, given.tokenizer.section))
+        frozen = {"tokenizer": given.params}
     else:
         frozen = _load_frozen_tokenizer(name, task, "give it: --tokenizer=NAME")
     _check_decoder(f"the tokenizer of {name}", task.tokenizer)

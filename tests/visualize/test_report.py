@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import config as configs
+from beit_jax import tasks
 from beit_jax.errors import UserError
 from beit_jax.tasks import Report
 from beit_jax.visualize import __main__ as visualize
@@ -208,23 +209,49 @@ def test_labels_are_told_in_words(tmp_path):
     assert [group.labels for group in groups] == ["", "5 labels per class", "10% of the labels", ""]
 
 
-def test_a_task_that_is_not_loaded_has_the_default_report(tmp_path, drawn):
-    """Curve of the loss, all numbers, pictures under their names; the keys without defaults."""
+@pytest.fixture
+def own_task(tmp_path):
+    """The config of a run whose task lies in a file of its own."""
     config = configs.from_json(configs.to_json(config_of("classify")))
     with config.unlocked():
         config.task, config.strength = "of_my_own", 3
     write_config(tmp_path, config)
     write_run(tmp_path, 0.5)
     write_pictures(tmp_path, "own_picture")
+    return config
+
+
+def test_a_task_that_is_not_loaded_has_the_default_report(own_task, tmp_path, drawn):
+    """Curve of the loss, all numbers, pictures under their names; the keys without defaults."""
     assert re.search(r"^of_my_own +top1 +0.5$", report.write_report(tmp_path), re.MULTILINE)
     read = Reader((tmp_path / "report.html").read_text())
     assert [image["alt"] for image in read.images][:2] == ["own picture", "of_my_own: loss"]
     assert "the defaults are not known here" in "".join(read.words) and '"strength": 3' in "".join(read.words)
-    assert runs.report_of(config) == Report("of_my_own")
+    assert runs.report_of(own_task) == Report("of_my_own")
     assert markdown.markdown_table(runs.collect_runs(tmp_path)).splitlines()[2:] == [
         "| of_my_own | loss | 1 |  |  |",
         "| of_my_own | top1 | 0.5 |  |  |",
     ]
+
+
+OWN_TASK = """
+from beit_jax.tasks import Curve, Report, Task, register_task
+
+@register_task("of_my_own")
+class OfMyOwn(Task):
+    @property
+    def report(self):
+        return Report("mine", (Curve("", "eval/top1", "hits"),), captions={"own_picture": "what it drew"})
+"""
+
+
+def test_a_task_of_a_plugin_has_its_own_report(own_task, tmp_path, drawn, monkeypatch):
+    for module in (configs.schema, tasks):  # it is registered during this test only
+        monkeypatch.setattr(module, "_TASKS", dict(module._TASKS))
+    (tmp_path / "mine.py").write_text(OWN_TASK)
+    visualize.main(["report", str(tmp_path), f"--plugin={tmp_path / 'mine.py'}"])
+    captions = [image["alt"] for image in Reader((tmp_path / "report.html").read_text()).images]
+    assert captions[:2] == ["what it drew", "mine: hits"]
 
 
 def test_the_command(recipe, tmp_path, capsys, drawn):
