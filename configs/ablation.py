@@ -5,33 +5,34 @@
   python -m beit_jax.train --config configs/ablation.py:rows=beit+pixels+scratch,seeds=5 --workdir ...
   python -m beit_jax.train --config configs/ablation.py:data=imagenet2012,tokenizer=runs/tokenizer,seeds=1 --workdir ...
 
-Rows, with top-1 on ImageNet in the paper: B/16, 300 epochs, one run each (tables 4 and 5 of arXiv 2106.08254v2). Its
-table 4 is made with the plain ViT, for which there is `paper`; table 5 starts from it.
+Rows, with the paper's top-1 on ImageNet: B/16, 300 epochs, one run each (tables 4 and 5 of arXiv 2106.08254v2). The
+paper's table 4 has the plain ViT, for which there is `paper`; table 5 starts from it.
   beit                   82.86 plain; 83.22 with relative positions and LayerScale, as here
-  random_masking         82.77 single patches are hidden in place of blocks, as many
-  pixels                 81.04 pixels are predicted in place of tokens
+  random_masking         82.77 the masks hide single patches in place of blocks, and as many patches
+  pixels                 81.04 the model predicts pixels in place of tokens (the task `pretrain_pixels`)
   pixels_random_masking  80.50 both
-  all_tokens             82.59 the loss counts the tokens of all patches; blocks are hidden all the same
-  no_masking             81.67 and nothing is hidden
+  all_tokens             82.59 the loss counts the tokens of all patches; the masks hide blocks as before
+  no_masking             81.67 the loss counts the tokens of all patches, and nothing is masked
   half_length            -     half as many steps; the paper: 83.19 with 800 epochs, plain
   absolute_positions     83.00 a learned embedding of positions in place of the biases of attention
-  no_layer_scale         -     LayerScale left out
-  plain_vit              82.86 both
-  per_block_bias         -     a table of biases for each block in the pre-training too, where `beit` shares one
-  shared_bias            -     one table in the fine-tuning too, after the pre-training of `beit`
-  scratch                -     fine-tuning alone; the paper: DeiT-B 81.8 (table 1), longer and by another recipe
-The paper gives neither the loss nor the normalisation of its pixels: see tasks/pretrain_pixels.py. All
-rows have the same learning rates; those of the quick start, and so of the default here, were chosen for `scratch`.
+  no_layer_scale         -     without LayerScale
+  plain_vit              82.86 absolute positions, and without LayerScale
+  per_block_bias         -     a table of biases for each block in the pre-training too, where `beit` shares one table
+  shared_bias            -     one shared table in the fine-tuning too, after the pre-training of `beit`
+  scratch                -     fine-tuning without pre-training; the paper: DeiT-B 81.8 (table 1), a longer recipe
+The paper states neither the loss nor the normalisation of its pixels: see beit_jax/tasks/pretrain_pixels.py. All rows
+have the same learning rates. Those of the quick start, which are the default here, were chosen for `scratch`.
 
-Arguments: rows (joined by +; empty: all), seeds, data (digits, or another with the sizes of configs/pretrain.py and
-configs/finetune.py). For digits: labels (a class), steps and finetune_steps, runlocal (a few steps of everything). For
-other data: tokenizer (a run; needed), variant, epochs (of the pre-training), paper (the plain ViT, which leaves out the
-rows of architecture).
+Arguments: rows (joined by +; empty: all), seeds, data (digits, or other data with the sizes of configs/pretrain.py and
+configs/finetune.py). For digits: labels (per class), steps and finetune_steps, runlocal (a few steps of each stage).
+For other data: tokenizer (a run; required), variant, epochs (of the pre-training), paper (the plain ViT; leaves out the
+rows that change the architecture).
 
-By default, on digits, 500 steps of pre-training (a fifth of the quick start's) and 300 of fine-tuning: 13 rows of 3
-seeds took 63 minutes on 2 cores that other jobs were using too. Results: docs/results.md.
+The default, on digits, has 500 steps of pre-training (a fifth of the quick start's) and 300 of fine-tuning. 13 rows of
+3 seeds took 63 minutes on 2 cores that other jobs used too. Results: docs/results.md.
 
-A seed is that of the pre-training, of the fine-tuning and, for digits, of the labelled images; the tokenizer is one.
+A seed is the seed of the pre-training, of the fine-tuning and, for digits, of the choice of labelled images. All seeds
+share one tokenizer.
 """
 
 import re
@@ -53,16 +54,16 @@ ABSOLUTE, NO_SCALE = dict(absolute_positions=True, relative_position="none"), di
 
 
 class Row(NamedTuple):
-    """What differs from the first row.
+    """What differs from the row `beit`.
 
     Attributes:
       masks: blockwise, random or no.
       target: what is predicted, tokens or pixels.
-      loss_on: as the key of the config.
+      loss_on: the key of the config.
       length: factor of the steps of the pre-training.
       pretrain: changes of the model that is pre-trained.
       finetune: changes of the model that is fine-tuned.
-      start: the row whose pre-training is taken; None: its own; empty: none.
+      start: the row whose pre-training it starts from; None: its own; empty: no pre-training.
     """
 
     masks: str = "blockwise"
@@ -113,7 +114,7 @@ def chosen(arg: ConfigDict) -> dict[str, Row]:
     """The rows asked for.
 
     Raises:
-      UserError: one that does not exist, or an argument that is for other data.
+      UserError: a row does not exist, or an argument belongs to other data.
     """
     foreign = OTHERS if arg.data == "digits" else DIGITS
     given = [name for name, default in foreign.items() if arg[name] != default]
@@ -150,7 +151,7 @@ def pretrain(arg: ConfigDict, row: Row, seed: int) -> ConfigDict:
     masks = {"blockwise": r"\g<0>", "random": r"random_mask(\1, \2)|", "no": r"no_mask(\2)|"}[row.masks]
     for key in ("ops", "eval_ops"):
         config.data[key] = re.sub(r"blockwise_mask\((\d+), \d+, ([^|]*)\)\|", masks, config.data[key])
-        if row.target == "pixels":  # only the tokenizer has a view of its own
+        if row.target == "pixels":  # no tokenizer, so no view for one
             config.data[key] = config.data[key].replace("map_pixels('tokenizer_image')|", "")
             config.data[key] = config.data[key].replace("'tokenizer_image', ", "")
     return config

@@ -1,13 +1,13 @@
-"""Segmentation of scenes of digits, from BEiT against from scratch: figures of docs/results.md.
+"""Segmentation of scenes of digits, from BEiT and from scratch: the figures of docs/results.md.
 
   python -m beit_jax.train --config configs/digit_scenes.py --workdir runs/digit_scenes
   python -m beit_jax.visualize report runs/digit_scenes --markdown docs/results.md
 
-Tokenizer and pre-training are those of configs/quickstart.py: grey single digits of 16x16 pixels. Fine-tuning learns
-which digit each pixel of a colourful scene of 32x32 belongs to, with SETR-PUP, the paper's head; the positions of the
-pre-trained encoder are resized to the larger grid. Both arms share settings, scenes and steps.
+Tokenizer and pre-training are those of configs/quickstart.py, on grey single digits of 16x16 pixels. Fine-tuning learns
+which digit each pixel of a colourful scene of 32x32 pixels belongs to, with SETR-PUP, the paper's head. The positions
+of the pre-trained encoder are interpolated to the larger grid. Both arms have the same settings, scenes and steps.
 
-Arguments: scenes (to train on, up to 1000), seeds, steps, lr, layer_decay, runlocal (a few steps of everything).
+Arguments: scenes (to train on, up to 1000), seeds, steps, lr, layer_decay, runlocal (a few steps of each stage).
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def segment(arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
     config.steps, config.log_every, config.save_every, config.eval_every = arg.steps, 250, 500, 250
     opt = config.optimizer
     opt.lr, opt.layer_decay, opt.warmup = arg.lr, arg.layer_decay, "50 steps"
-    # A mild augmentation: with distorted colours and wide crops, this many steps teach neither arm the digits.
+    # A mild augmentation: with distorted colours and wide crops, neither arm learns the digits in so many steps.
     augment = "decode|random_ratio_resize(32, 128, 0.9, 1.2)|random_segment_crop(32, 1.0)|normalize('inception')"
     config.data.ops = f"{augment}|pad_to(32, 32)|keep('image', 'label_map')"
     config.data.eval_ops = config.data.eval_ops.replace("imagenet", "inception")

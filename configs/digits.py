@@ -1,14 +1,14 @@
-"""BEiT against from scratch, and against random features, on the scanned digits: the figures of docs/results.md.
+"""BEiT, training from scratch and random features compared on the scanned digits: the figures of docs/results.md.
 
   python -m beit_jax.train --config configs/digits.py --workdir runs/digits
   python -m beit_jax.visualize report runs/digits --markdown docs/results.md
 
-Settings, data and network are those of configs/quickstart.py: one tokenizer, then for each seed a pre-training of its
-own; fine-tuning from it and training from scratch, at 1, 5 and 20 labels a class, which differ in where the parameters
-come from alone; linear probes of every layer and k-nearest neighbours on the frozen encoder, and on one that was never
-trained. The probes see all training labels.
+Settings, data and network are those of configs/quickstart.py. There is one tokenizer. Each seed has its own
+pre-training, and then, at 1, 5 and 20 labels per class, a fine-tuning and a training from scratch, which differ only in
+their initial parameters. Linear probes of every layer and k-nearest neighbours run on the frozen encoder of BEiT, and
+on one that was never trained. They use all training labels.
 
-Arguments: seeds, runlocal (a few steps of everything).
+Arguments: seeds, runlocal (a few steps of each stage).
 """
 
 from pathlib import Path
@@ -53,7 +53,7 @@ def probe(seed: int, source: str) -> ConfigDict:
     config.model.update(dict(variant=f"Nano/{quickstart.PATCH}", image_size=quickstart.SIZE, drop_path=0.0))
     config.seed, config.encoder.init_from, config.cache_features, config.knn.k = seed, source, True, 10
     config.batch_size, config.steps, config.eval_every = 256, 1000, 250
-    # Features are small and not normalised: of seven rates from 0.004 to 10 the largest is best, for both arms.
+    # Features are small and not normalised: of seven rates from 0.004 to 10, the largest is best for both arms.
     config.optimizer.update(dict(lr=10.0, min_lr=0.0, weight_decay=1e-4))
     config.data.ops = config.data.eval_ops = f"decode|resize({quickstart.SIZE})" + quickstart.ENDING
     return config

@@ -4,31 +4,32 @@
   python -m beit_jax.train --config configs/finetune.py:variant=L/16 --workdir ... --config.init_from=...
   python -m beit_jax.train --config configs/finetune.py:runlocal --workdir runs/try       a minute on a laptop
 
-An empty init_from trains from scratch, so that BEiT against from scratch is the same command with and without it.
+With an empty init_from the same command trains from scratch.
 
 Arguments
   recipe   what is trained:
              1k        from pre-training to ImageNet-1k
              22k       from pre-training to ImageNet-22k with its labels (intermediate fine-tuning)
              22k_to_1k from there to ImageNet-1k
-             higher    ten more epochs at a higher image_size, after 1k; the paper states no more than that
+             higher    ten more epochs at a higher image_size, after 1k; the paper states only the epochs
              cifar100  from pre-training to CIFAR-100 (paper, appendix); the paper searches lr in {2, 3, 4, 5}e-3
              deit      from scratch (arXiv 2012.12877); with init_from, the same from BEiT
   variant  Ti/16 S/16 B/16 L/16; Ti and S take the settings of B
   data     a tfds name, folder:PATH or digits; 1% and 10% of ImageNet are imagenet2012_subset/1pct and /10pct
-  image_size  224 (384 for higher), 384 or 512; positions of a checkpoint of another size are resized
-  statistics  of the pixels, as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and the published
-           weights); if not given, inception for 22k, 22k_to_1k and other data than ImageNet-1k and CIFAR-100
-  paper    the plain ViT of the paper's main tables, with its stochastic depth of 0.1 for 1k, and repeated augmentation
-           for B (which the released code lacks)
+  image_size  224 (384 for higher), 384 or 512; the positions of a checkpoint of another size are interpolated
+  statistics  pixel statistics, the same as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and
+           the published weights); by default inception for 22k, 22k_to_1k and for all data except ImageNet-1k and
+           CIFAR-100
+  paper    the plain ViT of the paper's main tables, with the paper's stochastic depth of 0.1 for 1k, and with repeated
+           augmentation for B (the released code has none)
   runlocal
 
-Of our own choice, since nobody states them: all settings of higher but its epochs, and cifar100 and deit for L/16.
+Nobody states the settings of higher, except its epochs, nor those of cifar100 and deit for L/16. They are our choice.
 
 Hardware: the authors used 8 to 16 V100 (32 GB). Time and memory of this code at this size: not measured.
 Expected on ImageNet-1k, pre-trained on it for 800 epochs: B/16 83.2% at 224 and 84.6% at 384, L/16 85.2% and 86.3%
 (paper, table 1); pre-trained on ImageNet-22k: B/16 83.7%, with 22k and 22k_to_1k 85.2%, at 384 86.8%; L/16 86.0%,
-87.4%, 88.4%, and 88.6% at 512 (official README). CIFAR-100 90.1%. DeiT-B 81.8%. None of them measured here yet.
+87.4%, 88.4%, and 88.6% at 512 (official README). CIFAR-100 90.1%. DeiT-B 81.8%. None of them was measured here yet.
 """
 
 from typing import NamedTuple
@@ -39,7 +40,7 @@ from beit_jax.config import defaults, parse_arg, shorten, split_of
 
 
 class Recipe(NamedTuple):
-    """Settings that differ between recipes; epochs, also of the warm-up."""
+    """Settings that differ between recipes; the warm-up is in epochs."""
 
     epochs: float
     warmup: float
@@ -107,7 +108,7 @@ def get_config(arg: str = "") -> ConfigDict:
     of_1k = config.data.source.startswith(("imagenet2012", "cifar100")) and not arg.recipe.startswith("22k")
     statistics = arg.statistics or ("imagenet" if of_1k else "inception")
     normalize, keep = f"|normalize('{statistics}')", "|keep('image', 'label')"
-    # Evaluation cuts the centre out of the short side resized to 256/224 of the size, without a margin from 384 on.
+    # Evaluation resizes the short side to 256/224 of the size (from 384 on: to the size), and crops the centre.
     short = pixels if pixels >= 384 else round(pixels * 256 / 224)
     augment = f"decode|random_resized_crop({pixels})|flip_lr|randaugment(statistics='{statistics}'){normalize}"
     config.data.ops = augment + ("|random_erasing" if recipe.erasing else "") + keep

@@ -1,15 +1,15 @@
-"""Data efficiency: BEiT against from scratch with 1%, 10% and 100% of the labels.
+"""Label efficiency: BEiT and training from scratch with 1%, 10% and 100% of the labels.
 
   python -m beit_jax.train --config configs/label_efficiency.py:init=runs/pretrain --workdir runs/labels
   python -m beit_jax.train --config configs/label_efficiency.py:runlocal --workdir runs/try       a minute on a laptop
 
-Both arms of a pair have the settings of configs/finetune.py and differ in init_from alone. The report draws their
-accuracy against epochs, a panel for each share, as in the figure of convergence. Every arm trains as many epochs as
-the recipe says, so that small shares get few steps: raise `epochs` for them.
+Both arms of a pair have the settings of configs/finetune.py and differ only in init_from. The report draws their
+accuracy over epochs, with a panel for each fraction of the labels, like the paper's figure of convergence. Every arm
+trains as many epochs as the recipe says, so small fractions get few steps: raise `epochs` for them.
 
 Arguments: init (a pre-training run or checkpoint), data, variant and statistics as in configs/finetune.py, epochs (0:
-the recipe's), seeds, runlocal. The chosen part of a tfds data set is held in memory, undecoded: 1.3 GB for 1% of
-ImageNet, 14 GB for 10%.
+those of the recipe), seeds, runlocal. The chosen examples of a tfds data set stay in memory, undecoded: 1.3 GB for 1%
+of ImageNet, 14 GB for 10%.
 """
 
 from pathlib import Path

@@ -5,14 +5,19 @@
   python -m beit_jax.train --config configs/pretrain.py:variant=L/16,data=imagenet21k,epochs=150 --workdir ...
   python -m beit_jax.train --config configs/pretrain.py:runlocal --workdir runs/try       a minute on a laptop
 
-Arguments: variant (Ti/16 S/16 B/16 L/16), data (a tfds name, folder:PATH or digits), epochs, paper (the plain ViT of
-the paper's main tables: absolute positions, no relative ones, no LayerScale), fast (less work for the input: only the
-crop is decoded; its colours and the tokenizer's view are made in the step; docs/data.md), runlocal.
+Arguments
+  variant  Ti/16 S/16 B/16 L/16
+  data     a tfds name, folder:PATH or digits
+  epochs   length of the run
+  paper    the plain ViT of the paper's main tables: absolute positions, no relative ones, no LayerScale
+  fast     less work for the input, which decodes only the crop; the step jitters its colours and makes the tokenizer's
+           view of it (device_augment; docs/data.md)
+  runlocal
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
 this code at this size: not measured.
 Expected: B/16 on ImageNet-1k after 300 epochs: training loss 6.30, accuracy at masked positions 4.96% (the authors'
-log, microsoft/unilm#383). Five percent is what a healthy run shows: uniform guesses have a loss of ln 8192 = 9.01.
+log, microsoft/unilm#383). A healthy run shows about five percent: a uniform guess has a loss of ln 8192 = 9.01.
 """
 
 from ml_collections import ConfigDict

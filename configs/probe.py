@@ -6,15 +6,15 @@
 
 Arguments
   setting  paper: the mean of the patches after one layer in the middle (9 of 12, 14 of 24), 50 epochs;
-           code: class token and mean side by side, a probe on every layer, 100 epochs, the best layer named
-  cache    no augmentation, so that features are computed once: minutes in place of hours, and some points less.
-           They stay in memory: 4 bytes x images x layers x width
-  statistics  of the pixels, as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and the published
-           weights); if not given, imagenet where the data are ImageNet-1k
+           code: class token and mean side by side, a probe on every layer, 100 epochs; the best layer is reported
+  cache    no augmentation, so that features are computed once: minutes in place of hours, and some points less
+           accuracy. The features stay in memory: 4 bytes x images x layers x width
+  statistics  pixel statistics, the same as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and
+           the published weights); by default imagenet for ImageNet-1k, else inception
   variant, data, runlocal
 
---config.knn.k=20 adds nearest neighbours, by features of all images, which stay in memory as with `cache`.
-Encoders that were fine-tuned have a table of relative positions in each block:
+--config.knn.k=20 adds nearest neighbours. They need the features of all images in memory, as `cache` does.
+An encoder that was fine-tuned has a table of relative positions in each block: add
 --config.model.relative_position=per_block. Layers count from 1. Expected on ImageNet-1k (paper, table 12): B/16 56.7%,
 L/16 73.5%; the last layer alone gives about 20% (microsoft/unilm#419). Not measured here yet.
 """

@@ -1,16 +1,16 @@
-"""The whole of BEiT on a laptop: tokenizer, pre-training, and fine-tuning with few labels against from scratch.
+"""The complete method on a laptop: tokenizer, pre-training, fine-tuning with few labels from BEiT and from scratch.
 
   python -m beit_jax.train --config configs/quickstart.py --workdir runs/quickstart
 
-Data: the 1,797 scanned digits that ship with scikit-learn (8x8 pixels, enlarged to 16x16); nothing is downloaded. The
+Data: the 1,797 scanned digits that come with scikit-learn (8x8 pixels, enlarged to 16x16); nothing is downloaded. The
 tokenizer and the pre-training see the 1,438 training images without their labels. Fine-tuning then gets `labels` labels
-a class, and so does the same network from scratch: same data, same settings, same number of steps; the only difference
-is where the parameters come from. Each seed draws its own labelled images, for both. The learning rate and the layer
-decay are those that suited training from scratch best, out of nine pairs tried on other seeds. Longer training narrows
-the gap.
+per class, and so does the same network from scratch, with the same data, settings and number of steps. Only the initial
+parameters differ. Each seed draws its own labelled images, the same for both arms. The learning rate and the layer
+decay are those that suited training from scratch best, out of nine pairs tried on other seeds. Longer training makes
+the difference smaller.
 
 Arguments: labels (per class), seeds (of each arm), lr, layer_decay and steps (of both arms), runlocal (a few steps of
-everything, to try the path).
+each stage).
 """
 
 from ml_collections import ConfigDict
@@ -46,7 +46,7 @@ def dvae(section: ConfigDict) -> None:
 
 
 def tokenizer() -> ConfigDict:
-    """The KL term is at work from the first step: without it, the codebook collapses to a handful of codes here."""
+    """The KL term has its full weight from the first step: without it, only a handful of tokens is used."""
     config = digits(defaults("tokenizer"))
     dvae(config.model)
     config.model.image_size = SIZE
@@ -60,7 +60,7 @@ def tokenizer() -> ConfigDict:
 
 
 def pretrain() -> ConfigDict:
-    """Masks 6 of the 16 patches, as many in proportion as the 75 of 196."""
+    """Masks 6 of the 16 patches, about the same fraction as 75 of 196."""
     config = digits(defaults("pretrain"))
     config.model.update(dict(variant=f"Nano/{PATCH}", image_size=SIZE, drop_path=0.0))
     dvae(config.tokenizer)

@@ -10,17 +10,17 @@
 Arguments
   head     upernet (the released code) or setr_pup (the paper's tables 3, 4 and 10)
   variant  B/16 or L/16
-  size     512 or 640: side of the crops, and short side of the images in evaluation
+  size     512 or 640: side of the crops in training, and short side of the images in evaluation
   stage    pt: from pre-training; pt2ft: after intermediate fine-tuning, such as the first stage of configs/transfer.py
   data     folder:PATH with images/{training,validation} and annotations/{training,validation}
-  runlocal the scenes of digits that are made here, without a download
+  runlocal scenes of digits, which are generated without a download
 
-ADE20K has to be fetched by hand (ADEChallengeData2016.zip): what tensorflow-datasets calls scene_parse150 holds the
+Download ADE20K by hand (ADEChallengeData2016.zip): the data set scene_parse150 of tensorflow-datasets holds the
 instances of another challenge. The last command is the multi-scale evaluation of the released code, in which the three
-smallest scales are one; without clamp_to_crop it is the paper's. Images whose long side is beyond the canvas of
-inference.side are reduced to fit it; give more where memory allows.
+smallest scales are all raised to 1; without clamp_to_crop it is the paper's. Images whose long side is larger than the
+canvas of inference.side are reduced to fit it; make it larger where memory allows.
 
-Hardware: the authors used 8 V100 (32 GB), 2 images each. Time of this code at this size: not measured; memory in
+Hardware: the authors used 8 V100 (32 GB), 2 images each. Time of this code at this size: not measured; memory:
 docs/benchmarks.md. Expected mIoU: UPerNet B/16 at 640, pt2ft 53.6 (multi-scale 54.2), L/16 56.7 (57.0) (official
 README); SETR-PUP B/16 at 512 from pre-training on ImageNet-1k 45.6, with intermediate fine-tuning 47.7 (paper, table
 3). Not measured here yet.
@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.layers = LAYERS[arg.head, encoder]
     config.model.channels = 256 if arg.head == "setr_pup" else 1024 if encoder == "large" else 768
     if encoder == "large":
-        config.model.layer_scale = 1e-6  # of fresh parameters; a checkpoint brings its own
+        config.model.layer_scale = 1e-6  # of new parameters; a checkpoint has its own values
         if arg.size == 640:
             opt.accumulate = 2
     config.data.source, config.data.shuffle_buffer = arg.data, 20_000
@@ -73,7 +73,7 @@ def get_config(arg: str = "") -> ConfigDict:
     size, inference = config.model.image_size, config.inference
     inference.side = max(inference.side, size)
     normalize, keep = "normalize('imagenet')", "keep('image', 'label_map'"
-    largest = 1.0 if arg.runlocal else 0.75  # share of a class in a crop; scenes of digits are mostly background
+    largest = 1.0 if arg.runlocal else 0.75  # fraction of a class in a crop; scenes of digits are mostly background
     config.data.ops = (
         f"decode|{zero}random_ratio_resize({size}, {long})|random_segment_crop({size}, {largest})|flip_lr"
         f"|photometric_distortion|{normalize}|pad_to({size}, {size})|{keep})"

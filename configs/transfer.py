@@ -1,12 +1,12 @@
-"""Two labelled data sets one after the other: intermediate fine-tuning of BEiT, or ViT's supervised transfer.
+"""Two labelled data sets, one after the other: intermediate fine-tuning of BEiT, or ViT's supervised transfer.
 
   python -m beit_jax.train --config configs/transfer.py:init=runs/pretrain --workdir runs/transfer
   python -m beit_jax.train --config configs/transfer.py:supervised --workdir runs/vit
   python -m beit_jax.train --config configs/transfer.py:runlocal --workdir runs/try       a minute on a laptop
 
-The stage `intermediate` learns the labels of a large data set from a pre-trained encoder (`supervised`: from scratch,
-with DeiT's recipe), `finetune` those of the data set that counts, at `image_size`. Their settings are those of
-configs/finetune.py: recipes 22k (or deit) and 22k_to_1k.
+The stage `intermediate` learns the labels of a large data set from a pre-trained encoder (with `supervised`: from
+scratch, with DeiT's recipe). The stage `finetune` learns those of the data set of interest, at `image_size`. Their
+settings are the recipes 22k (or deit) and 22k_to_1k of configs/finetune.py.
 
 Arguments: init (a pre-training run or checkpoint), variant, middle (the large data set: a tfds name or folder:PATH),
 data, image_size (of the last stage), supervised, runlocal.
