@@ -98,7 +98,11 @@ def _optimizer() -> Keys:
             check=check_schedule,
         ),
         warmup=Key("", "length of the linear warm-up, such as '10 epochs' or '200 steps'", check=check_duration),
-        weight_decay=Key(0.05, "of matrices; biases, norms and position tables have none", at_least=0),
+        weight_decay=Key(
+            0.05,
+            "decay of weights; biases, norms, LayerScale, the class token and position embeddings have none",
+            at_least=0,
+        ),
         layer_decay=Key(1.0, "factor of the learning rate from one block to the one below it", above=0, at_most=1),
         clip_norm=Key(0.0, "largest norm of the gradient; 0: no clipping", at_least=0),
         betas=Key((0.9, 0.999), "decay rates of AdamW's averages", check=_betas),

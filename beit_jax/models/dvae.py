@@ -11,12 +11,13 @@ from einops import rearrange, reduce, repeat
 
 from beit_jax.errors import UserError
 from beit_jax.models.constrain import batch_sharded
+from beit_jax.models.xla_workarounds import convolution_without_overlap
 
 EPSILON = 0.1  # keeps pixels away from 0 and 1, where the logit diverges
 
 
 class Conv(nn.Module):
-    """A convolution of stride 1 that keeps the size, computed as a matrix product where the kernel is 1x1.
+    """A convolution of stride 1 that keeps the size.
 
     Attributes:
       features: output channels.
@@ -36,7 +37,7 @@ class Conv(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self.size == 1:
-            y = x @ kernel[0, 0]
+            y = convolution_without_overlap(x, kernel)
         else:
             y = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return batch_sharded(y + bias.astype(self.dtype)[None, None, None])

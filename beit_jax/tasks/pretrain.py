@@ -21,6 +21,7 @@ from einops import rearrange
 
 from beit_jax.config.pretrain import tokenizer_image_size
 from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.models.xla_workarounds import value_at
 from beit_jax.tasks import device_augment
 from beit_jax.tasks.accuracy import ranks
 from beit_jax.tasks.encoder import compute_dtype
@@ -150,8 +151,7 @@ def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> M
       tokens: the true ones, int `[b, k]`.
       weights: `[b, k]` of 0 and 1.
     """
-    true = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    nll = jax.nn.logsumexp(logits, axis=-1) - true
+    nll = jax.nn.logsumexp(logits, axis=-1) - value_at(logits, tokens)
     right = (ranks(logits, tokens) < 1).astype(jnp.float32)
     count = jnp.sum(weights)
     return {"loss": (jnp.sum(nll * weights), count), "mlm_acc": (jnp.sum(right * weights), count)}

@@ -29,7 +29,7 @@ def placed(height, width):
 
 
 def places(found):
-    """HostBatch and columns of every pixel `[2, h, w]` as the image and as the label map tell them."""
+    """Rows and columns of every pixel `[2, h, w]` as the image and as the label map tell them."""
     label_map = found["label_map"][..., 0].astype(int)
     return np.moveaxis(found["image"][..., :2].astype(float) / 16, -1, 0), np.stack(np.divmod(label_map, 16))
 
