@@ -239,7 +239,7 @@ class DiscreteVAE(nn.Module):
         return self.encoder(images, positions)
 
     def tokens(self, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
-        """Images `[b, H, W, 3]` in [0.1, 0.9] -> the likeliest tokens, int32 `[b, g, g]`; `[b, k]` of `positions`."""
+        """Images `[b, H, W, 3]` in [0.1, 0.9] -> the most likely tokens, int32 `[b, g, g]`; `[b, k]` of `positions`."""
         found = jnp.argmax(self.encode(images, positions), axis=-1).astype(jnp.int32)
         return found if positions is None else found[:, 0]
 
