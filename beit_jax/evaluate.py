@@ -4,9 +4,9 @@
   python -m beit_jax.evaluate --checkpoint runs/pretrain/checkpoints/5000 --config.data.eval_split=test --pictures out
   python -m beit_jax.evaluate --checkpoint runs/pretrain --bound
 
-The config is the one that the run was made with; --config FILE puts another in its place, --config.key=value changes a
-key. Prints one JSON object. --bound, of a tokenizer or a pre-training, gives the terms of the paper's evidence lower
-bound in place of the usual numbers, in nats per image; `beit_jax/tasks/bound.py` says what each of them means.
+The config is that of the run; --config FILE replaces it, --config.key=value changes a key. The command prints one JSON
+object. For a tokenizer or a pre-training, --bound gives the terms of the paper's evidence lower bound instead of the
+usual numbers, in nats per image; `beit_jax/tasks/elbo.py` says what each of them means.
 """
 
 import argparse

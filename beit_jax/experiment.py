@@ -45,7 +45,7 @@ class Experiment:
       config: valid, and complete (see `complete`).
       folder: of the run; the stages of a recipe lie beside each other.
       task: what is learned, or measured.
-      given_lengths: in place of those that the config and its data give, for benchmarks.
+      given_lengths: used instead of those that the config and its data give, for benchmarks.
     """
 
     config: ConfigDict

@@ -114,36 +114,36 @@ def _encoder(experiment: Any) -> Callable[[Any], Any]:
 
 
 def _write(tokens: Any, own: Sequence[tuple[int, int]], stream_from: Callable, encode: Callable) -> None:
-    """Makes the files that are missing, those in a row from one stream."""
+    """Writes the files that are missing; those that follow each other are read from one stream."""
     import numpy as np
 
     from beit_jax.data.records.stored_tokens import mean_level
     from beit_jax.runtime.progress import progress_bar
 
-    missing, size, at = tokens.missing_ranges(own), tokens.batch_size, -1
+    missing, size, position = tokens.missing_ranges(own), tokens.batch_size, -1
     total, left = (sum(stop - start for start, stop in parts) * size for parts in (own, missing))
     with progress_bar(total, total - left) as progress:
         for start, stop in missing:
-            if start != at:
+            if start != position:
                 stream = stream_from(start, 1)
             batches = itertools.islice(stream, stop - start)
-            made = ((encode(batch["tokenizer_image"]), mean_level(batch["image"])) for batch in batches)
+            encoded = ((encode(batch["tokenizer_image"]), mean_level(batch["image"])) for batch in batches)
             rows = np.empty((stop - start, size), tokens.row)
-            for place, (found, levels) in enumerate(_ahead(made)):
-                rows["tokens"][place], rows["level"][place] = np.asarray(found).reshape(size, -1), levels
+            for index, (step_tokens, levels) in enumerate(_one_ahead(encoded)):
+                rows["tokens"][index], rows["level"][index] = np.asarray(step_tokens).reshape(size, -1), levels
                 progress.update(size)
             tokens.write_steps(start, rows)
-            at = stop
+            position = stop
 
 
-def _ahead(items: Iterable) -> Iterator:
-    """The items, each handed out when the one after it has been begun."""
+def _one_ahead(items: Iterable) -> Iterator:
+    """The items, each yielded when the one after it has been started: the host writes while the devices compute."""
     items = iter(items)
-    now = next(items)
+    current = next(items)
     for following in items:
-        yield now
-        now = following
-    yield now
+        yield current
+        current = following
+    yield current
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ class Key:
       at_most: largest allowed number.
       below: allowed numbers are smaller than this.
       choices: the allowed values; empty: all.
-      check: from a value to what was expected in its place, or "" where the value is right.
+      check: from a value to what was expected instead, or "" where the value is right.
       resumable: whether a run may be continued with another value, because it changes no number of the run.
     """
 

@@ -167,12 +167,11 @@ def _describe_kept(fresh: train_step.TrainState, loaded: Params) -> str:
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
     absent = [name for name in names if name not in found]
     if len(absent) > 8:  # a whole head
-        parts = collections.Counter(name.partition("/")[0] for name in absent)
-        absent = [f"{part} ({number} parameters)" for part, number in parts.items()]
-    told = [
-        f"{title}: {', '.join(some)}" for title, some in (("not there", absent), ("of another shape", changed)) if some
-    ]
-    return f"; initialised anew, {'; '.join(told)}" if told else ""
+        counts = collections.Counter(name.partition("/")[0] for name in absent)
+        absent = [f"{part} ({number} parameters)" for part, number in counts.items()]
+    titled = (("not there", absent), ("of another shape", changed))
+    parts = [f"{title}: {', '.join(names)}" for title, names in titled if names]
+    return f"; initialised anew, {'; '.join(parts)}" if parts else ""
 
 
 def abstract_frozen(task: Task, mesh: Mesh) -> dict[str, Params]:
