@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from beit_jax import cli, evaluate
+from beit_jax import cli, evaluate, tasks
 from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.visualize import __main__ as visualize
@@ -76,7 +76,8 @@ def test_a_run_of_an_unknown_task_has_the_default_report(rotation, tmp_path, cap
 
 def test_keys_of_a_task_are_checked_and_listed(repository, capsys, monkeypatch):
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(configs.schema, "_TASKS", dict(configs.schema._TASKS))
+    for registry in (configs.schema, tasks):  # as it was, for the tests after this one
+        monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     config = configs.load(f"{OUTSIDE}/rotation_config.py")
     configs.validate(config)
     config.turns = 5
@@ -104,3 +105,19 @@ def test_a_tokenizer_is_trained_and_pretrained_on(repository, tmp_path):
     plugin = ("--plugin", f"{OUTSIDE}/patches.py")
     printed = run(repository, "evaluate", "--checkpoint", tmp_path / "pretrain", *plugin)
     assert json.loads(printed) == results["pretrain"]
+
+
+def test_an_operation_of_a_plugin(tmp_path):
+    from beit_jax.data import pipeline
+
+    (tmp_path / "upside_down.py").write_text(
+        "from beit_jax.data.ops.registry import register\n"
+        "@register('example')\n"
+        "def upside_down():\n"
+        "    return lambda features, seed: {**features, 'image': features['image'][::-1]}\n"
+    )
+    cli.config_parser("beit_jax.train", "help", "x").parse_known_args([f"--plugin={tmp_path}/upside_down.py"])
+    data = configs.defaults("classify").data
+    data.source = "digits"
+    found = pipeline.spec(data, "train", "decode|upside_down|resize(8)|keep('image')")
+    assert found["image"][0] == (1, 8, 8, 3)

@@ -51,8 +51,15 @@ class Tokenizer:
 
     @property
     def model(self) -> nn.Module:
-        """The network, for conversion and pictures."""
-        raise NotImplementedError
+        """The network, for conversion and for pictures of tokens.
+
+        Raises:
+          UserError: this kind is no Flax module.
+        """
+        raise UserError(
+            f"the tokenizer {self.section.kind!r} has no network in Flax; expected a kind that defines `model`, such as "
+            "dvae"
+        )
 
     # For pre-training: the tokenizer is frozen.
 
