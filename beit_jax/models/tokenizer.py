@@ -57,8 +57,8 @@ class Tokenizer:
           UserError: this kind is no Flax module.
         """
         raise UserError(
-            f"the tokenizer {self.section.kind!r} has no network in Flax; expected a kind that defines `model`, such as "
-            "dvae"
+            f"the tokenizer {self.section.kind!r} has no network in Flax; expected a kind that defines `model`, as dvae "
+            "does"
         )
 
     # For pre-training: the tokenizer is frozen.
