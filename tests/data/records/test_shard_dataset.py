@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from absl import flags
 from commands import command, refused
 from PIL import Image
 
@@ -193,7 +192,7 @@ def test_files_that_are_not_given(tmp_path, monkeypatch):
         many(images, 4)
 
 
-def flags(images, out, *more):
+def arguments_of(images, out, *more):
     return [f"--images={images}", f"--out={out}", "--name=photos", *more]
 
 
@@ -201,7 +200,7 @@ def test_what_has_changed_is_refused(tmp_path):
     images = many(tmp_path / "images", 8)
     write(images, tmp_path / "out", 4, worker=1, workers=2)
     before = made(tmp_path / "out")
-    arguments = flags(images, tmp_path / "out", "--shards=4")
+    arguments = arguments_of(images, tmp_path / "out", "--shards=4")
     (images / "a" / "new.jpg").write_bytes(b"1")
     message = refused(arguments, shard_dataset)
     assert "'train' had 8 with 16000 bytes, and has 9 with 16001 now" in message and "begin anew" in message
@@ -209,7 +208,7 @@ def test_what_has_changed_is_refused(tmp_path):
     (images / "a" / "0.jpg").rename(images / "a" / "8.jpg")
     assert "was begun for other images" in refused(arguments, shard_dataset)
     (images / "a" / "8.jpg").rename(images / "a" / "0.jpg")
-    message = refused(flags(images, tmp_path / "out", "--shards=2"), shard_dataset)
+    message = refused(arguments_of(images, tmp_path / "out", "--shards=2"), shard_dataset)
     assert "was begun with 4 shards of 'train', found 2 now" in message
     assert made(tmp_path / "out") == before
     shard_dataset.main(arguments)
@@ -279,7 +278,7 @@ def test_broken_images_are_named_by_their_file(class_folder, data_config, tmp_pa
 @pytest.mark.slow
 @pytest.mark.usefixtures("in_the_checkout")
 def test_training_with_the_settings_that_are_printed(class_folder, tmp_path, capsys):
-    shard_dataset.main(flags(class_folder, tmp_path / "out"))
+    shard_dataset.main(arguments_of(class_folder, tmp_path / "out"))
     settings = shlex.split(capsys.readouterr().out.splitlines()[-1].partition("train on it with ")[2])
     assert settings[:2] == ["--config.data.source=photos", f"--config.data.data_dir={tmp_path / 'out'}"]
     train.main(command("pretrain", tmp_path / "run", *settings))
@@ -293,11 +292,9 @@ def test_commands_of_the_page(repository, tmp_path, monkeypatch):
     assert [line[0] for line in lines].count("beit_jax.shard_dataset") == 3
     for program, *arguments in lines:
         if program == "beit_jax.train":
-            path, rest = cli.take(arguments, "config")
-            config, values = configs.load(path), flags.FlagValues()
-            flags.DEFINE_string("workdir", "", "", flag_values=values)
-            cli.parse(rest, values, config)
-            configs.validate(config)
+            parser = cli.config_parser("beit_jax.train", "", "configs/quickstart.py")
+            parser.add_argument("--workdir")
+            configs.validate(cli.parse_with_config(parser, arguments)[1])
     monkeypatch.chdir(tmp_path)
     many(tmp_path / "photos", 6)
     for program, *arguments in lines:
