@@ -65,9 +65,7 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("--real", action="store_true", help="read batches from the config's data")
     parser.add_argument("--compile_only", action="store_true", help="compile for simulated devices, and run nothing")
-    parser.add_argument(
-        "--devices", type=positive_int, metavar="N", help="how many devices to compile for (default 1)"
-    )
+    parser.add_argument("--devices", type=positive_int, metavar="N", help="how many devices to compile for (default 1)")
     return parser
 
 
