@@ -3,7 +3,7 @@
 # Works with Bash 3.2, the version of macOS.
 
 dry_run=0
-rest=()  # the arguments after --
+rest=()   # the arguments after --
 flags=()  # of the command that is built
 signals=0 # how many SIGTERM this script has received
 

@@ -1,7 +1,8 @@
 """Small models with random weights, as `from_pretrained` returns them."""
 
+import functools
+
 import jax
-import numpy as np
 from beit_references import random_parameters
 
 from beit_jax import config as configs
@@ -40,7 +41,14 @@ def with_preprocess(made, size):
 
 
 def pretrained(*args, **kwargs):
-    """The model of such a config with random weights."""
+    """The model of such a config with random weights; the arrays are shared between tests."""
     made = config(*args, **kwargs)
-    params = random_parameters(jax.eval_shape(create_task(made).init, jax.random.key(0)))
-    return Pretrained(create_task(made).model, jax.tree.map(np.asarray, params), made)
+    return Pretrained(create_task(made).model, _params(*args, **kwargs), made)
+
+
+@functools.cache
+def _params(*args, **kwargs):
+    params = random_parameters(jax.eval_shape(create_task(config(*args, **kwargs)).init, jax.random.key(0)))
+    for leaf in jax.tree.leaves(params):
+        leaf.flags.writeable = False
+    return params
