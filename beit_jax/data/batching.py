@@ -1,5 +1,6 @@
 """From the undecoded elements of a source to finished batches, inside a tf.data graph."""
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -44,18 +45,31 @@ def make_batches(dataset: tf.data.Dataset, source: Source, program: Program, bat
     Raises:
       UserError: the ops fail, or their results differ in size.
     """
+    dataset = map_examples(dataset, program, functools.partial(_read, source))
+    return _batch(dataset, program, batch_size).prefetch(BATCHES_AHEAD).with_options(_options())
 
-    def read(seed: tf.Tensor, counts: tf.Tensor, raw: Any) -> Features:
-        return {**source.record(raw), SEED: seed, COUNTS: counts}
 
-    dataset = map_examples(dataset, program, read)
+def batch_spec(dataset: tf.data.Dataset, source: Source, program: Program) -> dict[str, tf.TensorSpec]:
+    """What `make_batches` makes for a batch size of 1, without the time that it takes to prepare for errors."""
+
+    def run(*element: Any) -> Features:
+        features = {**_read(source, *element), FAULT: tf.constant("")}
+        return program.example(features, features[SEED])
+
+    return _batch(dataset.map(plain_graph(run)), program, 1).element_spec
+
+
+def _read(source: Source, seed: tf.Tensor, counts: tf.Tensor, raw: Any) -> Features:
+    return {**source.record(raw), SEED: seed, COUNTS: counts}
+
+
+def _batch(dataset: tf.data.Dataset, program: Program, batch_size: int) -> tf.data.Dataset:
     unknown = [key for key, spec in dataset.element_spec.items() if not spec.shape.is_fully_defined()]
     if unknown:
         op = "pad_to(...)" if LABEL_MAP in dataset.element_spec else "resize(...)"
         raise UserError(f"the ops leave '{unknown[0]}' with sides that may differ between examples; add {op}")
     dataset = dataset.batch(batch_size, drop_remainder=True)
-    dataset = dataset.map(plain_graph(lambda batch: _finish_batch(batch, program)), num_parallel_calls=BATCHES_AHEAD)
-    return dataset.prefetch(BATCHES_AHEAD).with_options(_options())
+    return dataset.map(plain_graph(lambda batch: _finish_batch(batch, program)), num_parallel_calls=BATCHES_AHEAD)
 
 
 def map_examples(dataset: tf.data.Dataset, program: Program, read: Callable[..., Features]) -> tf.data.Dataset:

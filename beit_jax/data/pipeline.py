@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import preprocessing
-from beit_jax.data.batching import make_batches, plain_graph
+from beit_jax.data.batching import batch_spec, make_batches, plain_graph
 from beit_jax.data.decoding.unreadable import UnreadableImages
 from beit_jax.data.features import FAULT, ID, INDEX, ROW, TOKENIZER_IMAGE, VALID
 from beit_jax.data.iterators import EvalSet, TrainStream
@@ -63,10 +63,9 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
     zero = tf.constant(0, tf.int64)
     with_seed = plain_graph(lambda index, raw: (tf.stack([zero, index]), True, raw))
     dataset = source.raw(None, zero, zero, Shard()).enumerate().map(with_seed)
-    element_spec = make_batches(dataset, source, _program(ops), 1).element_spec
     return {
         name: (tuple(tensor.shape), np.dtype(tensor.dtype.as_numpy_dtype))
-        for name, tensor in element_spec.items()
+        for name, tensor in batch_spec(dataset, source, _program(ops)).items()
         if name not in (ID, FAULT, VALID, INDEX, ROW)
     }
 

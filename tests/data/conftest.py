@@ -42,6 +42,22 @@ def both_ways():
 
 
 @pytest.fixture(scope="session")
+def traced():
+    """Traces an op once; the result maps features and a seed to NumPy arrays, many times."""
+
+    def trace(op):
+        run = tf.function(op, autograph=False)
+
+        def run_once(features, seed):
+            features = {key: tf.constant(value) for key, value in features.items()}
+            return {key: value.numpy() for key, value in run(features, tf.constant(seed, tf.int64)).items()}
+
+        return run_once
+
+    return trace
+
+
+@pytest.fixture(scope="session")
 def class_folder(tmp_path_factory):
     """Three class folders of 20 images, JPEG and PNG, of many sizes."""
     root = tmp_path_factory.mktemp("classes")

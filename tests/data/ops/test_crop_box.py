@@ -12,7 +12,7 @@ SCALE = (0.08, 1.0)
 
 
 def official_box(source, height, width):
-    """The rule with CPython's random numbers: the box, and the uniform numbers that would choose the same one."""
+    """The rule with Python's random numbers: the box, and the uniform numbers that choose the same box."""
     draws = []
     for _ in range(10):
         fraction, aspect = source.random(), source.random()
@@ -23,8 +23,8 @@ def official_box(source, height, width):
             draws.append([fraction, aspect, 0.0, 0.0])
             continue
         top, left = source.randint(0, height - box_height), source.randint(0, width - box_width)
-        place = [(top + 0.5) / (height - box_height + 1), (left + 0.5) / (width - box_width + 1)]
-        draws.append([fraction, aspect, *place])
+        corner = [(top + 0.5) / (height - box_height + 1), (left + 0.5) / (width - box_width + 1)]
+        draws.append([fraction, aspect, *corner])
         break
     else:
         return None, draws
@@ -62,7 +62,10 @@ def test_central_box_when_nothing_fits(size, box):
 def test_random_boxes_fill_the_ranges():
     image = tf.zeros([64, 64, 3], tf.uint8)
     seeds = tf.stack([tf.zeros(500, tf.int64), tf.range(500, dtype=tf.int64)], 1)
-    boxes = tf.map_fn(lambda seed: crop_box.random_box(seed, image, SCALE), seeds, fn_output_signature=tf.int32).numpy()
+    draw = tf.function(
+        lambda: tf.map_fn(lambda seed: crop_box.random_box(seed, image, SCALE), seeds, fn_output_signature=tf.int32)
+    )
+    boxes = draw().numpy()
     top, left, height, width = boxes.T
     assert np.all((top >= 0) & (left >= 0) & (top + height <= 64) & (left + width <= 64))
     fraction = height * width / 64**2

@@ -16,7 +16,8 @@ def encode(image, file_format, mode=None, **settings):
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(("file_format", "settings"), [("PNG", {}), ("BMP", {}), ("JPEG", {"quality": 90})])
+# Other files, and those that cannot be read, are in image_zoo.py.
+@pytest.mark.parametrize(("file_format", "settings"), [("BMP", {}), ("JPEG", {"quality": 90})])
 def test_decode_equals_pillow(both_ways, picture, file_format, settings):
     encoded = encode(picture(0, 33, 41), file_format, **settings)
     found = both_ways(image_ops.decode(), {"image": encoded}, SEED)
@@ -25,23 +26,16 @@ def test_decode_equals_pillow(both_ways, picture, file_format, settings):
     assert np.abs(found["image"].astype(int) - expected).max() <= (1 if file_format == "JPEG" else 0)
 
 
-@pytest.mark.parametrize(
-    ("file_format", "mode"),
-    [
-        *(("PNG", mode) for mode in ("1", "L", "LA", "P", "RGBA")),
-        *(("BMP", mode) for mode in ("L", "P", "RGBA")),
-        *(("JPEG", mode) for mode in ("L", "CMYK")),
-    ],
-)
-def test_decode_other_kinds_of_pixels(both_ways, picture, mode, file_format):
-    encoded = encode(picture(0, 33, 41), file_format, mode)
-    found = both_ways(image_ops.decode(), {"image": encoded}, SEED)
-    expected = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"), int)
-    assert not found["_fault"]
-    assert np.abs(found["image"].astype(int) - expected).max() <= (1 if file_format == "JPEG" else 0)
+def test_other_kinds_of_bmp_files(traced, picture):
+    decode = traced(image_ops.decode())
+    for mode in ("L", "P", "RGBA"):
+        encoded = encode(picture(0, 33, 41), "BMP", mode)
+        found = decode({"image": encoded}, SEED)
+        assert not found["_fault"]
+        np.testing.assert_array_equal(found["image"], Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
-def test_a_small_palette_and_a_place_outside_of_it(both_ways):
+def test_a_small_palette_and_an_index_outside_of_it(both_ways):
     image = Image.new("P", (4, 1))
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.putdata([0, 1, 2, 1])
@@ -54,29 +48,12 @@ def test_a_small_palette_and_a_place_outside_of_it(both_ways):
     assert both_ways(image_ops.decode(), {"image": broken}, SEED)["_fault"]
 
 
-def test_decode_first_frame_of_a_gif_and_grey(both_ways):
-    frames = [Image.fromarray(np.full((6, 5), level, np.uint8)) for level in (40, 200)]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
-    found = both_ways(image_ops.decode(), {"image": buffer.getvalue()}, SEED)["image"]
-    np.testing.assert_array_equal(found, np.full((6, 5, 3), 40))
-    grey = both_ways(image_ops.decode(), {"image": encode(np.full((6, 5), 77, np.uint8), "PNG")}, SEED)["image"]
-    np.testing.assert_array_equal(grey, np.full((6, 5, 3), 77))
-
-
-def test_decode_marks_what_it_cannot_read(both_ways, picture):
-    whole = encode(picture(0, 40, 40), "JPEG")
-    for encoded in (b"", b"not an image", whole[: len(whole) // 2], encode(picture(0, 40, 40), "PNG")[:200]):
-        found = both_ways(image_ops.decode(), {"image": encoded}, SEED)
-        assert found["_fault"]
-        assert found["image"].ndim == 3 and not found["image"].any()
-
-
-def test_flip_lr(both_ways, picture):
+def test_flip_lr(both_ways, traced, picture):
     image = picture(0, 6, 9)
     np.testing.assert_array_equal(both_ways(image_ops.flip_lr(1.0), {"image": image}, SEED)["image"], image[:, ::-1])
     np.testing.assert_array_equal(both_ways(image_ops.flip_lr(0.0), {"image": image}, SEED)["image"], image)
-    results = [both_ways(image_ops.flip_lr(), {"image": image}, [0, index])["image"] for index in range(60)]
+    flip = traced(image_ops.flip_lr())
+    results = [flip({"image": image}, [0, index])["image"] for index in range(60)]
     assert 18 <= sum(np.array_equal(result, image) for result in results) <= 42
 
 

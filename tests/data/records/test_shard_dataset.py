@@ -36,13 +36,13 @@ def write(images, out, shards=5, worker=0, workers=1):
     return shard_writer.write_dataset(str(images), Path(out), "photos", shards, worker, workers)
 
 
-def made(out):
+def files_of(out):
     """The bytes of every file of the data set."""
     return {path.name: path.read_bytes() for path in (Path(out) / "photos" / "1.0.0").iterdir()}
 
 
 def stored(out, split="train"):
-    """Examples as tfds reads them, in file order, with the bytes of images."""
+    """Examples as tfds reads them, in file order, with images as bytes."""
     builder = tfds.builder("photos", data_dir=str(out))
     as_stored = {key: tfds.decode.SkipDecoding() for key in builder.info.features if key in ("image", "annotation")}
     in_order = tfds.ReadConfig(interleave_cycle_length=1)
@@ -51,7 +51,7 @@ def stored(out, split="train"):
 
 @pytest.fixture(scope="module")
 def out(class_folder, tmp_path_factory):
-    """The records of `class_folder`, written at once."""
+    """The records of `class_folder`, written by one worker without interruption."""
     folder = tmp_path_factory.mktemp("records")
     assert write(class_folder, folder) == (folder / "photos" / "1.0.0", {"train": 60}, 5, 0)
     return folder
@@ -117,7 +117,7 @@ def test_the_same_bytes_elsewhere_and_by_workers(class_folder, out, tmp_path):
     with pytest.raises(UserError, match="there is no data set 'photos'"):
         open_source("photos", str(tmp_path / "out"), "train", 1)
     assert write(tmp_path / "copy", tmp_path / "out", worker=1, workers=3).missing == 0
-    assert made(tmp_path / "out") == made(out)
+    assert files_of(tmp_path / "out") == files_of(out)
 
 
 def many(folder, count=240):
@@ -137,7 +137,7 @@ def test_killed_at_random_moments(tmp_path):
     def there(pattern):
         return len(list(folder.glob(pattern)))
 
-    write(images, tmp_path / "whole", 24)
+    write(images, tmp_path / "uninterrupted", 24)
     for _ in range(8):
         process = FORKED.Process(
             target=shard_writer.write_dataset, args=(str(images), tmp_path / "out", "photos", 24, 0, 1)
@@ -153,7 +153,7 @@ def test_killed_at_random_moments(tmp_path):
     assert len({shards for shards, _ in seen} & set(range(1, 24))) > 3, seen
     assert any(parts for _, parts in seen), seen
     write(images, tmp_path / "out", 24)
-    assert made(tmp_path / "out") == made(tmp_path / "whole")
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "uninterrupted")
 
 
 def test_a_full_disk(tmp_path):
@@ -169,13 +169,13 @@ def test_a_full_disk(tmp_path):
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     expected = r"cannot write .*photos-validation.tfrecord-00000-of-00001: .*File too large.*; finished shards stay.*"
     assert re.fullmatch(expected, str(error.value))
-    assert sorted(made(tmp_path)) == ["photos-train.tfrecord-00000-of-00001", shard_plan.FILE]
+    assert sorted(files_of(tmp_path)) == ["photos-train.tfrecord-00000-of-00001", shard_plan.FILE]
     write(images, tmp_path, 1)
-    write(images, tmp_path / "whole", 1)
-    assert made(tmp_path) == made(tmp_path / "whole")
+    write(images, tmp_path / "uninterrupted", 1)
+    assert files_of(tmp_path) == files_of(tmp_path / "uninterrupted")
 
 
-def test_files_that_are_not_given(tmp_path, monkeypatch):
+def test_files_that_cannot_be_read(tmp_path, monkeypatch):
     images = many(tmp_path / "images", 4)
     (images / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"^cannot read .*a/gone.jpg: No such file or directory; repair or remove"):
@@ -196,21 +196,21 @@ def arguments_of(images, out, *more):
     return [f"--images={images}", f"--out={out}", "--name=photos", *more]
 
 
-def test_what_has_changed_is_refused(tmp_path):
+def test_changed_folders_are_refused(tmp_path):
     images = many(tmp_path / "images", 8)
     write(images, tmp_path / "out", 4, worker=1, workers=2)
-    before = made(tmp_path / "out")
+    before = files_of(tmp_path / "out")
     arguments = arguments_of(images, tmp_path / "out", "--shards=4")
     (images / "a" / "new.jpg").write_bytes(b"1")
     message = refused(arguments, shard_dataset)
-    assert "'train' had 8 with 16000 bytes, and has 9 with 16001 now" in message and "begin anew" in message
+    assert "'train' had 8 with 16000 bytes, and has 9 with 16001 now" in message and "start anew" in message
     (images / "a" / "new.jpg").unlink()
     (images / "a" / "0.jpg").rename(images / "a" / "8.jpg")
-    assert "was begun for other images" in refused(arguments, shard_dataset)
+    assert "was started for other images" in refused(arguments, shard_dataset)
     (images / "a" / "8.jpg").rename(images / "a" / "0.jpg")
     message = refused(arguments_of(images, tmp_path / "out", "--shards=2"), shard_dataset)
-    assert "was begun with 4 shards of 'train', found 2 now" in message
-    assert made(tmp_path / "out") == before
+    assert "was started with 4 shards of 'train', found 2 now" in message
+    assert files_of(tmp_path / "out") == before
     shard_dataset.main(arguments)
     assert len(stored(tmp_path / "out")) == 8
 
@@ -223,7 +223,7 @@ def test_what_has_changed_is_refused(tmp_path):
         (["--images=images"], "--out"),
         (["--images=images", "--out=images/out"], "--out=images/out lies in the folder of the images"),
         (["--images=images", "--out=file"], "cannot write file/images/1.0.0: Not a directory; choose another --out"),
-        (["--images=images", "--out=taken"], "taken/images/1.0.0 holds something else than shards"),
+        (["--images=images", "--out=taken"], "taken/images/1.0.0 has other files than shards"),
         (["--images=images", "--out=gs://bucket"], "is a URL"),
         (["--images=images", "--out=out", "--worker=2/2"], "found --worker=2/2, expected I/N with I from 0 to N - 1"),
         (["--images=images", "--out=out", "--name=mnist"], "mnist is the name of another data set"),
@@ -256,9 +256,9 @@ def test_the_pipeline_reads_them(out, data_config):
     alone = pipeline.make_train(config, seed=0, batch_size=8)
     two = [pipeline.make_train(config, seed=0, batch_size=8, process_index=i, process_count=2) for i in (0, 1)]
     for _ in range(8):
-        whole, parts = next(alone), [next(stream) for stream in two]
-        for key in whole:
-            np.testing.assert_array_equal(whole[key], np.concatenate([part[key] for part in parts]))
+        batch, parts = next(alone), [next(stream) for stream in two]
+        for key in batch:
+            np.testing.assert_array_equal(batch[key], np.concatenate([part[key] for part in parts]))
     assert sum(batch["valid"].sum() for batch in pipeline.make_eval(config, batch_size=16)) == 60
     config.labels = "4 per class"
     assert pipeline.info(config) == (12, 3)

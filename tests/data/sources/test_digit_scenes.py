@@ -33,7 +33,7 @@ def test_scenes_are_always_the_same():
     assert not np.array_equal(images, stacked("test", 50)[0])
     assert len({image.tobytes() for image in again[0]}) == 60
     counts = [8500, 84, 111, 193, 287, 184, 54, 262, 277, 228, 60]
-    assert np.bincount(labels[:10].ravel()).tolist() == counts  # published figures hang on these scenes
+    assert np.bincount(labels[:10].ravel()).tolist() == counts  # published figures depend on these scenes
 
 
 def test_scenes_are_well_mixed():

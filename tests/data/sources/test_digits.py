@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
@@ -11,11 +13,11 @@ def test_split_is_stratified_and_fixed():
     test = digits.held_out(labels)
     assert test.sum() == 359
     np.testing.assert_allclose(np.bincount(labels[test]) / np.bincount(labels), 0.2, atol=0.005)
-    assert np.flatnonzero(test)[:6].tolist() == [3, 7, 13, 19, 36, 38]  # published figures hang on this choice
+    assert np.flatnonzero(test)[:6].tolist() == [3, 7, 13, 19, 36, 38]  # published figures depend on this choice
 
 
-def test_images_are_the_scans(tmp_path):
-    builder = open_builder("digits", str(tmp_path))
+def test_images_are_the_scans(sharded_dir):
+    builder = open_builder("digits", sharded_dir)
     scans, count = load_digits(), 0
     levels = np.round(scans.images * 255 / 16).astype(np.uint8)
     expected = {(image.tobytes(), int(label)) for image, label in zip(levels, scans.target, strict=True)}
@@ -27,18 +29,16 @@ def test_images_are_the_scans(tmp_path):
     assert builder.info.features["label"].num_classes == 10
 
 
-def test_another_process_may_prepare_first(tmp_path, monkeypatch):
-    prepare = digits.Digits.download_and_prepare
-
+def test_another_process_may_prepare_first(tmp_path, monkeypatch, sharded_dir):
     def overtaken(builder):
-        prepare(digits.Digits(data_dir=str(tmp_path)))
+        shutil.copytree(f"{sharded_dir}/digits", tmp_path / "digits")
         raise OSError("the folder is there already")
 
     monkeypatch.setattr(digits.Digits, "download_and_prepare", overtaken)
     assert open_builder("digits", str(tmp_path)).info.splits["test"].num_examples == 359
 
 
-def test_other_failures_are_told(tmp_path, monkeypatch):
+def test_other_failures_are_reported(tmp_path, monkeypatch):
     def fail(builder):
         raise OSError("disk full")
 
