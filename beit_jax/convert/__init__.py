@@ -1,4 +1,4 @@
-"""Checkpoints in and out: Hugging Face, the official code, timm, OpenAI's dVAE."""
+"""Reads and writes checkpoints of Hugging Face, the official code, timm, and OpenAI's dVAE."""
 
 from beit_jax.convert.preprocessing import preprocess
 from beit_jax.convert.pretrained import Pretrained, from_pretrained, save_pretrained
