@@ -1,6 +1,6 @@
 """Makes the picture of the first page from the pictures of a quick start.
 
-  python docs/quickstart_picture.py runs/quickstart docs/quickstart.png
+python docs/quickstart_picture.py runs/quickstart docs/quickstart.png
 """
 
 import sys
