@@ -15,12 +15,12 @@ from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.models.upernet import POOLED
 from beit_jax.tasks import create_task
 
-# From one of our parameters' names and its rank to its shape in a checkpoint; a UserError where it is not there.
+# Takes the name and the rank of one of our parameters; returns its shape in a checkpoint, or raises a UserError.
 ShapeOf = Callable[[str, int], tuple[int, ...]]
 
 
 class TaskLayout:
-    """How other libraries store models of one task; the base class is that of a task which they do not have.
+    """How other libraries store models of one task; the base class stands for a task that they do not have.
 
     Attributes:
       formats: of `save_pretrained`, beside "beit_jax".
@@ -67,7 +67,7 @@ class TaskLayout:
 
         Args:
           changed: to change; the encoder and its image size are set.
-          config: of the model there is.
+          config: of the present model.
           num_classes: asked for; None: as before.
 
         Raises:
@@ -80,12 +80,16 @@ class TaskLayout:
         raise NotImplementedError
 
     def default_preprocess(self, size: int) -> ConfigDict:
-        """The preprocessing of published checkpoints whose files say nothing of it."""
+        """The preprocessing of published checkpoints, for files that do not state it."""
         return preprocessing.official_section(size)
 
     def eval_ops(self, config: ConfigDict) -> str:
-        """`data.eval_ops` that do what the section `preprocess` says, and make what the task needs besides."""
-        raise NotImplementedError
+        """`data.eval_ops` that do what the section `preprocess` says, and make everything that the task needs.
+
+        Raises:
+          UserError: there are none for this task.
+        """
+        raise UserError(f"data.eval_ops is empty, expected ops: there is no default for the task {config.task!r}")
 
     def transformers_twin(self, model: nn.Module) -> nn.Module:
         """The model that computes what transformers computes with the same parameters."""

@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from beit_jax.config import defaults
-from beit_jax.config.tokenizers import kind_of
+from beit_jax.config.tokenizer_kinds import kind_of
 from beit_jax.convert import preprocessing
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
@@ -14,7 +14,7 @@ def config_for(config: ConfigDict, task: str, num_classes: int | None, image_siz
     """The config of the changed model.
 
     Args:
-      config: of the model there is.
+      config: of the present model.
       task: of the changed model.
       num_classes: of a classifier; None: as before.
       image_size: side in pixels; None: as before.
@@ -45,7 +45,7 @@ def config_for(config: ConfigDict, task: str, num_classes: int | None, image_siz
 
 
 def optional_params(config: ConfigDict, changed: ConfigDict) -> tuple[str, ...]:
-    """Regular expressions of the parameters in which the changed model differs from the one there is."""
+    """Regular expressions of the parameters in which the changed model differs from the present one."""
     if config.task != changed.task:
         return changed.init_optional
     same_classes = "num_classes" not in config.model or config.model.num_classes == changed.model.num_classes
