@@ -152,7 +152,7 @@ def worker_index(worker: str) -> tuple[int, int]:
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Calls `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit status 2.
 
-    Of several processes that are one run, the others end with one that fails, and wait for one that is not done.
+    If several processes are one run: when one fails, all end; a process that is done waits for the others.
     """
     logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot change
     try:

@@ -75,7 +75,8 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     if "cache_features" in config:
         config.cache_features = False  # images are read once anyway
     task = tasks.create_task(config)
-    experiment = Experiment(config, checkpoint.parents[1], elbo_task(task) if bound else task)
+    run = checkpoint.parents[1]  # of RUN/checkpoints/STEP
+    experiment = Experiment(config, run, elbo_task(task) if bound else task)
     experiment.data.check_ops("eval_")
     evaluations = [] if bound else experiment.data.evaluations
     batches, params = experiment.data.open_eval_set(), experiment.load_params(checkpoint)

@@ -1,8 +1,8 @@
-"""The one place where everything that a run consists of comes together.
+"""Builds all parts of a run from a valid config.
 
-From a valid config: task, mesh, lengths, optimizer, shapes and shardings of the state, frozen parameters, batches and
-evaluations. Each is built once, when it is first used. Training, evaluation, benchmarks, `tokenize_dataset` and
-`visualize` build the same `Experiment` and use the parts that they need.
+The parts are the task, the mesh, the lengths, the optimizer, shapes and shardings of the state, the frozen parameters,
+the batches and the evaluations. Each is built once, when it is first used. Training, evaluation, benchmarks,
+`tokenize_dataset` and `visualize` build the same `Experiment`, and use the parts that they need.
 """
 
 import dataclasses
@@ -42,10 +42,10 @@ class Experiment:
     """One run.
 
     Attributes:
-      config: valid, and complete (see `complete`).
-      folder: of the run; the stages of a recipe lie beside each other.
+      config: of the run, valid, and filled in from the data by `experiment_data.complete`.
+      folder: of the run. The runs of a recipe, its stages, have folders with the same parent.
       task: what is learned, or measured.
-      given_lengths: used instead of those that the config and its data give, for benchmarks.
+      given_lengths: for benchmarks: used instead of the lengths that follow from the config and the data.
     """
 
     config: ConfigDict
@@ -55,7 +55,7 @@ class Experiment:
 
     @classmethod
     def build(cls, config: ConfigDict, folder: Path, pending: Mapping[str, Params] = NOTHING_PENDING) -> "Experiment":
-        """An experiment that is ready to train: what can be checked is checked, before time is spent.
+        """An experiment that is ready to train. All mistakes that can be found before training are found here.
 
         Nothing is computed and no image is read: the checks compare the config with the description of the data, the
         devices, and the shapes of parameters.
@@ -71,7 +71,7 @@ class Experiment:
         config = complete(config)
         experiment = cls(config, folder, tasks.create_task(config))
         experiment.data.check(experiment.lengths.total)
-        experiment.check_replicated()
+        experiment.check_replicated()  # builds the optimizer, which refuses a warm-up that is as long as the run
         initialize.check_sources(experiment.config, experiment.task, folder, pending)
         return experiment
 
@@ -90,7 +90,7 @@ class Experiment:
 
     @functools.cached_property
     def data(self) -> ExperimentData:
-        """Batches, and what is computed from them once."""
+        """The batches, and the checks and evaluations that need the data."""
         return ExperimentData(self.config, self.folder, self.task, self.mesh, lambda: self.frozen)
 
     @functools.cached_property
@@ -127,8 +127,8 @@ class Experiment:
         return self._optimizer[1]
 
     @functools.cached_property
-    def keys(self) -> tuple[jax.Array, jax.Array]:
-        """The key of the initial parameters, and that of the steps: dropped paths, mixing, relaxed codes."""
+    def random_keys(self) -> tuple[jax.Array, jax.Array]:
+        """The random keys of the initial parameters, and of the steps (stochastic depth, mixup, Gumbel-softmax)."""
         initial, steps = jax.random.split(jax.random.key(self.config.seed))
         return initial, steps
 
@@ -156,7 +156,7 @@ class Experiment:
     def fresh_state(self) -> train_step.TrainState:
         """The state at step 0 with new parameters."""
         with jax.set_mesh(self.mesh):
-            return initialize.fresh_state(self.task, self.optimizer, self.abstract_state, self.keys[0])
+            return initialize.fresh_state(self.task, self.optimizer, self.abstract_state, self.random_keys[0])
 
     @functools.cached_property
     def abstract_frozen(self) -> dict[str, Params]:
@@ -182,7 +182,7 @@ class Experiment:
         step = train_step.make_step(
             self.task, self.optimizer, config.optimizer.accumulate, config.optimizer.ema, config.max_bad_steps > 0
         )
-        # Every process reads the metrics.
+        # The metrics are replicated, so that every process can read them.
         outputs = jax.tree.map(lambda leaf: leaf.sharding, state), sharding.replicated(self.mesh)
         examples = sharding.batch_sharding(self.mesh)
         batch = {
@@ -194,7 +194,8 @@ class Experiment:
             return jitted.trace(state, self.abstract_frozen, batch, jax.random.key(0))
 
     def check_replicated(self) -> None:
-        """
+        """Checks that the mesh shards most bytes of the state and of the frozen parameters.
+
         Raises:
           UserError: too much of the state would be replicated on every device.
         """

@@ -1,6 +1,6 @@
-"""The data of a run: batches, what is computed from them once, and the checks of what their ops make.
+"""The data of a run: batches, features kept in memory, stored tokens, evaluations, and the checks of `data.ops`.
 
-TensorFlow is imported when the first of them is needed.
+TensorFlow is imported only when one of them is needed.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class ExperimentData:
       folder: of the run.
       task: what is learned.
       mesh: the devices.
-      load_frozen: the parameters that the task reads and does not learn.
+      load_frozen: returns the parameters that the task reads and does not learn; called only if they are needed.
     """
 
     config: ConfigDict
@@ -55,7 +55,8 @@ class ExperimentData:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """
+        """Training examples divided by the batch size, rounded down.
+
         Raises:
           UserError: the examples do not fill a batch.
         """
@@ -70,7 +71,7 @@ class ExperimentData:
         return examples // batch_size
 
     def train_batches(self, step: int, saved_by: int) -> Iterable[HostBatch]:
-        """This process's training batches from a step on, at which so many processes saved the run."""
+        """This process's training batches, from `step` on; `saved_by` is how many processes saved the run there."""
         from beit_jax.data import pipeline
 
         config, processes = self.config, jax.process_count()
@@ -88,7 +89,7 @@ class ExperimentData:
         start = dict(seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.unreadable_log)
         if self.stored_tokens:
             self.stored_tokens.check_key(self.tokenizer_key())
-        return pipeline.make_train(config.data, **start, **process_index(), tokens=self.stored_tokens)
+        return pipeline.make_train(config.data, **start, **this_process(), tokens=self.stored_tokens)
 
     @functools.cached_property
     def eval_batches(self) -> Iterable[HostBatch]:
@@ -96,10 +97,10 @@ class ExperimentData:
         return self._features[1] if self._features else self.open_eval_set(self.unreadable_log)
 
     def open_eval_set(self, log: Path | None = None) -> Iterable[HostBatch]:
-        """As `eval_batches`, of images; `log` is the file in which unreadable ones are named."""
+        """As `eval_batches`, but images also if features are kept in memory; `log` names unreadable images."""
         from beit_jax.data import pipeline
 
-        return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, log=log, **process_index())
+        return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, log=log, **this_process())
 
     @property
     def unreadable_log(self) -> Path:
@@ -117,7 +118,7 @@ class ExperimentData:
         config = self.config
         if not config.get("cache_features", False):
             return None
-        once = dict(batch_size=config.batch_size, log=self.unreadable_log) | process_index()
+        once = dict(batch_size=config.batch_size, log=self.unreadable_log) | this_process()
         sets = (
             pipeline.make_train_once(config.data, config.data.ops, seed=config.seed, **once),
             pipeline.make_eval(config.data, **once),
@@ -126,7 +127,7 @@ class ExperimentData:
             extract = Extractor(self.task, self.mesh)
             pairs = [extract({}, self.load_frozen(), images, images.num_examples) for images in sets]
         columns = [dict(features=features, label=labels) for features, labels in pairs]
-        return tuple(Examples(column, config.batch_size, **process_index()) for column in columns)
+        return tuple(Examples(column, config.batch_size, **this_process()) for column in columns)
 
     def check_ops(self, part: str) -> None:
         """Compares what the ops make with what the task takes.
@@ -174,7 +175,7 @@ class ExperimentData:
         wanted = {"image": spec("float32", 1, side, side, 3), "label": spec("int32", 1)}
         for split in (data.split, data.eval_split):
             compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
-        once = dict(batch_size=self.config.batch_size) | process_index()
+        once = dict(batch_size=self.config.batch_size) | this_process()
         sets = (
             pipeline.make_train_once(data, data.eval_ops, seed=self.config.seed, **once),
             pipeline.make_eval(data, **once),
@@ -194,10 +195,10 @@ class ExperimentData:
         return StoredTokens(Path(self.config.tokens), self.task.grid, self.config.batch_size)
 
     def stream_key(self, process_count: int) -> dict[str, Any]:
-        """All that the tokens of a pre-training depend on, but the parameters of its tokenizer (`tokenizer_key`).
+        """Everything that stored tokens depend on, except the parameters of the tokenizer (see `tokenizer_key`).
 
-        The ops count with all their views, but without kinds and settings of masks. Versions of libraries do not
-        count: whether the images are the same is seen at each batch (`StoredTokens.reader`).
+        The key has the ops of both views; every mask op is only the word `mask`, because tokens do not depend on masks.
+        It has no versions of libraries: `StoredTokens.reader` checks at each batch that the images are the same.
         """
         from beit_jax.data import preprocessing
         from beit_jax.data.fingerprint import fingerprint
@@ -218,19 +219,19 @@ class ExperimentData:
         }
 
     def tokenizer_key(self) -> dict[str, str]:
-        """The part of the key that tells tokenizers apart."""
+        """The part of the key that identifies the tokenizer: a hash of its parameters."""
         replicate = jax.jit(lambda params: params, out_shardings=sharding.replicated(self.mesh))
         params = replicate(self.task.tokenizer.encoder_params(self.load_frozen()["tokenizer"]))
         return {"parameters of the tokenizer": digest(jax.device_get(params))}
 
 
-def process_index() -> dict[str, int]:
+def this_process() -> dict[str, int]:
     """Which process of how many this is."""
     return dict(process_index=jax.process_index(), process_count=jax.process_count())
 
 
 def complete(config: ConfigDict) -> ConfigDict:
-    """A copy of the config with what follows from its data and its location: number of classes, absolute paths.
+    """A copy of the config in which the number of classes is filled in from the data, and paths are absolute.
 
     References to stages stay as they are: a recipe's folder can be moved.
 
@@ -256,19 +257,20 @@ def complete(config: ConfigDict) -> ConfigDict:
             )
         if classes > config.model.num_classes:
             raise UserError(
-                f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes; 0 "
-                "takes their number"
+                f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes; set it "
+                "to 0 to take the number from the data"
             )
     return config
 
 
 def compare_specs(found: Mapping[str, Any], wanted: Spec, ops: str, who: str) -> None:
-    """
+    """Checks that ops make what is needed.
+
     Args:
-      found: shapes and dtypes of a batch of one example that ops make, by name.
-      wanted: those that are needed.
-      ops: the key of the ops, for the message.
-      who: needs them.
+      found: shapes and dtypes of a batch of one example that the ops make, by name.
+      wanted: the shapes and dtypes that are needed.
+      ops: the config key of the ops, for the message.
+      who: what needs them, for the message.
 
     Raises:
       UserError: something is missing, or of another shape or type.

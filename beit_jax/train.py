@@ -48,7 +48,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
       The last evaluation of each stage; a config without stages is one stage called after its task.
 
     Raises:
-      UserError: before anything is written where the mistake can be seen before.
+      UserError: a mistake of the user. Most mistakes are found before anything is written.
     """
     configs.validate(config)
     _check_owner(workdir, config)

@@ -88,7 +88,7 @@ def test_lowers_sharded_over_eight_devices(repository, name, arg):
     for config in stages(repository, name, arg).values():
         config.mesh.data, config.mesh.fsdp = 2, 4
         with jax.numpy_dtype_promotion("standard"):
-            experiment = program.experiment_without_data(program.complete(config, "", dtype="auto"))
+            experiment = program.experiment_without_data(program.complete_without_data(config, "", dtype="auto"))
             if switches(config) in LOWERED:
                 continue
             LOWERED.add(switches(config))

@@ -41,7 +41,7 @@ class CompiledStep:
         self.compile_seconds = time.perf_counter() - start
         self.planned_bytes = memory.compiled_bytes_per_device(self._update)["peak"]
         self._mesh, self.loss, self.wait_seconds = experiment.mesh, float("nan"), 0.0
-        self._state, self._frozen, self._key = experiment.fresh_state(), experiment.frozen, experiment.keys[1]
+        self._state, self._frozen, self._key = experiment.fresh_state(), experiment.frozen, experiment.random_keys[1]
         if isinstance(batches, dict):
             self._batches = itertools.repeat(sharding.to_devices(experiment.mesh, batches))
         else:

@@ -5,11 +5,11 @@ from ml_collections import ConfigDict
 from beit_jax.config.keys import flatten_keys
 from beit_jax.config.schema import keys_of
 from beit_jax.config.serialization import flatten
-from beit_jax.config.tokenizers import kind_of
+from beit_jax.config.tokenizer_kinds import kind_of
 
 
 def differing_keys(there: ConfigDict, now: ConfigDict) -> list[str]:
-    """The keys, flattened, that make `now` another run than `there`; keys that change no number do not count."""
+    """The keys, flattened, in which `now` and the older config `there` differ, without keys that are `resumable`."""
     stages = now.get("stages", ())
     free = {f"{name}.{key}" for name in stages for key in _resumable(now[name])} if stages else _resumable(now)
     before, after = flatten(there), flatten(now)

@@ -9,7 +9,7 @@ from beit_jax.config.keys import Key, flatten_keys
 from beit_jax.config.recipes import stages_of
 from beit_jax.config.schema import keys_of
 from beit_jax.config.serialization import flatten
-from beit_jax.config.tokenizers import kind_of
+from beit_jax.config.tokenizer_kinds import kind_of
 
 WIDTH, INDENT = 100, 6
 

@@ -1,4 +1,4 @@
-"""A key of a config, declared once: its default, which also is its type, the values it may have, and a line of help."""
+"""A key of a config, declared once: its default, which also gives its type, the allowed values, and a line of help."""
 
 import dataclasses
 import math
@@ -16,15 +16,15 @@ class Key:
     """One key.
 
     Attributes:
-      default: the value where nobody sets one. A value must have its type; a float may be given as an int.
+      default: the value if none is set. Other values must have the same type; for a float, an int is allowed too.
       help: one line for `--help`.
       at_least: smallest allowed number.
       above: allowed numbers are larger than this.
       at_most: largest allowed number.
       below: allowed numbers are smaller than this.
       choices: the allowed values; empty: all.
-      check: from a value to what was expected instead, or "" where the value is right.
-      resumable: whether a run may be continued with another value, because it changes no number of the run.
+      check: a function of the value: "" if the value is allowed, else a text that says what is expected.
+      resumable: whether a run may be continued with another value, because it does not change the results.
     """
 
     default: Any
@@ -73,7 +73,7 @@ class Key:
         )
 
 
-Keys = Mapping[str, Any]  # of a `Key`, or of `Keys` for a section of the config
+Keys = Mapping[str, Any]  # from a name to its `Key`, or from a section of the config to its `Keys`
 
 
 def flatten_keys(keys: Keys, prefix: str = "") -> dict[str, Key]:
@@ -91,7 +91,7 @@ def default_values(keys: Keys) -> ConfigDict:
     )
 
 
-def regular_expressions(patterns: tuple[str, ...]) -> str:
+def check_regular_expressions(patterns: tuple[str, ...]) -> str:
     """The check of a key that holds regular expressions."""
     for pattern in patterns:
         try:
@@ -101,6 +101,6 @@ def regular_expressions(patterns: tuple[str, ...]) -> str:
     return ""
 
 
-def a_local_path(path: str) -> str:
+def check_local_path(path: str) -> str:
     """The check of a key that names a folder; `gs://bucket` would be taken for a folder called `gs:`."""
     return "a folder, not a URL: mount the bucket and give its path here" if "://" in path else ""

@@ -2,9 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import tokenizers
+from beit_jax.config import tokenizer_kinds
 from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
-from beit_jax.config.keys import Key, Keys, a_local_path
+from beit_jax.config.keys import Key, Keys, check_local_path
 from beit_jax.errors import UserError
 
 
@@ -14,18 +14,21 @@ def keys(kind: str) -> Keys:
     Raises:
       UserError: the kind is unknown.
     """
-    init_from = Key("", "run of the tokenizer task; random: an untrained one, to try the path", check=a_local_path)
+    init_from = Key("", "run of the tokenizer task; random: an untrained one, for a test", check=check_local_path)
     return dict(
         model=encoder_keys("shared"),
-        tokenizer=dict(kind=Key(kind, "kind of tokenizer"), init_from=init_from, **tokenizers.find(kind).keys),
+        tokenizer=dict(kind=Key(kind, "kind of tokenizer"), init_from=init_from, **tokenizer_kinds.find(kind).keys),
         **masking_keys(),
         device_augment=Key(
             "",
-            "pixel statistics with which the step itself jitters and normalizes uint8 images; empty: data.ops do",
+            "pixel statistics, if the training step jitters and normalizes uint8 images; empty: data.ops do it",
             choices=("", "imagenet", "inception"),
         ),
         tokens=Key(
-            "", "folder of tokenize_dataset; empty: the step computes the tokens", check=a_local_path, resumable=True
+            "",
+            "folder of stored tokens; empty: the step computes them",
+            check=check_local_path,
+            resumable=True,
         ),
         knn=knn_keys(),
     )
@@ -35,19 +38,22 @@ def masking_keys() -> Keys:
     """What all pre-trainings with masked patches share."""
     return dict(
         loss_on=Key("masked", "patches that the loss counts", choices=("masked", "all")),
-        num_masked=Key(75, "patches that the head predicts, at least as many as a mask hides", at_least=1),
+        num_masked=Key(
+            75, "patches of each image that the head predicts; no mask of data.ops may hide more of them", at_least=1
+        ),
     )
 
 
 def tokenizer_image_size(config: ConfigDict) -> int:
     """Side in pixels of the tokenizer's view: one token for each patch."""
-    return grid_side(config.model) * tokenizers.stride(config.tokenizer)
+    return grid_side(config.model) * tokenizer_kinds.stride(config.tokenizer)
 
 
 def check(config: ConfigDict) -> None:
-    """
+    """Checks values that depend on each other.
+
     Raises:
-      UserError: masks do not fit the grid, there is no tokenizer, or stored tokens are of other colours.
+      UserError: masks do not fit the grid, there is no tokenizer, or `tokens` and `device_augment` are both set.
     """
     check_masking(config)
     if config.tokens and config.device_augment:
@@ -63,7 +69,8 @@ def check(config: ConfigDict) -> None:
 
 
 def check_masking(config: ConfigDict) -> None:
-    """
+    """Checks `num_masked` against the grid of patches. `Task.check_batch` compares it with the masks of `data.ops`.
+
     Raises:
       UserError: `num_masked` does not fit the grid or `loss_on`.
     """

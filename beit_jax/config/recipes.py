@@ -40,7 +40,7 @@ def stage_of(config: ConfigDict, stage: str) -> ConfigDict:
 
 
 def shorten(config: ConfigDict, steps: int, warmup: int = 1) -> ConfigDict:
-    """Lets a config run a few steps of everything, to try the path (`runlocal` of the configs); in place."""
+    """Changes a config, in place, to a few steps, to test that it runs (`runlocal` of the configs)."""
     config.epochs, config.steps, config.optimizer.warmup = 0.0, steps, f"{warmup} steps"
     config.log_every = config.save_every = config.eval_every = max(steps // 2, 1)
     return config

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizers
+from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizer_kinds
 from beit_jax.config.keys import Keys, default_values, flatten_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.config.shared import shared_keys
@@ -121,7 +121,7 @@ def _joined(keys: Keys, more: Keys) -> dict[str, Any]:
 def _validate_run(config: ConfigDict) -> None:
     task = config.get("task", None)
     schema = _find(task)
-    declared, values = flatten_keys(keys_of(task, tokenizers.kind_of(config))), flatten(config)
+    declared, values = flatten_keys(keys_of(task, tokenizer_kinds.kind_of(config))), flatten(config)
     for name in values:
         if name not in declared:
             near = difflib.get_close_matches(name, declared, 1)

@@ -21,7 +21,7 @@ def from_json(text: str) -> ConfigDict:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON knows lists only; configs hold tuples only, since ml_collections can override these."""
+    """JSON has only lists; configs have only tuples, because ml_collections can override tuples."""
     if isinstance(value, dict):
         return {key: _tuples(inner) for key, inner in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

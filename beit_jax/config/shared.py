@@ -4,7 +4,7 @@ Names and defaults follow the official code (`run_beit_pretraining.py`, `run_cla
 """
 
 from beit_jax.config.durations import check_duration, check_schedule
-from beit_jax.config.keys import Key, Keys, a_local_path, regular_expressions
+from beit_jax.config.keys import Key, Keys, check_local_path, check_regular_expressions
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
 
@@ -13,19 +13,19 @@ def shared_keys(task: str) -> Keys:
     """The keys that a config of any task holds."""
     return dict(
         task=Key(task, "what is learned"),
-        seed=Key(0, "of the initial parameters, of the order of examples, and of all random draws", at_least=0),
+        seed=Key(0, "seed of the initial parameters, of the order of examples, and of all random draws", at_least=0),
         batch_size=Key(2048, "examples of a step, over all devices", at_least=1),
         epochs=Key(0.0, "length of the run in epochs; give either this or steps", at_least=0),
         steps=Key(0, "length of the run in steps", at_least=0),
-        init_from=Key("", "run, checkpoint or stage:NAME whose parameters to start from", check=a_local_path),
+        init_from=Key("", "run, checkpoint or stage:NAME whose parameters to start from", check=check_local_path),
         init_optional=init_optional(),
-        resume_from=Key("", "run whose state to continue in a new workdir", check=a_local_path),
+        resume_from=Key("", "run whose state to continue in a new workdir", check=check_local_path),
         log_every=Key(50, "steps between lines of the log", at_least=1, resumable=True),
         eval_every=Key(5000, "steps between evaluations; 0: only after the last step", at_least=0, resumable=True),
         save_every=Key(1000, "steps between checkpoints", at_least=1, resumable=True),
         keep=Key(2, "how many of the newest checkpoints to keep", at_least=1, resumable=True),
         max_bad_steps=Key(
-            0, "steps in a row with a loss that is not finite, to skip before the run ends", at_least=0, resumable=True
+            0, "steps in a row that may be skipped because their loss is not finite", at_least=0, resumable=True
         ),
         data=_data(),
         mesh=_mesh(),
@@ -34,11 +34,11 @@ def shared_keys(task: str) -> Keys:
 
 
 def init_optional(default: tuple[str, ...] = ()) -> Key:
-    """The key of what a run need not find in the checkpoint that it starts from, and the other way round."""
+    """The key that names the parameters in which the model and the checkpoint of `init_from` may differ."""
     return Key(
         default,
         "regular expressions of parameters that the checkpoint or the model may lack, or hold in another shape",
-        check=regular_expressions,
+        check=check_regular_expressions,
     )
 
 
@@ -51,7 +51,7 @@ def _data() -> Keys:
         ops=Key("", "operations on training images, such as decode|resize(224)"),
         eval_ops=Key("", "operations on evaluation images"),
         labels=Key("all", "labels to train on: all, 10% (of each class) or 5 per class", check=_labels),
-        repeats=Key(1, "repeated augmentation: views of an image that follow each other", at_least=1),
+        repeats=Key(1, "repeated augmentation: views of an image in a row, each with its own random draws", at_least=1),
         shuffle_buffer=Key(50_000, "undecoded records to draw the next one from, over all processes", at_least=1),
         max_bad_fraction=Key(0.01, "fraction of unreadable images above which the run ends", at_least=0, below=1),
     )
@@ -76,7 +76,7 @@ def _mesh() -> Keys:
         slices=axis(1, "groups of devices with a slower network between them; -1: as many as the devices say"),
         max_replicated=Key(
             0.1,
-            "fraction of bytes that every device may hold although fsdp or tensor split parameters",
+            "largest fraction of bytes of the state that may be on every device, if fsdp or tensor is above 1",
             at_least=0,
             at_most=1,
             resumable=True,
@@ -94,7 +94,7 @@ def _optimizer() -> Keys:
         min_lr=Key(1e-5, "learning rate at the end", at_least=0),
         schedule=Key(
             "cosine",
-            "of the learning rate after the warm-up, with its length unless that is the run's: 'cosine, 90 epochs'",
+            "of the learning rate: cosine or linear, to the end of the run; or with a length: 'cosine, 90 epochs'",
             check=check_schedule,
         ),
         warmup=Key("", "length of the linear warm-up, such as '10 epochs' or '200 steps'", check=check_duration),

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import tokenizers
+from beit_jax.config import tokenizer_kinds
 from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import UserError
 
@@ -13,7 +13,7 @@ def keys(kind: str) -> Keys:
     Raises:
       UserError: the kind is unknown.
     """
-    declared = tokenizers.find(kind)
+    declared = tokenizer_kinds.find(kind)
     image_size = Key(256, "side of the images in pixels", at_least=1)
     return dict(
         model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size, **declared.keys),
@@ -26,7 +26,7 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: tokens do not cover the image.
     """
-    stride = tokenizers.stride(config.model)
+    stride = tokenizer_kinds.stride(config.model)
     if config.model.image_size % stride:
         raise UserError(
             f"model.image_size={config.model.image_size} is not divisible by the {stride} pixels that a token covers; "

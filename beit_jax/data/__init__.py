@@ -1,4 +1,4 @@
-"""Images in, NumPy batches out. `pipeline` is the entry point. TensorFlow is imported in this package only."""
+"""Images in, NumPy batches out. `pipeline` is the entry point. Only `data/` and `benchmarks/` import TensorFlow."""
 
 import os
 

@@ -18,7 +18,7 @@ class TrainStream:
 
     The batch of a step depends on the seed and the step, but not on the number of processes (see
     `source.count_streams`). An epoch is the split in a new order, cut to complete batches. With `repeats` (repeated
-    augmentation, arXiv 1901.09335) it is as many views of fewer images.
+    augmentation, arXiv 1901.09335) an epoch has as many examples, but fewer images: each image is used `repeats` times.
     """
 
     def __init__(

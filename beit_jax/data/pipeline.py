@@ -99,7 +99,7 @@ def make_train(
       process_index: which process this is.
       process_count: number of processes.
       log: the file for the names of unreadable images, see `UnreadableImages`.
-      tokens: tokens of this very stream, which replace the tokenizer's view; that view is not made.
+      tokens: the stored tokens of the same batches. They replace the tokenizer's view, which is then not made.
 
     Raises:
       UserError: the split has less than one batch, or cannot be read.

@@ -35,8 +35,9 @@ class Attention(nn.Module):
         The attention weights float32 `[b, h, n, n]` are sown as `weights` in the collection `intermediates`.
 
         Args:
-          x: tokens `[b, n, d]`.
-          bias: float32 `[s, h, n, n]`, shared by all blocks (see `RelativePositionBias`); the block's own is added.
+          x: tokens `[b, n, d]`; here n counts the class token too.
+          bias: float32 `[s, h, n, n]`, shared by all blocks (see `RelativePositionBias`). If `grid` is given, the block
+            adds a bias of its own.
         """
         width = x.shape[-1]
         shape = (self.heads, width // self.heads)
@@ -59,8 +60,8 @@ class Attention(nn.Module):
 def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None) -> jax.Array:
     """softmax(q k^T / sqrt(d/h) + bias), float32 `[b, h, n, n]`; rows belong to queries and sum to one.
 
-    `jax.nn.dot_product_attention` would not do: its XLA path cannot be differentiated in bfloat16 under strict dtype
-    promotion, and its cuDNN path takes no bias for an odd number of tokens.
+    `jax.nn.dot_product_attention` cannot be used: its XLA path cannot be differentiated in bfloat16 under strict dtype
+    promotion, and its cuDNN path accepts no bias if the number of tokens is odd.
 
     Args:
       query: `[b, n, h, d/h]`.

@@ -23,8 +23,8 @@ class Block(nn.Module):
       layer_scale: initial value of gamma_1 and gamma_2 `[d]`; at 0 they do not exist.
       stochastic_depth: whether branches are left out at the layer's rate, which needs the rng `drop_path`.
       collect: whether the output is also returned as the scan's second result.
-      kernel_init: initializer of kernels. Those that end a branch are divided by sqrt(2 l) in block l, counted from 1,
-        which bounds the variance of the sum of branches.
+      kernel_init: initializer of kernels. In block l, counted from 1, the last kernel of each branch is then divided by
+        sqrt(2 l), so that the sum of many branches stays small.
     """
 
     heads: int
@@ -42,9 +42,9 @@ class Block(nn.Module):
         """One step of the scan over blocks.
 
         Args:
-          x: tokens float32 `[b, n, d]`.
+          x: tokens float32 `[b, n, d]`; here n counts the class token too.
           layer: what this block does not share with the others.
-          bias: attention bias float32 `[s, h, n, n]` of all blocks, or None; see `RelativePositionBias`.
+          bias: attention bias float32 `[s, h, n, n]` for all blocks, or None; s is explained in `RelativePositionBias`.
 
         Returns:
           float32 `[b, n, d]`, and the same once more if `collect`, else None.
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class Mlp(nn.Module):
-    """fc1 to the width `hidden`, exact GELU, fc2 back; the kernel of fc2 ends the branch."""
+    """A linear layer `fc1` to `hidden` numbers, exact GELU, a linear layer `fc2` back to d; `end_init` is for `fc2`."""
 
     hidden: int
     kernel_init: Initializer

@@ -1,4 +1,4 @@
-"""How activations are sharded: the only place where the models know of a mesh."""
+"""How activations are sharded. In `models/`, only this file and `xla_workarounds.copy_per_shard` know the mesh."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The head of masked image modelling: it predicts the visual tokens of patches."""
+"""The model of masked image modelling: the encoder, and the head that predicts the visual tokens of patches."""
 
 import flax.linen as nn
 import jax
@@ -12,7 +12,7 @@ from beit_jax.models.vit import Encoder
 class Logits(nn.Module):
     """A linear layer, `kernel` `[d, c]` and `bias` `[c]`, that multiplies in `dtype` and returns float32.
 
-    Logits in bfloat16 would be rounded where they nearly tie.
+    In bfloat16, logits that are almost equal would be rounded to the same number.
     """
 
     classes: int
@@ -32,8 +32,9 @@ class MaskedImageModel(nn.Module):
     """Predicts the visual tokens of patches (BEiT paper, section 2.3; official `modeling_pretrain.py`).
 
     Attributes:
-      encoder: with a mask token and a final norm.
-      vocab: number of visual tokens v; the number of values of a patch where its pixels are predicted instead.
+      encoder: an encoder with a mask token and a final norm.
+      vocab: v, the numbers that the head gives for a patch: as many as there are visual tokens. The task
+        `pretrain_pixels` predicts pixels: there v is the number of values of a patch.
     """
 
     encoder: Encoder

@@ -7,12 +7,12 @@ import numpy as np
 
 from beit_jax.models.xla_workarounds import copy_per_shard
 
-# The class token has no position on the grid. Pairs that involve it own the last three rows of the table.
+# The class token has no position on the grid. The last three rows of the table are for pairs with the class token.
 CLS_TO_PATCH, PATCH_TO_CLS, CLS_TO_CLS = -3, -2, -1
 
 
 def table_rows(grid: tuple[int, int]) -> int:
-    """R, the rows of a grid's table: one for each offset between two patches, and three for the class token."""
+    """R, the number of rows of a grid's table: one for each offset between two patches, three for the class token."""
     height, width = grid
     return (2 * height - 1) * (2 * width - 1) + 3
 
@@ -20,8 +20,9 @@ def table_rows(grid: tuple[int, int]) -> int:
 def relative_position_index(grid: tuple[int, int]) -> np.ndarray:
     """The row of the table for each pair of a query (first axis) and a key (second axis), int32 `[n+1, n+1]`.
 
-    Pairs of patches at the same offset, query minus key, share a row; rows are in row-major order of the offset, from
-    the most negative one. Token 0 is the class token, and the n patches of the grid follow row by row.
+    The offset of a pair is the position of the query minus that of the key. Pairs with the same offset share a row of
+    the table. These rows are sorted by vertical offset, then by horizontal offset, from the most negative one. Token 0
+    is the class token; the n patches follow in row-major order.
     """
     height, width = grid
     ys, xs = np.divmod(np.arange(height * width), width)
@@ -46,9 +47,9 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(self, batch: int = 1) -> jax.Array:
-        """The bias float32 `[s, h, n+1, n+1]` for logits of a batch of that size; s is 1 except on a mesh.
+        """The bias, float32 `[s, h, n+1, n+1]`, for the attention logits of `batch` examples.
 
-        There, each of the s shards of the batch has a copy; see `copy_per_shard`.
+        If a mesh splits the batch into s shards, each shard has a copy (see `copy_per_shard`); otherwise s is 1.
         """
         table = self.param("table", nn.initializers.zeros, (table_rows(self.grid), self.heads), jnp.float32)
         return copy_per_shard(table, batch)[:, relative_position_index(self.grid)].transpose(0, 3, 1, 2)

@@ -12,7 +12,7 @@ from beit_jax.models.variants import REMAT_POLICIES
 
 
 class Layer(NamedTuple):
-    """What differs between the blocks of a stack, beside their parameters: scalars in a block, `[L]` in the scan."""
+    """What differs between blocks, apart from parameters. The scan takes arrays `[L]`; each block gets one scalar."""
 
     index: jax.Array  # int32, counted from 0
     drop_path: jax.Array  # float32, the probability of leaving out a branch
@@ -25,16 +25,16 @@ def layers(depth: int, drop_path: float) -> Layer:
 
 
 def stacked(block: type[nn.Module], depth: int, remat: str, unroll: int) -> type[nn.Module]:
-    """A module of `depth` blocks, with the fields of one, called as `(x, layers, bias) -> (x, outputs of all)`.
+    """A class of modules of `depth` blocks, with the fields of `block`: `(x, layers, bias) -> (x, stacked outputs)`.
 
-    Parameters of all blocks are stacked along a leading axis: one layout, whatever `remat` and `unroll` are.
+    Parameters of all blocks are stacked along a leading axis. `remat` and `unroll` do not change this layout.
 
     Args:
       block: called as `(x, layer, bias) -> (x, output)`.
       depth: number of blocks L.
-      remat: what the backward pass recomputes: "none", "full" (each block, from its input), or what one of
-        REMAT_POLICIES does not save.
-      unroll: how many blocks the compiler sees at a time.
+      remat: what the backward pass recomputes: "none", "full" (each block, from its input), or the name of one of
+        REMAT_POLICIES, which says what is saved; the rest is recomputed.
+      unroll: blocks in one iteration of the scan.
     """
     return nn.scan(
         _rematerialized(block, remat, unroll),
@@ -52,6 +52,6 @@ def _rematerialized(block: type[nn.Module], remat: str, unroll: int) -> type[nn.
     if remat != "full" and remat not in REMAT_POLICIES:
         raise UserError(f"found remat={remat!r}, expected one of none, full, {', '.join(REMAT_POLICIES)}")
     policy = None if remat == "full" else getattr(jax.checkpoint_policies, remat)
-    # XLA must not merge the recomputation with the first computation. The border of the scan's body prevents that; with
-    # several blocks in a body, JAX has to.
+    # XLA must not merge the recomputation with the first computation. With one block in the scan's body it cannot. With
+    # several blocks in the body it could, and JAX must prevent it (`prevent_cse`).
     return nn.remat(block, prevent_cse=unroll > 1, policy=policy)

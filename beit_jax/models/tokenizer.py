@@ -1,6 +1,6 @@
-"""What pre-training asks of a tokenizer, and what the task `tokenizer` asks to train one.
+"""The interface of a tokenizer: what pre-training calls, and what the task `tokenizer` calls to train one.
 
-A kind of tokenizer is one subclass. Nothing outside its file and its keys knows its sizes.
+A kind of tokenizer is one subclass. Only its own file and its keys know its sizes.
 """
 
 import dataclasses
@@ -20,10 +20,11 @@ class Tokenizer:
     """Turns an image into a grid of tokens.
 
     Attributes:
-      section: `kind` and the kind's own keys: `model` in the tokenizer's config, `tokenizer` in that of a pre-training.
+      section: of the config, with `kind` and the keys of that kind: the section `model` of a config of the task
+        `tokenizer`, or the section `tokenizer` of a config of the task `pretrain`.
       image_size: side in pixels of the images that it sees.
-      dtype: of the computation, where the kind lets one choose.
-      settings: the kind's keys for training, the section `loss`; None where it is not trained.
+      dtype: of the computation; a kind may ignore it.
+      settings: the section `loss` of the config, with the kind's keys for training; None if it is not trained.
     """
 
     section: ConfigDict
@@ -57,8 +58,8 @@ class Tokenizer:
           UserError: this kind is no Flax module.
         """
         raise UserError(
-            f"the tokenizer {self.section.kind!r} has no network in Flax; expected a kind that defines `model`, as dvae "
-            "does"
+            f"the tokenizer {self.section.kind!r} has no network in Flax; expected a kind that defines `model`, such "
+            "as dvae"
         )
 
     # For pre-training: the tokenizer is frozen.
@@ -85,7 +86,7 @@ class Tokenizer:
         return params
 
     def from_pixels(self, pixels: jax.Array) -> jax.Array:
-        """Pixels in [0, 1] -> the tokenizer's own range. The same as the op of `data.ops` for its view."""
+        """Pixels in [0, 1] -> the tokenizer's own range. `data.ops` must do the same with `tokenizer_image`."""
         return pixels
 
     def to_pixels(self, images: jax.Array) -> jax.Array:

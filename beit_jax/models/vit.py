@@ -17,12 +17,12 @@ from beit_jax.models.stack import layers, stacked
 
 
 class Encoder(nn.Module):
-    """Patches, some of them replaced by the mask token, and a class token pass through a stack of transformer blocks.
+    """Runs a class token and the patches through transformer blocks; the mask token takes the place of masked patches.
 
     Parameters are float32. Those of all blocks are stacked along a leading axis under `blocks`.
 
     Attributes:
-      width: d.
+      width: d, the numbers in a token.
       depth: number of blocks L.
       heads: number of attention heads h, which divides d.
       patch_size: side of a patch in pixels.
@@ -32,12 +32,12 @@ class Encoder(nn.Module):
         pre-training), or one per block (the official fine-tuning).
       layer_scale: initial LayerScale (`--layer_scale_init_value`); 0 for none.
       drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
-      norm_eps: of the layer norms; the official 1e-6, while transformers' files ask for 1e-12.
+      norm_eps: epsilon of the layer norms: 1e-6 in the official code, 1e-12 in checkpoints of Hugging Face.
       mask_token: whether there is a token that takes the place of masked patches.
       final_norm: whether the result passes a layer norm.
       init_scheme: see `initializers`.
       remat: what the backward pass recomputes; see `stacked`.
-      unroll: how many blocks the compiler sees at a time; more of them may run faster and take longer to compile.
+      unroll: blocks in one iteration of the scan over blocks; with more, a step may be faster, and compiling slower.
       dtype: of the matrix products; tokens between blocks, norms, softmax and LayerScale are float32.
     """
 
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
 
         Args:
           images: `[b, H, W, 3]`, normalised; a grid of gh = H / patch_size by gw patches, n in all.
-          mask: bool `[b, gh, gw]`, true where the mask token replaces a patch; None to see everything.
+          mask: bool `[b, gh, gw]`, true where the mask token replaces a patch; None replaces no patch.
           train: whether stochastic depth is on, which needs the rng `drop_path` if the rate is not 0.
           all_layers: whether to return the output of every block, without the final norm.
 

@@ -1,8 +1,8 @@
-"""What is written as it is only because of XLA.
+"""Expressions that are written in another way than in the paper, because XLA compiles them better.
 
-Each function equals the plain expression that its docstring gives, and the tests hold it to that. With these set apart,
-the rest of the models reads as the method does. Figures were measured on a 2-core CPU (docs/benchmarks.md has the steps
-of which some are parts), or are XLA's own estimates and plans for a TPU v5e, and then are called so.
+Each function equals the plain expression in its docstring; tests compare the two. The other files of `models/` are
+written as in the paper. Times and sizes were measured on a CPU with two cores (docs/benchmarks.md), unless they are
+called estimated or planned: those are XLA's own numbers for a TPU v5e.
 """
 
 import functools
@@ -22,9 +22,9 @@ def gelu(x: jax.Array) -> jax.Array:
 
     Plain: `nn.gelu(x, approximate=False)`.
 
-    JAX derives that operation by operation and keeps several arrays for the backward pass. Here the derivative is one
-    function, computed in float32, and nothing but its value is kept: one array of `[b, n, 4d]` less in each block, on
-    every backend (a step of Ti/16 on a CPU: 1,261 -> 1,039 MB, 1,087 -> 1,039 ms).
+    JAX differentiates the plain expression operation by operation, and keeps several arrays for the backward pass. Here
+    the derivative is one function, computed in float32, and only its value is kept: one array `[b, n, 4d]` less in each
+    block, on every backend (a step of Ti/16 on a CPU: 1,261 -> 1,039 MB, 1,087 -> 1,039 ms).
     """
     return nn.gelu(x, approximate=False)
 
@@ -38,14 +38,15 @@ def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[ja
 
 
 def copy_per_shard(x: jax.Array, batch: int) -> jax.Array:
-    """Copies of `x` `[...]`, one for each of the s shards that the mesh makes of a batch of that size: `[s, ...]`.
+    """Copies of `x` `[...]`, `[s, ...]`: one for each of the s shards into which the mesh splits `batch` examples.
 
-    Plain: `x[None]`, one for all, which this is where the mesh does not split the batch.
+    Plain: `x[None]`, one copy for all shards. If the mesh does not split the batch, the result is exactly this.
 
-    It is for a small parameter of which a large array is made, such as the table of relative positions. The gradient is
-    a sum over the whole batch, and with one for all XLA's partitioner exchanges it between devices as the large array.
-    Copies keep it on their devices, and are summed here, where there is least to send (on every backend, a step of L/16
-    on 8 devices: 99 MiB less; UPerNet at 512 pixels: 1,006 MiB less).
+    Use it for a small parameter from which a large array is computed, such as the table of relative positions. The
+    gradient of the parameter is a sum over the whole batch. With one copy, XLA sums the gradient of the large array
+    over the devices. With a copy for each shard, each device computes the gradient of its own copy, and only these
+    small gradients are summed over the devices (on every backend, a step of L/16 on 8 devices sends 99 MiB less,
+    UPerNet at 512 pixels 1,006 MiB less).
     """
     axes = batch_axes(batch)
     if not axes:
@@ -60,9 +61,9 @@ def add_bias(logits: jax.Array, bias: jax.Array) -> jax.Array:
 
     Plain: `logits + bias` where s is 1, else `logits + jnp.repeat(bias, b // s, axis=0)`.
 
-    The gradient of the bias is a sum over the batch, which here is a product with ones. XLA for CPU takes 7.6 ms for
-    the sum and 0.2 ms for the product, once in each block (a step of Ti/16: 1,055 -> 1,000 ms). For accelerators it
-    makes the one from the other.
+    The gradient of the bias is a sum over the batch. Here it is computed as a product with a vector of ones: in each
+    block, XLA for CPU takes 7.6 ms for the sum and 0.2 ms for the product (a step of Ti/16: 1,055 -> 1,000 ms). For
+    accelerators XLA compiles both to the same.
     """
     return _add_bias(len(bias), logits, bias)
 
@@ -91,8 +92,8 @@ def convolution_without_overlap(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     Plain: `jax.lax.conv_general_dilated(x, kernel, (p, p), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))`.
 
-    As the product of every patch with one matrix it is faster (forward and backward: patches of 16 pixels on a CPU
-    26 -> 23 ms, estimated for a TPU 0.42 -> 0.35 ms; 1x1 on a CPU 40 -> 32 ms, estimated for a TPU 3.2 -> 1.6 ms).
+    Here every patch is multiplied with one matrix, which is faster. Times, forward and backward: for patches of 16
+    pixels, 26 -> 23 ms on a CPU, estimated 0.42 -> 0.35 ms on a TPU; for 1x1, 40 -> 32 ms and estimated 3.2 -> 1.6 ms.
     """
     p = kernel.shape[0]
     patches = rearrange(x, "b (h y) (w x) i -> b h w (y x i)", y=p, x=p)
@@ -100,14 +101,15 @@ def convolution_without_overlap(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def value_at(x: jax.Array, index: jax.Array) -> jax.Array:
-    """The entry of `x` `[..., c]` at int `index` `[...]` of its last axis, 0 where there is none: `[...]`.
+    """The entries of `x` `[..., c]` at `index`, int `[...]`, along the last axis: `[...]`; 0 if `index` is outside.
 
-    Plain: `jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]`, for indices below c.
+    Plain: `jnp.take_along_axis(x, index[..., None], axis=-1)[..., 0]`, for indices from 0 to c - 1.
 
-    The gradient of an indexing is a scatter, which accelerators do not fuse with what makes and what takes it. That of
-    a comparison with all indices is elementwise (temporaries of a cross-entropy as XLA plans them for a TPU: of 4
-    images of 512x512 pixels and 150 classes 919 -> 304 MiB, of 64 x 75 tokens out of 8,192 160 -> 80 MiB). On a CPU it
-    is slower where there are few classes (256x256 pixels: 50 -> 71 ms) and as fast where there are many.
+    The gradient of indexing is a scatter. Accelerators do not fuse a scatter with the operations before and after it.
+    The gradient of this comparison with all indices is elementwise, so it is fused. Temporaries of a cross-entropy,
+    planned for a TPU: for 4 images of 512x512 pixels and 150 classes, 919 -> 304 MiB; for 64 x 75 tokens and 8,192
+    classes, 160 -> 80 MiB. On a CPU the comparison is slower with few classes (256x256 pixels: 50 -> 71 ms), and as
+    fast with many.
     """
     chosen = index[..., None] == jnp.arange(x.shape[-1], dtype=index.dtype).reshape((1,) * index.ndim + (-1,))
     return jnp.sum(jnp.where(chosen, x, jnp.zeros((), x.dtype)), axis=-1)

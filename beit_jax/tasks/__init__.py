@@ -15,7 +15,7 @@ from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.segment import Segment
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.tasks.tokenizer import TrainTokenizer
-from beit_jax.tasks.tokenizers import create_tokenizer, register_tokenizer
+from beit_jax.tasks.tokenizer_kinds import create_tokenizer, register_tokenizer
 
 __all__ = [
     "Curve",

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 
 
 def ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """The number of classes, besides the true one, that are at least as likely as it.
+    """How many other classes are at least as likely as the true class.
 
-    A prediction is among the k most likely where the rank is below k. Ties and NaN count against the model, so that
-    constant or broken logits score nothing. This takes one reduction over the classes, where an argmax takes two.
+    The true class is among the k most likely ones if its rank is below k. Ties and NaN count against the model, so that
+    constant or broken logits are never right. This takes one reduction over the classes; an argmax takes two.
 
     Args:
       logits: float `[..., c]`.

@@ -40,7 +40,7 @@ def compute_dtype(name: str) -> jnp.dtype:
 
 
 def layer_features(encoder: vit.Encoder, params: Params, images: jax.Array, kind: str) -> jax.Array:
-    """What stands for an image after each block, without the final norm.
+    """The features of images after each block, without the final norm.
 
     Args:
       encoder: the network.

@@ -1,9 +1,10 @@
 """What pre-trainings with masked patches share, whatever they predict (BEiT paper, section 2.3).
 
 The encoder sees patches of which some are replaced by the mask token, and a head predicts something for each masked
-patch. The head runs on a fixed number K of gathered positions, so that shapes are static although masks hide different
-numbers of patches. Positions beyond a mask's own have zero weight, which makes the loss equal to the mean over all
-masked patches at K/n of the head's cost.
+patch. Masks hide different numbers of patches. To keep shapes static, the head runs at K positions of every image,
+where K is the config key `num_masked`: first the masked patches, then visible ones until there are K. The visible ones
+have weight 0, so the loss is the mean over all masked patches. The head costs K/n of its cost at all n patches. With
+`loss_on="all"`, K is n and all weights are 1.
 """
 
 import dataclasses
@@ -61,7 +62,7 @@ class MaskedModelling(Task):
         return {"image": spec("float32", b, side, side, 3), "mask": spec("bool", b, grid, grid)}
 
     def check_batch(self, batch: HostBatch) -> None:
-        """See `Task.check_batch`: no mask hides more patches than the head predicts, or none."""
+        """See `Task.check_batch`: every mask hides 1 to `num_masked` patches; with `on_all` it may hide none."""
         counts, limit = batch["mask"].sum(axis=(1, 2)), self.config.num_masked
         if counts.max() > limit or not (self.on_all or counts.all()):
             raise UserError(
@@ -70,7 +71,7 @@ class MaskedModelling(Task):
             )
 
     def predict(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        """What the head says at K positions, the masked ones first.
+        """The predictions of the head at K positions, the masked ones first.
 
         Args:
           params: that are learned.
@@ -78,9 +79,9 @@ class MaskedModelling(Task):
           key: of stochastic depth; None turns it off.
 
         Returns:
-          predictions float32 `[b, k, v]`, positions int32 `[b, k]`, and 1.0 where these are masked, float32 `[b, k]`.
+          predictions float32 `[b, k, v]`; positions int32 `[b, k]`; float32 `[b, k]`, 1 at masked positions, else 0.
         """
-        positions, masked = gather_masked(batch["mask"], self.config.num_masked)
+        positions, masked = masked_first(batch["mask"], self.config.num_masked)
         rngs = {} if key is None else {"drop_path": key}
         predicted = self.model.apply(
             {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
@@ -92,7 +93,7 @@ class MaskedModelling(Task):
         return jnp.ones_like(masked) if self.on_all else masked
 
     def mask_metrics(self, masked: jax.Array) -> Metrics:
-        """The mean number of masked patches, of weights `[b, k]`."""
+        """The mean number of masked patches of an image, from `masked` `[b, k]` of `predict`."""
         return {"masked_per_image": (jnp.sum(masked), jnp.float32(masked.shape[0]))}
 
     def overflow(self, batch: Batch) -> jax.Array:
@@ -106,18 +107,18 @@ class MaskedModelling(Task):
 
     @property
     def embedded_layers(self) -> tuple[int, ...]:
-        """See `Task.embedded_layers`: all."""
+        """See `Task.embedded_layers`: all blocks."""
         return tuple(range(1, self.model.encoder.depth + 1))
 
     def training_flops(self) -> int:
-        """See `Task.training_flops`; without what makes the targets."""
+        """See `Task.training_flops`; the tokenizer, if there is one, is not counted here."""
         variant, _ = variants.parse(self.config.model.variant)
         head = 2 * self.config.num_masked * variant.width * self.outputs
         return encoder_flops(self.config.model) + 3 * head
 
 
-def gather_masked(mask: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Row-major positions of the masked patches, padded to `k`.
+def masked_first(mask: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Row-major positions of `k` patches: the masked ones, then visible ones until there are `k`.
 
     Args:
       mask: bool `[b, g, g]`.

@@ -1,10 +1,11 @@
 """Masked image modelling on visual tokens (BEiT paper, section 2.3; official `engine_for_pretraining.py`).
 
-The tokenizer turns its own view of the crop into one token for each patch; the model predicts the tokens of the masked
-patches from the visible ones.
+Each image is cropped, and the crop is resized twice: to the view of the encoder and to the view of the tokenizer. The
+tokenizer makes one token for each patch. The model predicts the tokens of the masked patches from the visible patches.
 
-This is the second of BEiT's two stages (section 2.4): the tokenizer is frozen, and the transformer learns the prior
-p(z | corrupted image) of its tokens z, whose negative log likelihood is the loss. See `elbo` for the whole bound.
+This is the second of BEiT's two stages (section 2.4). The tokenizer is frozen. The transformer learns p(z | corrupted
+image), the prior of the tokens z; the loss is the negative log likelihood of the true tokens. `tasks/elbo.py` computes
+the evidence lower bound, of which this loss is one term.
 
 With `loss_on="all"` the loss counts every patch, masked or not: an ablation of the paper (section 3.3, table 4).
 """
@@ -29,7 +30,7 @@ from beit_jax.tasks.masked_modelling import MaskedModelling
 from beit_jax.tasks.pretrain_report import hide_patches, pretrain_report
 from beit_jax.tasks.report import Report
 from beit_jax.tasks.task import FrozenPart, means, spec
-from beit_jax.tasks.tokenizers import create_tokenizer
+from beit_jax.tasks.tokenizer_kinds import create_tokenizer
 from beit_jax.typing import Batch, Metrics, Params, Spec
 
 
@@ -38,12 +39,12 @@ class Pretrain(MaskedModelling):
     """See `MaskedModelling`; batches also hold `tokenizer_image` `[b, h', w', 3]` in the tokenizer's range.
 
     With `config.tokens`, training batches hold `tokens` int32 `[b, g, g]` in its place. With `config.device_augment`,
-    they hold uint8 images, and the step makes both views of them.
+    they hold uint8 images, from which the step makes `image` and `tokenizer_image`.
     """
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """What makes the tokens; frozen."""
+        """The frozen tokenizer, which makes the true tokens."""
         section, dtype = self.config.tokenizer, compute_dtype(self.config.model.dtype)
         return create_tokenizer(section, tokenizer_image_size(self.config), dtype)
 
@@ -63,14 +64,14 @@ class Pretrain(MaskedModelling):
         return super().train_spec(b) | {"tokenizer_image": spec("float32", b, side, side, 3)}
 
     def ops_spec(self, b: int) -> Spec:
-        """See `Task.ops_spec`."""
+        """See `Task.ops_spec`: both views and the mask; with `device_augment` one uint8 image and the mask."""
         specs = self.eval_spec(b)
         if not self.config.device_augment:
             return specs
         return {"image": spec("uint8", *specs["image"].shape), "mask": specs["mask"]}
 
     def train_spec(self, b: int) -> Spec:
-        """See `Task.train_spec`."""
+        """See `Task.train_spec`: what the ops make, or stored tokens in place of the tokenizer's view."""
         if not self.config.tokens:
             return self.ops_spec(b)
         return super().train_spec(b) | {"tokens": spec("int32", b, self.grid, self.grid)}
@@ -91,11 +92,12 @@ class Pretrain(MaskedModelling):
         tokens, valid = self.tokens_at(frozen, batch, positions), batch["valid"].astype(jnp.float32)[:, None]
         weights = self.loss_weights(masked) * valid
         frequencies = jnp.einsum("bk,bkv->v", weights, jax.nn.one_hot(tokens, logits.shape[-1]))
+        # `mlm_acc` counts the masked patches only, also where the loss counts all patches.
         sums = token_metrics(logits, tokens, masked * valid) | self._scores(logits, tokens, weights)
         return sums | {"tokens": frequencies, "overflow": self.overflow(batch)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        """Means over patches; `mlm_acc_majority` is what always guessing the most frequent token would get."""
+        """Means over patches; `mlm_acc_majority` is the accuracy of always predicting the most frequent token."""
         overflow, frequencies = float(sums.pop("overflow")), np.asarray(sums.pop("tokens"), np.float64)
         if self.on_all and not sums["mlm_acc"][1]:
             del sums["mlm_acc"]  # no patch is masked
@@ -109,7 +111,7 @@ class Pretrain(MaskedModelling):
         return self.tokenizer.targets(frozen["tokenizer"], batch["tokenizer_image"], positions)
 
     def _scores(self, logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> Metrics:
-        """The loss and its accuracy, over the patches that have weight."""
+        """The loss and the accuracy over the patches that the loss counts; with `on_all` it is called `all_acc`."""
         metrics = token_metrics(logits, tokens, weights)
         return {"loss": metrics["loss"], "all_acc": metrics["mlm_acc"]} if self.on_all else metrics
 

@@ -59,23 +59,23 @@ class Task:
         """What a training step minimises.
 
         Args:
-          params: that are learned.
-          frozen: parameters by the name of their part, see `frozen_parts`.
+          params: the learned parameters.
+          frozen: the frozen parameters by the name of their part, see `frozen_parts`.
           batch: as `train_spec` says.
           key: of this step.
           step: int32, counted from 0.
 
         Returns:
-          Metrics, of which the step minimises `loss`, sum over count; and updates: new values of parameters that have
-          no gradient, such as running statistics (a tree with these names only; the step takes the mean over
-          micro-batches).
+          Metrics, (sum, count) by name; the step minimises sum / count of `loss`. And new values of the parameters that
+          have no gradient, such as running statistics: a tree with only these names, {} if there are none. The step
+          takes their mean over micro-batches.
         """
         raise NotImplementedError
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-        """Sums over a batch, as `eval_spec` says and with `valid` bool `[b]`; examples not `valid` count nothing.
+        """Sums over a batch of an evaluation, which are then added over all its batches.
 
-        They are added over the batches of an evaluation.
+        The batch holds what `eval_spec` names, and `valid`, bool `[b]`. Examples that are not valid must not count.
         """
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class Task:
         return self.train_spec(b)
 
     def ops_spec(self, b: int) -> Spec:
-        """What `data.ops` must make; more or less than `train_spec` where a step reads stored results instead."""
+        """What `data.ops` must make for training. It differs from `train_spec` if the step reads stored tokens."""
         return self.train_spec(b)
 
     def check_batch(self, batch: HostBatch) -> None:
@@ -108,7 +108,7 @@ class Task:
         return {}
 
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
-        """Pictures of an evaluation batch, `[b, h, w, 3]` in [0, 1] by name, aligned by row."""
+        """Pictures of an evaluation batch by name, `[b, h, w, 3]` in [0, 1]; entry i is of example i in all of them."""
         return {}
 
     def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
@@ -117,7 +117,7 @@ class Task:
 
     @property
     def embedded_layers(self) -> tuple[int, ...]:
-        """The layers that `embed` gives features of, counted from 1; none: there is no `embed`."""
+        """The layers whose features `embed` returns, counted from 1. Empty if the task does not define `embed`."""
         return ()
 
     @property
@@ -127,7 +127,7 @@ class Task:
 
     @property
     def integer_bounds(self) -> Mapping[str, int]:
-        """For each integer entry of a batch, the number above its largest value; used to make synthetic batches."""
+        """For each integer entry of a batch, its largest value plus 1; used to make synthetic batches."""
         return {}
 
     def training_flops(self) -> int | None:

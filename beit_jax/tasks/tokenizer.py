@@ -21,7 +21,7 @@ import numpy as np
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import Task, means, spec
-from beit_jax.tasks.tokenizers import create_tokenizer
+from beit_jax.tasks.tokenizer_kinds import create_tokenizer
 from beit_jax.typing import Batch, Metrics, Params, Spec
 
 

@@ -1,4 +1,4 @@
-"""Where a run starts; the order of precedence stands in `checkpoint.py`."""
+"""The first state of a run: from its own checkpoint, `resume_from`, `init_from` or new parameters, in this order."""
 
 import collections
 import contextlib
@@ -24,7 +24,7 @@ ADVICE = "choose the same model, or name the parameters that may differ in init_
 
 def abstract_state(task: Task, optimizer: optax.GradientTransformation, ema: bool, mesh: Mesh) -> train_step.TrainState:
     """Shapes, dtypes and shardings of the train state; nothing is allocated."""
-    shapes = jax.eval_shape(lambda key: train_step.initial_state(task, optimizer, key, ema), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: train_step.new_state(task, optimizer, key, ema), jax.random.key(0))
     return with_shardings(shapes, mesh)
 
 
@@ -45,7 +45,7 @@ def load_params(abstract: Params, source: Path) -> Params:
 
 
 def with_shardings(shapes: Any, mesh: Mesh) -> Any:
-    """A tree of `jax.ShapeDtypeStruct` with the shardings of its names."""
+    """The tree of `jax.ShapeDtypeStruct`, with the sharding that `PARTITION` gives to the name of each leaf."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -96,6 +96,7 @@ def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
 
 @contextlib.contextmanager
 def _named(what: str, source: str) -> Iterator[None]:
+    """Puts the name of a part and its source in front of the message of an error."""
     try:
         yield
     except UserError as error:
@@ -107,13 +108,13 @@ def fresh_state(
 ) -> train_step.TrainState:
     """The state at step 0 with new parameters, sharded like `abstract`."""
     create = jax.jit(
-        lambda key: train_step.initial_state(task, optimizer, key, abstract.ema is not None),
+        lambda key: train_step.new_state(task, optimizer, key, abstract.ema is not None),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
     return create(key)
 
 
-def initial_state(
+def starting_state(
     config: ConfigDict,
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -166,7 +167,7 @@ def _describe_kept(fresh: train_step.TrainState, loaded: Params) -> str:
     names = unmatched_names(fresh.params, loaded)
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
     absent = [name for name in names if name not in found]
-    if len(absent) > 8:  # a whole head
+    if len(absent) > 8:  # too many to name, such as a whole head: they are counted by their first part
         counts = collections.Counter(name.partition("/")[0] for name in absent)
         absent = [f"{part} ({number} parameters)" for part, number in counts.items()]
     titled = (("not there", absent), ("of another shape", changed))

@@ -25,11 +25,11 @@ from beit_jax.typing import Batch, HostBatch
 if TYPE_CHECKING:
     from beit_jax.experiment import Experiment
 
-STEPS_IN_FLIGHT = 2  # that wait on the device: it never idles, and the number of batches in memory stays bounded
+STEPS_IN_FLIGHT = 2  # steps queued on the device: it always has work, and few batches are in memory at once
 
 
 def train(experiment: "Experiment") -> dict[str, float]:
-    """Trains to the end of the run, from wherever its folder stands.
+    """Trains to the end of the run, from the newest checkpoint in its folder if there is one.
 
     Returns:
       The numbers of the last evaluation.
@@ -39,24 +39,24 @@ def train(experiment: "Experiment") -> dict[str, float]:
       preemption.Preempted: the state is saved, because SIGTERM asked the run to stop.
     """
     with jax.set_mesh(experiment.mesh), contextlib.ExitStack() as at_end:
-        at_end.callback(preemption.allow_exit)  # when everything is closed
+        at_end.callback(preemption.allow_exit)  # called last, after everything else is closed
         return _Run(experiment, at_end).train()
 
 
 class _Run:
-    """A run under way: its state, and what is open while it trains."""
+    """A run while it trains: its state, and the files and threads that are open meanwhile."""
 
     def __init__(self, experiment: "Experiment", at_end: contextlib.ExitStack):
         self.experiment, self.config, self.name = experiment, experiment.config, experiment.folder.name
         self.total = experiment.lengths.total
         self.checkpoints = Checkpoints(experiment.folder, self.config.keep)
-        at_end.callback(self.checkpoints.close)  # also after an error: a save under way ends before it is reported
-        self.state, origin = initialize.initial_state(
+        at_end.callback(self.checkpoints.close)  # also after an error, which is reported when the last save has ended
+        self.state, origin = initialize.starting_state(
             self.config,
             experiment.task,
             experiment.optimizer,
             experiment.abstract_state,
-            experiment.keys[0],
+            experiment.random_keys[0],
             self.checkpoints,
             experiment.folder,
         )
@@ -65,7 +65,7 @@ class _Run:
         progress.note(experiment.folder, memory.describe_parameters(self.state, experiment.frozen), "w")
         print_once(f"{self.name}: {origin}; {self.total} steps on {progress.describe_devices(experiment.mesh)}")
         if self.step < self.total:
-            self.batches, self.update = self._training_batches(), self._compile()
+            self.batches, self.compiled_step = self._training_batches(), self._compile()
         self.writer = MetricWriter(experiment.folder, self.step, is_main())
         at_end.callback(self.writer.close)
         self.watchdog = at_end.enter_context(Watchdog())
@@ -73,6 +73,7 @@ class _Run:
 
     def train(self) -> dict[str, float]:
         """The steps that are left, with their evaluations and checkpoints."""
+        # The evaluation of this step if the log has it already; only the main process reads the log.
         results = json.loads(broadcast_from_main(json.dumps(self.writer.read_evaluation(self.step))))
         preemption.defer_exit()
         try:
@@ -90,10 +91,10 @@ class _Run:
         """Makes the steps that are left, and yields after each."""
         if self.step == self.total:
             return
-        frozen, key, in_flight = self.experiment.frozen, self.experiment.keys[1], collections.deque()
+        frozen, key, in_flight = self.experiment.frozen, self.experiment.random_keys[1], collections.deque()
         self.clock.restart()
         for batch in self.batches:
-            self.state, metrics = self.update(self.state, frozen, batch, key)
+            self.state, metrics = self.compiled_step(self.state, frozen, batch, key)
             self.step += 1
             self.clock.step()
             self.window.add(metrics)
@@ -106,7 +107,7 @@ class _Run:
                 return
 
     def _after_step(self) -> dict[str, float]:
-        """Whatever is due after a step: a line of the log, a checkpoint, an evaluation, whose numbers are returned.
+        """Writes a line of the log, saves a checkpoint and evaluates, each if it is due; returns the evaluation.
 
         Raises:
           preemption.PreemptionRequested: the state is saved.
@@ -114,7 +115,7 @@ class _Run:
         self.checkpoints.check_pending()
         saving, results = self._due(self.config.save_every), {}
         if saving or self._due(self.config.log_every):
-            self._log()  # always before a save, so that no state is saved that is not finite
+            self._log()  # before every save: it raises if a metric is not finite, and such a state must not be saved
         stopping = preemption.should_stop()
         with self.clock.pause():
             if saving:
@@ -175,7 +176,7 @@ class _Run:
         return update
 
     def _training_batches(self) -> Iterator[Batch]:
-        """Global batches on the devices, after the task has inspected the first: before the step is compiled."""
+        """Global batches on the devices. The task inspects the first one now, before the step is compiled."""
         task, saved_by = self.experiment.task, self.checkpoints.meta.get("processes", jax.process_count())
         host_batches = iter(self.experiment.data.train_batches(self.step, saved_by))
         first = next(host_batches)
@@ -199,5 +200,6 @@ class _Run:
             if preemption.should_stop():
                 raise preemption.PreemptionRequested
             self.watchdog.reset()
-            with contextlib.nullcontext() if index else self.watchdog.pause():  # the first one waits for the compiler
+            # The first batch takes long, because the evaluation is compiled then.
+            with contextlib.nullcontext() if index else self.watchdog.pause():
                 yield batch

@@ -31,7 +31,7 @@ class TrainState:
     ema: Params | None
 
 
-def initial_state(task: Task, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool) -> TrainState:
+def new_state(task: Task, optimizer: optax.GradientTransformation, key: jax.Array, ema: bool) -> TrainState:
     """The state at step 0."""
     params = task.init(key)
     return TrainState(
@@ -51,8 +51,8 @@ def make_step(
 ) -> Callable[[TrainState, Params, Batch, jax.Array], tuple[TrainState, Metrics]]:
     """The training step, a pure function to be jitted.
 
-    The gradient is that of the batch's summed loss over its count, so that `accumulate` micro-batches give the gradient
-    of the whole batch also where they hold different numbers of masked patches.
+    The loss is a sum over the batch, divided by its count. Both are first added over the `accumulate` micro-batches, so
+    that these give the gradient of the whole batch even if they have different numbers of masked patches.
 
     Args:
       task: what is learned.
@@ -63,7 +63,7 @@ def make_step(
         metrics, and is counted in `skipped_steps`.
 
     Returns:
-      `step(state, frozen, batch, key) -> (state, metrics)`; the key is that of the run, folded with the step here.
+      `step(state, frozen, batch, key) -> (state, metrics)`; `key` is the same at all steps: the step is folded into it.
     """
 
     def gradient(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
@@ -80,7 +80,7 @@ def make_step(
             part = gradient(params, frozen, micro_batch, jax.random.fold_in(key, index), step)
             return jax.tree.map(jnp.add, total, part), None
 
-        # Examples of a micro-batch lie `accumulate` apart: each device then splits its own examples, and nothing moves.
+        # Micro-batch i has the examples i, i + accumulate, ...: each device splits its own examples and sends none.
         batch = {name: rearrange(values, "(b n) ... -> n b ...", n=accumulate) for name, values in batch.items()}
         micro_batch = jax.tree.map(lambda values: values[0], batch)
         shapes = jax.eval_shape(gradient, params, frozen, micro_batch, key, step)
@@ -107,7 +107,7 @@ def make_step(
 
 
 def _unless_bad(updated: TrainState, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:
-    """The updated state where everything is finite, and otherwise the one before it, at the next step."""
+    """The updated state if loss, gradient and parameters are finite; else the old state, with the step counted."""
     sums = jnp.stack([metrics[name][0] for name in ("loss", "grad_norm", "param_norm")])
     good = jnp.isfinite(sums).all()
     kept = jax.tree.map(lambda new, old: jnp.where(good, new, old), updated, state).replace(step=updated.step)

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import cli
 from beit_jax import config as configs
-from beit_jax.config import tokenizers
+from beit_jax.config import tokenizer_kinds
 from beit_jax.convert.pretrained import Pretrained, from_pretrained
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
@@ -162,7 +162,7 @@ def _check_decoder(name: str, tokenizer: Tokenizer) -> None:
 
 def _with_tokenizer(config: ConfigDict, section: ConfigDict) -> ConfigDict:
     """A pre-training's config with the tokenizer of another section: of a pre-training, or `model` of its own task."""
-    names = ("kind", *tokenizers.find(section.kind).keys)
+    names = ("kind", *tokenizer_kinds.find(section.kind).keys)
     return ConfigDict({**config, "tokenizer": {name: section[name] for name in names} | {"init_from": ""}})
 
 
@@ -176,7 +176,7 @@ def _load_frozen(name: str, task: Task) -> dict[str, Params]:
     """What the task of a run reads and does not learn, by the name of the part, on the devices that are there."""
     config = task.config.copy_and_resolve_references()
     with config.unlocked():
-        config.mesh = configs.defaults(config.task, tokenizers.kind_of(config)).mesh  # of how many the run had
+        config.mesh = configs.defaults(config.task, tokenizer_kinds.kind_of(config)).mesh  # of how many the run had
         config.batch_size, config.optimizer.accumulate = jax.device_count(), 1  # no batch is made
     experiment = Experiment(config, checkpoint.find_checkpoint(name).parents[1], task)
     return jax.tree.map(np.asarray, experiment.frozen)

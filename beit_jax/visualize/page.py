@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
-from beit_jax.config.tokenizers import kind_of
+from beit_jax.config.tokenizer_kinds import kind_of
 from beit_jax.errors import UserError
 from beit_jax.tasks import Curve
 from beit_jax.training import metrics

@@ -9,7 +9,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.models import dvae_tokenizer
-from beit_jax.tasks.masked_modelling import gather_masked
+from beit_jax.tasks.masked_modelling import masked_first
 from beit_jax.tasks.tokenizer import codebook_usage
 
 
@@ -35,7 +35,7 @@ def test_annealing_ends_where_it_says():
 def test_gathered_positions_are_the_masked_ones_in_order():
     mask = np.zeros((2, 3, 3), bool)
     mask[0, 0, 1] = mask[0, 2, 2] = mask[1, 1, 0] = True
-    positions, weights = gather_masked(jnp.asarray(mask), 3)
+    positions, weights = masked_first(jnp.asarray(mask), 3)
     assert positions[0, :2].tolist() == [1, 8] and positions[1, :1].tolist() == [3]
     assert weights.tolist() == [[1, 1, 0], [1, 0, 0]]
 

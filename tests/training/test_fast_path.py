@@ -32,7 +32,7 @@ def setting():
 def losses(task, batches, tx):
     """Losses of the step that runs use, from the same start."""
     frozen = {name: jax.jit(part.init)(jax.random.key(2)) for name, part in task.frozen_parts.items()}
-    state = jax.jit(lambda key: train_step.initial_state(task, tx, key, ema=False))(jax.random.key(1))
+    state = jax.jit(lambda key: train_step.new_state(task, tx, key, ema=False))(jax.random.key(1))
     step = jax.jit(train_step.make_step(task, tx, 1, 0.0, False), donate_argnums=0)
     found = []
     for batch in batches:

@@ -20,7 +20,7 @@ def test_a_bad_step_changes_nothing_but_the_number_of_steps():
         batch = random_batch(made.task, config.batch_size, seed=index)
         if index == 1:
             batch["image"][3, 0, 0, 0] = np.nan  # one pixel
-        current, metrics = step(current, {}, sharding.to_devices(mesh, batch), made.keys[1])
+        current, metrics = step(current, {}, sharding.to_devices(mesh, batch), made.random_keys[1])
         assert all(np.isfinite(part) for parts in metrics.values() for part in jax.device_get(parts))
         skipped.append(float(metrics["skipped_steps"][0]))
         assert float(metrics["loss"][1]) == (0 if index == 1 else config.batch_size)

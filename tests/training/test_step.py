@@ -22,7 +22,7 @@ def run_steps(config, mesh, steps=STEPS):
     step, current, losses = made.trace_step().lower().compile(), made.fresh_state(), []
     for index in range(steps):
         batch = sharding.to_devices(mesh, random_batch(made.task, config.batch_size, seed=index))
-        current, metrics = step(current, made.frozen, batch, made.keys[1])
+        current, metrics = step(current, made.frozen, batch, made.random_keys[1])
         losses.append(float(metrics["loss"][0]) / float(metrics["loss"][1]))
     return losses, jax.device_get(current)
 

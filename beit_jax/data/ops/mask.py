@@ -19,19 +19,20 @@ MIN_ASPECT = 0.3
 
 # Number of the block -> uniform numbers, float64 [4, b, attempts]: area, aspect ratio, top, left.
 Draw = Callable[[tf.Tensor], tf.Tensor]
-# (sides float64 [2, b, attempts], newly masked patches [b, attempts], cap [b, 1]) -> bool [b, attempts].
+# (sides float64 [2, b, attempts], newly masked patches [b, attempts], cap [b, 1]) -> bool [b, attempts]. The cap of a
+# mask is the number of patches that it may still add.
 Accept = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def target_area(uniform: tf.Tensor, min_block: int, cap: tf.Tensor) -> tf.Tensor:
-    """Patches asked for, uniform between `min_block` and `cap`, also where `cap` is the smaller one."""
+    """The wanted area of a block, uniform between `min_block` and `cap`; in a nearly full mask, `cap` is smaller."""
     return min_block + (cap - min_block) * uniform
 
 
 def block_sides(area: tf.Tensor, root_aspect: tf.Tensor, grid: tuple[int, int]) -> tf.Tensor:
     """Height and width in patches, float64 `[2, ...]`, of a block of `area` patches and aspect ratio root_aspect ** 2.
 
-    Halves are rounded to the even number. A side is at least 1 and at most that of the grid.
+    Sides are rounded, x.5 to the even number. A side is at least 1 and at most that of the grid.
     """
     height, width = (tf.round(tf.sqrt(area) * root) for root in (root_aspect, 1 / root_aspect))
     return tf.stack([tf.clip_by_value(height, 1, grid[0]), tf.clip_by_value(width, 1, grid[1])])
@@ -60,11 +61,12 @@ def grow_masks(
       draw: the random numbers.
       batch: number of masks.
       grid: rows and columns of patches.
-      min_block: one bound of the area of a block. The other one, the cap, is what is left of the budget.
-      budget: patches to mask.
-      enough: masked patches with which a mask is finished.
-      root_aspect: the square root of a block's aspect ratio, from a uniform number.
-      accept: the attempts that the rule accepts, of which the first one is added to the mask.
+      min_block: one bound of the area of a block, in patches. The other bound is the cap: `budget` minus the patches
+        that are masked already.
+      budget: the number of patches that the rule aims at.
+      enough: a mask is finished when it has this many masked patches.
+      root_aspect: from a uniform number to the square root of a block's aspect ratio, height / width.
+      accept: says which attempts the rule accepts. The first accepted attempt is added to the mask.
     """
 
     def add_block(block: tf.Tensor, mask: tf.Tensor, unfinished: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -76,10 +78,10 @@ def grow_masks(
         parts = (tf.cast(part, tf.float32) for part in (in_rows, mask, in_columns))
         overlap = tf.cast(tf.einsum("bnh,bhw,bnw->bn", *parts), tf.float64)  # n: attempts
         accepted = accept(sides, sides[0] * sides[1] - overlap, cap) & unfinished[:, None]
-        unfinished, first = tf.reduce_any(accepted, 1), tf.argmax(accepted, 1)
+        grows, first = tf.reduce_any(accepted, 1), tf.argmax(accepted, 1)
         rows, columns = (tf.gather(part, first, batch_dims=1) for part in (in_rows, in_columns))
-        mask |= rows[:, :, None] & columns[:, None, :] & unfinished[:, None, None]
-        return block + 1, mask, unfinished & (_count(mask) < enough)
+        mask |= rows[:, :, None] & columns[:, None, :] & grows[:, None, None]
+        return block + 1, mask, grows & (_count(mask) < enough)
 
     start = (tf.constant(0), tf.zeros([batch, *grid], tf.bool), tf.ones([batch], tf.bool))
     return tf.while_loop(lambda block, mask, unfinished: tf.reduce_any(unfinished), add_block, start)[1]
@@ -104,6 +106,7 @@ def official_blocks(draw: Draw, batch: tf.Tensor, grid: tuple[int, int], num_mas
         min_block=min_block,
         budget=num_masked,
         enough=num_masked,
+        # Aspect ratios are log-uniform in [MIN_ASPECT, 1 / MIN_ASPECT].
         root_aspect=lambda u: tf.exp((u - 0.5) * -math.log(MIN_ASPECT)),
         accept=lambda sides, new, cap: acceptable(sides, new, cap, grid),
     )
@@ -132,7 +135,7 @@ def draws_of(seeds: tf.Tensor, attempts: int) -> Draw:
 
 
 def check_blocks(grid: tuple[int, int], min_block: int) -> None:
-    """Raises UserError for an empty grid, or a block that is larger."""
+    """Raises UserError if the grid is empty, or if `min_block` is not between 1 and the number of its patches."""
     if min(grid) < 1:
         raise UserError(f"found a mask grid of {grid} (rows, columns); expected at least one of each")
     if not 0 < min_block <= grid[0] * grid[1]:
@@ -140,7 +143,7 @@ def check_blocks(grid: tuple[int, int], min_block: int) -> None:
 
 
 def check_count(grid: tuple[int, int], num_masked: int) -> None:
-    """Raises UserError for more masked patches than there are, or none."""
+    """Raises UserError if `num_masked` is not between 1 and the number of patches of the grid."""
     if not 0 < num_masked <= grid[0] * grid[1]:
         raise UserError(f"found {num_masked} masked patches on a grid of {grid}; expected 1 to {grid[0] * grid[1]}")
 

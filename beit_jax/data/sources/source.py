@@ -1,7 +1,7 @@
 """What a source of images is: undecoded records in an order that depends on (seed, epoch) alone.
 
-A source yields small raw elements (an index, or a serialized record) and reads them into features later, so that
-shuffling and skipping never touch pixels. Both methods are called inside a tf.data graph.
+A source yields raw elements (an index, or a serialized record) with `raw`, and makes features of them with `record`, so
+that shuffling and skipping decode no image. Both methods are called inside a tf.data graph.
 """
 
 from typing import Any, NamedTuple, Protocol
