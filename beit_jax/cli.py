@@ -33,34 +33,34 @@ class Parser(argparse.ArgumentParser):
             self.add_argument(
                 "--plugin",
                 metavar="FILE",
-                action="append",
-                default=[],
+                action=_RunPlugin,
                 help="Python file that registers tasks or tokenizers of your own; it is run. May be repeated.",
             )
-
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> tuple[argparse.Namespace, list[str]]:
-        """As argparse; plugins are run before anything else can need them."""
-        namespace, rest = super().parse_known_args(*args, **kwargs)
-        for file in getattr(namespace, "plugin", ()):
-            configs.python_file(file)
-        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         """Raises `UserError`, where argparse would print and exit."""
         raise UserError(f"{message}; see {self.prog} --help")
 
 
-def config_parser(module: str, description: str, expected: str) -> Parser:
+class _RunPlugin(argparse.Action):
+    """Runs a plugin where it is parsed, before anything needs what it registers."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        configs.python_file(values, "plugin")
+
+
+def config_parser(module: str, description: str, example: str) -> Parser:
     """The parser of a command that takes `--config FILE` and overrides of its keys.
 
     Args:
       module: of the command, such as "beit_jax.train".
       description: its docstring.
-      expected: an example of a file, for messages.
+      example: of a file, for messages.
     """
     parser = Parser(prog=f"python -m {module}", description=description, epilog=KEYS_HELP, plugins=True, add_help=False)
     parser.add_argument("-h", "--help", action="store_true", help="show this text, and exit")
-    parser.add_argument("--config", metavar="FILE", default="", help=f"{CONFIG_HELP}, such as {expected}")
+    parser.add_argument("--config", metavar="FILE", default="", help=f"{CONFIG_HELP}, such as {example}")
+    parser.example = example
     return parser
 
 
@@ -74,19 +74,21 @@ def parse_with_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Nam
     """
     args, overrides = parser.parse_known_args(argv)
     if args.help:
-        print_help(parser, args.config)
+        print_help(parser, args.config, overrides)
     if not args.config:
-        raise UserError(f"--config is missing; expected a file; see {parser.prog} --help")
+        raise UserError(f"--config is missing; expected a file such as {parser.example}; see {parser.prog} --help")
     config = configs.load(args.config)
     override(config, overrides)
     return args, config
 
 
-def print_help(parser: Parser, config: str) -> NoReturn:
-    """Prints the flags, and the keys of a config if one is named, and exits with status 0."""
+def print_help(parser: Parser, file: str, overrides: Sequence[str]) -> NoReturn:
+    """Prints the flags, and the keys of a config with their values if one is named, and exits with status 0."""
     parser.print_help()
-    if config:
-        print(f"\n{configs.describe_keys(configs.load(config))}")
+    if file:
+        config = configs.load(file)
+        override(config, overrides)
+        print(f"\n{configs.describe_keys(config)}")
     raise SystemExit(0)
 
 
@@ -96,6 +98,12 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     Raises:
       UserError: an unknown key, a wrong value, or another argument.
     """
+    for argument in arguments:
+        if match := re.match(r"--config\.(?:\w+\.)?(task|model\.kind|tokenizer\.kind)(=|$)", argument):
+            raise UserError(
+                f"{argument} would change which keys there are; set {match[1]} in the config file, with "
+                "defaults(TASK, TOKENIZER_KIND)"
+            )
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["beit_jax", *arguments])

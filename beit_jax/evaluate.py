@@ -24,13 +24,13 @@ from beit_jax.runtime import distributed
 
 def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
-    parser = cli.config_parser("beit_jax.evaluate", __doc__, "configs/finetune.py; otherwise the run's own")
+    parser = cli.config_parser("beit_jax.evaluate", __doc__, "configs/finetune.py")
     parser.add_argument("--checkpoint", metavar="FOLDER", default="", help="a run, or one of its checkpoints")
     parser.add_argument("--pictures", metavar="FOLDER", default="", help="folder to write pictures to")
     parser.add_argument("--bound", action="store_true", help="the terms of the evidence lower bound")
     args, overrides = parser.parse_known_args(argv)
     if args.help:
-        cli.print_help(parser, args.config)
+        cli.print_help(parser, args.config, overrides)
     cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")
     distributed.start()
     numbers = evaluate(*_open(args, overrides), args.pictures, bound=args.bound)
@@ -67,6 +67,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     from beit_jax import tasks
     from beit_jax.experiment import Experiment, complete
     from beit_jax.tasks.elbo import elbo_task
+    from beit_jax.training import sharding
     from beit_jax.training.evaluation import Evaluator
     from beit_jax.training.metrics import save_pictures
 
@@ -77,6 +78,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     task = tasks.create_task(config)
     run = checkpoint.parents[1]  # of RUN/checkpoints/STEP
     experiment = Experiment(config, run, elbo_task(task) if bound else task)
+    sharding.check_batch(experiment.mesh, config.batch_size)
     experiment.data.check_ops("eval_")
     evaluations = [] if bound else experiment.data.evaluations
     batches, params = experiment.data.open_eval_set(), experiment.load_params(checkpoint)

@@ -70,6 +70,7 @@ class Experiment:
         """
         config = complete(config)
         experiment = cls(config, folder, tasks.create_task(config))
+        experiment.check_batch()
         experiment.data.check(experiment.lengths.total)
         experiment.check_replicated()  # builds the optimizer, which refuses a warm-up that is as long as the run
         initialize.check_sources(experiment.config, experiment.task, folder, pending)
@@ -82,11 +83,13 @@ class Experiment:
         """The devices.
 
         Raises:
-          UserError: the mesh does not fit the devices, or the batch does not fit the mesh.
+          UserError: the mesh does not fit the devices.
         """
-        mesh = sharding.make_mesh(self.config.mesh)
-        sharding.check_batch(mesh, self.config.batch_size, self.config.optimizer.accumulate)
-        return mesh
+        return sharding.make_mesh(self.config.mesh)
+
+    def check_batch(self) -> None:
+        """Raises UserError if the mesh does not split a micro-batch evenly."""
+        sharding.check_batch(self.mesh, self.config.batch_size, self.config.optimizer.accumulate)
 
     @functools.cached_property
     def data(self) -> ExperimentData:
@@ -199,4 +202,4 @@ class Experiment:
         Raises:
           UserError: too much of the state would be replicated on every device.
         """
-        memory.check_replicated(self.mesh, self.config.mesh.max_replicated, self.abstract_state, self.abstract_frozen)
+        memory.check_replicated(self.mesh, self.abstract_state, self.abstract_frozen)

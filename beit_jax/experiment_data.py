@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from beit_jax.config.schema import declared_keys
+from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
 from beit_jax.tasks.task import Task, spec
 from beit_jax.training import sharding
@@ -116,7 +118,7 @@ class ExperimentData:
         from beit_jax.evals.features import Extractor
 
         config = self.config
-        if not config.get("cache_features", False):
+        if not self.task.caches_features:
             return None
         once = dict(batch_size=config.batch_size, log=self.unreadable_log) | this_process()
         sets = (
@@ -142,7 +144,7 @@ class ExperimentData:
 
         data, name = self.config.data, f"data.{part}ops"
         ops = data[f"{part}ops"]
-        if self.config.get("cache_features", False) and (random_ops := preprocessing.random_ops(ops)):
+        if self.task.caches_features and (random_ops := preprocessing.random_ops(ops)):
             raise UserError(
                 f"{name} draw random numbers in {random_ops[0]}, so that features differ between epochs; expected none "
                 "with cache_features=True"
@@ -162,7 +164,7 @@ class ExperimentData:
         from beit_jax.data import pipeline
         from beit_jax.evals.knn import Knn, LabelledSet
 
-        section = self.config.get("knn", None)
+        section = self.task.knn
         if section is None or not section.k:
             return []
         data = self.config.data.copy_and_resolve_references()
@@ -190,9 +192,9 @@ class ExperimentData:
         """The tokens that a config of pre-training names, `data.records.stored_tokens.StoredTokens`, or none."""
         from beit_jax.data.records.stored_tokens import StoredTokens
 
-        if not self.config.get("tokens", ""):
+        if not self.task.stored_tokens:
             return None
-        return StoredTokens(Path(self.config.tokens), self.task.grid, self.config.batch_size)
+        return StoredTokens(Path(self.task.stored_tokens), self.task.grid, self.config.batch_size)
 
     def stream_key(self, process_count: int) -> dict[str, Any]:
         """Everything that stored tokens depend on, except the parameters of the tokenizer (see `tokenizer_key`).
@@ -241,12 +243,9 @@ def complete(config: ConfigDict) -> ConfigDict:
     from beit_jax.data import pipeline
 
     config = config.copy_and_resolve_references()
-    for section in (config, config.get("tokenizer", {}), config.get("encoder", {})):
-        source = section.get("init_from", "")
-        if source and source != "random" and not source.startswith("stage:"):
-            section.init_from = str(Path(source).absolute())
-    if config.get("tokens", ""):
-        config.tokens = str(Path(config.tokens).absolute())
+    for name, path in flatten(config).items():
+        if declared_keys(config)[name].is_path and path and path != "random" and not path.startswith("stage:"):
+            config.update_from_flattened_dict({name: str(Path(path).absolute())})
     if "num_classes" in config.get("model", {}):
         classes = pipeline.info(config.data).num_classes
         config.model.num_classes = config.model.num_classes or classes

@@ -76,9 +76,11 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
 
 def _checked(config: ConfigDict, stage: str) -> ConfigDict:
     from beit_jax.data.records.stored_tokens import LARGEST_VOCAB
+    from beit_jax.tasks import create_task
+    from beit_jax.tasks.pretrain import Pretrain
 
     chosen = configs.stage_of(config, stage)
-    if chosen.task != "pretrain":
+    if not isinstance(create_task(chosen), Pretrain):
         raise UserError(
             f"found task={chosen.task!r}, expected the config of a pre-training on tokens, which are computed here"
         )

@@ -110,7 +110,7 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
             experiments[name] = Experiment.build(stage, folders[name], shapes)
         except UserError as error:
             raise UserError(f"stage {name}: {error}" if folders[name] != workdir else str(error)) from error
-        shapes[f"stage:{name}"] = jax.eval_shape(experiments[name].task.init, jax.random.key(0))
+        shapes[f"stage:{name}"] = experiments[name].abstract_params
     return experiments
 
 

@@ -88,8 +88,7 @@ def test_keys_of_a_task_are_checked_and_listed(repository, capsys, monkeypatch):
         cli.parse_with_config(parser, ["--help", f"--config={OUTSIDE}/rotation_config.py"])
     printed = capsys.readouterr().out
     assert (
-        "--config.turns=4\n      of a quarter each, one of which is to be recognised [at least 2 and at most 4]"
-        in printed
+        "--config.turns=4\n      number of quarter-turn rotations to tell apart [at least 2 and at most 4]" in printed
     )
 
 

@@ -1,7 +1,7 @@
 """The official preprocessing of pre-training in Pillow and NumPy, a baseline: one image at a time, in stages.
 
 It is what unilm `beit/datasets.py`, `transforms.py` and `masking_generator.py` do, together with what they use of
-torchvision, written anew.
+torchvision, rewritten.
 """
 
 import math

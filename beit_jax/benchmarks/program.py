@@ -55,6 +55,7 @@ def experiment_without_data(config: ConfigDict, task: Task | None = None) -> Exp
     _, schedule = parse_schedule(config.optimizer.schedule, STEPS_PER_EPOCH)
     lengths = Lengths(total, warmup, schedule, STEPS_PER_EPOCH)
     experiment = Experiment(config, Path(), task or tasks.create_task(config), lengths)
+    experiment.check_batch()
     experiment.check_replicated()
     return experiment
 

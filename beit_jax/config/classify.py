@@ -9,7 +9,7 @@ from beit_jax.errors import UserError
 
 NUM_CLASSES = Key(0, "number of classes; 0: as many as the data set has", at_least=0)
 LABELS = Key((), "names of the classes, where they are known")
-OPTIONAL = (r"^(fc_norm|head|lm_head)/", r"^encoder/(mask_token$|norm/)")
+OPTIONAL = (r"^(fc_norm|head)/",)
 KEYS: Keys = dict(
     init_optional=init_optional(OPTIONAL),
     model=dict(

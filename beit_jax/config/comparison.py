@@ -2,10 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.keys import flatten_keys
-from beit_jax.config.schema import keys_of
+from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
-from beit_jax.config.tokenizer_kinds import kind_of
 
 
 def differing_keys(there: ConfigDict, now: ConfigDict) -> list[str]:
@@ -18,5 +16,5 @@ def differing_keys(there: ConfigDict, now: ConfigDict) -> list[str]:
 
 
 def _resumable(config: ConfigDict) -> set[str]:
-    declared = flatten_keys(keys_of(config.task, kind_of(config)))
+    declared = declared_keys(config)
     return {name for name, key in declared.items() if key.resumable}

@@ -9,7 +9,7 @@ PATTERN = re.compile(r"(\d+(?:\.\d+)?) *(epoch|step)s?")
 
 
 def in_steps(text: str, steps_per_epoch: int) -> int:
-    """The number of steps; empty text is 0.
+    """The number of steps, at least 1 unless the text is empty or says 0.
 
     Raises:
       UserError: the text is no duration.
@@ -19,7 +19,7 @@ def in_steps(text: str, steps_per_epoch: int) -> int:
     if not text:
         return 0
     number, unit = PATTERN.fullmatch(text).groups()
-    return round(float(number) * (steps_per_epoch if unit == "epoch" else 1))
+    return max(round(float(number) * (steps_per_epoch if unit == "epoch" else 1)), int(float(number) > 0))
 
 
 def check_duration(text: str) -> str:
@@ -47,5 +47,7 @@ def parse_schedule(text: str, steps_per_epoch: int) -> tuple[str, int]:
 def check_schedule(text: str) -> str:
     """The check of a key that holds a schedule."""
     kind, comma, length = text.partition(",")
-    right = kind.strip() in SCHEDULES and not check_duration(length.strip()) and bool(comma) == bool(length.strip())
+    length = length.strip()
+    right = kind.strip() in SCHEDULES and not check_duration(length) and bool(comma) == bool(length)
+    right = right and not re.match(r"0+(\.0+)? *[a-z]", length)
     return "" if right else f"one of {', '.join(SCHEDULES)}, or with a length, such as 'cosine, 90 epochs'"

@@ -32,15 +32,20 @@ def load(path: str) -> ConfigDict:
     return config
 
 
-def python_file(file: str | Path) -> ModuleType:
+def python_file(file: str | Path, kind: str = "config") -> ModuleType:
     """A Python file as a module, whether or not it lies in a package: a config, or a task or tokenizer of your own.
+
+    Args:
+      file: its path.
+      kind: what the file is, for messages.
 
     Raises:
       UserError: the file is missing, or fails.
     """
     path = Path(file)
     if not path.is_file():
-        raise UserError(f"config {str(file)!r} does not exist; expected a file such as configs/quickstart.py")
+        example = "configs/quickstart.py" if kind == "config" else "my_task.py"
+        raise UserError(f"{kind} {str(file)!r} does not exist; expected a file such as {example}")
     name = f"beit_jax_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -48,19 +53,19 @@ def python_file(file: str | Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise _error_in(str(file), error) from error
+        raise _error_in(str(file), error, kind) from error
     return module
 
 
-def _error_in(file: str, error: Exception) -> UserError:
-    """An error that running a config file raised, in one line that says where."""
+def _error_in(file: str, error: Exception, kind: str = "config") -> UserError:
+    """An error that a Python file raised, in one line that says where."""
     if isinstance(error, UserError):
         return error
     here, frames = Path(file).absolute(), traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).absolute() == here]
     line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else 0
     reason = " ".join(str(error.msg if isinstance(error, SyntaxError) else error).split())
-    return UserError(f"config {file}:{line}: {type(error).__name__}: {reason}")
+    return UserError(f"{kind} {file}:{line}: {type(error).__name__}: {reason}")
 
 
 def parse_arg(arg: str, **known: Any) -> ConfigDict:

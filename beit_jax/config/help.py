@@ -5,11 +5,10 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.keys import Key, flatten_keys
+from beit_jax.config.keys import Key
 from beit_jax.config.recipes import stages_of
-from beit_jax.config.schema import keys_of
+from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
-from beit_jax.config.tokenizer_kinds import kind_of
 
 WIDTH, INDENT = 100, 6
 
@@ -33,7 +32,7 @@ def _heading(names: Sequence[str]) -> str:
 
 
 def _lines(config: ConfigDict, prefix: str) -> list[str]:
-    declared, values = flatten_keys(keys_of(config.task, kind_of(config))), flatten(config)
+    declared, values = declared_keys(config), flatten(config)
     lines = []
     for name, key in declared.items():
         if name == "task":

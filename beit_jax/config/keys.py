@@ -25,6 +25,7 @@ class Key:
       choices: the allowed values; empty: all.
       check: a function of the value: "" if the value is allowed, else a text that says what is expected.
       resumable: whether a run may be continued with another value, because it does not change the results.
+      is_path: whether the value is a local path, or `stage:NAME` or "random".
     """
 
     default: Any
@@ -36,6 +37,7 @@ class Key:
     choices: tuple[Any, ...] = ()
     check: Callable[[Any], str] | None = None
     resumable: bool = False
+    is_path: bool = False
 
     def validate(self, name: str, value: Any) -> None:
         """Checks a value.
@@ -50,6 +52,8 @@ class Key:
             raise UserError(f"{name}={value!r}; expected one of {', '.join(map(str, self.choices))}")
         if not self._in_range(value):
             raise UserError(f"{name}={value!r}; expected {self.range}")
+        if self.is_path and "://" in value:  # `gs://bucket` would be taken for a folder called `gs:`
+            raise UserError(f"{name}={value!r}; expected a folder, not a URL: mount the bucket and give its path here")
         if self.check and (expected := self.check(value)):
             raise UserError(f"{name}={value!r}; expected {expected}")
 
@@ -99,8 +103,3 @@ def check_regular_expressions(patterns: tuple[str, ...]) -> str:
         except (re.error, TypeError) as error:
             return f"regular expressions, and {pattern!r} is none: {error}"
     return ""
-
-
-def check_local_path(path: str) -> str:
-    """The check of a key that names a folder; `gs://bucket` would be taken for a folder called `gs:`."""
-    return "a folder, not a URL: mount the bucket and give its path here" if "://" in path else ""

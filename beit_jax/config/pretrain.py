@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import tokenizer_kinds
 from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
-from beit_jax.config.keys import Key, Keys, check_local_path
+from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import UserError
 
 
@@ -14,7 +14,7 @@ def keys(kind: str) -> Keys:
     Raises:
       UserError: the kind is unknown.
     """
-    init_from = Key("", "run of the tokenizer task; random: an untrained one, for a test", check=check_local_path)
+    init_from = Key("", "run of the tokenizer task; random: an untrained one, for a test", is_path=True)
     return dict(
         model=encoder_keys("shared"),
         tokenizer=dict(kind=Key(kind, "kind of tokenizer"), init_from=init_from, **tokenizer_kinds.find(kind).keys),
@@ -27,7 +27,7 @@ def keys(kind: str) -> Keys:
         tokens=Key(
             "",
             "folder of stored tokens; empty: the step computes them",
-            check=check_local_path,
+            is_path=True,
             resumable=True,
         ),
         knn=knn_keys(),

@@ -6,13 +6,13 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.classify import NUM_CLASSES
 from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
-from beit_jax.config.keys import Key, Keys, check_local_path
+from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import UserError
 from beit_jax.models import variants
 
 KEYS: Keys = dict(
     model=dict(**encoder_keys("shared"), num_classes=NUM_CLASSES),
-    encoder=dict(init_from=Key("", "run whose encoder is probed; random: an untrained one", check=check_local_path)),
+    encoder=dict(init_from=Key("", "run whose encoder is probed; random: an untrained one", is_path=True)),
     layers=Key((), "layers to probe, counted from 1; empty: all"),
     features=Key(
         "cls_mean",

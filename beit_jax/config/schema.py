@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizer_kinds
-from beit_jax.config.keys import Keys, default_values, flatten_keys
+from beit_jax.config.keys import Key, Keys, default_values, flatten_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.config.shared import shared_keys
 from beit_jax.errors import UserError
@@ -35,10 +35,17 @@ _TASKS = {
     "probe": Schema(probe.KEYS, probe.check),
     "segment": Schema(segment.KEYS, segment.check),
 }
+BUILT_IN = frozenset(_TASKS)
 
 
 def register(task: str, schema: Schema) -> None:
-    """Makes a task known to configs; `tasks.register_task` calls this."""
+    """Makes a task known to configs; `tasks.register_task` calls this.
+
+    Raises:
+      UserError: the library has a task of that name.
+    """
+    if task in BUILT_IN:
+        raise UserError(f"the library has a task {task!r} of its own; choose another name to register yours")
     _TASKS[task] = schema
 
 
@@ -55,6 +62,15 @@ def keys_of(task: str, tokenizer_kind: str = "dvae") -> Keys:
     """
     own = _find(task).keys
     return _joined(shared_keys(task), own(tokenizer_kind) if callable(own) else own)
+
+
+def declared_keys(config: ConfigDict) -> dict[str, Key]:
+    """The keys that a config may hold, flattened: `{"optimizer.lr": Key(...), ...}`.
+
+    Raises:
+      UserError: the task or the kind of tokenizer is unknown.
+    """
+    return flatten_keys(keys_of(config.get("task", None), tokenizer_kinds.kind_of(config)))
 
 
 def defaults(task: str, tokenizer_kind: str = "dvae") -> ConfigDict:
@@ -121,7 +137,7 @@ def _joined(keys: Keys, more: Keys) -> dict[str, Any]:
 def _validate_run(config: ConfigDict) -> None:
     task = config.get("task", None)
     schema = _find(task)
-    declared, values = flatten_keys(keys_of(task, tokenizer_kinds.kind_of(config))), flatten(config)
+    declared, values = declared_keys(config), flatten(config)
     for name in values:
         if name not in declared:
             near = difflib.get_close_matches(name, declared, 1)

@@ -9,10 +9,7 @@ from beit_jax.config.shared import init_optional
 from beit_jax.errors import UserError
 from beit_jax.models import variants
 
-OPTIONAL = (
-    r"^(decode_head|auxiliary_head(_\d+)?|pyramid|lm_head|head|fc_norm)/",
-    r"^encoder/(mask_token$|norm/)",
-)
+OPTIONAL = (r"^(decode_head|auxiliary_head(_\d+)?|pyramid)/",)
 KEYS: Keys = dict(
     init_optional=init_optional(OPTIONAL),
     model=dict(

@@ -4,7 +4,7 @@ Names and defaults follow the official code (`run_beit_pretraining.py`, `run_cla
 """
 
 from beit_jax.config.durations import check_duration, check_schedule
-from beit_jax.config.keys import Key, Keys, check_local_path, check_regular_expressions
+from beit_jax.config.keys import Key, Keys, check_regular_expressions
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
 
@@ -13,13 +13,18 @@ def shared_keys(task: str) -> Keys:
     """The keys that a config of any task holds."""
     return dict(
         task=Key(task, "what is learned"),
-        seed=Key(0, "seed of the initial parameters, of the order of examples, and of all random draws", at_least=0),
+        seed=Key(
+            0,
+            "seed of initial parameters, order of examples and random draws",
+            at_least=0,
+            below=2**31,
+        ),
         batch_size=Key(2048, "examples of a step, over all devices", at_least=1),
         epochs=Key(0.0, "length of the run in epochs; give either this or steps", at_least=0),
         steps=Key(0, "length of the run in steps", at_least=0),
-        init_from=Key("", "run, checkpoint or stage:NAME whose parameters to start from", check=check_local_path),
+        init_from=Key("", "run, checkpoint or stage:NAME whose parameters to start from", is_path=True),
         init_optional=init_optional(),
-        resume_from=Key("", "run whose state to continue in a new workdir", check=check_local_path),
+        resume_from=Key("", "run whose state to continue in a new workdir", is_path=True),
         log_every=Key(50, "steps between lines of the log", at_least=1, resumable=True),
         eval_every=Key(5000, "steps between evaluations; 0: only after the last step", at_least=0, resumable=True),
         save_every=Key(1000, "steps between checkpoints", at_least=1, resumable=True),
@@ -60,8 +65,8 @@ def _data() -> Keys:
 def _labels(text: str) -> str:
     try:
         parse_labels(text)
-    except UserError:
-        return "'all', a fraction of each class such as '10%', or a number such as '5 per class'"
+    except UserError as error:
+        return str(error).partition("expected ")[2]
     return ""
 
 
@@ -74,13 +79,6 @@ def _mesh() -> Keys:
         fsdp=axis(1, "devices that split batch, parameters and optimizer"),
         tensor=axis(1, "devices that split heads and hidden units"),
         slices=axis(1, "groups of devices with a slower network between them; -1: as many as the devices say"),
-        max_replicated=Key(
-            0.1,
-            "largest fraction of bytes of the state that may be on every device, if fsdp or tensor is above 1",
-            at_least=0,
-            at_most=1,
-            resumable=True,
-        ),
     )
 
 
@@ -94,7 +92,7 @@ def _optimizer() -> Keys:
         min_lr=Key(1e-5, "learning rate at the end", at_least=0),
         schedule=Key(
             "cosine",
-            "of the learning rate: cosine or linear, to the end of the run; or with a length: 'cosine, 90 epochs'",
+            "of the learning rate: cosine after the warm-up or linear from step 0; with a length: 'cosine, 90 epochs'",
             check=check_schedule,
         ),
         warmup=Key("", "length of the linear warm-up, such as '10 epochs' or '200 steps'", check=check_duration),

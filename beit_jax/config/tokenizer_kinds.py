@@ -27,10 +27,17 @@ class TokenizerKeys:
 
 
 _KINDS = {"dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride)}
+BUILT_IN = frozenset(_KINDS)
 
 
 def register(kind: str, declared: TokenizerKeys) -> None:
-    """Makes a kind known to configs; `tasks.register_tokenizer` calls this."""
+    """Makes a kind known to configs; `tasks.register_tokenizer` calls this.
+
+    Raises:
+      UserError: the library has a kind of that name.
+    """
+    if kind in BUILT_IN:
+        raise UserError(f"the library has a tokenizer {kind!r} of its own; choose another name to register yours")
     _KINDS[kind] = declared
 
 

@@ -11,9 +11,8 @@ from einops import rearrange, reduce, repeat
 
 from beit_jax.errors import UserError
 from beit_jax.models.constrain import batch_sharded
+from beit_jax.models.dvae_sizes import EPSILON
 from beit_jax.models.xla_workarounds import convolution_without_overlap
-
-EPSILON = 0.1  # keeps pixels away from 0 and 1, where the logit diverges
 
 
 class Conv(nn.Module):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+EPSILON = 0.1  # its pixels lie in [0.1, 0.9], away from 0 and 1, where the logit diverges
+
 
 def stride(section: Any) -> int:
     """Pixels along the side of the square that a token stands for: every group but the last halves the resolution."""

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.models import dvae, dvae_sizes
-from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.models.tokenizer import Tokenizer, kl_to_uniform
 from beit_jax.typing import Metrics, Params
 
 
@@ -127,16 +127,3 @@ def cosine(start: float, end: float, steps: int, step: jax.Array) -> jax.Array:
     """From `start` to `end` along half a cosine over `steps`, then constant (appendix A.2: a linear one diverged)."""
     progress = jnp.clip(step.astype(jnp.float32) / max(steps, 1), 0.0, 1.0)
     return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
-
-
-def kl_to_uniform(logits: jax.Array) -> jax.Array:
-    """KL(softmax(logits) || uniform) in nats.
-
-    Args:
-      logits: `[..., v]`.
-
-    Returns:
-      `[...]`.
-    """
-    log_q = jax.nn.log_softmax(logits)
-    return jnp.sum(jnp.exp(log_q) * log_q, axis=-1) + jnp.log(float(logits.shape[-1]))

@@ -4,3 +4,6 @@ STATISTICS = {
     "inception": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+
+# Weights of red, green and blue in the grey level: 65536 * (0.299, 0.587, 0.114); sums of levels stay exact in float32.
+LUMA = (19595.0, 38470.0, 7471.0)

@@ -142,3 +142,16 @@ class Tokenizer:
     def training_flops(self) -> int | None:
         """FLOPs of a training step for an image; None: not counted."""
         return None
+
+
+def kl_to_uniform(logits: jax.Array) -> jax.Array:
+    """KL(softmax(logits) || uniform) in nats.
+
+    Args:
+      logits: `[..., v]`.
+
+    Returns:
+      `[...]`.
+    """
+    log_q = jax.nn.log_softmax(logits)
+    return jnp.sum(jnp.exp(log_q) * log_q, axis=-1) + jnp.log(float(logits.shape[-1]))

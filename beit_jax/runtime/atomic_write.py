@@ -26,9 +26,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield part
         for inner in (*part.rglob("*"), part):
-            _sync(inner)
+            with contextlib.suppress(OSError) if inner.is_dir() else contextlib.nullcontext():
+                _sync(inner)  # some file systems cannot sync a folder
         os.replace(part, path)
-        with contextlib.suppress(OSError):  # some file systems cannot sync a folder
+        with contextlib.suppress(OSError):
             _sync(path.parent)
     finally:
         if part.is_dir():

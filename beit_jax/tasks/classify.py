@@ -31,6 +31,11 @@ class Classify(Task):
             encoder=encoder, num_classes=section.num_classes, pooling=section.pooling, init_scale=section.init_scale
         )
 
+    @property
+    def ignored_parameters(self) -> tuple[str, ...]:
+        """See `Task.ignored_parameters`: those of pre-training, and the norm that the mean of patches does not pass."""
+        return (*PRETRAINING, *((r"^encoder/norm/",) if self.config.model.pooling == "mean" else ()))
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         side = self.config.model.image_size
@@ -97,6 +102,7 @@ class Classify(Task):
         )
 
 
+PRETRAINING = (r"^lm_head/", r"^encoder/mask_token$")  # parameters that only pre-training has
 ACCURACIES = {
     "top1": "fraction of evaluation images whose most likely class is right",
     "top5": "fraction whose right class is among the five most likely",

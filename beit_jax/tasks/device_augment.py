@@ -8,11 +8,10 @@ and the tokenizer's view is a smaller one of the encoder's, where the input resi
 import jax
 import jax.numpy as jnp
 
-from beit_jax.models.pixel_statistics import STATISTICS
+from beit_jax.models.pixel_statistics import LUMA, STATISTICS
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.typing import Batch
 
-LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of levels stay exact in float32
 SLACK = 1e-4  # see `data.ops.pixel_levels.DOWN`
 JITTER = 0.4  # of brightness, contrast and saturation (official `--color_jitter`)
 KINDS = 3  # brightness, contrast, saturation

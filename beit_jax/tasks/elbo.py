@@ -17,7 +17,7 @@ learns a prior from what is visible. With a single point, -KL(q || prior) is the
 
     bound_stage2 = reconstruction_argmax + masked_log_likelihood  <=  log p(x | visible patches, their tokens),
 
-  reconstruction_argmax       log p(x | z^);
+  reconstruction_argmax          log p(x | z^);
   masked_log_likelihood          the sum over M of log p(z^_i | visible patches), which pre-training maximises;
   masked_log_likelihood_uniform  -|M| ln v, what the uniform prior of stage 1 gives to the same tokens.
 
@@ -35,8 +35,7 @@ import jax
 import jax.numpy as jnp
 
 from beit_jax.errors import UserError
-from beit_jax.models.dvae_tokenizer import kl_to_uniform
-from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.models.tokenizer import Tokenizer, kl_to_uniform
 from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.tasks.task import FrozenPart, Task, means
 from beit_jax.tasks.tokenizer import TrainTokenizer
@@ -69,32 +68,10 @@ def elbo_task(task: Task) -> Task:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class _FirstStage(Task):
-    """The bound of a tokenizer."""
+class _Elbo(Task):
+    """What the bounds of both stages take from the task that they measure."""
 
-    of: TrainTokenizer
-
-    def init(self, key: jax.Array) -> Params:
-        return self.of.init(key)
-
-    def eval_spec(self, b: int) -> Spec:
-        return self.of.eval_spec(b)
-
-    def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
-        return self.of.pictures(params, frozen, batch)
-
-    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
-        return _tokenizer_terms(self.of.tokenizer, params, batch["image"], batch)
-
-    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        return summarize(sums)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _SecondStage(Task):
-    """The bound of a pre-training with its tokenizer."""
-
-    of: Pretrain
+    of: Any
 
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
@@ -112,6 +89,20 @@ class _SecondStage(Task):
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         return self.of.pictures(params, frozen, batch)
 
+    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
+        return summarize(sums)
+
+
+class _FirstStage(_Elbo):
+    """The bound of a tokenizer."""
+
+    def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
+        return _tokenizer_terms(self.of.tokenizer, params, batch["image"], batch)
+
+
+class _SecondStage(_Elbo):
+    """The bound of a pre-training with its tokenizer."""
+
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         first = _tokenizer_terms(self.of.tokenizer, frozen["tokenizer"], batch["tokenizer_image"], batch)
         measured = self.of.measure(params, frozen, batch)
@@ -123,9 +114,6 @@ class _SecondStage(Task):
             "masked_per_image": (masked, images),
             "overflow": measured["overflow"],
         }
-
-    def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        return summarize(sums)
 
 
 def _tokenizer_terms(tokenizer: Tokenizer, params: Params, images: jax.Array, batch: Batch) -> dict[str, Any]:

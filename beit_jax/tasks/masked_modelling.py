@@ -13,6 +13,7 @@ import functools
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from ml_collections import ConfigDict
 
 from beit_jax.config.encoder import grid_side
 from beit_jax.errors import UserError
@@ -49,6 +50,11 @@ class MaskedModelling(Task):
     def on_all(self) -> bool:
         """Whether the loss counts visible patches too."""
         return self.config.loss_on == "all"
+
+    @property
+    def knn(self) -> ConfigDict:
+        """See `Task.knn`."""
+        return self.config.knn
 
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""

@@ -58,6 +58,11 @@ class Pretrain(MaskedModelling):
         """See `MaskedModelling.outputs`."""
         return self.tokenizer.vocab
 
+    @property
+    def stored_tokens(self) -> str:
+        """See `Task.stored_tokens`."""
+        return self.config.tokens
+
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`; the tokens of evaluation images are never stored."""
         side = self.tokenizer.image_size

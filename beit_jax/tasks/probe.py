@@ -13,6 +13,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from beit_jax.config.probe import chosen_layers
 from beit_jax.models import variants, vit
@@ -63,6 +64,16 @@ class Probe(Task):
         layer_count, width, classes = self._head_shape
         kernel = nn.initializers.normal(0.01)(key, (layer_count, width, classes), jnp.float32)
         return {"heads": {"kernel": kernel, "bias": jnp.zeros((layer_count, classes), jnp.float32)}}
+
+    @property
+    def knn(self) -> ConfigDict:
+        """See `Task.knn`."""
+        return self.config.knn
+
+    @property
+    def caches_features(self) -> bool:
+        """See `Task.caches_features`."""
+        return self.config.cache_features
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""

@@ -36,11 +36,11 @@ class Report:
     """Everything that a report needs to know of a task; the defaults serve tasks that declare nothing.
 
     Attributes:
-      title: the task in words, by which runs are put side by side.
+      title: the task in words; runs with the same title share panels.
       curves: panels, in order.
       headlines: rows of the table in a Markdown page; none: every number of the last evaluation.
       metrics: what each number of the evaluation means.
-      captions: what each picture shows, in the order of telling.
+      captions: what each picture shows, in the order in which the report shows them.
     """
 
     title: str

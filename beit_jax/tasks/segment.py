@@ -50,6 +50,11 @@ class Segment(Task):
             return setr_pup.SetrPup(**shared, auxiliary_layers=tuple(section.layers))
         return upernet.UperNet(**shared, layers=tuple(section.layers), auxiliary_channels=section.auxiliary_channels)
 
+    @property
+    def ignored_parameters(self) -> tuple[str, ...]:
+        """See `Task.ignored_parameters`."""
+        return (r"^(lm_head|head|fc_norm)/", r"^encoder/(mask_token$|norm/)")
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         side = self.config.model.image_size
@@ -122,8 +127,7 @@ class Segment(Task):
     @property
     def integer_bounds(self) -> Mapping[str, int]:
         """See `Task.integer_bounds`."""
-        bounds = {"label_map": self.config.model.num_classes}
-        return bounds | {"size": self.config.inference.side, "label_size": self.config.inference.label_side}
+        return {"label_map": self.config.model.num_classes}
 
     @property
     def report(self) -> Report:

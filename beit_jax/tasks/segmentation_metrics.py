@@ -8,23 +8,22 @@ from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
 
 
-def confusion_matrix(predicted: jax.Array, label: jax.Array, num_classes: int, ignore: int = IGNORE) -> jax.Array:
+def confusion_matrix(predicted: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
     """Counts of pixels by class: int32 `[c, c]`, row the label, column the prediction.
 
     Counts are integers, since float32 cannot count beyond 2^24. Add those of several batches on the host, in float64.
 
     Args:
       predicted: int32 `[...]`, classes.
-      label: int32 `[...]`, classes or `ignore`. Other labels are not counted either; a task refuses them beforehand.
+      label: int32 `[...]`, classes, or 255 for pixels without a label. Other labels do not count either.
       num_classes: number of classes c.
-      ignore: the label of pixels without one.
 
     Raises:
       ValueError: more pixels than int32 can count.
     """
     if label.size >= 2**31:
         raise ValueError(f"found {label.size} pixels in one confusion matrix, expected fewer than 2^31")
-    counted = (label != ignore) & (label >= 0) & (label < num_classes) & (predicted >= 0) & (predicted < num_classes)
+    counted = (label != IGNORE) & (label >= 0) & (label < num_classes) & (predicted >= 0) & (predicted < num_classes)
     cell = jnp.where(counted, label * num_classes + predicted, num_classes**2)
     counts = jnp.zeros(num_classes**2 + 1, jnp.int32).at[cell.reshape(-1)].add(1)
     return counts[:-1].reshape(num_classes, num_classes)

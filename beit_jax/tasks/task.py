@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from beit_jax.errors import UserError
 from beit_jax.tasks.report import Report
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
@@ -22,13 +23,13 @@ class FrozenPart:
       init: makes parameters from a key; their shapes are those expected of the checkpoint.
       source: the run or checkpoint to read them from; "random" keeps what `init` made.
       seed: of the key for "random".
-      optional: regular expressions of names that the checkpoint holds beside these parameters.
+      ignored: regular expressions of names that the checkpoint holds beside these parameters.
     """
 
     init: Callable[[jax.Array], Params]
     source: str
     seed: int = 0
-    optional: Sequence[str] = ()
+    ignored: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,8 +47,12 @@ class Task:
 
     @functools.cached_property
     def model(self) -> nn.Module:
-        """The network that is learned."""
-        raise NotImplementedError
+        """The network that is learned.
+
+        Raises:
+          UserError: the task defines none.
+        """
+        raise UserError(f"the task {self.config.task!r} defines no network; expected a task with a property `model`")
 
     def init(self, key: jax.Array) -> Params:
         """Fresh parameters."""
@@ -103,6 +108,11 @@ class Task:
         """
 
     @property
+    def ignored_parameters(self) -> tuple[str, ...]:
+        """Regular expressions of parameters in the checkpoints of other tasks that this task has no use for."""
+        return ()
+
+    @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """Parameters that are read and not learned, by name."""
         return {}
@@ -119,6 +129,21 @@ class Task:
     def embedded_layers(self) -> tuple[int, ...]:
         """The layers whose features `embed` returns, counted from 1. Empty if the task does not define `embed`."""
         return ()
+
+    @property
+    def knn(self) -> ConfigDict | None:
+        """Settings of the evaluation by nearest neighbours (`config.encoder.knn_keys`); None: there is none."""
+        return None
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether features of all images are computed once, and the training steps read them instead of images."""
+        return False
+
+    @property
+    def stored_tokens(self) -> str:
+        """The folder of tokens that training steps read instead of computing them; empty: there is none."""
+        return ""
 
     @property
     def report(self) -> Report:

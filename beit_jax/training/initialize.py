@@ -82,7 +82,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
     elif config.init_from and not started:
         with _named("init_from", config.init_from):
             found = interpolate_positions(shapes(config.init_from), params)
-            merge(params, found, config.init_optional, ADVICE)
+            merge(params, found, config.init_optional, task.ignored_parameters, ADVICE)
     for name, part in task.frozen_parts.items():
         if part.source != "random":
             with _named(name, part.source):
@@ -91,7 +91,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
 
 
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
-    return merge(initial, interpolate_positions(loaded, initial), optional=part.optional)
+    return merge(initial, interpolate_positions(loaded, initial), ignored=part.ignored)
 
 
 @contextlib.contextmanager
@@ -154,7 +154,7 @@ def starting_state(
     source = checkpoint.find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
     loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
-    merged = merge(fresh.params, loaded, config.init_optional, ADVICE)
+    merged = merge(fresh.params, loaded, config.init_optional, task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
     line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded)}"

@@ -62,7 +62,7 @@ class _Run:
         )
         self.step, self.evaluator = int(self.state.step), Evaluator(experiment.task, experiment.mesh)
         self.clock = Clock()
-        progress.note(experiment.folder, memory.describe_parameters(self.state, experiment.frozen), "w")
+        progress.write_parameters(experiment.folder, memory.describe_parameters(self.state, experiment.frozen), "w")
         print_once(f"{self.name}: {origin}; {self.total} steps on {progress.describe_devices(experiment.mesh)}")
         if self.step < self.total:
             self.batches, self.compiled_step = self._training_batches(), self._compile()
@@ -172,7 +172,9 @@ class _Run:
         start = time.perf_counter()
         update = self.experiment.trace_step().lower().compile()
         plan = memory.format_sizes("planned by the compiler", memory.compiled_bytes_per_device(update))
-        progress.note(self.experiment.folder, [f"compiled in {time.perf_counter() - start:.1f} s; {plan}"], "a")
+        progress.write_parameters(
+            self.experiment.folder, [f"compiled in {time.perf_counter() - start:.1f} s; {plan}"], "a"
+        )
         return update
 
     def _training_batches(self) -> Iterator[Batch]:

@@ -13,6 +13,7 @@ from beit_jax.training.sharding import PARTITION
 from beit_jax.training.train_step import TrainState
 from beit_jax.typing import Params
 
+MAX_REPLICATED = 0.1  # fraction of the bytes of parameters and optimizer state
 SMALL = 2**20  # bytes; the rules replicate biases, norms and tables, which are below it
 
 
@@ -84,15 +85,17 @@ def describe_parameters(state: TrainState, frozen: Mapping[str, Params]) -> list
     return [*table, f"{count:,} parameters; {format_sizes('state', state_bytes_per_device(state, frozen))}"]
 
 
-def check_replicated(mesh: Mesh, limit: float, state: TrainState, frozen: Mapping[str, Params]) -> None:
+def check_replicated(
+    mesh: Mesh, state: TrainState, frozen: Mapping[str, Params], limit: float = MAX_REPLICATED
+) -> None:
     """Checks that a mesh with an axis for parameters shards most of their bytes.
 
     Args:
       mesh: if `fsdp` and `tensor` are 1, nothing is checked. Arrays count as sharded where the rules shard them only
         over an axis of size 1: `tensor` does not shard convolutions, for example.
-      limit: largest fraction of bytes that may be replicated; arrays below `SMALL` do not count as replicated.
       state: arrays, or shapes with shardings.
       frozen: the same, of the frozen parameters.
+      limit: largest fraction of bytes that may be replicated; arrays below `SMALL` do not count as replicated.
 
     Raises:
       UserError: the fraction is above the limit; names the largest replicated arrays.
@@ -115,6 +118,6 @@ def check_replicated(mesh: Mesh, limit: float, state: TrainState, frozen: Mappin
         raise UserError(
             f"{fraction:.1%} of the bytes of parameters and optimizer state would be replicated on every device "
             f"(largest: {', '.join(f'{name}, {replicated[name] / 2**20:,.0f} MiB' for name in largest)}), expected at "
-            f"most mesh.max_replicated={limit:g}; choose mesh.fsdp (now {mesh.shape['fsdp']}) and mesh.tensor (now "
+            f"most {limit:.0%}; choose mesh.fsdp (now {mesh.shape['fsdp']}) and mesh.tensor (now "
             f"{mesh.shape['tensor']}) to divide the axes of these arrays, or give them a rule in training/sharding.py"
         )

@@ -60,6 +60,7 @@ def merge(
     initial: Mapping[str, Any],
     loaded: Mapping[str, Any],
     optional: Sequence[str] = (),
+    ignored: Sequence[str] = (),
     advice: str = "choose the settings of the model that the checkpoint was made with",
 ) -> dict[str, Any]:
     """Replaces initial parameters by loaded ones; names and shapes must agree.
@@ -69,20 +70,21 @@ def merge(
       loaded: tree of parameters from a checkpoint.
       optional: regular expressions of names that may differ. The model's parameters of these names keep their initial
         values where `loaded` has none of that shape; those of `loaded` are left out where the model has none.
+      ignored: regular expressions of names that only `loaded` may have; they are left out.
       advice: end of the error message.
 
     Raises:
       UserError: lists every missing, unexpected and mis-shaped name.
     """
 
-    def is_optional(name: str) -> bool:
-        return any(re.search(pattern, name) for pattern in optional)
+    def matches(patterns: Sequence[str], name: str) -> bool:
+        return any(re.search(pattern, name) for pattern in patterns)
 
     target, source = flatten(initial), flatten(loaded)
-    kept = {name for name in unmatched_names(initial, loaded) if is_optional(name)}
+    kept = {name for name in unmatched_names(initial, loaded) if matches(optional, name)}
     needed = [name for name in target if name not in kept]
     missing = [name for name in needed if name not in source]
-    unexpected = [name for name in source if name not in target and not is_optional(name)]
+    unexpected = [name for name in source if name not in target and not matches((*optional, *ignored), name)]
     shapes = [
         f"{name} {tuple(source[name].shape)} (expected {tuple(target[name].shape)})"
         for name in needed

@@ -50,7 +50,7 @@ def describe_devices(mesh: Mesh) -> str:
     return f"{mesh.size} {mesh.devices.flat[0].device_kind} device(s)"
 
 
-def note(run: Path, lines: Sequence[str], mode: str) -> None:
+def write_parameters(run: Path, lines: Sequence[str], mode: str) -> None:
     """Keeps lines in the run's `parameters.txt`, and prints the last one."""
     if is_main():
         with (run / PARAMETERS).open(mode, encoding="utf-8") as file:

@@ -177,6 +177,5 @@ def _load_frozen(name: str, task: Task) -> dict[str, Params]:
     config = task.config.copy_and_resolve_references()
     with config.unlocked():
         config.mesh = configs.defaults(config.task, tokenizer_kinds.kind_of(config)).mesh  # of how many the run had
-        config.batch_size, config.optimizer.accumulate = jax.device_count(), 1  # no batch is made
     experiment = Experiment(config, checkpoint.find_checkpoint(name).parents[1], task)
     return jax.tree.map(np.asarray, experiment.frozen)

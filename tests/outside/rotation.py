@@ -15,7 +15,7 @@ from beit_jax.tasks.task import spec
 
 KEYS = dict(
     model=encoder_keys("shared"),
-    turns=Key(4, "of a quarter each, one of which is to be recognised", at_least=2, at_most=4),
+    turns=Key(4, "number of quarter-turn rotations to tell apart", at_least=2, at_most=4),
 )
 
 

@@ -64,13 +64,13 @@ def test_sizes_of_nothing_are_left_out():
 
 
 def check(mesh, limit=0.1, **shapes):
-    memory.check_replicated(mesh, limit, synthetic_state(mesh, **shapes), {})
+    memory.check_replicated(mesh, synthetic_state(mesh, **shapes), {}, limit)
 
 
 def test_large_arrays_without_a_rule_are_refused():
     shapes = dict(head__kernel=(1024, 1024), new__kernel=(1024, 512), new__bias=(1024,))
     message = (
-        r"33.3% of the bytes .* state/params/new/kernel, 2 MiB, .*expected at most mesh.max_replicated=0.1; "
+        r"33.3% of the bytes .* state/params/new/kernel, 2 MiB, .*expected at most 10%; "
         r"choose mesh.fsdp \(now 2\) and mesh.tensor \(now 1\) to divide the axes of these arrays, or give them a rule"
     )
     with pytest.raises(UserError, match=message):

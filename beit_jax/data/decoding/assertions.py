@@ -47,8 +47,8 @@ def first_that_works(value: Any, *functions: Callable[[Any], Any]) -> Any:
     """The result of the first of several functions of `value` that does not fail; those after it are not called.
 
     This is the only way to catch an error inside a graph: a data set of one element, which ignores the errors of all
-    functions but the last. TensorFlow prepares the functions anew for each value. For functions of many operations that
-    takes longer than to decode an image: see `map_with_fallback`.
+    functions but the last. TensorFlow prepares the functions again for each value, which for
+    functions of many operations takes longer than to decode an image: see `map_with_fallback`.
     """
     *attempts, last = [tf.data.Dataset.from_tensors((value,)).map(function) for function in functions]
     attempts = [attempt.ignore_errors(log_warning=False) for attempt in attempts]

@@ -27,7 +27,7 @@ class UnreadableImages:
         self._file, self._in_file, self._size = file, set(), 0
 
     def restart(self) -> None:
-        """Starts to count anew, for another pass over the same images."""
+        """Starts to count from 0 again, for another pass over the same images."""
         self.seen = self.count = 0
 
     def add(self, seen: int, names: list[bytes], faults: list[bytes]) -> None:

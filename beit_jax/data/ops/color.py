@@ -9,8 +9,7 @@ from beit_jax.data.features import Features
 from beit_jax.data.ops.pixel_levels import DOWN, columns_first, round_to_levels, rows_first, scale_levels
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
-
-LUMA = (19595.0, 38470.0, 7471.0)  # 65536 * (0.299, 0.587, 0.114); sums of levels stay exact in float32
+from beit_jax.models.pixel_statistics import LUMA
 
 
 def grey(columns: tf.Tensor) -> tf.Tensor:

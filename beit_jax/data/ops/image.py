@@ -6,9 +6,8 @@ from beit_jax.data.decoding.decode import decode_pair, decode_rgb, replace_unrea
 from beit_jax.data.features import KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
+from beit_jax.models.dvae_sizes import EPSILON
 from beit_jax.models.pixel_statistics import STATISTICS
-
-MARGIN = 0.1  # the dVAE's pixels lie between it and 1 - MARGIN
 
 
 @register()
@@ -85,7 +84,7 @@ def map_pixels(key: str = TOKENIZER_IMAGE) -> Op:
     def op(features: Features, seed: tf.Tensor) -> Features:
         if key not in features:
             raise UserError(f"map_pixels: there is no '{key}'; the images are {', '.join(sorted(features))}")
-        return {**features, key: (1 - 2 * MARGIN) * unit_range(features[key]) + MARGIN}
+        return {**features, key: (1 - 2 * EPSILON) * unit_range(features[key]) + EPSILON}
 
     return op
 

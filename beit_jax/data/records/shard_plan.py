@@ -145,18 +145,18 @@ def _compare_plans(out: Path, plan: dict[str, Any]) -> None:
         raise UserError(f"{out} has other files than shards of this command; choose another --out") from error
     if old_plan == plan:
         return
-    anew = f"delete {out} to start anew, or choose another --name"
+    advice = f"delete {out} to start again, or choose another --name"
     if old_plan.get("splits", {}).keys() == plan["splits"].keys():
         for name, new in plan["splits"].items():
             old = old_plan["splits"][name]
             if old["fingerprint"] != new["fingerprint"]:
                 raise UserError(
                     f"{out} was started for other images: '{name}' had {old['images']} with {old['bytes']} bytes, and "
-                    f"has {new['images']} with {new['bytes']} now (names or sizes changed); restore the images, {anew}"
+                    f"has {new['images']} with {new['bytes']} now, or other names; restore the images, {advice}"
                 )
             if old["shards"] != new["shards"]:
                 raise UserError(
                     f"{out} was started with {old['shards']} shards of '{name}', found {new['shards']} now; give "
-                    f"--shards as before, {anew}"
+                    f"--shards as before, {advice}"
                 )
-    raise UserError(f"{out} was started for other splits or classes; restore them, {anew}")
+    raise UserError(f"{out} was started for other splits or classes; restore them, {advice}")

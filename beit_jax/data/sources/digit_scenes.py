@@ -11,7 +11,7 @@ from beit_jax.data.sources.digits import held_out
 SIDE = 32
 DIGITS = (2, 4)  # smallest and largest number in a scene
 SIZES = (12, 16)  # pixels, smallest and largest
-ATTEMPTS = 20  # at the position of a digit, before the layout is drawn anew
+ATTEMPTS = 20  # at the position of a digit, before the layout is drawn again
 OVERLAP = 0.2  # largest fraction of a digit's square that may lie on the squares before it
 INK = 0.45  # amount of ink above which a pixel belongs to the digit
 NUM_SCENES = {"train": 1000, "test": 200}

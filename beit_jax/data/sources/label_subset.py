@@ -18,7 +18,7 @@ def count_per_class(labels: np.ndarray, num_classes: int, choice: str) -> list[i
       UserError: a class has too few examples, or none of its examples is chosen.
     """
     per_class, fraction = parse_labels(choice)
-    sizes = np.bincount(labels, minlength=num_classes).tolist()
+    sizes = np.bincount(labels[labels >= 0], minlength=num_classes).tolist()  # -1: the label is not known
     for label, size in enumerate(sizes):
         if size < per_class:
             raise UserError(
