@@ -23,7 +23,7 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
         norm_eps=Key(1e-6, "epsilon of the layer norms; checkpoints of Hugging Face need 1e-12", above=0),
         dtype=Key(
             "auto",
-            "of matrix products, those of a frozen tokenizer too; auto: bfloat16 on accelerators, float32 on CPU",
+            "of matrix products, also in a frozen tokenizer; auto: bfloat16 on accelerators, float32 on CPU",
             choices=DTYPES,
         ),
         remat=Key(
