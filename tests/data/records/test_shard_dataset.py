@@ -203,7 +203,7 @@ def test_changed_folders_are_refused(tmp_path):
     arguments = arguments_of(images, tmp_path / "out", "--shards=4")
     (images / "a" / "new.jpg").write_bytes(b"1")
     message = refused(arguments, shard_dataset)
-    assert "'train' had 8 with 16000 bytes, and has 9 with 16001 now" in message and "start anew" in message
+    assert "'train' had 8 with 16000 bytes, and has 9 with 16001 now" in message and "start again" in message
     (images / "a" / "new.jpg").unlink()
     (images / "a" / "0.jpg").rename(images / "a" / "8.jpg")
     assert "was started for other images" in refused(arguments, shard_dataset)
