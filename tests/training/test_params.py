@@ -65,6 +65,13 @@ def test_merge_takes_all_but_the_optional_ones():
         params.merge(initial, loaded, optional=(r"^lm_head/",))
 
 
+def test_merge_leaves_out_ignored_ones_and_needs_all_others():
+    loaded = params.unflatten({"a/x": np.ones(2), "lm_head/kernel": np.ones(9)})
+    assert set(params.flatten(params.merge(tree(a__x=(2,)), loaded, ignored=(r"^lm_head/",)))) == {"a/x"}
+    with pytest.raises(UserError, match="missing: lm_head/bias"):
+        params.merge(tree(a__x=(2,), lm_head__bias=(3,)), loaded, ignored=(r"^lm_head/",))
+
+
 def test_merge_takes_optional_ones_that_fit():
     ones = params.unflatten({"norm/scale": np.ones(2), "head/kernel": np.ones((2, 7))})
     initial = tree(norm__scale=(2,), head__kernel=(2, 5), head__bias=(5,))
