@@ -47,6 +47,7 @@ class _RunPlugin(argparse.Action):
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         configs.python_file(values, "plugin")
+        namespace.plugin = [*(namespace.plugin or ()), values]  # for commands that start others
 
 
 def config_parser(module: str, description: str, example: str) -> Parser:

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands of unfinished members")
     args = parser.parse_args(argv)
-    plugins = [f"--plugin={file}" for file in args.plugin]
+    plugins = [f"--plugin={file}" for file in args.plugin or ()]
     left = [member for member in sweep_members(args.config, args.workdir) if not member.is_finished()]
     try:
         prefix = shlex.split(args.via) or [sys.executable, "-m", "beit_jax.train"]

@@ -69,10 +69,11 @@ def from_pretrained(
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
     changed = retarget.config_for(config, task or config.task, num_classes, image_size)
-    initial = jax.tree.map(np.asarray, jax.jit(create_task(changed).init)(jax.random.key(seed)))
+    made = create_task(changed)
+    initial = jax.tree.map(np.asarray, jax.jit(made.init)(jax.random.key(seed)))
     interpolated = interpolate_positions(params, initial, resize)
-    merged = merge(initial, interpolated, retarget.optional_params(config, changed))
-    return Pretrained(create_task(changed).model, merged, changed)
+    merged = merge(initial, interpolated, retarget.optional_params(config, changed), made.ignored_parameters)
+    return Pretrained(made.model, merged, changed)
 
 
 def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
