@@ -219,7 +219,7 @@ def test_too_many_unreadable_images_end_the_run(data_config, damaged_folder, tmp
     )  # fmt: skip
     stream = pipeline.make_train(config, seed=0, batch_size=60)
     next(stream)  # three of 60 may be chance where one is expected
-    with pytest.raises(UserError, match=r"of the \d+ images seen cannot be read .*raise max_bad_fraction"):
+    with pytest.raises(UserError, match=r"of the \d+ images seen cannot be read .*raise data\.max_bad_fraction"):
         take(stream, 20)
     config.max_bad_fraction = 0.001
     with pytest.raises(UserError, match=r"3 of the 60 images seen cannot be read"):

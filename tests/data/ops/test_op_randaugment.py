@@ -104,9 +104,10 @@ def test_pixels_from_outside_of_the_image_have_the_mean_colour(augment, monkeypa
     assert 25 < filled.sum() < 55  # two of the three move an image
 
 
-@pytest.mark.slow
-def test_half_of_two_operations(augment):
+def test_half_of_two_operations(augment, monkeypatch):
     """With two draws of probability one half, a quarter of the images stays as it is."""
+    some = {name: randaugment.AUGMENTATIONS[name] for name in ("translate_x", "solarize_add", "rotate")}
+    monkeypatch.setattr(randaugment, "AUGMENTATIONS", some)
     run = augment("")
     results = [run(seed) for seed in range(400)]
     assert results[0].dtype == np.uint8 and np.array_equal(results[0], run(0))
