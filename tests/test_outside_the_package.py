@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from beit_jax import cli, evaluate, tasks
@@ -13,6 +14,18 @@ from beit_jax.errors import UserError
 from beit_jax.visualize import __main__ as visualize
 
 OUTSIDE = "tests/outside"
+
+
+@pytest.fixture
+def registries(monkeypatch):
+    """What a test registers is gone after it."""
+    for module, name in (
+        (configs.schema, "_TASKS"),
+        (tasks, "_TASKS"),
+        (configs.tokenizer_kinds, "_KINDS"),
+        (tasks.tokenizer_kinds, "_KINDS"),
+    ):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 
 def run(repository, module, *arguments):
@@ -74,10 +87,8 @@ def test_a_run_of_an_unknown_task_has_the_default_report(rotation, tmp_path, cap
     assert "right" in capsys.readouterr().out
 
 
-def test_keys_of_a_task_are_checked_and_listed(repository, capsys, monkeypatch):
+def test_keys_of_a_task_are_checked_and_listed(repository, capsys, monkeypatch, registries):
     monkeypatch.chdir(repository)
-    for registry in (configs.schema, tasks):  # as it was, for the tests after this one
-        monkeypatch.setattr(registry, "_TASKS", dict(registry._TASKS))
     config = configs.load(f"{OUTSIDE}/rotation_config.py")
     configs.validate(config)
     config.turns = 5
@@ -92,7 +103,7 @@ def test_keys_of_a_task_are_checked_and_listed(repository, capsys, monkeypatch):
     )
 
 
-def test_a_tokenizer_is_trained_and_pretrained_on(repository, tmp_path):
+def test_a_tokenizer_is_trained_and_pretrained_on(repository, tmp_path, capsys, monkeypatch, registries):
     config = f"{OUTSIDE}/patches_config.py"
     run(repository, "train", "--config", config, "--workdir", tmp_path)
     results = {name: json.loads((tmp_path / name / "result.json").read_text()) for name in ("tokenizer", "pretrain")}
@@ -101,9 +112,10 @@ def test_a_tokenizer_is_trained_and_pretrained_on(repository, tmp_path):
     assert "codebook perplexity" in page and "masked-token accuracy" in page
     for picture in ("tokenizer/pictures/reconstruction.png", "pretrain/pictures/prediction.png"):
         assert (tmp_path / picture).stat().st_size > 500
-    plugin = ("--plugin", f"{OUTSIDE}/patches.py")
-    printed = run(repository, "evaluate", "--checkpoint", tmp_path / "pretrain", *plugin)
-    assert json.loads(printed) == results["pretrain"]
+    monkeypatch.chdir(repository)
+    with jax.numpy_dtype_promotion("standard"):
+        evaluate.main([f"--checkpoint={tmp_path}/pretrain", f"--plugin={OUTSIDE}/patches.py"])
+    assert json.loads(capsys.readouterr().out) == pytest.approx(results["pretrain"], rel=1e-5)
 
 
 def test_an_operation_of_a_plugin(tmp_path):
