@@ -61,7 +61,7 @@ class Key:
     def range(self) -> str:
         """The allowed range in words, such as "at least 0 and below 1"; empty: any number."""
         limits = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
-        return " and ".join(f"{words} {limit:g}" for words, limit in limits if limit is not None)
+        return " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
 
     def _has_type(self, value: Any) -> bool:
         if isinstance(self.default, float):
