@@ -204,13 +204,6 @@ def test_unreadable_images_are_replaced_counted_and_named(data_config, damaged_f
     assert_same(take(again, 5), batches[4:9])
 
 
-def test_unreadable_images_do_not_count_in_evaluation(data_config, damaged_folder):
-    config = data_config(source=f"folder:{damaged_folder}", eval_split="train", eval_ops="decode|resize(8)")
-    batches = list(pipeline.make_eval(config, batch_size=8))
-    assert len(batches) == 8
-    assert sum(batch["valid"].sum() for batch in batches) == 57
-
-
 @pytest.mark.slow
 def test_too_many_unreadable_images_end_the_run(data_config, damaged_folder, tmp_path):
     config = data_config(

@@ -20,6 +20,7 @@ EVAL_OPS = (
     "decode|reduce_zero_label|resize_within(16, 64)|normalize('imagenet')|pad_for_evaluation(32, 40)"
     "|keep('image', 'size', 'label_map', 'label_size')"
 )
+PLAIN_OPS = "decode|normalize('imagenet')|pad_for_evaluation(48, 48)"  # of tests of reading: quick to trace
 
 
 def write_pair(root, folder, name, size, labels=None, seed=0):
@@ -192,14 +193,14 @@ def test_grey_and_transparent_images(config, folder):
     for index, path in enumerate((folder / "images" / "validation").iterdir()):
         Image.open(path).convert(("L", "RGBA", "P")[index % 3]).save(path.with_suffix(".png"))
         path.unlink()
-    config.source = f"folder:{folder}"
+    config.source, config.eval_ops = f"folder:{folder}", PLAIN_OPS
     assert sum(batch["valid"].sum() for batch in pipeline.make_eval(config, batch_size=4)) == 10
 
 
 def test_a_label_map_of_another_size_is_named(config, folder):
     path = folder / "annotations" / "training" / "ADE_training_7.png"
     Image.open(path).resize((5, 4), Image.Resampling.NEAREST).save(path)
-    config.source = f"folder:{folder}"
+    config.source, config.ops = f"folder:{folder}", PLAIN_OPS
     stream = pipeline.make_train(config, seed=0, batch_size=24)
     with pytest.raises(UserError) as error:
         next(stream)
@@ -271,7 +272,7 @@ def scene_parse150(tmp_path):
 def test_scene_parse150(scene_parse150, pairs_folder, config):
     images, annotations = (pairs_folder / kind / "validation" for kind in ("images", "annotations"))
     config.data_dir = scene_parse150(images, annotations)
-    config.source, config.eval_split = "scene_parse150", "test"
+    config.source, config.eval_split, config.eval_ops = "scene_parse150", "test", PLAIN_OPS
     assert pipeline.info(config) == (10, 150)
     expected = {path.read_bytes(): (annotations / f"{path.stem}.png").read_bytes() for path in images.iterdir()}
     found = records(open_source("scene_parse150", config.data_dir, "train", 100))
@@ -285,7 +286,7 @@ def test_instance_masks_are_no_label_maps(scene_parse150, folder, config):
     for path in annotations.iterdir():
         Image.open(path).convert("RGB").save(path)
     config.data_dir = scene_parse150(folder / "images" / "validation", annotations)
-    config.source, config.eval_split = "scene_parse150", "test"
+    config.source, config.eval_split, config.eval_ops = "scene_parse150", "test", PLAIN_OPS
     with pytest.raises(
         UserError, match=r"^the label map of .* is a PNG file of colours .* ADEChallengeData2016"
     ) as error:
