@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -97,12 +96,10 @@ def test_a_full_disk(at_six, finished, monkeypatch):
 def test_files_that_cannot_grow(at_six, finished):
     """The kernel refuses files of more than 100 kB: writing fails in the background, as on a full disk."""
 
-    def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
     before = content(at_six, 6)
     arguments = [sys.executable, "-m", "beit_jax.train", *command("pretrain", at_six, *SETTINGS)]
-    done = subprocess.run(arguments, capture_output=True, text=True, preexec_fn=limit)
+    limited = ["bash", "-c", 'ulimit -f 98 && exec "$@"', "limited", *arguments]
+    done = subprocess.run(limited, capture_output=True, text=True)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2 and len(errors) == 1, done.stderr
     assert "a checkpoint could not be written to" in errors[0] and "File too large" in errors[0]
