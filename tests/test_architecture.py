@@ -97,3 +97,15 @@ def test_tasks_are_named_in_few_files():
                 asks.append(module)
     allowed = {"beit_jax.tokenize_dataset", "beit_jax.benchmarks.step"}  # which are for pre-training on tokens
     assert {module for module in asks if package_of(module) != "convert"} <= allowed
+
+
+METHOD = (
+    *("data/ops/mask", "tasks/pretrain", "tasks/masked_modelling"),
+    *("models/vit", "models/block", "models/attention", "models/heads"),
+)
+
+
+def test_the_method_is_one_reading():
+    """Masks, encoder, head and loss of the pre-training: what a reader of the paper looks for."""
+    lines = [len((ROOT / "beit_jax" / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in METHOD]
+    assert sum(lines) <= 800, dict(zip(METHOD, lines, strict=True))

@@ -72,6 +72,11 @@ class PretrainOnGivenTokens(Pretrain):
         """None."""
         return {}
 
+    @property
+    def integer_bounds(self) -> dict[str, int]:
+        """See `Task.integer_bounds`."""
+        return {"tokens": self.tokenizer.vocab}
+
 
 def pretrain_on_given_tokens(config: ConfigDict) -> PretrainOnGivenTokens:
     """The task of a pre-training's config, with tokens that are given."""

@@ -1,5 +1,6 @@
 """What tasks with an encoder share: its fields from a config, features of its layers, its FLOPs."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,7 +8,27 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.models import variants, vit
+from beit_jax.tasks.task import Task
 from beit_jax.typing import Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedEncoder(Task):
+    """A task that trains an encoder without labels: `model.encoder`, whose features are evaluated on the way."""
+
+    @property
+    def knn(self) -> ConfigDict:
+        """See `Task.knn`."""
+        return self.config.knn
+
+    def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
+        """See `Task.embed`: the mean of the patches after each block."""
+        return layer_features(self.model.encoder, params["encoder"], images, "mean")
+
+    @property
+    def embedded_layers(self) -> tuple[int, ...]:
+        """See `Task.embedded_layers`: all blocks."""
+        return tuple(range(1, self.model.encoder.depth + 1))
 
 
 def encoder_fields(section: ConfigDict) -> dict[str, Any]:

@@ -13,18 +13,17 @@ import functools
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from ml_collections import ConfigDict
 
 from beit_jax.config.encoder import grid_side
 from beit_jax.errors import UserError
 from beit_jax.models import heads, variants, vit
-from beit_jax.tasks.encoder import encoder_fields, encoder_flops, layer_features
-from beit_jax.tasks.task import Task, spec
+from beit_jax.tasks.encoder import LearnedEncoder, encoder_fields, encoder_flops
+from beit_jax.tasks.task import spec
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class MaskedModelling(Task):
+class MaskedModelling(LearnedEncoder):
     """See `Task`; batches hold `image` `[b, h, w, 3]` normalised and `mask` bool `[b, g, g]`, true where hidden.
 
     Subclasses say what is predicted: `outputs`, `loss`, `measure` and `pictures`.
@@ -50,11 +49,6 @@ class MaskedModelling(Task):
     def on_all(self) -> bool:
         """Whether the loss counts visible patches too."""
         return self.config.loss_on == "all"
-
-    @property
-    def knn(self) -> ConfigDict:
-        """See `Task.knn`."""
-        return self.config.knn
 
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
@@ -106,15 +100,6 @@ class MaskedModelling(Task):
         """The number of masked patches that the head leaves out; 0 is right."""
         masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
         return jnp.sum(jnp.maximum(masked - self.config.num_masked, 0.0) * batch["valid"].astype(jnp.float32))
-
-    def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
-        """See `Task.embed`: the mean of the patches after each block."""
-        return layer_features(self.model.encoder, params["encoder"], images, "mean")
-
-    @property
-    def embedded_layers(self) -> tuple[int, ...]:
-        """See `Task.embedded_layers`: all blocks."""
-        return tuple(range(1, self.model.encoder.depth + 1))
 
     def training_flops(self) -> int:
         """See `Task.training_flops`; the tokenizer, if there is one, is not counted here."""

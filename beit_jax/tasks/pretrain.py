@@ -134,11 +134,6 @@ class Pretrain(MaskedModelling):
         decoded = [self.tokenizer.decode(frozen["tokenizer"], grid) for grid in (tokens, shown)]
         return pictures | {"tokenizer": decoded[0], "recovered" if self.on_all else "prediction": decoded[1]}
 
-    @property
-    def integer_bounds(self) -> Mapping[str, int]:
-        """See `Task.integer_bounds`."""
-        return {"tokens": self.tokenizer.vocab}
-
     def training_flops(self) -> int:
         """See `Task.training_flops`."""
         tokens = 0 if self.config.tokens else self.tokenizer.target_flops() or 0
