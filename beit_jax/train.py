@@ -73,7 +73,8 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
             distributed.print_once(f"{name}: finished before, skipped")
             continue
         results[name] = _run(experiments.pop(name))
-        gc.collect()  # frees the arrays of this stage, which reference cycles hold, before the next one starts
+        if experiments:
+            gc.collect()  # frees the arrays of this stage, which reference cycles hold, before the next one starts
         _write(folder / RESULT, json.dumps(results[name], indent=1))
         preemption.exit_if_preempted()
     if distributed.is_main():
