@@ -29,10 +29,19 @@ def test_recipes_run(repository, tmp_path, capsys, name, some):
         assert (tmp_path / "curve_classify_1_of_the_labels_top1.png").exists()
 
 
-SLOW = "tokenizer:", "pretrain:fast,", "finetune:", "probe:", "segment:head=upernet,", "segment:head=setr_pup,"
+CONFIGS = (
+    "pretrain:",
+    "tokenizer:",
+    "pretrain:fast,",
+    "finetune:",
+    "probe:",
+    "segment:head=upernet,",
+    "segment:head=setr_pup,",
+)
 
 
-@pytest.mark.parametrize("name", ["pretrain:", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
 def test_runlocal_runs(repository, tmp_path, name):
     file, _, arguments = name.partition(":")
     with jax.numpy_dtype_promotion("standard"):

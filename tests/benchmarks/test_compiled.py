@@ -198,6 +198,7 @@ def test_dtype_classes_and_untrained_parts_are_filled_in():
     assert program.complete_without_data(config, "", "bfloat16").model.dtype == "float32"
 
 
+@pytest.mark.slow
 def test_the_command(repository):
     config = f"{repository}/configs/quickstart.py:runlocal,seeds=1"
     arguments = ["--stage=pretrain", "--compile_only", "--devices=4", "--config.pretrain.mesh.fsdp=2", "--json"]

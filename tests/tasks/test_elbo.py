@@ -159,6 +159,7 @@ def test_rows_that_are_not_valid_and_other_tasks(case):
         elbo.elbo_task(tasks.create_task(config))
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys, in_the_checkout):
     """On digits: the same reconstruction and KL as the tokenizer's own evaluation, with the sign of the bound."""
     config = configs.load("configs/tokenizer.py:runlocal")
