@@ -87,7 +87,7 @@ def test_other_models_and_masks_take_the_same_tokens(runs, tmp_path):
     ("overrides", "message"),
     [
         (["--config.seed=1"], "seed is 0 there and 1 now; use their settings, or compute tokens"),
-        (["--config.batch_size=16"], "batch_size is 32 there and 16 now; take"),
+        (["--config.batch_size=16"], "batch_size is 32 there and 16 now; use"),
         (["--config.data.split=train[:90%]"], "data.split is 'train' there and 'train[:90%]' now (and 1 more differ)"),
         (["--config.tokenizer.hidden=16"], "tokenizer.hidden is 8 there and 16 now"),
         (["--config.steps=12"], "has tokens for the first 10 steps, expected the 12 of the run"),
