@@ -37,6 +37,21 @@ def in_the_checkout(repository, monkeypatch):
         yield
 
 
+@pytest.fixture
+def registries(monkeypatch):
+    """The tasks and tokenizers that a test registers are gone after it."""
+    from beit_jax import tasks
+    from beit_jax.config import schema, tokenizer_kinds
+
+    for registry, name in (
+        (schema.TASKS, "_entries"),
+        (tasks, "_TASKS"),
+        (tokenizer_kinds.KINDS, "_entries"),
+        (tasks.tokenizer_kinds, "_KINDS"),
+    ):
+        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+
+
 @pytest.fixture(scope="session")
 def torchvision_without_its_binary():
     """timm needs torchvision's Python code only; the wheel's binary is for CUDA, and fails beside a CPU build of torch.

@@ -167,7 +167,7 @@ def test_unknown_key_missing_key_wrong_type():
 
 def test_unknown_task():
     with pytest.raises(
-        UserError, match="task='detect' is unknown; expected one of tokenizer, pretrain, pretrain_pixels"
+        UserError, match="the task 'detect' is unknown; expected one of tokenizer, pretrain, pretrain_pixels"
     ):
         configs.defaults("detect")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beit_jax import cli, tasks
+from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.config import validate
 from beit_jax.training import checkpoint
@@ -96,7 +96,7 @@ class ParsedError(Exception):
 
 
 @pytest.fixture
-def parse_only(monkeypatch):
+def parse_only(monkeypatch, registries):
     """Ends a command where its arguments are read; gives its config."""
     override, parse_args = cli.override, cli.Parser.parse_args
 
@@ -109,8 +109,6 @@ def parse_only(monkeypatch):
         raise ParsedError(None)
 
     monkeypatch.chdir(ROOT)
-    for module in (configs.schema, tasks):  # a command may register a task, which ends with this test
-        monkeypatch.setattr(module, "_TASKS", dict(module._TASKS))
     monkeypatch.setattr(cli, "override", overridden)
     monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
     monkeypatch.setattr(checkpoint, "find_checkpoint", Path)

@@ -8,24 +8,12 @@ import sys
 import jax
 import pytest
 
-from beit_jax import cli, evaluate, tasks
+from beit_jax import cli, evaluate
 from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.visualize import __main__ as visualize
 
 OUTSIDE = "tests/outside"
-
-
-@pytest.fixture
-def registries(monkeypatch):
-    """What a test registers is gone after it."""
-    for module, name in (
-        (configs.schema, "_TASKS"),
-        (tasks, "_TASKS"),
-        (configs.tokenizer_kinds, "_KINDS"),
-        (tasks.tokenizer_kinds, "_KINDS"),
-    ):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
 
 
 def run(repository, module, *arguments):
@@ -74,7 +62,8 @@ def test_a_task_is_evaluated(rotation, repository):
 def test_a_task_that_is_not_registered_is_named(rotation):
     """Here, in another process than the run's, nobody has registered it."""
     workdir, _ = rotation
-    with pytest.raises(UserError, match=r"task='rotation' is unknown; expected one of tokenizer, .*--plugin=FILE") as e:
+    message = r"the task 'rotation' is unknown; expected one of tokenizer, .*--plugin=FILE"
+    with pytest.raises(UserError, match=message) as e:
         evaluate.main([f"--checkpoint={workdir}"])
     assert "\n" not in str(e.value)
 

@@ -2,9 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import tokenizer_kinds
 from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
 from beit_jax.config.keys import Key, Keys
+from beit_jax.config.tokenizer_kinds import KINDS, stride
 from beit_jax.errors import UserError
 
 
@@ -17,7 +17,7 @@ def keys(kind: str) -> Keys:
     init_from = Key("", "run of the tokenizer task; random: an untrained one, for a test", is_path=True)
     return dict(
         model=encoder_keys("shared"),
-        tokenizer=dict(kind=Key(kind, "kind of tokenizer"), init_from=init_from, **tokenizer_kinds.find(kind).keys),
+        tokenizer=dict(kind=Key(kind, "kind of tokenizer"), init_from=init_from, **KINDS.find(kind).keys),
         **masking_keys(),
         device_augment=Key(
             "",
@@ -46,7 +46,7 @@ def masking_keys() -> Keys:
 
 def tokenizer_image_size(config: ConfigDict) -> int:
     """Side in pixels of the tokenizer's view: one token for each patch."""
-    return grid_side(config.model) * tokenizer_kinds.stride(config.tokenizer)
+    return grid_side(config.model) * stride(config.tokenizer)
 
 
 def check(config: ConfigDict) -> None:

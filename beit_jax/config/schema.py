@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizer_kinds
 from beit_jax.config.keys import Key, Keys, default_values, flatten_keys
+from beit_jax.config.registry import Registry
 from beit_jax.config.serialization import flatten
 from beit_jax.config.shared import shared_keys
 from beit_jax.errors import UserError
@@ -27,31 +28,22 @@ class Schema:
     check: Callable[[ConfigDict], None] = lambda config: None
 
 
-_TASKS = {
-    "tokenizer": Schema(tokenizer.keys, tokenizer.check),
-    "pretrain": Schema(pretrain.keys, pretrain.check),
-    "pretrain_pixels": Schema(pretrain_pixels.KEYS, pretrain_pixels.check),
-    "classify": Schema(classify.KEYS, classify.check),
-    "probe": Schema(probe.KEYS, probe.check),
-    "segment": Schema(segment.KEYS, segment.check),
-}
-BUILT_IN = frozenset(_TASKS)
-
-
-def register(task: str, schema: Schema) -> None:
-    """Makes a task known to configs; `tasks.register_task` calls this.
-
-    Raises:
-      UserError: the library has a task of that name.
-    """
-    if task in BUILT_IN:
-        raise UserError(f"the library has a task {task!r} of its own; choose another name to register yours")
-    _TASKS[task] = schema
+TASKS = Registry(
+    "task",
+    {
+        "tokenizer": Schema(tokenizer.keys, tokenizer.check),
+        "pretrain": Schema(pretrain.keys, pretrain.check),
+        "pretrain_pixels": Schema(pretrain_pixels.KEYS, pretrain_pixels.check),
+        "classify": Schema(classify.KEYS, classify.check),
+        "probe": Schema(probe.KEYS, probe.check),
+        "segment": Schema(segment.KEYS, segment.check),
+    },
+)
 
 
 def task_names() -> tuple[str, ...]:
     """The tasks that configs can name."""
-    return tuple(_TASKS)
+    return TASKS.names
 
 
 def keys_of(task: str, tokenizer_kind: str = "dvae") -> Keys:
@@ -60,7 +52,7 @@ def keys_of(task: str, tokenizer_kind: str = "dvae") -> Keys:
     Raises:
       UserError: the task or the kind of tokenizer is unknown.
     """
-    own = _find(task).keys
+    own = TASKS.find(task).keys
     return _joined(shared_keys(task), own(tokenizer_kind) if callable(own) else own)
 
 
@@ -116,15 +108,6 @@ def validate(config: ConfigDict) -> None:
         earlier.append(name)
 
 
-def _find(task: Any) -> Schema:
-    if task not in _TASKS:
-        raise UserError(
-            f"task={task!r} is unknown; expected one of {', '.join(_TASKS)}, or one of a file of your own that the "
-            "config loads (or --plugin=FILE)"
-        )
-    return _TASKS[task]
-
-
 def _joined(keys: Keys, more: Keys) -> dict[str, Any]:
     """Two trees of keys as one; in sections that both have, those of the second win."""
     joined = dict(keys)
@@ -136,7 +119,7 @@ def _joined(keys: Keys, more: Keys) -> dict[str, Any]:
 
 def _validate_run(config: ConfigDict) -> None:
     task = config.get("task", None)
-    schema = _find(task)
+    schema = TASKS.find(task)
     declared, values = declared_keys(config), flatten(config)
     for name in values:
         if name not in declared:

@@ -13,7 +13,7 @@ def keys(kind: str) -> Keys:
     Raises:
       UserError: the kind is unknown.
     """
-    declared = tokenizer_kinds.find(kind)
+    declared = tokenizer_kinds.KINDS.find(kind)
     image_size = Key(256, "side of the images in pixels", at_least=1)
     return dict(
         model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size, **declared.keys),

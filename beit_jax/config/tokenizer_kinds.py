@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import dvae
 from beit_jax.config.keys import Keys
-from beit_jax.errors import UserError
+from beit_jax.config.registry import Registry
 from beit_jax.models import dvae_sizes
 
 
@@ -26,37 +26,12 @@ class TokenizerKeys:
     stride: Callable[[ConfigDict], int]
 
 
-_KINDS = {"dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride)}
-BUILT_IN = frozenset(_KINDS)
-
-
-def register(kind: str, declared: TokenizerKeys) -> None:
-    """Makes a kind known to configs; `tasks.register_tokenizer` calls this.
-
-    Raises:
-      UserError: the library has a kind of that name.
-    """
-    if kind in BUILT_IN:
-        raise UserError(f"the library has a tokenizer {kind!r} of its own; choose another name to register yours")
-    _KINDS[kind] = declared
-
-
-def find(kind: str) -> TokenizerKeys:
-    """
-    Raises:
-      UserError: the kind is unknown.
-    """
-    if kind not in _KINDS:
-        raise UserError(
-            f"the tokenizer kind {kind!r} is unknown; expected one of {', '.join(_KINDS)}, or one of a file of your "
-            "own that the config loads (or --plugin=FILE)"
-        )
-    return _KINDS[kind]
+KINDS = Registry("tokenizer kind", {"dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride)})
 
 
 def stride(section: ConfigDict) -> int:
     """Pixels along the side of the square that a token of a config's section stands for."""
-    return find(section.kind).stride(section)
+    return KINDS.find(section.kind).stride(section)
 
 
 def kind_of(config: ConfigDict) -> str:

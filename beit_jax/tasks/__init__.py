@@ -6,7 +6,6 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import schema
 from beit_jax.config.keys import Keys
-from beit_jax.errors import UserError
 from beit_jax.tasks.classify import Classify
 from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.tasks.pretrain_pixels import PretrainPixels
@@ -45,11 +44,7 @@ def create_task(config: ConfigDict) -> Task:
     Raises:
       UserError: the task is unknown.
     """
-    if config.task not in _TASKS:
-        raise UserError(
-            f"task={config.task!r} is unknown; expected one of {', '.join(_TASKS)}, or one of a file of your own: give "
-            "that file with --plugin=FILE"
-        )
+    schema.TASKS.find(config.task)
     return _TASKS[config.task](config)
 
 
@@ -65,7 +60,7 @@ def register_task(
     """
 
     def add(task: type[Task]) -> type[Task]:
-        schema.register(name, schema.Schema(keys or {}, check))
+        schema.TASKS.register(name, schema.Schema(keys or {}, check))
         _TASKS[name] = task
         return task
 

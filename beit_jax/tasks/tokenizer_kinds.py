@@ -25,7 +25,7 @@ def register_tokenizer(
     """
 
     def add(tokenizer: type[Tokenizer]) -> type[Tokenizer]:
-        tokenizer_kinds.register(kind, tokenizer_kinds.TokenizerKeys(keys, loss_keys or {}, tokenizer.stride))
+        tokenizer_kinds.KINDS.register(kind, tokenizer_kinds.TokenizerKeys(keys, loss_keys or {}, tokenizer.stride))
         _KINDS[kind] = tokenizer
         return tokenizer
 
@@ -40,5 +40,5 @@ def create_tokenizer(
     Raises:
       UserError: the kind is unknown.
     """
-    tokenizer_kinds.find(section.kind)
+    tokenizer_kinds.KINDS.find(section.kind)
     return _KINDS[section.kind](section, image_size, dtype, settings)

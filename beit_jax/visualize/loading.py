@@ -162,7 +162,7 @@ def _check_decoder(name: str, tokenizer: Tokenizer) -> None:
 
 def _with_tokenizer(config: ConfigDict, section: ConfigDict) -> ConfigDict:
     """A pre-training's config with the tokenizer of another section: of a pre-training, or `model` of its own task."""
-    names = ("kind", *tokenizer_kinds.find(section.kind).keys)
+    names = ("kind", *tokenizer_kinds.KINDS.find(section.kind).keys)
     return ConfigDict({**config, "tokenizer": {name: section[name] for name in names} | {"init_from": ""}})
 
 

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import config as configs
-from beit_jax import tasks
 from beit_jax.errors import UserError
 from beit_jax.tasks import Report
 from beit_jax.visualize import __main__ as visualize
@@ -245,9 +244,8 @@ class OfMyOwn(Task):
 """
 
 
-def test_a_task_of_a_plugin_has_its_own_report(own_task, tmp_path, drawn, monkeypatch):
-    for module in (configs.schema, tasks):  # it is registered during this test only
-        monkeypatch.setattr(module, "_TASKS", dict(module._TASKS))
+@pytest.mark.usefixtures("registries")
+def test_a_task_of_a_plugin_has_its_own_report(own_task, tmp_path, drawn):
     (tmp_path / "mine.py").write_text(OWN_TASK)
     visualize.main(["report", str(tmp_path), f"--plugin={tmp_path / 'mine.py'}"])
     captions = [image["alt"] for image in Reader((tmp_path / "report.html").read_text()).images]
