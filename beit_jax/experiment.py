@@ -17,14 +17,16 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax import tasks
+from beit_jax.config import fill_in_sizes
 from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.errors import UserError
 from beit_jax.experiment_data import ExperimentData, complete
+from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks.task import Task
 from beit_jax.training import initialize, memory, optimizer, sharding, train_step
 from beit_jax.typing import Params
 
-NOTHING_PENDING: Mapping[str, Params] = types.MappingProxyType({})
+NOTHING_PENDING: Mapping[str, "Experiment"] = types.MappingProxyType({})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,9 @@ class Experiment:
     given_lengths: Lengths | None = None
 
     @classmethod
-    def build(cls, config: ConfigDict, folder: Path, pending: Mapping[str, Params] = NOTHING_PENDING) -> "Experiment":
+    def build(
+        cls, config: ConfigDict, folder: Path, pending: Mapping[str, "Experiment"] = NOTHING_PENDING
+    ) -> "Experiment":
         """An experiment that is ready to train. All mistakes that can be found before training are found here.
 
         Nothing is computed and no image is read: the checks compare the config with the description of the data, the
@@ -63,17 +67,19 @@ class Experiment:
         Args:
           config: of the run, valid.
           folder: of the run.
-          pending: the shapes of the parameters of stages that have not run yet, `{"stage:NAME": shapes}`.
+          pending: earlier stages that have not run yet, `{"stage:NAME": experiment}`.
 
         Raises:
           UserError: data, ops, devices, lengths, stored tokens or checkpoints do not fit.
         """
-        config = complete(config)
+        stages = {name: stage.config for name, stage in pending.items()}
+        config = complete(fill_in_tokenizer(config, folder, stages))
         experiment = cls(config, folder, tasks.create_task(config))
         experiment.check_batch()
         experiment.data.check(experiment.lengths.total)
         experiment.check_replicated()  # builds the optimizer, which refuses a warm-up that is as long as the run
-        initialize.check_sources(experiment.config, experiment.task, folder, pending)
+        shapes = {name: stage.abstract_params for name, stage in pending.items()}
+        initialize.check_sources(experiment.config, experiment.task, folder, shapes)
         return experiment
 
     # On which devices, for how long, with which optimizer.
@@ -94,7 +100,7 @@ class Experiment:
     @functools.cached_property
     def data(self) -> ExperimentData:
         """The batches, and the checks and evaluations that need the data."""
-        return ExperimentData(self.config, self.folder, self.task, self.mesh, lambda: self.frozen)
+        return ExperimentData(fill_in_sizes(self.config), self.folder, self.task, self.mesh, lambda: self.frozen)
 
     @functools.cached_property
     def lengths(self) -> Lengths:

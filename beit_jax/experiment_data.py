@@ -29,7 +29,7 @@ class ExperimentData:
     """The data of one run.
 
     Attributes:
-      config: of the run, complete.
+      config: of the run, complete, with numbers for the names of sizes in its ops.
       folder: of the run.
       task: what is learned.
       mesh: the devices.

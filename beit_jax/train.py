@@ -105,13 +105,13 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
     if not jax.config.jax_compilation_cache_dir:
         # Compiled programs are kept with the run: a continued run starts at once.
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
-    experiments, shapes = {}, {}
+    experiments: dict[str, Experiment] = {}
     for name, stage in stages.items():
         try:
-            experiments[name] = Experiment.build(stage, folders[name], shapes)
+            pending = {f"stage:{earlier}": experiment for earlier, experiment in experiments.items()}
+            experiments[name] = Experiment.build(stage, folders[name], pending)
         except UserError as error:
             raise UserError(f"stage {name}: {error}" if folders[name] != workdir else str(error)) from error
-        shapes[f"stage:{name}"] = experiments[name].abstract_params
     return experiments
 
 

@@ -145,15 +145,13 @@ def pretrain(arg: ConfigDict, row: Row, seed: int) -> ConfigDict:
         config = with_task(config, "pretrain_pixels")
     config.seed, config.loss_on = seed, row.loss_on
     config.model.update(row.pretrain or {})
-    if row.loss_on == "all":
-        patch = int(config.model.variant.split("/")[1])
-        config.num_masked = (config.model.image_size // patch) ** 2
     masks = {"blockwise": r"\g<0>", "random": r"random_mask(\1, \2)|", "no": r"no_mask(\2)|"}[row.masks]
     for key in ("ops", "eval_ops"):
-        config.data[key] = re.sub(r"blockwise_mask\((\d+), \d+, ([^|]*)\)\|", masks, config.data[key])
+        config.data[key] = re.sub(r"blockwise_mask\((\w+), \w+, (\w+)\)\|", masks, config.data[key])
         if row.target == "pixels":  # no tokenizer, so no view for one
             config.data[key] = config.data[key].replace("map_pixels('tokenizer_image')|", "")
             config.data[key] = config.data[key].replace("'tokenizer_image', ", "")
+            config.data[key] = config.data[key].replace("tokenizer_size", "image_size")
     return config
 
 

@@ -55,5 +55,5 @@ def probe(seed: int, source: str) -> ConfigDict:
     config.batch_size, config.steps, config.eval_every = 256, 1000, 250
     # Features are small and not normalised: of seven rates from 0.004 to 10, the largest is best for both arms.
     config.optimizer.update(dict(lr=10.0, min_lr=0.0, weight_decay=1e-4))
-    config.data.ops = config.data.eval_ops = f"decode|resize({quickstart.SIZE})" + quickstart.ENDING
+    config.data.ops = config.data.eval_ops = "decode|resize(image_size)" + quickstart.ENDING
     return config

@@ -104,13 +104,11 @@ def get_config(arg: str = "") -> ConfigDict:
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))
     config.data.eval_split = split_of(config.data.source)
-    pixels = config.model.image_size
     of_1k = config.data.source.startswith(("imagenet2012", "cifar100")) and not arg.recipe.startswith("22k")
     statistics = arg.statistics or ("imagenet" if of_1k else "inception")
     normalize, keep = f"|normalize('{statistics}')", "|keep('image', 'label')"
     # Evaluation resizes the short side to 256/224 of the size (from 384 on: to the size), and crops the centre.
-    short = pixels if pixels >= 384 else round(pixels * 256 / 224)
-    augment = f"decode|random_resized_crop({pixels})|flip_lr|randaugment(statistics='{statistics}'){normalize}"
+    augment = f"decode|random_resized_crop(image_size)|flip_lr|randaugment(statistics='{statistics}'){normalize}"
     config.data.ops = augment + ("|random_erasing" if recipe.erasing else "") + keep
-    config.data.eval_ops = f"decode|resize_small({short})|central_crop({pixels}){normalize}{keep}"
+    config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){normalize}{keep}"
     return config

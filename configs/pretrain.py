@@ -22,7 +22,7 @@ log, microsoft/unilm#383). A healthy run shows about five percent: a uniform gue
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, shorten, split_of, tokenizer_image_size
+from beit_jax.config import defaults, parse_arg, shorten, split_of
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -45,7 +45,6 @@ def get_config(arg: str = "") -> ConfigDict:
     else:
         config.optimizer.warmup = "10000 steps"
 
-    masks = "blockwise_mask(75, 16, (14, 14))"
     if arg.runlocal:
         config.data.source, config.data.eval_split = "digits", "test"
         config.batch_size = 32
@@ -53,16 +52,14 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(dict(variant="Micro/4", image_size=16))
         config.tokenizer.update(dict(vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
         config.tokenizer.init_from = "random"
-        config.num_masked = 6
-        masks = "blockwise_mask(6, 2, (4, 4))"
-    views = f"{config.model.image_size}, {tokenizer_image_size(config)}"
     statistics = "imagenet" if imagenet_1k else "inception"
+    masks = "blockwise_mask(num_masked, min_block, grid)"
     ending = (
         f"|normalize('{statistics}')|map_pixels('tokenizer_image')|{masks}|keep('image', 'tokenizer_image', 'mask')"
     )
-    config.data.ops = f"decode|color_jitter(0.4)|flip_lr|two_views({views})" + ending
+    config.data.ops = "decode|color_jitter(0.4)|flip_lr|two_views(image_size, tokenizer_size)" + ending
     if arg.fast:
         config.device_augment = statistics
-        config.data.ops = f"decode_view({config.model.image_size})|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
-    config.data.eval_ops = f"decode|two_views_center({views})" + ending
+        config.data.ops = f"decode_view(image_size)|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
+    config.data.eval_ops = "decode|two_views_center(image_size, tokenizer_size)" + ending
     return config

@@ -47,12 +47,11 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(dict(variant="Micro/4", image_size=16))
         config.encoder.init_from, config.layers, config.knn.k = "random", (), 10
     config.data.eval_split = split_of(config.data.source)
-    pixels = config.model.image_size
     of_1k = config.data.source.startswith("imagenet2012")
     statistics = arg.statistics or ("imagenet" if of_1k else "inception")
     ending = f"|normalize('{statistics}')|keep('image', 'label')"
-    config.data.eval_ops = f"decode|resize_small({round(pixels * 256 / 224)})|central_crop({pixels}){ending}"
-    config.data.ops = f"decode|random_resized_crop({pixels}, method='bilinear')|flip_lr{ending}"
+    config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){ending}"
+    config.data.ops = f"decode|random_resized_crop(image_size, method='bilinear')|flip_lr{ending}"
     if config.cache_features:
         config.data.ops = config.data.eval_ops
     return config

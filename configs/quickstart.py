@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import defaults, parse_arg, recipe, shortened
 
-SIZE, PATCH, GRID, VOCAB = 16, 4, 4, 32
+SIZE, PATCH = 16, 4
 ENDING = "|normalize('inception')|keep('image', 'label')"
 
 
@@ -40,41 +40,36 @@ def digits(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def dvae(section: ConfigDict) -> None:
-    """A small dVAE: 16 tokens an image, each for 2x2 pixels of the scan."""
-    section.update(dict(vocab=VOCAB, hidden=16, groups=3, blocks_per_group=1, decoder_init=32))
-
-
 def tokenizer() -> ConfigDict:
-    """The KL term has its full weight from the first step: without it, only a handful of tokens is used."""
+    """A small dVAE: 16 tokens an image, each for 2x2 pixels of the scan.
+
+    The KL term has its full weight from the first step: without it, only a handful of tokens is used.
+    """
     config = digits(defaults("tokenizer"))
-    dvae(config.model)
-    config.model.image_size = SIZE
+    config.model.update(dict(image_size=SIZE, vocab=32, hidden=16, groups=3, blocks_per_group=1, decoder_init=32))
     config.batch_size, config.steps = 64, 2000
     config.loss.update(dict(kl_weight=3.0, kl_steps=1, temperature_steps=2000))
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup, opt.weight_decay, opt.clip_norm = 1e-2, 1e-4, "50 steps", 1e-4, 1.0
-    config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))|map_pixels('image')|keep('image')"
-    config.data.eval_ops = f"decode|resize({SIZE})|map_pixels('image')|keep('image')"
+    config.data.ops = "decode|random_resized_crop(image_size, 0.7, 1.0, (0.9, 1.1))|map_pixels('image')|keep('image')"
+    config.data.eval_ops = "decode|resize(image_size)|map_pixels('image')|keep('image')"
     return config
 
 
 def pretrain() -> ConfigDict:
-    """Masks 6 of the 16 patches, about the same fraction as 75 of 196."""
+    """Masks 6 of the 16 patches, the official fraction, in blocks of at least 2."""
     config = digits(defaults("pretrain"))
     config.model.update(dict(variant=f"Nano/{PATCH}", image_size=SIZE, drop_path=0.0))
-    dvae(config.tokenizer)
     config.tokenizer.init_from = "stage:tokenizer"
-    config.num_masked = 6
     config.batch_size, config.steps = 64, 2500
     opt = config.optimizer
     opt.lr, opt.warmup, opt.clip_norm, opt.betas = 2e-3, "200 steps", 3.0, (0.9, 0.98)
     ending = (
         "|normalize('inception')|map_pixels('tokenizer_image')"
-        f"|blockwise_mask({config.num_masked}, 2, {GRID})|keep('image', 'tokenizer_image', 'mask')"
+        "|blockwise_mask(num_masked, 2, grid)|keep('image', 'tokenizer_image', 'mask')"
     )
-    config.data.ops = f"decode|two_views({SIZE}, {SIZE}, 0.7, 1.0)" + ending
-    config.data.eval_ops = f"decode|two_views_center({SIZE}, {SIZE}, 1.0)" + ending
+    config.data.ops = "decode|two_views(image_size, tokenizer_size, 0.7, 1.0)" + ending
+    config.data.eval_ops = "decode|two_views_center(image_size, tokenizer_size, 1.0)" + ending
     return config
 
 
@@ -87,6 +82,6 @@ def classify(arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
     config.batch_size, config.steps, config.eval_every = 32, arg.steps, 100
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup, opt.layer_decay = arg.lr, 1e-5, "50 steps", arg.layer_decay
-    config.data.ops = f"decode|random_resized_crop({SIZE}, 0.7, 1.0, (0.9, 1.1))" + ENDING
-    config.data.eval_ops = f"decode|resize({SIZE})" + ENDING
+    config.data.ops = "decode|random_resized_crop(image_size, 0.7, 1.0, (0.9, 1.1))" + ENDING
+    config.data.eval_ops = "decode|resize(image_size)" + ENDING
     return config

@@ -67,26 +67,26 @@ def get_config(arg: str = "") -> ConfigDict:
         if arg.size == 640:
             opt.accumulate = 2
     config.data.source, config.data.shuffle_buffer = arg.data, 20_000
-    config.model.num_classes, zero, long = 150, "reduce_zero_label|", 4 * arg.size
+    config.model.num_classes, zero = 150, "reduce_zero_label|"
     if arg.runlocal:
-        zero, long = "", runlocal(config)
-    size, inference = config.model.image_size, config.inference
-    inference.side = max(inference.side, size)
+        zero = ""
+        runlocal(config)
+    config.inference.side = max(config.inference.side, config.model.image_size)
     normalize, keep = "normalize('imagenet')", "keep('image', 'label_map'"
     largest = 1.0 if arg.runlocal else 0.75  # fraction of a class in a crop; scenes of digits are mostly background
     config.data.ops = (
-        f"decode|{zero}random_ratio_resize({size}, {long})|random_segment_crop({size}, {largest})|flip_lr"
-        f"|photometric_distortion|{normalize}|pad_to({size}, {size})|{keep})"
+        f"decode|{zero}random_ratio_resize(image_size, 4 * image_size)|random_segment_crop(image_size, {largest})"
+        f"|flip_lr|photometric_distortion|{normalize}|pad_to(image_size, image_size)|{keep})"
     )
     config.data.eval_ops = (
-        f"decode|{zero}resize_within({size}, {inference.side})|{normalize}"
-        f"|pad_for_evaluation({inference.side}, {inference.label_side})|{keep}, 'size', 'label_size')"
+        f"decode|{zero}resize_within(image_size, canvas)|{normalize}"
+        f"|pad_for_evaluation(canvas, label_canvas)|{keep}, 'size', 'label_size')"
     )
     return config
 
 
-def runlocal(config: ConfigDict) -> int:
-    """Shrinks everything to scenes of digits; returns the long side of the training images."""
+def runlocal(config: ConfigDict) -> None:
+    """Shrinks everything to scenes of digits."""
     config.data.source, config.data.eval_split = "digit_scenes", "test"
     config.batch_size = 16
     shorten(config, 20, warmup=5)
@@ -95,4 +95,3 @@ def runlocal(config: ConfigDict) -> int:
         dict(variant="Micro/4", image_size=32, num_classes=0, channels=16, auxiliary_channels=16, layers=layers)
     )
     config.inference.update(dict(side=32, label_side=32))
-    return 128

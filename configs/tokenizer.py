@@ -25,7 +25,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.steps = 3_000_000
     config.data.source = arg.data
     config.data.eval_split = split_of(arg.data)
-    size = config.model.image_size
 
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.schedule = 1e-4, 1.25e-6, "cosine, 1200000 steps"
@@ -37,11 +36,10 @@ def get_config(arg: str = "") -> ConfigDict:
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
         config.loss.update(dict(kl_steps=10, temperature_steps=10))
-        size = 16
     # Squares of (8/12)^2 to (8/9)^2 of the area. On square images that is the paper's resize to 9/8..12/8 of the size
     # followed by a crop; on others the paper takes a square of the short side first.
     config.data.ops = (
-        f"decode|random_resized_crop({size}, 0.44, 0.79, (1.0, 1.0))|flip_lr|map_pixels('image')|keep('image')"
+        "decode|random_resized_crop(image_size, 0.44, 0.79, (1.0, 1.0))|flip_lr|map_pixels('image')|keep('image')"
     )
-    config.data.eval_ops = f"decode|resize_small({size})|central_crop({size})|map_pixels('image')|keep('image')"
+    config.data.eval_ops = "decode|resize_small(image_size)|central_crop(image_size)|map_pixels('image')|keep('image')"
     return config

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "training": LEAVES | {"config", "runtime", "tasks", "models"},
     "evals": LEAVES | {"tasks", "training"},
     "experiment_data": LEAVES | {"config", "data", "evals", "tasks", "training"},
-    "experiment": LEAVES | {"config", "experiment_data", "tasks", "training"},
+    "experiment_tokenizer": LEAVES | {"config", "training"},
+    "experiment": LEAVES | {"config", "experiment_data", "experiment_tokenizer", "tasks", "training"},
 }
 HEAVY = {
     "tensorflow": ("data", "benchmarks"),  # where it is timed

@@ -90,7 +90,7 @@ def measure(config: str, folder: Path, count: int, rounds: int, vs: str | None) 
     """
     from beit_jax.data import pipeline  # before TensorFlow, whose messages it turns off
 
-    sections = {mode: configs.load(f"{config}{argument}") for mode, argument in MODES.items()}
+    sections = {mode: configs.fill_in_sizes(configs.load(f"{config}{argument}")) for mode, argument in MODES.items()}
     use_one_core()
     timed: dict[tuple[str, str], Timed] = {}
     images: dict[tuple[str, str], int] = {}  # of one call

@@ -9,6 +9,7 @@ from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.experiment import Experiment, Lengths
+from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks.encoder import compute_dtype
 from beit_jax.tasks.task import Task
 
@@ -31,6 +32,8 @@ def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str
     """
     config = config.copy_and_resolve_references()
     chosen = configs.stage_of(config, stage)
+    stages = {f"stage:{name}": section for name, section in configs.stages_of(config).items()}
+    chosen.update(fill_in_tokenizer(chosen, Path(), stages))
     for section in chosen.values():
         if isinstance(section, ConfigDict) and "init_from" in section:
             section.init_from = "random"  # an untrained part takes as long

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from beit_jax.config import fill_in_sizes
+from beit_jax.config.pretrain import num_masked
 from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
 from beit_jax.tasks.pretrain import Pretrain
@@ -48,11 +50,11 @@ def synthetic_batch(config: ConfigDict, task: Task) -> HostBatch:
 def synthetic_masks(config: ConfigDict, rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
     """bool `[b, g, g]` by the rule of `blockwise_mask` where the ops have it, else `num_masked` random patches."""
     batch, *grid = shape
-    if match := _BLOCKWISE.search(config.data.ops):
-        num_masked, min_block = _blockwise_settings(match[1] or "()")
-        return np.stack([block_mask(rng.random, tuple(grid), num_masked, min_block) for _ in range(batch)])
+    if match := _BLOCKWISE.search(fill_in_sizes(config).data.ops):
+        most, min_block = _blockwise_settings(match[1] or "()")
+        return np.stack([block_mask(rng.random, tuple(grid), most, min_block) for _ in range(batch)])
     ranks = rng.random((batch, grid[0] * grid[1])).argsort(axis=1)
-    return (ranks < config.num_masked).reshape(shape)
+    return (ranks < num_masked(config)).reshape(shape)
 
 
 def _blockwise_settings(arguments: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from beit_jax.config.pretrain import num_masked
 from beit_jax.errors import UserError
 from beit_jax.models import variants
 from beit_jax.typing import HostBatch
@@ -78,7 +79,7 @@ def _targets(config: ConfigDict, batch: HostBatch) -> tuple[np.ndarray, np.ndarr
     Tokens of patches that are not masked are -100, which PyTorch's cross-entropy leaves out.
     """
     mask = batch["mask"].reshape(len(batch["mask"]), -1)
-    positions = np.argsort(~mask, axis=1, kind="stable")[:, : config.num_masked].astype(np.int64)
+    positions = np.argsort(~mask, axis=1, kind="stable")[:, : num_masked(config)].astype(np.int64)
     tokens = np.where(mask, batch["tokens"].reshape(mask.shape), -100).astype(np.int64)
     return mask, positions, np.take_along_axis(tokens, positions, axis=1)
 
@@ -153,7 +154,7 @@ def _timm(torch: Any, timm: Any, config: ConfigDict) -> tuple[Any, str]:
             x = beit.norm(x)[:, 1:].gather(1, positions[..., None].expand(-1, -1, variant.width))
             return torch.nn.functional.cross_entropy(self.head(x).flatten(0, 1).float(), tokens.flatten())
 
-    return Model(), f"timm {timm.__version__} (head on {config.num_masked} positions)"
+    return Model(), f"timm {timm.__version__} (head on {num_masked(config)} positions)"
 
 
 def _fields(config: ConfigDict) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from beit_jax.config.comparison import differing_keys
 from beit_jax.config.files import load, parse_arg, python_file
 from beit_jax.config.help import describe_keys
 from beit_jax.config.keys import Key, Keys
+from beit_jax.config.op_sizes import fill_in_sizes
 from beit_jax.config.pretrain import tokenizer_image_size
 from beit_jax.config.recipes import recipe, shorten, shortened, split_of, stage_of, stages_of
 from beit_jax.config.schema import Schema, defaults, keys_of, task_names, validate, with_task
@@ -20,6 +21,7 @@ __all__ = [
     "defaults",
     "describe_keys",
     "differing_keys",
+    "fill_in_sizes",
     "flatten",
     "from_json",
     "keys_of",

@@ -39,9 +39,32 @@ def masking_keys() -> Keys:
     return dict(
         loss_on=Key("masked", "patches that the loss counts", choices=("masked", "all")),
         num_masked=Key(
-            75, "patches of each image that the head predicts; no mask of data.ops may hide more of them", at_least=1
+            0,
+            "patches of each image that the head predicts; no mask of data.ops may hide more of them; 0: in proportion "
+            "to the official 75 of 196, or all with loss_on=all",
+            at_least=0,
         ),
     )
+
+
+def num_masked(config: ConfigDict) -> int:
+    """How many patches of each image the head predicts."""
+    patches = grid_side(config.model) ** 2
+    return config.num_masked or (patches if config.loss_on == "all" else _official_masked(patches))
+
+
+def largest_mask(config: ConfigDict) -> int:
+    """How many patches of each image a mask may hide, which is less than `num_masked` if the loss counts all."""
+    return num_masked(config) if config.loss_on == "masked" else _official_masked(grid_side(config.model) ** 2)
+
+
+def _official_masked(patches: int) -> int:
+    return max(1, round(75 * patches / 196))
+
+
+def smallest_block(config: ConfigDict) -> int:
+    """Patches of the smallest block of a mask, in proportion to the official 16 of 196."""
+    return max(1, round(16 * grid_side(config.model) ** 2 / 196))
 
 
 def tokenizer_image_size(config: ConfigDict) -> int:
@@ -74,11 +97,11 @@ def check_masking(config: ConfigDict) -> None:
     Raises:
       UserError: `num_masked` does not fit the grid or `loss_on`.
     """
-    patches = grid_side(config.model) ** 2
-    if config.num_masked > patches:
-        raise UserError(f"num_masked={config.num_masked}; expected between 1 and the {patches} patches")
-    if config.loss_on == "all" and config.num_masked != patches:
+    patches, count = grid_side(config.model) ** 2, num_masked(config)
+    if count > patches:
+        raise UserError(f"num_masked={config.num_masked}; expected between 1 and the {patches} patches, or 0")
+    if config.loss_on == "all" and count != patches:
         raise UserError(
             f"loss_on=all counts all {patches} patches, but num_masked={config.num_masked} lets the head predict "
-            f"fewer; set num_masked={patches}"
+            f"fewer; set num_masked=0"
         )

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizer_kinds
 from beit_jax.config.keys import Key, Keys, default_values, flatten_keys
+from beit_jax.config.op_sizes import fill_in_sizes
 from beit_jax.config.registry import Registry
 from beit_jax.config.serialization import flatten
 from beit_jax.config.shared import shared_keys
@@ -134,6 +135,7 @@ def _validate_run(config: ConfigDict) -> None:
         if not config.data[name]:
             raise UserError(f"data.{name} is empty; expected operations such as 'decode|resize(224)'")
     schema.check(config)
+    fill_in_sizes(config)  # raises if the ops name a size that there is not
 
 
 def _check_lengths(config: ConfigDict) -> None:

@@ -6,8 +6,6 @@ from typing import Any
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from beit_jax.config import tokenizer_image_size
-from beit_jax.config.encoder import grid_side
 from beit_jax.convert import preprocessing
 from beit_jax.errors import UserError
 from beit_jax.models import variants
@@ -105,13 +103,12 @@ class _MaskedModelling(TaskLayout):
 
     def mask_op(self, config: ConfigDict) -> str:
         """The op of `data.ops` that makes the official masks."""
-        grid = grid_side(config.model)
-        return f"blockwise_mask({config.num_masked}, {max(1, round(16 * grid * grid / 196))}, {grid})"
+        return "blockwise_mask(num_masked, min_block, grid)"
 
     def retarget(self, changed: ConfigDict, config: ConfigDict, num_classes: int | None) -> None:
         if num_classes is not None:
             raise UserError("num_classes is given, but the model is no classifier: give task='classify' too")
-        changed.num_masked = preprocessing.default_num_masked(grid_side(changed.model))
+        changed.num_masked = 0
 
 
 class _PretrainPixels(_MaskedModelling):
@@ -128,7 +125,6 @@ class _Pretrain(_MaskedModelling):
     hf_class, hf_norm, marker = "BeitForMaskedImageModeling", "layernorm", "lm_head.weight"
 
     def configure_head(self, config: ConfigDict, shape_of: ShapeOf, settings: Mapping[str, Any], where: str) -> None:
-        config.num_masked = preprocessing.default_num_masked(grid_side(config.model))
         config.tokenizer.vocab = shape_of("lm_head/kernel", 2)[0]
 
     def retarget(self, changed: ConfigDict, config: ConfigDict, num_classes: int | None) -> None:
@@ -140,7 +136,7 @@ class _Pretrain(_MaskedModelling):
 
     def eval_ops(self, config: ConfigDict) -> str:
         section, size = config.preprocess, config.preprocess.size
-        views = f"two_views_center({size}, {tokenizer_image_size(config)}, {size / section.resize})"
+        views = f"two_views_center({size}, tokenizer_size, {size / section.resize})"
         ending = f"{preprocessing.normalize_op(section)}|map_pixels('tokenizer_image')|{self.mask_op(config)}"
         return f"decode|{views}|{ending}|keep('image', 'tokenizer_image', 'mask')"
 

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from beit_jax.config.op_sizes import short_side
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
@@ -17,7 +18,7 @@ PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers in
 
 def official_section(size: int) -> ConfigDict:
     """The official evaluation: short side to 256/224 of the size, to the size itself from 384 on; mean and std 0.5."""
-    return preprocess_section(size, resize=size if size >= 384 else round(size * 256 / 224))
+    return preprocess_section(size, resize=short_side(size))
 
 
 def preprocess_section(
@@ -121,11 +122,6 @@ def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }
-
-
-def default_num_masked(grid: int) -> int:
-    """Masked patches of a square grid, in proportion to the official 75 of 14x14."""
-    return max(1, round(75 * grid * grid / 196))
 
 
 def normalize_op(section: ConfigDict) -> str:

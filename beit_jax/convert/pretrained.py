@@ -94,7 +94,8 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
     files.check_finite(flatten(loaded), path)
     if "data" in config:
         with config.unlocked():
-            config.preprocess = preprocessing.from_ops(config.data.eval_ops, config.model.image_size)
+            ops = configs.fill_in_sizes(config).data.eval_ops
+            config.preprocess = preprocessing.from_ops(ops, config.model.image_size)
     return merge(_shapes(config), loaded), config
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from beit_jax.config.encoder import grid_side
+from beit_jax.config.pretrain import num_masked
 from beit_jax.errors import UserError
 from beit_jax.models import heads, variants, vit
 from beit_jax.tasks.encoder import LearnedEncoder, encoder_fields, encoder_flops
@@ -46,6 +47,11 @@ class MaskedModelling(LearnedEncoder):
         return grid_side(self.config.model)
 
     @property
+    def num_masked(self) -> int:
+        """Patches of each image that the head predicts, k."""
+        return num_masked(self.config)
+
+    @property
     def on_all(self) -> bool:
         """Whether the loss counts visible patches too."""
         return self.config.loss_on == "all"
@@ -63,7 +69,7 @@ class MaskedModelling(LearnedEncoder):
 
     def check_batch(self, batch: HostBatch) -> None:
         """See `Task.check_batch`: every mask hides 1 to `num_masked` patches; with `on_all` it may hide none."""
-        counts, limit = batch["mask"].sum(axis=(1, 2)), self.config.num_masked
+        counts, limit = batch["mask"].sum(axis=(1, 2)), self.num_masked
         if counts.max() > limit or not (self.on_all or counts.all()):
             raise UserError(
                 f"found masks of {counts.min()} to {counts.max()} patches, expected 1 to num_masked={limit}: make "
@@ -81,7 +87,7 @@ class MaskedModelling(LearnedEncoder):
         Returns:
           predictions float32 `[b, k, v]`; positions int32 `[b, k]`; float32 `[b, k]`, 1 at masked positions, else 0.
         """
-        positions, masked = masked_first(batch["mask"], self.config.num_masked)
+        positions, masked = masked_first(batch["mask"], self.num_masked)
         rngs = {} if key is None else {"drop_path": key}
         predicted = self.model.apply(
             {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
@@ -99,12 +105,12 @@ class MaskedModelling(LearnedEncoder):
     def overflow(self, batch: Batch) -> jax.Array:
         """The number of masked patches that the head leaves out; 0 is right."""
         masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
-        return jnp.sum(jnp.maximum(masked - self.config.num_masked, 0.0) * batch["valid"].astype(jnp.float32))
+        return jnp.sum(jnp.maximum(masked - self.num_masked, 0.0) * batch["valid"].astype(jnp.float32))
 
     def training_flops(self) -> int:
         """See `Task.training_flops`; the tokenizer, if there is one, is not counted here."""
         variant, _ = variants.parse(self.config.model.variant)
-        head = 2 * self.config.num_masked * variant.width * self.outputs
+        head = 2 * self.num_masked * variant.width * self.outputs
         return encoder_flops(self.config.model) + 3 * head
 
 

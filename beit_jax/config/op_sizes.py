@@ -1,0 +1,105 @@
+"""Names of sizes in `data.ops`, so that a size is given once: `random_resized_crop(image_size)`.
+
+The names stand for numbers that follow from other keys of the config. A config keeps the names, also in a checkpoint;
+`fill_in_sizes` puts the numbers in their place where the ops are used.
+"""
+
+import ast
+import difflib
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from beit_jax.config.encoder import grid_side
+from beit_jax.config.pretrain import largest_mask, smallest_block, tokenizer_image_size
+from beit_jax.errors import UserError
+
+OPS = ("data.ops", "data.eval_ops", "knn.ops")
+_FULL_SIZE = 384  # from this size on, the official evaluation does not cut off a margin
+
+# What each name stands for, and the key whose presence says that a config has it.
+SIZES: dict[str, tuple[str, Callable[[ConfigDict], int]]] = {
+    "image_size": ("model.image_size", lambda config: config.model.image_size),
+    "short_side": ("model.image_size", lambda config: short_side(config.model.image_size)),
+    "grid": ("model.variant", lambda config: grid_side(config.model)),
+    "tokenizer_size": ("tokenizer.kind", tokenizer_image_size),
+    "num_masked": ("num_masked", largest_mask),
+    "min_block": ("num_masked", smallest_block),
+    "canvas": ("inference.side", lambda config: config.inference.side),
+    "label_canvas": ("inference.label_side", lambda config: config.inference.label_side),
+}
+
+
+def short_side(image_size: int) -> int:
+    """To how many pixels the official evaluation resizes the shorter side before it crops the centre: 256 for 224."""
+    return image_size if image_size >= _FULL_SIZE else round(image_size * 256 / 224)
+
+
+def sizes_of(config: ConfigDict) -> dict[str, int]:
+    """The names that the ops of a valid config may use, and their values."""
+    return {name: value(config) for name, (key, value) in SIZES.items() if _has(config, key)}
+
+
+def fill_in_sizes(config: ConfigDict) -> ConfigDict:
+    """A copy of a config with numbers in place of the names in its ops.
+
+    Raises:
+      UserError: a name is unknown.
+    """
+    config = config.copy_and_resolve_references()
+    known = sizes_of(config)
+    for key in OPS:
+        if _has(config, key):
+            section, _, name = key.partition(".")
+            config[section][name] = _replace(config[section][name], known, key)
+    return config
+
+
+def _has(config: ConfigDict, key: str) -> bool:
+    for name in key.split("."):
+        if name not in config:
+            return False
+        config = config[name]
+    return True
+
+
+def _replace(ops: str, known: dict[str, int], key: str) -> str:
+    """The text of a chain of ops with numbers for names. What cannot be parsed stays as it is; `data` refuses it."""
+    try:
+        tree = ast.parse(ops.strip(), mode="eval")
+    except SyntaxError:
+        return ops
+    arguments = [
+        argument
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        for argument in (*call.args, *(keyword.value for keyword in call.keywords))
+    ]
+    names = [node for argument in arguments for node in ast.walk(argument) if isinstance(node, ast.Name)]
+    if not names:
+        return ops
+    for node in names:
+        if node.id not in known:
+            near = difflib.get_close_matches(node.id, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the sizes are {', '.join(known) or 'none'}"
+            raise UserError(f"{key} names a size {node.id!r}, which the config does not have; {hint}")
+    return ast.unparse(_Fill(known).visit(tree))
+
+
+class _Fill(ast.NodeTransformer):
+    """Replaces the names of sizes by numbers, and products such as `4 * image_size` by their value."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self._sizes = sizes
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        """See `ast.NodeTransformer`."""
+        return ast.Constant(self._sizes[node.id]) if node.id in self._sizes else node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        """See `ast.NodeTransformer`. The bars between ops are operators too, and stay."""
+        self.generic_visit(node)
+        factors = [side.value for side in (node.left, node.right) if isinstance(side, ast.Constant)]
+        if not isinstance(node.op, ast.Mult) or [type(factor) for factor in factors] != [int, int]:
+            return node
+        return ast.Constant(factors[0] * factors[1])
