@@ -6,9 +6,7 @@ import jax
 from beit_references import random_parameters
 
 from beit_jax import config as configs
-from beit_jax.config.encoder import grid_side
 from beit_jax.convert.layouts import task_layout
-from beit_jax.convert.preprocessing import default_num_masked
 from beit_jax.convert.pretrained import Pretrained
 from beit_jax.tasks import create_task
 
@@ -25,10 +23,8 @@ def config(task, variant="Micro/4", positions="per_block", pooling="mean", size=
     made.model.update(dict(variant=variant, image_size=size, relative_position=relative, absolute_positions=absolute))
     if task == "segment":
         made.model.update(dict(num_classes=classes, channels=24, layers=(0, 0, 1, 1), auxiliary_channels=8))
-    elif task.startswith("pretrain"):
-        made.num_masked = default_num_masked(grid_side(made.model))
-        if task == "pretrain":
-            made.tokenizer.vocab = classes
+    elif task == "pretrain":
+        made.tokenizer.vocab = classes
     elif task == "classify":
         made.model.update(dict(num_classes=classes, pooling=pooling))
     return with_preprocess(made, size)

@@ -14,6 +14,7 @@ from safetensors.numpy import load_file
 import beit_jax
 from beit_jax import evaluate
 from beit_jax.config import tokenizer_image_size
+from beit_jax.config.pretrain import num_masked
 from beit_jax.convert import preprocessing
 from beit_jax.convert.__main__ import main as convert
 from beit_jax.convert.layouts import task_layout
@@ -103,7 +104,7 @@ def test_from_pretraining_to_a_classifier_of_another_size(tmp_path):
     np.testing.assert_array_equal(flat[name], flatten(source)[name])
     assert model.apply({"params": params}, np.zeros((1, 24, 24, 3), np.float32)).shape == (1, 5)
     larger = beit_jax.from_pretrained(tmp_path / "hf", image_size=32, resize="hf")
-    assert tokenizer_image_size(larger.config) == 64 and larger.config.num_masked == 24
+    assert tokenizer_image_size(larger.config) == 64 and num_masked(larger.config) == 24
     for changes, message in [
         (dict(task="classify"), "give num_classes"),
         (dict(num_classes=3), "the model is no classifier"),

@@ -133,7 +133,7 @@ def test_pictures_of_pixels(loss_on):
     ("changes", "message"),
     [
         (dict(loss_on="some"), "loss_on='some'; expected one of masked, all"),
-        (dict(loss_on="all"), "counts all 16 patches, but num_masked=12 .* set num_masked=16"),
+        (dict(loss_on="all"), "counts all 16 patches, but num_masked=12 .* set num_masked=0"),
     ],
 )
 def test_wrong_settings(changes, message):
