@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from beit_jax import tasks
 from beit_jax.config import fill_in_sizes
 from beit_jax.config.durations import in_steps, parse_schedule
+from beit_jax.config.schema import durations_in_steps
 from beit_jax.errors import UserError
 from beit_jax.experiment_data import ExperimentData, complete
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
@@ -74,6 +75,8 @@ class Experiment:
         """
         stages = {name: stage.config for name, stage in pending.items()}
         config = complete(fill_in_tokenizer(config, folder, stages))
+        lengths = cls(config, folder, tasks.create_task(config)).lengths
+        config = durations_in_steps(config, lengths.per_epoch, lengths.total)
         experiment = cls(config, folder, tasks.create_task(config))
         experiment.check_batch()
         experiment.data.check(experiment.lengths.total)
@@ -117,8 +120,8 @@ class Experiment:
             raise UserError(
                 f"epochs={config.epochs:g} and steps={config.steps}: give the length of the run in one of them"
             )
-        _, schedule = parse_schedule(config.optimizer.schedule, per_epoch)
-        return Lengths(total, in_steps(config.optimizer.warmup, per_epoch), schedule, per_epoch)
+        _, schedule = parse_schedule(config.optimizer.schedule, per_epoch, total)
+        return Lengths(total, in_steps(config.optimizer.warmup, per_epoch, total), schedule, per_epoch)
 
     @functools.cached_property
     def _optimizer(self) -> tuple[optax.GradientTransformation, optax.Schedule]:

@@ -14,8 +14,10 @@ Arguments
              higher    ten more epochs at a higher image_size, after 1k; the paper states only the epochs
              cifar100  from pre-training to CIFAR-100 (paper, appendix); the paper searches lr in {2, 3, 4, 5}e-3
              deit      from scratch (arXiv 2012.12877); with init_from, the same from BEiT
-  variant  Ti/16 S/16 B/16 L/16; Ti and S take the settings of B
-  data     a tfds name, folder:PATH or digits; 1% and 10% of ImageNet are imagenet2012_subset/1pct and /10pct
+  variant  Ti/16 S/16 B/16 L/16; by default B/16; Ti and S take the settings of B
+  data     a tfds name, folder:PATH or digits; a folder of fewer than 100,000 images, or any on a CPU, gets the settings
+           of configs/own_images.py, unless `recipe`, `variant` or `image_size` is given; 1% and 10% of ImageNet are
+           imagenet2012_subset/1pct and /10pct
   image_size  224 (384 for higher), 384 or 512; the positions of a checkpoint of another size are interpolated
   statistics  pixel statistics, the same as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and
            the published weights); by default inception for 22k, 22k_to_1k and for all data except ImageNet-1k and
@@ -32,11 +34,15 @@ Expected on ImageNet-1k, pre-trained on it for 800 epochs: B/16 83.2% at 224 and
 87.4%, 88.4%, and 88.6% at 512 (official README). CIFAR-100 90.1%. DeiT-B 81.8%. None of them was measured here yet.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, shorten, split_of
+from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
+from beit_jax.own_images import fit_batch
+
+OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 
 class Recipe(NamedTuple):
@@ -75,8 +81,12 @@ DATA = {"22k": "imagenet21k", "cifar100": "cifar100"}
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of a recipe."""
-    known = dict(recipe="1k", variant="B/16", data="", image_size=0, statistics="", paper=False, runlocal=False)
+    known = dict(recipe="", variant="", data="", image_size=0, statistics="", paper=False, runlocal=False)
     arg = parse_arg(arg, **known)
+    chosen = any(arg[name] for name in known if name != "data")
+    if not chosen and (own := OWN_IMAGES.stage("from_beit_seed0", data=arg.data)):
+        return own
+    arg.recipe, arg.variant = arg.recipe or "1k", arg.variant or "B/16"
     size = "large" if arg.variant.startswith("L") else "base"
     if (arg.recipe, size) not in RECIPES:
         raise ValueError(
@@ -96,14 +106,14 @@ def get_config(arg: str = "") -> ConfigDict:
         config.data.repeats = 3 if size == "base" else 1
         if arg.recipe == "1k":
             config.model.drop_path = 0.1
-    config.data.source = arg.data or DATA.get(arg.recipe, "imagenet2012")
+    set_source(config, arg.data or DATA.get(arg.recipe, "imagenet2012"))
+    fit_batch(config)
 
     if arg.runlocal:
-        config.data.source = "digits"
+        set_source(config, "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))
-    config.data.eval_split = split_of(config.data.source)
     of_1k = config.data.source.startswith(("imagenet2012", "cifar100")) and not arg.recipe.startswith("22k")
     statistics = arg.statistics or ("imagenet" if of_1k else "inception")
     normalize, keep = f"|normalize('{statistics}')", "|keep('image', 'label')"

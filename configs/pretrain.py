@@ -6,9 +6,10 @@
   python -m beit_jax.train --config configs/pretrain.py:runlocal --workdir runs/try       a minute on a laptop
 
 Arguments
-  variant  Ti/16 S/16 B/16 L/16
-  data     a tfds name, folder:PATH or digits
-  epochs   length of the run
+  variant  Ti/16 S/16 B/16 L/16; by default B/16
+  data     a tfds name, folder:PATH or digits; a folder of fewer than 100,000 images, or any on a CPU, gets the settings
+           of configs/own_images.py, unless `variant` is given
+  epochs   length of the run; by default 800
   paper    the plain ViT of the paper's main tables: absolute positions, no relative ones, no LayerScale
   fast     less work for the input, which decodes only the crop; the step jitters its colours and makes the tokenizer's
            view of it (device_augment; docs/data.md)
@@ -20,21 +21,28 @@ Expected: B/16 on ImageNet-1k after 300 epochs: training loss 6.30, accuracy at 
 log, microsoft/unilm#383). A healthy run shows about five percent: a uniform guess has a loss of ln 8192 = 9.01.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, shorten, split_of
+from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
+from beit_jax.own_images import fit_batch, fit_warmup
+
+OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the official README; those of its ImageNet-22k command for any data set but ImageNet-1k."""
-    arg = parse_arg(arg, variant="B/16", data="imagenet2012", epochs=800.0, paper=False, fast=False, runlocal=False)
+    arg = parse_arg(arg, variant="", data="imagenet2012", epochs=0.0, paper=False, fast=False, runlocal=False)
+    chosen = arg.variant or arg.paper or arg.fast or arg.runlocal
+    if not chosen and (own := OWN_IMAGES.stage("pretrain", arg.epochs, data=arg.data)):
+        return own
     config = defaults("pretrain")
-    config.epochs = arg.epochs
-    config.data.source = arg.data
-    config.data.eval_split = split_of(arg.data)
+    config.epochs = arg.epochs or 800.0
+    set_source(config, arg.data)
     large, imagenet_1k = arg.variant.startswith("L"), arg.data == "imagenet2012"
 
-    config.model.variant = arg.variant
+    config.model.variant = arg.variant or "B/16"
     config.model.layer_scale = 1e-5 if large else 0.1
     if arg.paper:
         config.model.update(dict(absolute_positions=True, relative_position="none", layer_scale=0.0))
@@ -44,9 +52,11 @@ def get_config(arg: str = "") -> ConfigDict:
         config.optimizer.warmup = "10 epochs"
     else:
         config.optimizer.warmup = "10000 steps"
+    fit_batch(config)
+    fit_warmup(config)
 
     if arg.runlocal:
-        config.data.source, config.data.eval_split = "digits", "test"
+        set_source(config, "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))

@@ -21,7 +21,7 @@ L/16 73.5%; the last layer alone gives about 20% (microsoft/unilm#419). Not meas
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, shorten, split_of
+from beit_jax.config import defaults, parse_arg, set_source, shorten
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -38,15 +38,16 @@ def get_config(arg: str = "") -> ConfigDict:
         config.layers = (14,) if arg.variant.startswith("L") else (9,)
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.weight_decay = 4e-3, 0.0, 1e-4
-    config.data.source, config.cache_features = arg.data, arg.cache
+    set_source(config, arg.data)
+    config.cache_features = arg.cache
 
     if arg.runlocal:
-        config.data.source, config.cache_features = "digits", True
+        set_source(config, "digits")
+        config.cache_features = True
         config.batch_size = 32
         shorten(config, 40)
         config.model.update(dict(variant="Micro/4", image_size=16))
         config.encoder.init_from, config.layers, config.knn.k = "random", (), 10
-    config.data.eval_split = split_of(config.data.source)
     of_1k = config.data.source.startswith("imagenet2012")
     statistics = arg.statistics or ("imagenet" if of_1k else "inception")
     ending = f"|normalize('{statistics}')|keep('image', 'label')"

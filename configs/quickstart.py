@@ -48,7 +48,7 @@ def tokenizer() -> ConfigDict:
     config = digits(defaults("tokenizer"))
     config.model.update(dict(image_size=SIZE, vocab=32, hidden=16, groups=3, blocks_per_group=1, decoder_init=32))
     config.batch_size, config.steps = 64, 2000
-    config.loss.update(dict(kl_weight=3.0, kl_steps=1, temperature_steps=2000))
+    config.loss.update(dict(kl_weight=3.0, kl_warmup="1 step", annealing="100%"))
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup, opt.weight_decay, opt.clip_norm = 1e-2, 1e-4, "50 steps", 1e-4, 1.0
     config.data.ops = "decode|random_resized_crop(image_size, 0.7, 1.0, (0.9, 1.1))|map_pixels('image')|keep('image')"

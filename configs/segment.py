@@ -28,7 +28,7 @@ README); SETR-PUP B/16 at 512 from pre-training on ImageNet-1k 45.6, with interm
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, shorten
+from beit_jax.config import defaults, parse_arg, set_source, shorten
 
 # head, size of the encoder, stage: lr, layer decay, stochastic depth
 RECIPES = {
@@ -66,7 +66,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.layer_scale = 1e-6  # of new parameters; a checkpoint has its own values
         if arg.size == 640:
             opt.accumulate = 2
-    config.data.source, config.data.shuffle_buffer = arg.data, 20_000
+    set_source(config, arg.data)
+    config.data.shuffle_buffer = 20_000
     config.model.num_classes, zero = 150, "reduce_zero_label|"
     if arg.runlocal:
         zero = ""

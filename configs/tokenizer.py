@@ -4,7 +4,12 @@
   python -m beit_jax.train --config configs/tokenizer.py:data=folder:PATH --workdir runs/tokenizer
   python -m beit_jax.train --config configs/tokenizer.py:runlocal --workdir runs/try      a minute on a laptop
 
-Arguments: data (a tfds name, folder:PATH or digits), runlocal.
+Arguments
+  data     a tfds name, folder:PATH or digits; a folder of fewer than 100,000 images, or any on a CPU, gets the settings
+           of configs/own_images.py, unless `steps` is given
+  steps    length of the run; the warm-up of the KL term and the annealing of the temperature are in steps too, and are
+           shortened in proportion
+  runlocal
 
 Hardware: OpenAI used 64 V100 (16 GB), 8 images each. Time and memory of this code at this size: not measured.
 Expected: the paper's dVAE reconstructs ImageNet with a mean absolute error of 0.0856, and one that was trained again on
@@ -12,30 +17,40 @@ ImageNet-1k with 0.0880 (BEiT paper, table 8). Watch `perplexity`: if the tokeni
 pre-training has nothing to learn.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, shorten, split_of
+from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
+from beit_jax.own_images import fit_batch
+
+OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The paper's settings, with a random resized crop in place of the random square crop of the paper's listing 1."""
-    arg = parse_arg(arg, data="imagenet2012", runlocal=False)
+    arg = parse_arg(arg, data="imagenet2012", steps=0, runlocal=False)
+    if not arg.steps and not arg.runlocal and (own := OWN_IMAGES.stage("tokenizer", data=arg.data)):
+        return own
     config = defaults("tokenizer")
     config.batch_size = 512
-    config.steps = 3_000_000
-    config.data.source = arg.data
-    config.data.eval_split = split_of(arg.data)
+    config.steps = arg.steps or 3_000_000
+    set_source(config, arg.data)
+    config.loss.annealing = "5%"  # 150,000 steps
+    if arg.steps:
+        config.loss.kl_warmup = "0.167%"  # the same fraction of the run as 5,000 steps of 3 million
 
     opt = config.optimizer
-    opt.lr, opt.min_lr, opt.schedule = 1e-4, 1.25e-6, "cosine, 1200000 steps"
+    opt.lr, opt.min_lr, opt.schedule = 1e-4, 1.25e-6, "cosine, 40%"  # 1.2 million steps
     opt.weight_decay, opt.ema = 1e-4, 0.999
+    fit_batch(config)
 
     if arg.runlocal:
-        config.data.source, config.data.eval_split = "digits", "test"
+        set_source(config, "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
-        config.loss.update(dict(kl_steps=10, temperature_steps=10))
+        config.loss.update(dict(kl_warmup="50%", annealing="50%"))
     # Squares of (8/12)^2 to (8/9)^2 of the area. On square images that is the paper's resize to 9/8..12/8 of the size
     # followed by a crop; on others the paper takes a square of the short side first.
     config.data.ops = (

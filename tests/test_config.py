@@ -85,7 +85,7 @@ def test_impossible_values_are_one_line(changes, message):
         ("classify", {"model.num_classes": -1}, "model.num_classes=-1; expected at least 0"),
         ("classify", {"model.init_scale": -1.0}, "model.init_scale=-1.0; expected at least 0"),
         ("tokenizer", {"loss.temperature_end": 0.0}, "loss.temperature_end=0.0; expected above 0"),
-        ("tokenizer", {"loss.kl_steps": -1}, "loss.kl_steps=-1; expected at least 0"),
+        ("tokenizer", {"loss.kl_warmup": "-1"}, "loss.kl_warmup='-1'; expected a duration such as '10 epochs'"),
         ("tokenizer", {"model.groups": 0}, "model.groups=0; expected at least 1"),
     ],
 )
@@ -125,11 +125,11 @@ def test_help_of_a_recipe_lists_the_keys_of_each_task_once():
 
 
 def test_durations_and_schedules_in_steps():
-    assert [in_steps(text, 50) for text in ("10 epochs", "1.5 epochs", "1 epoch", "200 steps", "")] == [
-        500, 75, 50, 200, 0,
-    ]  # fmt: skip
-    assert parse_schedule("cosine", 50) == ("cosine", 0)
-    assert parse_schedule("linear, 3 epochs", 50) == ("linear", 150)
+    texts = ("10 epochs", "1.5 epochs", "1 epoch", "200 steps", "", "5%", "0.5 %", "0.001%", "0%")
+    assert [in_steps(text, 50, 1000) for text in texts] == [500, 75, 50, 200, 0, 50, 5, 1, 0]
+    assert parse_schedule("cosine", 50, 1000) == ("cosine", 0)
+    assert parse_schedule("linear, 3 epochs", 50, 1000) == ("linear", 150)
+    assert parse_schedule("cosine, 40%", 50, 1000) == ("cosine", 400)
 
 
 def test_the_same_settings_for_another_task():

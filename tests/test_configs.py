@@ -119,9 +119,9 @@ def test_official_values_are_the_defaults(repository):
     (intermediate,) = stages(repository, "finetune", "recipe=22k_to_1k").values()
     assert (intermediate.mixup, intermediate.cutmix) == (0, 0)
     (tokenizer,) = stages(repository, "tokenizer", "").values()
-    assert (tokenizer.loss.kl_weight, tokenizer.loss.temperature_steps, tokenizer.optimizer.ema) == (
+    assert (tokenizer.loss.kl_weight, tokenizer.loss.annealing, tokenizer.optimizer.ema) == (
         6.6,
-        150_000,
+        "5%",
         0.999,
     )
 

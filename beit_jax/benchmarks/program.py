@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.config.durations import in_steps, parse_schedule
+from beit_jax.config.schema import durations_in_steps
 from beit_jax.experiment import Experiment, Lengths
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks.encoder import compute_dtype
@@ -54,8 +55,9 @@ def experiment_without_data(config: ConfigDict, task: Task | None = None) -> Exp
       UserError: the mesh does not fit the devices, the batch or the parameters.
     """
     total = config.steps or STEPS
-    warmup = min(in_steps(config.optimizer.warmup, STEPS_PER_EPOCH), total - 1)
-    _, schedule = parse_schedule(config.optimizer.schedule, STEPS_PER_EPOCH)
+    config = durations_in_steps(config, STEPS_PER_EPOCH, total)
+    warmup = min(in_steps(config.optimizer.warmup, STEPS_PER_EPOCH, total), total - 1)
+    _, schedule = parse_schedule(config.optimizer.schedule, STEPS_PER_EPOCH, total)
     lengths = Lengths(total, warmup, schedule, STEPS_PER_EPOCH)
     experiment = Experiment(config, Path(), task or tasks.create_task(config), lengths)
     experiment.check_batch()

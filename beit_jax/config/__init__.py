@@ -10,7 +10,7 @@ from beit_jax.config.help import describe_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.op_sizes import fill_in_sizes
 from beit_jax.config.pretrain import tokenizer_image_size
-from beit_jax.config.recipes import recipe, shorten, shortened, split_of, stage_of, stages_of
+from beit_jax.config.recipes import recipe, set_source, shorten, shortened, stage_of, stages_of
 from beit_jax.config.schema import Schema, defaults, keys_of, task_names, validate, with_task
 from beit_jax.config.serialization import flatten, from_json, to_json
 
@@ -29,9 +29,9 @@ __all__ = [
     "parse_arg",
     "python_file",
     "recipe",
+    "set_source",
     "shorten",
     "shortened",
-    "split_of",
     "stage_of",
     "stages_of",
     "task_names",

@@ -3,6 +3,7 @@
 Sizes are those of the published weights, the settings of its training those of appendix A.2 of the DALL-E paper.
 """
 
+from beit_jax.config.durations import check_duration
 from beit_jax.config.keys import Key, Keys
 
 KEYS: Keys = dict(
@@ -15,9 +16,13 @@ KEYS: Keys = dict(
 
 LOSS_KEYS: Keys = dict(
     kl_weight=Key(6.6, "final weight of the KL term", at_least=0),
-    kl_steps=Key(5_000, "steps over which that weight grows from 0", at_least=0),
+    kl_warmup=Key(
+        "5000 steps", "how long that weight grows from 0; also '10 epochs', '5%' of the run", check=check_duration
+    ),
     temperature_start=Key(1.0, "first temperature of the Gumbel-softmax", above=0),
     temperature_end=Key(1 / 16, "last temperature", above=0),
-    temperature_steps=Key(150_000, "steps between the two", at_least=0),
+    annealing=Key(
+        "150000 steps", "from the first temperature to the last; also '10 epochs', '5%'", check=check_duration
+    ),
     straight_through=Key(False, "whether the decoder sees one-hot codes"),
 )

@@ -1,10 +1,14 @@
 """Recipes: ordered lists of configs, each a stage with a folder of its own under the workdir."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from beit_jax.data.sources.folder import list_splits
 from beit_jax.errors import UserError
+
+HELD_OUT = ("train[:90%]", "train[90%:]")  # of a folder without a split for evaluation
 
 
 def recipe(**stages: ConfigDict) -> ConfigDict:
@@ -51,6 +55,18 @@ def shortened(stages: Mapping[str, ConfigDict], steps: int) -> dict[str, ConfigD
     return {name: shorten(config, steps) for name, config in stages.items()}
 
 
-def split_of(source: str) -> str:
-    """The usual name of the evaluation split of a data source."""
-    return "test" if source in ("digits", "cifar10", "cifar100") else "validation"
+def set_source(config: ConfigDict, source: str) -> ConfigDict:
+    """Sets, in place, what a config reads: the data source, and the splits to train and to evaluate on.
+
+    Of a folder without a split `validation`, a tenth of the training images is held out, chosen by a hash of their
+    names. Other sources have the splits that their data sets usually have.
+    """
+    config.data.source = source
+    config.data.split, config.data.eval_split = "train", "validation"
+    if source in ("digits", "cifar10", "cifar100"):
+        config.data.eval_split = "test"
+    elif source.startswith("folder:"):
+        folder = source.removeprefix("folder:")
+        if Path(folder).is_dir() and "validation" not in list_splits(folder):
+            config.data.split, config.data.eval_split = HELD_OUT
+    return config

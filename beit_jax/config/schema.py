@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizer_kinds
+from beit_jax.config.durations import check_duration, in_steps
 from beit_jax.config.keys import Key, Keys, default_values, flatten_keys
 from beit_jax.config.op_sizes import fill_in_sizes
 from beit_jax.config.registry import Registry
@@ -64,6 +65,15 @@ def declared_keys(config: ConfigDict) -> dict[str, Key]:
       UserError: the task or the kind of tokenizer is unknown.
     """
     return flatten_keys(keys_of(config.get("task", None), tokenizer_kinds.kind_of(config)))
+
+
+def durations_in_steps(config: ConfigDict, steps_per_epoch: int, total: int) -> ConfigDict:
+    """A copy of a valid config in which every duration is in steps, such as "200 steps"; empty ones stay empty."""
+    config = config.copy_and_resolve_references()
+    for name, key in declared_keys(config).items():
+        if key.check is check_duration and (text := flatten(config)[name]):
+            config.update_from_flattened_dict({name: f"{in_steps(text, steps_per_epoch, total)} steps"})
+    return config
 
 
 def defaults(task: str, tokenizer_kind: str = "dvae") -> ConfigDict:

@@ -95,7 +95,11 @@ def _optimizer() -> Keys:
             "of the learning rate: cosine after the warm-up or linear from step 0; with a length: 'cosine, 90 epochs'",
             check=check_schedule,
         ),
-        warmup=Key("", "length of the linear warm-up, such as '10 epochs' or '200 steps'", check=check_duration),
+        warmup=Key(
+            "",
+            "length of the linear warm-up, such as '10 epochs', '200 steps' or '5%' of the run",
+            check=check_duration,
+        ),
         weight_decay=Key(
             0.05,
             "decay of weights; biases, norms, LayerScale, the class token and position embeddings have none",

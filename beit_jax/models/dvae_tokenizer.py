@@ -84,8 +84,9 @@ class DvaeTokenizer(Tokenizer):
     def loss(self, params: Params, images: jax.Array, key: jax.Array, step: jax.Array) -> tuple[Metrics, Params]:
         """See `Tokenizer.loss`."""
         settings = self.settings
-        temperature = cosine(settings.temperature_start, settings.temperature_end, settings.temperature_steps, step)
-        kl_weight = cosine(0.0, settings.kl_weight, settings.kl_steps, step)
+        annealing, warmup = _steps(settings.annealing), _steps(settings.kl_warmup)
+        temperature = cosine(settings.temperature_start, settings.temperature_end, annealing, step)
+        kl_weight = cosine(0.0, settings.kl_weight, warmup, step)
         outputs, logits = self.model.apply({"params": params}, images, key, temperature, settings.straight_through)
         per_image = self._terms(images, outputs, logits, kl_weight)
         count, one = jnp.float32(images.shape[0]), jnp.float32(1.0)
@@ -127,3 +128,8 @@ def cosine(start: float, end: float, steps: int, step: jax.Array) -> jax.Array:
     """From `start` to `end` along half a cosine over `steps`, then constant (appendix A.2: a linear one diverged)."""
     progress = jnp.clip(step.astype(jnp.float32) / max(steps, 1), 0.0, 1.0)
     return end + (start - end) * 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+
+
+def _steps(duration: str) -> int:
+    """The number in "200 steps"; 0 of an empty text. An experiment puts steps in place of epochs and percentages."""
+    return int(duration.partition(" ")[0] or 0)

@@ -49,7 +49,7 @@ def build_optimizer(
             f"found a warm-up of {warmup_steps} steps, expected fewer than the {total_steps} steps of the run: shorten "
             "optimizer.warmup"
         )
-    kind, _ = parse_schedule(settings.schedule, steps_per_epoch=1)
+    kind, _ = parse_schedule(settings.schedule, steps_per_epoch=1, total=total_steps)
     schedule = {"cosine": warmup_cosine, "linear": warmup_linear}[kind]
     rate = schedule(settings.lr, settings.min_lr, warmup_steps, total_steps, decay_steps)
     b1, b2 = settings.betas

@@ -1,0 +1,254 @@
+"""Chooses the settings of `configs/own_images.py` from the images of a folder, the devices and the time there is.
+
+What is chosen depends on nothing else, so that the same command makes the same config again and continues its run. The
+rules were tried on two cores with 600 to 12,000 images (docs/own_images.md); for others they are rules of
+thumb.
+"""
+
+import math
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+from PIL import Image
+
+from beit_jax import config as configs
+from beit_jax.benchmarks import chips
+from beit_jax.config.durations import in_steps
+from beit_jax.data.sources.folder import list_folder
+from beit_jax.errors import UserError
+from beit_jax.models import variants
+from beit_jax.runtime import distributed
+
+SIZES = (32, 64, 96, 128, 160, 224)  # of images, in pixels
+LARGEST_ON_CPU = 64
+GRID = 8  # patches along the side of an image below 224 pixels
+MANY = 100_000  # images for which the published settings suit, if there is an accelerator
+SAMPLE = 256  # images whose sizes are read
+CORE_FLOPS = 15e9  # of training small networks in float32 on one core of a CPU; measured on the machine of the docs
+START_S, STAGE_S = 25.0, 15.0  # before the first stage; of each stage to compile, evaluate and save
+# Parts of the time, largest numbers of epochs, and the smallest number of steps.
+SHARES = dict(tokenizer=0.15, pretrain=0.5, finetune=0.35)
+MOST_EPOCHS = dict(tokenizer=800, pretrain=1600, finetune=200)
+LEAST_STEPS = 20
+# The largest encoder for so many images to train on, and whether a CPU trains it. Nano is the only one that was tried.
+ENCODERS = (("B", 100_000, False), ("S", 10_000, False), ("Ti", 2_000, False), ("Nano", 0, True))
+USED_PEAK = 0.25  # fraction of an accelerator's peak; an estimate
+UNKNOWN_PEAK = 50e12  # FLOP/s of an accelerator that is not in the table; an estimate
+
+
+class Images(NamedTuple):
+    """What a folder holds.
+
+    Attributes:
+      split: the split to train on.
+      eval_split: the split that is held out.
+      train: number of images to train on.
+      held_out: number of images that are held out.
+      classes: names; none without class folders.
+      side: median of the shorter sides, in pixels.
+    """
+
+    split: str
+    eval_split: str
+    train: int
+    held_out: int
+    classes: tuple[str, ...]
+    side: int
+
+
+class Machine(NamedTuple):
+    """The devices of a run, and how many FLOP/s they are expected to use in training, all together."""
+
+    kind: str
+    devices: int
+    flops: float
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether there is no accelerator."""
+        return self.kind == "cpu"
+
+
+def look_at(source: str) -> Images:
+    """Lists the images of `folder:PATH`, and reads the sizes of some from their headers.
+
+    Raises:
+      UserError: the source is no folder of images.
+    """
+    if not source.startswith("folder:"):
+        raise UserError(f"data={source!r}; expected a folder of images, as data=folder:PATH")
+    chosen = configs.set_source(configs.defaults("classify"), source).data
+    root = source.removeprefix("folder:")
+    train, held_out = list_folder(root, chosen.split), list_folder(root, chosen.eval_split)
+    side = median_side(train.paths)
+    return Images(chosen.split, chosen.eval_split, len(train.paths), len(held_out.paths), tuple(train.classes), side)
+
+
+def median_side(paths: Sequence[str]) -> int:
+    """The median of the shorter sides of some of the images, in pixels.
+
+    Raises:
+      UserError: none of them can be read.
+    """
+    sides = []
+    for path in paths[:: -(-len(paths) // SAMPLE)]:
+        try:
+            with Image.open(path) as image:
+                sides.append(min(image.size))
+        except (OSError, ValueError, Image.DecompressionBombError):
+            continue  # training counts and names such images
+    if not sides:
+        raise UserError(
+            f"none of {SAMPLE} images can be read, such as {Path(paths[0])}; expected JPEG, PNG, GIF or BMP"
+        )
+    return round(statistics.median(sides))
+
+
+def machine() -> Machine:
+    """The devices of this run. Connects with the other processes of the run, if there are any."""
+    distributed.start()  # before JAX uses its devices
+    import jax
+
+    devices = jax.devices()
+    if devices[0].platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return Machine("cpu", len(devices), cores * jax.process_count() * CORE_FLOPS)
+    kind = devices[0].device_kind
+    peak = chips.peak_flops(kind, "bfloat16") or UNKNOWN_PEAK
+    return Machine(kind, len(devices), len(devices) * peak * USED_PEAK)
+
+
+def is_small(source: str) -> bool:
+    """Whether a source is a folder for which the sizes and lengths of the papers are too large, on these devices."""
+    if not source.startswith("folder:") or not Path(source.removeprefix("folder:")).is_dir():
+        return False
+    return machine().is_cpu or look_at(source).train < MANY
+
+
+class Plan(NamedTuple):
+    """Sizes that are chosen.
+
+    Attributes:
+      size: side of the images that the encoder sees, in pixels.
+      variant: of the encoder, with its patch size.
+      codes: number of tokens.
+      batch: images of a step.
+    """
+
+    size: int
+    variant: str
+    codes: int
+    batch: int
+
+
+def choose(images: Images, machine: Machine, given: Plan) -> Plan:
+    """Sizes for a folder and a machine.
+
+    Args:
+      images: from `look_at`.
+      machine: from `machine`.
+      given: sizes that stay as they are; 0 or empty: chosen.
+
+    Raises:
+      UserError: no patch divides the size, or the variant is unknown.
+    """
+    largest = LARGEST_ON_CPU if machine.is_cpu else SIZES[-1]
+    fitting = [size for size in SIZES if size <= min(images.side, largest)]
+    size = given.size or (fitting or SIZES)[-1 if fitting else 0]
+    name, _, patch = given.variant.partition("/")
+    name = name or next(name for name, least, cpu in ENCODERS if images.train >= least and (cpu or not machine.is_cpu))
+    variant = f"{name}/{patch or patch_of(size)}"
+    variants.parse(variant)
+    return Plan(size, variant, given.codes or codes_of(images), given.batch or batch_of(images, machine))
+
+
+def patch_of(size: int) -> int:
+    """Pixels along the side of a patch: 16 from 224 pixels on, below it about an eighth of the image.
+
+    Raises:
+      UserError: no patch of that order divides the size.
+    """
+    wanted = 16 if size >= SIZES[-1] else size / GRID
+    patches = [patch for patch in range(2, size) if size % patch == 0 and wanted / 2 < patch < wanted * 2]
+    if not patches:
+        raise UserError(f"size={size} is divisible by no patch of about {wanted:g} pixels; choose a multiple of {GRID}")
+    return min(patches, key=lambda patch: abs(patch - wanted))
+
+
+def stride_of(patch: int) -> int:
+    """Pixels along the side of a token, on images of about half the size: a power of two, at most half a patch."""
+    return 2 ** int(math.log2(max(patch // 2, 1)))
+
+
+def codes_of(images: Images) -> int:
+    """A number of tokens that so many images can fill: 64 for 600, 256 for 10,000, 8192 for millions of images."""
+    return min(max(2 ** round(math.log2(math.sqrt(8 * images.train))), 32), 8192)
+
+
+def batch_of(images: Images, machine: Machine) -> int:
+    """At least ten steps an epoch, and a multiple of the devices.
+
+    Raises:
+      UserError: there are fewer images than devices.
+    """
+    largest = 64 if machine.is_cpu else 1024
+    batch = min(largest, 2 ** int(math.log2(max(images.train / 10, 1))))
+    batch = max(batch, 8) // machine.devices * machine.devices or machine.devices
+    if batch > images.train:
+        raise UserError(
+            f"{images.train} images to train on do not fill a batch on {machine.devices} devices; add images"
+        )
+    return batch
+
+
+def lengths(flops: Mapping[str, int], images: Images, machine: Machine, batch: int, minutes: float) -> dict[str, int]:
+    """The steps of each stage, so that all of them together take the minutes, by an estimate.
+
+    Args:
+      flops: FLOPs of each stage for an image; the names of fine-tunings begin with `from_`.
+      images: from `look_at`.
+      machine: from `machine`.
+      batch: images of a step.
+      minutes: of the whole run.
+    """
+    budget = max(minutes * 60 - START_S - STAGE_S * len(flops), 0.2 * minutes * 60) * machine.flops
+    finetunings = sum(name.startswith("from_") for name in flops)
+    steps = {}
+    for name, per_image in flops.items():
+        kind = "finetune" if name.startswith("from_") else name
+        share = SHARES[kind] / (finetunings if kind == "finetune" else 1)
+        most = MOST_EPOCHS[kind] * images.train / batch
+        steps[name] = max(round(min(share * budget / (per_image * batch), most)), LEAST_STEPS)
+    return steps
+
+
+def fit_batch(config: ConfigDict) -> None:
+    """Makes the batch of a published recipe, in place, small enough for a folder: at least four steps an epoch.
+
+    The learning rate is scaled by the square root of the change, as suits Adam.
+    """
+    images = _images_in_folder(config)
+    batch = 2 ** int(math.log2(max(images / 4, 1)))
+    if images and batch < config.batch_size:
+        config.optimizer.lr *= math.sqrt(batch / config.batch_size)
+        config.batch_size = batch
+
+
+def fit_warmup(config: ConfigDict) -> None:
+    """Makes the warm-up of a run on a folder, in place, a tenth of the run at most; the run's length is in epochs."""
+    per_epoch = _images_in_folder(config) // config.batch_size
+    total = round(config.epochs * per_epoch)
+    if per_epoch and in_steps(config.optimizer.warmup, per_epoch, total) > total / 10:
+        config.optimizer.warmup = "10%"
+
+
+def _images_in_folder(config: ConfigDict) -> int:
+    """Images to train on; 0 if the data are no folder that exists."""
+    folder = config.data.source.removeprefix("folder:")
+    if folder == config.data.source or not Path(folder).is_dir():
+        return 0
+    return len(list_folder(folder, config.data.split).paths)
