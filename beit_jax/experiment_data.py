@@ -56,15 +56,27 @@ class ExperimentData:
         _ = self.evaluations  # raises where they do not fit
 
     @functools.cached_property
+    def num_examples(self) -> int:
+        """Examples to train on, over all processes."""
+        from beit_jax.data import pipeline
+
+        return pipeline.info(self.config.data).num_examples
+
+    @property
+    def num_eval_examples(self) -> int:
+        """Examples to evaluate on, over all processes."""
+        from beit_jax.data import pipeline
+
+        return pipeline.count(self.config.data, self.config.data.eval_split)
+
+    @functools.cached_property
     def steps_per_epoch(self) -> int:
         """Training examples divided by the batch size, rounded down.
 
         Raises:
           UserError: the examples do not fill a batch.
         """
-        from beit_jax.data import pipeline
-
-        examples, batch_size = pipeline.info(self.config.data).num_examples, self.config.batch_size
+        examples, batch_size = self.num_examples, self.config.batch_size
         if examples < batch_size:
             raise UserError(
                 f"{examples} training examples do not fill one batch of {batch_size}; lower batch_size, or take more "

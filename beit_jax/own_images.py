@@ -6,7 +6,6 @@ thumb.
 """
 
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,19 +15,17 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import config as configs
-from beit_jax.benchmarks import chips
 from beit_jax.config.durations import in_steps
 from beit_jax.data.sources.folder import list_folder
 from beit_jax.errors import UserError
+from beit_jax.machine import Machine, find_machine
 from beit_jax.models import variants
-from beit_jax.runtime import distributed
 
 SIZES = (32, 64, 96, 128, 160, 224)  # of images, in pixels
 LARGEST_ON_CPU = 64
 GRID = 8  # patches along the side of an image below 224 pixels
 MANY = 100_000  # images for which the published settings suit, if there is an accelerator
 SAMPLE = 256  # images whose sizes are read
-CORE_FLOPS = 15e9  # of training small networks in float32 on one core of a CPU; measured on the machine of the docs
 START_S, STAGE_S = 25.0, 15.0  # before the first stage; of each stage to compile, evaluate and save
 # Parts of the time, largest numbers of epochs, and the smallest number of steps.
 SHARES = dict(tokenizer=0.15, pretrain=0.5, finetune=0.35)
@@ -36,8 +33,6 @@ MOST_EPOCHS = dict(tokenizer=800, pretrain=1600, finetune=200)
 LEAST_STEPS = 20
 # The largest encoder for so many images to train on, and whether a CPU trains it. Nano is the only one that was tried.
 ENCODERS = (("B", 100_000, False), ("S", 10_000, False), ("Ti", 2_000, False), ("Nano", 0, True))
-USED_PEAK = 0.25  # fraction of an accelerator's peak; an estimate
-UNKNOWN_PEAK = 50e12  # FLOP/s of an accelerator that is not in the table; an estimate
 
 
 class Images(NamedTuple):
@@ -50,6 +45,7 @@ class Images(NamedTuple):
       held_out: number of images that are held out.
       classes: names; none without class folders.
       side: median of the shorter sides, in pixels.
+      pixels: median of the numbers of pixels.
     """
 
     split: str
@@ -58,19 +54,7 @@ class Images(NamedTuple):
     held_out: int
     classes: tuple[str, ...]
     side: int
-
-
-class Machine(NamedTuple):
-    """The devices of a run, and how many FLOP/s they are expected to use in training, all together."""
-
-    kind: str
-    devices: int
-    flops: float
-
-    @property
-    def is_cpu(self) -> bool:
-        """Whether there is no accelerator."""
-        return self.kind == "cpu"
+    pixels: int
 
 
 def look_at(source: str) -> Images:
@@ -84,49 +68,35 @@ def look_at(source: str) -> Images:
     chosen = configs.set_source(configs.defaults("classify"), source).data
     root = source.removeprefix("folder:")
     train, held_out = list_folder(root, chosen.split), list_folder(root, chosen.eval_split)
-    side = median_side(train.paths)
-    return Images(chosen.split, chosen.eval_split, len(train.paths), len(held_out.paths), tuple(train.classes), side)
+    sizes = some_sizes(train.paths)
+    side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))
+    classes = tuple(train.classes)
+    return Images(chosen.split, chosen.eval_split, len(train.paths), len(held_out.paths), classes, side, pixels)
 
 
-def median_side(paths: Sequence[str]) -> int:
-    """The median of the shorter sides of some of the images, in pixels.
+def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Width and height of some of the images.
 
     Raises:
       UserError: none of them can be read.
     """
-    sides = []
+    sizes = []
     for path in paths[:: -(-len(paths) // SAMPLE)]:
         try:
             with Image.open(path) as image:
-                sides.append(min(image.size))
+                sizes.append(image.size)
         except (OSError, ValueError, Image.DecompressionBombError):
             continue  # training counts and names such images
-    if not sides:
-        raise UserError(
-            f"none of {SAMPLE} images can be read, such as {Path(paths[0])}; expected JPEG, PNG, GIF or BMP"
-        )
-    return round(statistics.median(sides))
-
-
-def machine() -> Machine:
-    """The devices of this run. Connects with the other processes of the run, if there are any."""
-    distributed.start()  # before JAX uses its devices
-    import jax
-
-    devices = jax.devices()
-    if devices[0].platform == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return Machine("cpu", len(devices), cores * jax.process_count() * CORE_FLOPS)
-    kind = devices[0].device_kind
-    peak = chips.peak_flops(kind, "bfloat16") or UNKNOWN_PEAK
-    return Machine(kind, len(devices), len(devices) * peak * USED_PEAK)
+    if not sizes:
+        raise UserError(f"no image of {min(len(paths), SAMPLE)} can be read, such as {paths[0]}; expected image files")
+    return sizes
 
 
 def is_small(source: str) -> bool:
     """Whether a source is a folder for which the sizes and lengths of the papers are too large, on these devices."""
     if not source.startswith("folder:") or not Path(source.removeprefix("folder:")).is_dir():
         return False
-    return machine().is_cpu or look_at(source).train < MANY
+    return find_machine().is_cpu or look_at(source).train < MANY
 
 
 class Plan(NamedTuple):
@@ -150,7 +120,7 @@ def choose(images: Images, machine: Machine, given: Plan) -> Plan:
 
     Args:
       images: from `look_at`.
-      machine: from `machine`.
+      machine: from `find_machine`.
       given: sizes that stay as they are; 0 or empty: chosen.
 
     Raises:
@@ -209,20 +179,21 @@ def lengths(flops: Mapping[str, int], images: Images, machine: Machine, batch: i
     """The steps of each stage, so that all of them together take the minutes, by an estimate.
 
     Args:
-      flops: FLOPs of each stage for an image; the names of fine-tunings begin with `from_`.
+      flops: of a training step of each stage, for an image; the names of fine-tunings begin with `from_`.
       images: from `look_at`.
-      machine: from `machine`.
+      machine: from `find_machine`.
       batch: images of a step.
       minutes: of the whole run.
     """
-    budget = max(minutes * 60 - START_S - STAGE_S * len(flops), 0.2 * minutes * 60) * machine.flops
+    seconds = max(60 * minutes - START_S - STAGE_S * len(flops), 12 * minutes)
     finetunings = sum(name.startswith("from_") for name in flops)
     steps = {}
     for name, per_image in flops.items():
         kind = "finetune" if name.startswith("from_") else name
         share = SHARES[kind] / (finetunings if kind == "finetune" else 1)
-        most = MOST_EPOCHS[kind] * images.train / batch
-        steps[name] = max(round(min(share * budget / (per_image * batch), most)), LEAST_STEPS)
+        affordable = share * seconds / (machine.seconds_per_image(per_image, images.pixels) * batch)
+        useful = MOST_EPOCHS[kind] * images.train / batch
+        steps[name] = max(round(min(affordable, useful)), LEAST_STEPS)
     return steps
 
 

@@ -33,6 +33,7 @@ from beit_jax import own_images
 from beit_jax.config import defaults, parse_arg, recipe, set_source, shortened
 from beit_jax.errors import UserError
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
+from beit_jax.machine import find_machine
 from beit_jax.models import variants
 from beit_jax.own_images import Images, Plan
 from beit_jax.tasks import create_task
@@ -55,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def build(arg: ConfigDict) -> dict[str, ConfigDict]:
     """The stages by name."""
-    images, machine = own_images.look_at(arg.data), own_images.machine()
+    images, machine = own_images.look_at(arg.data), find_machine()
     plan = own_images.choose(images, machine, Plan(arg.size, arg.variant, arg.codes, arg.batch))
     stages = {"tokenizer": tokenizer(plan, arg), "pretrain": pretrain(plan, arg)}
     for arm, init_from in (("beit", "stage:pretrain"), ("scratch", "")):

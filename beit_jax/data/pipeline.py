@@ -53,6 +53,15 @@ def info(config: Any) -> SourceInfo:
     return SourceInfo(sum(counts), source.num_classes)
 
 
+def count(config: Any, split: str) -> int:
+    """The number of examples in a split, whatever `config.labels` says.
+
+    Raises:
+      UserError: the split cannot be read.
+    """
+    return _open(config, split).num_examples
+
+
 def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape and type of everything in a batch of one example that `ops` make of a split; no image is read.
 

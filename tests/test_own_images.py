@@ -1,0 +1,145 @@
+"""What `configs/own_images.py` chooses, and how: from the images of a folder, the devices and the minutes."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from beit_jax import config as configs
+from beit_jax import own_images
+from beit_jax.errors import UserError
+from beit_jax.machine import Machine
+from beit_jax.own_images import Images, Plan
+
+CPU = Machine("cpu", 1, 2, 3e10)
+GPU = Machine("NVIDIA H100 80GB HBM3", 8, 64, 2e15)
+CHOSEN = Plan(0, "", 0, 0)
+
+
+def images(train=700, side=48, classes=("a", "b")):
+    return Images("train[:90%]", "train[90%:]", train, train // 9, classes, side, side * side)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """60 images in two class folders, most of them 40 pixels high."""
+    root, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    for name in ("ant", "bee"):
+        (root / name).mkdir()
+        for number in range(30):
+            side = 40 if number else 500
+            Image.fromarray(rng.integers(0, 256, (side, 52, 3), np.uint8)).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("found", "machine", "plan"),
+    [
+        (images(), CPU, Plan(32, "Nano/4", 64, 64)),
+        (images(side=500), CPU, Plan(64, "Nano/8", 64, 64)),
+        (images(side=28), CPU, Plan(32, "Nano/4", 64, 64)),
+        (images(train=100), CPU, Plan(32, "Nano/4", 32, 8)),
+        (images(train=10_000, side=28), CPU, Plan(32, "Nano/4", 256, 64)),
+        (images(train=700, side=500), GPU, Plan(224, "Nano/16", 64, 64)),
+        (images(train=3_000, side=100), GPU, Plan(96, "Ti/12", 128, 256)),
+        (images(train=1_281_167, side=375), GPU, Plan(224, "B/16", 4096, 1024)),
+    ],
+)
+def test_sizes_that_are_chosen(found, machine, plan):
+    assert own_images.choose(found, machine, CHOSEN) == plan
+
+
+def test_sizes_that_are_given_stay():
+    given = Plan(48, "S/6", 100, 24)
+    assert own_images.choose(images(), CPU, given) == given
+    assert own_images.choose(images(), CPU, Plan(48, "Ti", 0, 0)).variant == "Ti/6"
+    with pytest.raises(UserError, match="size=37 is divisible by no patch of about 4.625 pixels"):
+        own_images.choose(images(), CPU, Plan(37, "", 0, 0))
+    with pytest.raises(UserError, match="found the model variant 'Q/4'"):
+        own_images.choose(images(), CPU, Plan(32, "Q", 0, 0))
+
+
+def test_a_batch_that_the_devices_share():
+    assert own_images.batch_of(images(train=100), GPU) == 8
+    with pytest.raises(UserError, match="5 images to train on do not fill a batch on 8 devices"):
+        own_images.batch_of(images(train=5), GPU)
+
+
+def test_lengths_take_the_minutes():
+    flops = dict(tokenizer=10**8, pretrain=10**8, from_beit_seed0=10**8, from_scratch_seed0=10**8)
+    steps = own_images.lengths(flops, images(train=100_000), CPU, 64, minutes=20)
+    seconds = sum(steps.values()) * 64 * CPU.seconds_per_image(10**8, 48 * 48)
+    assert seconds == pytest.approx(20 * 60 - own_images.START_S - 4 * own_images.STAGE_S, rel=0.01)
+    assert steps["from_beit_seed0"] == steps["from_scratch_seed0"]  # the arms differ in nothing but the start
+    short = own_images.lengths(flops, images(train=64), GPU, 64, minutes=20)
+    assert short["pretrain"] == own_images.MOST_EPOCHS["pretrain"]  # and no longer
+
+
+def test_what_a_folder_holds(folder):
+    found = own_images.look_at(f"folder:{folder}")
+    assert found == Images("train[:90%]", "train[90%:]", 54, 6, ("ant", "bee"), 40, 40 * 52)
+    with pytest.raises(UserError, match="data='cifar10'; expected a folder of images, as data=folder:PATH"):
+        own_images.look_at("cifar10")
+
+
+def test_splits_of_folders(folder, tmp_path):
+    def splits(*names):
+        for name in names:
+            (tmp_path / name).symlink_to(folder)
+        data = configs.set_source(configs.defaults("classify"), f"folder:{tmp_path}").data
+        return data.split, data.eval_split
+
+    assert splits("train") == ("train[:90%]", "train[90%:]")
+    assert splits("test") == ("train[:90%]", "train[90%:]")  # the test images are kept for a test
+    assert splits("val") == ("train", "validation")
+
+
+def test_unreadable_images_are_passed_over(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"nothing")
+    with pytest.raises(UserError, match=r"no image of 1 can be read, such as .*a\.png"):
+        own_images.some_sizes([str(tmp_path / "a.png")])
+    Image.new("RGB", (8, 5)).save(tmp_path / "b.png")
+    assert own_images.some_sizes([str(tmp_path / name) for name in ("a.png", "b.png")]) == [(8, 5)]
+
+
+def test_the_recipe(folder, repository):
+    config = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder},seeds=1,minutes=5,labels=10%")
+    configs.validate(config)
+    assert list(config.stages) == ["tokenizer", "pretrain", "from_beit_seed0", "from_scratch_seed0"]
+    beit, scratch = (configs.flatten(config[f"from_{arm}_seed0"]) for arm in ("beit", "scratch"))
+    assert {key for key in beit if beit[key] != scratch[key]} == {"init_from"}
+    assert beit["data.labels"] == "10%" and "flip_lr" not in beit["data.ops"]
+    assert config.pretrain.tokenizer.vocab == 8192  # its run says how many there are
+    flipped = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder},flip")
+    assert all("|flip_lr|" in flipped[name].data.ops for name in flipped.stages)
+
+
+def test_images_without_classes(folder, repository):
+    config = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder / 'ant'}")
+    assert list(config.stages) == ["tokenizer", "pretrain"]
+
+
+def test_data_is_required(repository):
+    with pytest.raises(UserError, match=re.escape("data is missing; expected a folder of images")):
+        configs.load(f"{repository}/configs/own_images.py")
+
+
+@pytest.mark.parametrize("name", ["tokenizer", "pretrain", "finetune"])
+def test_published_settings_for_a_folder_that_is_small(folder, repository, name):
+    """On a CPU, the three configs take the settings of the recipe, unless the size of the network is given."""
+    source = f"{repository}/configs/{name}.py:data=folder:{folder}"
+    config = configs.load(source)
+    stage = dict(tokenizer="tokenizer", pretrain="pretrain", finetune="from_beit_seed0")[name]
+    recipe = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder}")[stage]
+    own, theirs = configs.flatten(config), configs.flatten(recipe)
+    assert {key for key in own if own[key] != theirs[key]} <= {"init_from", "tokenizer.init_from"}
+    full = configs.load(source + dict(tokenizer=",steps=1000").get(name, ",variant=S/16"))
+    assert full.model.image_size in (224, 256) and full.batch_size == 8  # of 54 images
+    assert full.optimizer.warmup in ("", "10%", "20 epochs")
+    assert (full.data.split, full.data.eval_split) == ("train[:90%]", "train[90%:]")
+
+
+def test_epochs_of_a_small_folder(folder, repository):
+    config = configs.load(f"{repository}/configs/pretrain.py:data=folder:{folder},epochs=300")
+    assert config.steps == 300 * 54 // config.batch_size
