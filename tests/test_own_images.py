@@ -54,7 +54,7 @@ def test_sizes_that_are_given_stay():
     given = Plan(48, "S/6", 100, 24)
     assert own_images.choose(images(), CPU, given) == given
     assert own_images.choose(images(), CPU, Plan(48, "Ti", 0, 0)).variant == "Ti/6"
-    with pytest.raises(UserError, match="size=37 is divisible by no patch of about 4.625 pixels"):
+    with pytest.raises(UserError, match=r"size=37 is divisible by no patch of about 4\.625 pixels"):
         own_images.choose(images(), CPU, Plan(37, "", 0, 0))
     with pytest.raises(UserError, match="found the model variant 'Q/4'"):
         own_images.choose(images(), CPU, Plan(32, "Q", 0, 0))
