@@ -52,7 +52,7 @@ class ShardedPairSource(_PairSource, ShardedSource):
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
         super().__init__(builder, split, shuffle_buffer)
-        self.num_classes = NUM_CLASSES.get(builder.name, UNKNOWN)
+        self.num_classes, self.class_names = NUM_CLASSES.get(builder.name, UNKNOWN), ()
         self._select_features("image", FEATURE)
 
     def record(self, raw: tuple[Any, ...]) -> Features:
