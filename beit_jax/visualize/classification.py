@@ -76,9 +76,8 @@ def draw_sheet(
     for examples, colour in ((right, "black"), (wrong, "firebrick")):
         for example in examples:
             pixels = example.image * np.float32(std) + np.float32(mean)
-            words = f"{_shorten(names[example.predicted])} {example.probability:.0%}"
-            if example.label != example.predicted:
-                words += f"\ntrue: {_shorten(names[example.label])}"
+            predicted, true = (_shorten(names[label]) for label in (example.predicted, example.label))
+            words = f"{predicted} {example.probability:.0%}\ntrue: {true}"
             panels.append((words, (pixels.clip(0, 1) * 255).round().astype(np.uint8)))
             colours.append(colour)
     return draw_panels(panels, min(COLUMNS, len(panels)), inches=1.6, colours=colours)
