@@ -97,7 +97,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
 def _check_classes(config: ConfigDict, source: Path) -> None:
     """Raises UserError if the run that is continued had other classes: they were renamed, added or removed since."""
     known = checkpoint.load_labels(source)
-    class_names.check_same(known, config.get("labels", ()), config.data.source, "train in another --workdir")
+    class_names.check_same(known, config.get("labels", ()), config.data.source, "start a new run")
 
 
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
