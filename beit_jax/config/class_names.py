@@ -49,7 +49,7 @@ def check_same(known: Sequence[str], found: Sequence[str], source: str, advice: 
       known: of a run or a checkpoint.
       found: in the data.
       source: `data.source`.
-      advice: what else can be done, for the message.
+      advice: what else can be done if there are as many of both, for the message.
 
     Raises:
       UserError: other classes, or another order.
@@ -65,9 +65,9 @@ def check_same(known: Sequence[str], found: Sequence[str], source: str, advice: 
         if names
     ]
     what = ", ".join(changes) or "the classes are in another order"
+    more = f"; if they are the same classes in the same order, {advice}" if len(known) == len(found) else ""
     raise UserError(
-        f"{source}: {what}; expected the classes of the model, {_listed(known)}: give the data the same names, or, if "
-        f"they are the same classes in the same order, {advice}"
+        f"{source}: {what}; expected the classes of the model, {_listed(known)}: give the data the same names{more}"
     )
 
 
