@@ -2,19 +2,26 @@
 
   python -m beit_jax.evaluate --checkpoint runs/quickstart/finetune_seed0
   python -m beit_jax.evaluate --checkpoint runs/pretrain/checkpoints/5000 --config.data.eval_split=test --pictures out
+  python -m beit_jax.evaluate --checkpoint beit.pth --config.data.source=folder:photos
   python -m beit_jax.evaluate --checkpoint runs/pretrain --bound
 
-The config is that of the run; --config FILE replaces it, --config.key=value changes a key. The command prints one JSON
-object. For a tokenizer or a pre-training, --bound gives the terms of the paper's evidence lower bound instead of the
-usual numbers, in nats per image; `beit_jax/tasks/elbo.py` says what each of them means.
+The checkpoint is one of this library or of any that `beit_jax.from_pretrained` reads. The config is that of the run;
+--config FILE replaces it, --config.key=value changes a key. A checkpoint of another library needs
+--config.data.source. The command prints one JSON object.
+
+--pictures writes what the task shows of the first images, and its tables as CSV. Of a classifier these are the
+confusion matrix (confusion.csv and confusion.png), the accuracy of each class (classes.csv), and examples that are
+classified rightly and wrongly (predictions.png).
+
+For a tokenizer or a pre-training, --bound gives the terms of the paper's evidence lower bound instead of the usual
+numbers, in nats per image; `beit_jax/tasks/elbo.py` says what each of them means.
 """
 
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-
-from ml_collections import ConfigDict
+from typing import Any
 
 from beit_jax import cli
 from beit_jax import config as configs
@@ -25,38 +32,47 @@ from beit_jax.runtime import distributed
 def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.config_parser("beit_jax.evaluate", __doc__, "configs/finetune.py")
-    parser.add_argument("--checkpoint", metavar="FOLDER", default="", help="a run, or one of its checkpoints")
-    parser.add_argument("--pictures", metavar="FOLDER", default="", help="folder to write pictures to")
+    parser.add_argument(
+        "--checkpoint",
+        metavar="NAME",
+        default="",
+        help="a run, one of its checkpoints, or a checkpoint of another library: a folder, a file or a hub id",
+    )
+    parser.add_argument("--pictures", metavar="FOLDER", default="", help="folder to write pictures and tables to")
     parser.add_argument("--bound", action="store_true", help="the terms of the evidence lower bound")
     args, overrides = parser.parse_known_args(argv)
     if args.help:
         cli.print_help(parser, args.config, overrides)
     cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")
     distributed.start()
-    numbers = evaluate(*_open(args, overrides), args.pictures, bound=args.bound)
+    numbers = evaluate(_open(args, overrides), args.pictures, bound=args.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
 
 
-def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[ConfigDict, Path]:
-    """The config, of `--config` or of the run, and the checkpoint."""
-    from beit_jax.training import checkpoint as checkpoints
+def _open(args: argparse.Namespace, overrides: Sequence[str]) -> Any:
+    """The checkpoint, with the config of `--config` or of the run."""
+    from beit_jax.convert import opening
 
-    checkpoint = checkpoints.find_checkpoint(args.checkpoint)
-    config = configs.load(args.config) if args.config else configs.from_json(checkpoints.load_config(checkpoint))
-    if "stages" in config:
+    config = configs.load(args.config) if args.config else None
+    if config is not None and "stages" in config:
         raise UserError(f"--config={args.config} is a recipe of several runs; leave it out to take the run's own")
-    cli.override(config, overrides)
-    return config, checkpoint
+    opened = opening.open_checkpoint(args.checkpoint, config)
+    cli.override(opened.config, overrides)
+    if not opened.config.data.source:
+        raise UserError(
+            f"{args.checkpoint} does not say which images to evaluate it on; give them, such as "
+            "--config.data.source=folder:PATH"
+        )
+    return opened
 
 
-def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound: bool = False) -> dict[str, float]:
+def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[str, float]:
     """The numbers of a checkpoint over `data.eval_split`.
 
     Args:
-      config: of the run.
-      checkpoint: from `training.checkpoint.find_checkpoint`.
-      pictures: folder to write pictures to; empty: none.
+      opened: from `convert.opening.open_checkpoint`.
+      pictures: folder to write pictures and tables to; empty: none.
       bound: whether to measure the terms of `tasks.elbo` in place of the task's own numbers.
 
     Raises:
@@ -69,29 +85,52 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     from beit_jax.tasks.elbo import elbo_task
     from beit_jax.training import sharding
     from beit_jax.training.evaluation import Evaluator
-    from beit_jax.training.metrics import save_pictures
 
-    configs.validate(config)
-    config = complete(config)
+    configs.validate(opened.config)
+    config = complete(opened.config, to_train=False)
     if "cache_features" in config:
         config.cache_features = False  # images are read once anyway
     task = tasks.create_task(config)
-    run = checkpoint.parents[1]  # of RUN/checkpoints/STEP
-    experiment = Experiment(config, run, elbo_task(task) if bound else task)
+    experiment = Experiment(config, opened.folder, elbo_task(task) if bound else task)
     sharding.check_batch(experiment.mesh, config.batch_size)
     experiment.data.check_ops("eval_")
     evaluations = [] if bound else experiment.data.evaluations
-    batches, params = experiment.data.open_eval_set(), experiment.load_params(checkpoint)
+    batches, params = experiment.data.open_eval_set(), experiment.load_params(opened.source)
     with jax.set_mesh(experiment.mesh):
         evaluator = Evaluator(experiment.task, experiment.mesh)
-        if pictures:
-            images = evaluator.pictures(params, experiment.frozen, batches)
-            if distributed.is_main():
-                save_pictures(Path(pictures), images)
-        values = evaluator.run(params, experiment.frozen, batches)
+        values, tables = evaluator.run(params, experiment.frozen, batches)
         for evaluation in evaluations:
             values |= evaluation(experiment.mesh, params, experiment.frozen)
+        if pictures:
+            _write_pictures(Path(pictures), experiment, evaluator, params, batches, tables)
         return values
+
+
+def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, batches: Any, tables: Any) -> None:
+    """Writes the task's pictures and tables, pictures of its confusion matrices, and examples of what it predicts."""
+    from beit_jax.convert import preprocessing
+    from beit_jax.tasks.confusion import names_of
+    from beit_jax.training import metrics
+    from beit_jax.visualize import classification
+
+    task, config = experiment.task, experiment.config
+    images, files = evaluator.pictures(params, experiment.frozen, batches), {}
+    if task.classifies:
+        examples = evaluator.examples(params, experiment.frozen, batches)
+        section = preprocessing.from_ops(config.data.eval_ops, config.model.image_size)
+        names = names_of(config.labels, config.model.num_classes)
+        files["predictions"] = classification.draw_sheet(*examples, names, section.mean, section.std)
+    for name in task.report.matrices.keys() & tables.keys():
+        files[name] = classification.draw_matrix(tables[name])
+    if not distributed.is_main():
+        return
+    try:
+        metrics.save_pictures(folder, images)
+        metrics.save_tables(folder, tables)
+        for name, png in files.items():
+            (folder / f"{name}.png").write_bytes(png)
+    except OSError as error:
+        raise UserError(f"--pictures={folder} cannot be written: {error}; choose another folder") from error
 
 
 if __name__ == "__main__":

@@ -156,14 +156,14 @@ class Experiment:
         """Shapes, dtypes and shardings of the parameters that are learned."""
         return initialize.abstract_params(self.task, self.mesh)
 
-    def load_params(self, checkpoint: Path) -> Params:
-        """The parameters of a checkpoint of this run, sharded.
+    def load_params(self, source: Path | Params) -> Params:
+        """The parameters of a checkpoint of this run, or those that were loaded before, sharded.
 
         Raises:
           UserError: the checkpoint cannot be read, or does not fit.
         """
         with jax.set_mesh(self.mesh):
-            return initialize.load_params(self.abstract_params, checkpoint)
+            return initialize.load_params(self.abstract_params, source)
 
     def fresh_state(self) -> train_step.TrainState:
         """The state at step 0 with new parameters."""

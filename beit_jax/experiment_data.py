@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from beit_jax.config import class_names
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
@@ -244,13 +245,17 @@ def this_process() -> dict[str, int]:
     return dict(process_index=jax.process_index(), process_count=jax.process_count())
 
 
-def complete(config: ConfigDict) -> ConfigDict:
-    """A copy of the config in which the number of classes is filled in from the data, and paths are absolute.
+def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
+    """A copy of the config with the number and the names of the classes, from the data, and with absolute paths.
 
     References to stages stay as they are: a recipe's folder can be moved.
 
+    Args:
+      config: valid.
+      to_train: whether the classes are those of `data.split`, or else of `data.eval_split`, the only one needed then.
+
     Raises:
-      UserError: the data cannot be read, or have more classes than the model.
+      UserError: the data cannot be read, or have other classes than the model.
     """
     from beit_jax.data import pipeline
 
@@ -259,18 +264,8 @@ def complete(config: ConfigDict) -> ConfigDict:
         if declared_keys(config)[name].is_path and path and path != "random" and not path.startswith("stage:"):
             config.update_from_flattened_dict({name: str(Path(path).absolute())})
     if "num_classes" in config.get("model", {}):
-        classes = pipeline.info(config.data).num_classes
-        config.model.num_classes = config.model.num_classes or classes
-        if not config.model.num_classes:
-            raise UserError(
-                f"{config.data.source} does not tell how many classes its label maps have; give model.num_classes, "
-                "such as 150 for ADE20K"
-            )
-        if classes > config.model.num_classes:
-            raise UserError(
-                f"model.num_classes={config.model.num_classes}, but {config.data.source} has {classes} classes; set it "
-                "to 0 to take the number from the data"
-            )
+        split = config.data.split if to_train else config.data.eval_split
+        class_names.fill_in(config, *pipeline.classes(config.data, split))
     return config
 
 

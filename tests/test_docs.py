@@ -13,6 +13,7 @@ import pytest
 from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.config import validate
+from beit_jax.convert import files
 from beit_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -111,6 +112,8 @@ def parse_only(monkeypatch, registries):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "override", overridden)
     monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
+    monkeypatch.setattr(files, "local_path", Path)
+    monkeypatch.setattr(checkpoint, "holds_checkpoint", lambda path: True)
     monkeypatch.setattr(checkpoint, "find_checkpoint", Path)
     monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path)))
 

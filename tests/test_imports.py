@@ -35,7 +35,7 @@ def test_models_tasks_and_training_without_tensorflow():
     assert done.stdout.strip().endswith("open"), done.stderr
 
 
-COMMANDS = ["train", "evaluate", "benchmark", "convert", "visualize", "shard_dataset", "tokenize_dataset"]
+COMMANDS = ["train", "evaluate", "predict", "benchmark", "convert", "visualize", "shard_dataset", "tokenize_dataset"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ from beit_jax.config.shared import init_optional
 from beit_jax.errors import UserError
 
 NUM_CLASSES = Key(0, "number of classes; 0: as many as the data set has", at_least=0)
-LABELS = Key((), "names of the classes, where they are known")
+LABELS = Key((), "names of the classes; empty: those of the data, where it has names")
 OPTIONAL = (r"^(fc_norm|head)/",)
 KEYS: Keys = dict(
     init_optional=init_optional(OPTIONAL),

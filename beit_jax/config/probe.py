@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.classify import NUM_CLASSES
+from beit_jax.config.classify import LABELS, NUM_CLASSES
 from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import UserError
@@ -12,6 +12,7 @@ from beit_jax.models import variants
 
 KEYS: Keys = dict(
     model=dict(**encoder_keys("shared"), num_classes=NUM_CLASSES),
+    labels=LABELS,
     encoder=dict(init_from=Key("", "run whose encoder is probed; random: an untrained one", is_path=True)),
     layers=Key((), "layers to probe, counted from 1; empty: all"),
     features=Key(

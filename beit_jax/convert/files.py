@@ -40,7 +40,7 @@ def local_path(name: str) -> Path:
         raise UserError(f"{name[:80]} is no path ({error.strerror}); expected a checkpoint's file or folder") from error
     if not HUB_ID.fullmatch(name):
         raise UserError(
-            f"{name} does not exist; expected a checkpoint's file or folder, or a hub id such as owner/name"
+            f"{name} does not exist; expected a run, a checkpoint's file or folder, or a hub id such as owner/name"
         )
     try:
         from huggingface_hub import snapshot_download
@@ -106,7 +106,9 @@ def _weights_file(folder: Path) -> Path:
     candidates = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_reader.EXTENSIONS))
     if len(candidates) != 1:
         names = ", ".join(path.name for path in candidates) or "none"
-        raise UserError(f"{folder} holds {names}; expected {' or '.join(WEIGHTS)}, or name the file")
+        raise UserError(
+            f"{folder} holds {names}; expected {' or '.join(WEIGHTS)} (or name the file), or a run's checkpoints/"
+        )
     return candidates[0]
 
 

@@ -181,13 +181,25 @@ def check_target(target: Path, format: str) -> None:
 
 
 def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
+    checkpoint.save_params(folder, unflatten(flat), configs.to_json(run_config(config)))
+
+
+def run_config(config: ConfigDict) -> ConfigDict:
+    """The config of a run, from that of a loaded model: its ops say what the section `preprocess` says.
+
+    Of a model that is of no run, `data.source` is empty: it is not known.
+
+    Raises:
+      UserError: there are no ops for this task.
+    """
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        if "data" in config:  # the ops of a run say the same as the section `preprocess`
+        if "data" in config:
             if not config.data.eval_ops:
                 config.data.eval_ops = config.data.ops = task_layout(config.task).eval_ops(config)
+                config.data.source = ""
             del config.preprocess
-    checkpoint.save_params(folder, unflatten(flat), configs.to_json(config))
+    return config
 
 
 def _write_hf(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:

@@ -68,20 +68,24 @@ def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
 def labels_of(file: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...]:
     """Names of the classes in a `config.json`, in the order of their numbers; none where it names none.
 
+    transformers calls them `id2label`. timm calls them `label_names`, and has a list of them, or numbers and names.
     The numbers may have gaps: the published ImageNet-22k classifiers lack two of the data set's 21,843 classes, and
     their files leave out these two numbers.
 
     Raises:
       UserError: there are not as many as the classifier has rows.
     """
-    names = file.get("id2label")
+    key = "id2label" if "id2label" in file else "label_names"
+    names = file.get(key)
     if names is None:
         return ()
+    if isinstance(names, list):
+        names = {str(number): name for number, name in enumerate(names)}
     numbered = isinstance(names, Mapping) and all(key.isdecimal() for key in names)
     if not numbered or len(names) != classes:
         found = f"{len(names)} classes" if numbered else repr(names)[:80]
         raise UserError(
-            f"{where} has id2label for {found} in config.json; expected a number and a name for each of the "
+            f"{where} has {key} for {found} in config.json; expected a number and a name for each of the "
             f"classifier's {classes} rows"
         )
     return tuple(str(names[key]) for key in sorted(names, key=int))
@@ -132,4 +136,4 @@ def to_timm(config: ConfigDict) -> dict[str, Any]:
             "use_shared_rel_pos_bias": model.relative_position == "shared",
         },
         "pretrained_cfg": preprocessing.to_timm(config.preprocess, model.num_classes),
-    }
+    } | ({"label_names": list(config.labels)} if config.labels else {})

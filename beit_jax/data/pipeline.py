@@ -7,7 +7,9 @@ processes together; each process gets its part of every batch.
 """
 
 import contextlib
+import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from beit_jax.data.preprocessing import Program
 from beit_jax.data.records.stored_tokens import StoredTokens
 from beit_jax.data.sources import label_subset
 from beit_jax.data.sources.label_choice import parse_labels
+from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.data.sources.source import Shard, Source, count_streams
 from beit_jax.errors import UserError
@@ -38,6 +41,23 @@ class SourceInfo(NamedTuple):
 
     num_examples: int
     num_classes: int
+
+
+class Classes(NamedTuple):
+    """Number of classes, as in `SourceInfo`, and their names: empty without class folders, and of label maps."""
+
+    number: int
+    names: tuple[str, ...]
+
+
+def classes(config: Any, split: str) -> Classes:
+    """The classes of a split.
+
+    Raises:
+      UserError: the split cannot be read.
+    """
+    source = _open(config, split)
+    return Classes(source.num_classes, source.class_names)
 
 
 def info(config: Any) -> SourceInfo:
@@ -177,7 +197,8 @@ def make_eval(
     UserError if too many images were unreadable.
     """
     source, process = _open(config, config.eval_split), Shard(process_index, process_count)
-    return _each_once(config, source, config.eval_split, config.eval_ops, batch_size, process, log)
+    where, unreadable = f"'{config.eval_split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
+    return _each_once(source, where, config.eval_ops, batch_size, process, unreadable)
 
 
 def make_train_once(
@@ -192,7 +213,22 @@ def make_train_once(
 ) -> EvalSet:
     """As `make_eval`, for the examples that `make_train` reads with this seed, through `ops`."""
     source, process = _open_train_split(config, seed), Shard(process_index, process_count)
-    return _each_once(config, source, config.split, ops, batch_size, process, log)
+    where, unreadable = f"'{config.split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
+    return _each_once(source, where, ops, batch_size, process, unreadable)
+
+
+def make_predict(config: Any, paths: Sequence[str], *, batch_size: int, unreadable: UnreadableImages) -> EvalSet:
+    """Image files through `config.eval_ops`, as `make_eval` makes them, each valid once; their `index` counts `paths`.
+
+    Args:
+      config: of the input, of which nothing else matters.
+      paths: of the files.
+      batch_size: examples of a batch.
+      unreadable: takes the files that cannot be read.
+    """
+    files = [os.fsencode(path) for path in paths]
+    source = ListedSource(files, [0] * len(files), files, 1, in_files=True)
+    return _each_once(source, f"{len(files)} files", config.eval_ops, batch_size, Shard(), unreadable)
 
 
 def _open(config: Any, split: str) -> Source:
@@ -212,13 +248,13 @@ def _open_train_split(config: Any, seed: int) -> Source:
 
 
 def _each_once(
-    config: Any, source: Source, split: str, ops: str, batch_size: int, process: Shard, log: Path | None
+    source: Source, where: str, ops: str, batch_size: int, process: Shard, unreadable: UnreadableImages
 ) -> EvalSet:
-    """Every example of a source once, in file order."""
+    """Every example of a source, which is called `where` in messages, once, in file order."""
     if source.num_examples < process.count:
         raise UserError(
-            f"found {source.num_examples} examples in '{split}' of {config.source} for {process.count} "
-            "processes, expected at least one each; evaluate on fewer"
+            f"found {source.num_examples} examples in {where} for {process.count} processes, expected at least one "
+            "each; evaluate on fewer"
         )
     local_batch = _local_batch_size(batch_size, process.count)
     steps = -(-source.num_examples // batch_size)
@@ -231,7 +267,7 @@ def _each_once(
     raw = source.raw(None, zero, zero, process).repeat().take(steps * local_batch)
     dataset = raw.enumerate().map(plain_graph(with_seed))
     batches = make_batches(dataset, source, _program(ops), local_batch)
-    return EvalSet(source, batches, steps, UnreadableImages(config.max_bad_fraction, log))
+    return EvalSet(source, batches, steps, unreadable)
 
 
 def _repeated(element: tuple, times: int) -> tf.data.Dataset:

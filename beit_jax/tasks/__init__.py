@@ -10,7 +10,7 @@ from beit_jax.tasks.classify import Classify
 from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.tasks.pretrain_pixels import PretrainPixels
 from beit_jax.tasks.probe import Probe
-from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.report import Curve, Headline, Report, Table
 from beit_jax.tasks.segment import Segment
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.tasks.tokenizer import TrainTokenizer
@@ -21,6 +21,7 @@ __all__ = [
     "FrozenPart",
     "Headline",
     "Report",
+    "Table",
     "Task",
     "create_task",
     "create_tokenizer",

@@ -3,6 +3,24 @@
 import jax
 import jax.numpy as jnp
 
+TOP = 5  # as is usual
+
+
+def hits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Whether the true class is the most likely one, `top1`, and among the five most likely ones, `top5`.
+
+    Of at most five classes, every one is among the five: there is no `top5` then.
+
+    Args:
+      logits: float `[..., c]`.
+      labels: int `[...]`, the true classes.
+
+    Returns:
+      bool `[...]` by name.
+    """
+    rank = ranks(logits, labels)
+    return {"top1": rank < 1} | ({f"top{TOP}": rank < TOP} if logits.shape[-1] > TOP else {})
+
 
 def ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """How many other classes are at least as likely as the true class.

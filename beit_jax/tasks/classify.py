@@ -7,13 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from beit_jax.errors import UserError
 from beit_jax.models import classifier, variants, vit
-from beit_jax.tasks.accuracy import ranks
+from beit_jax.tasks import confusion
+from beit_jax.tasks.accuracy import hits, ranks
 from beit_jax.tasks.encoder import encoder_fields, encoder_flops
 from beit_jax.tasks.mixup import mix
-from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.report import Curve, Headline, Report, Table
 from beit_jax.tasks.task import Task, means, spec
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
@@ -69,14 +71,29 @@ class Classify(Task):
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         """See `Task.measure`."""
         logits, labels = self.model.apply({"params": params}, batch["image"]), batch["label"]
-        valid, rank = batch["valid"].astype(jnp.float32), ranks(logits, labels)
-        values = {"loss": cross_entropy(logits, labels, 0.0), "top1": rank < 1, "top5": rank < 5}
+        valid, values = batch["valid"].astype(jnp.float32), hits(logits, labels)
+        counts = confusion.count_classes(logits, labels, values["top1"], batch["valid"])
+        values = {"loss": cross_entropy(logits, labels, 0.0)} | values
         count = jnp.sum(valid)
-        return {name: (jnp.sum(value.astype(jnp.float32) * valid), count) for name, value in values.items()}
+        return counts | {name: (jnp.sum(value.astype(jnp.float32) * valid), count) for name, value in values.items()}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        """Means over the evaluation set, and its exact number of images."""
-        return means(sums) | {"images": float(sums["loss"][1])}
+        """Means over the evaluation set, the majority baseline, and the exact number of images."""
+        labelled, _ = confusion.labelled_and_right(sums)
+        pairs = {name: pair for name, pair in sums.items() if isinstance(pair, tuple)}
+        return means(pairs) | {"majority": majority(labelled), "images": float(sums["loss"][1])}
+
+    def tables(self, sums: Mapping[str, Any]) -> dict[str, Table]:
+        """`classes`, the accuracy of each class, and `confusion`, unless there are too many classes."""
+        names = confusion.names_of(self.config.labels, self.config.model.num_classes)
+        made = {"classes": confusion.class_table(names, *confusion.labelled_and_right(sums))}
+        if "confusion" in sums:
+            made["confusion"] = confusion.confusion_table(names, sums["confusion"])
+        return made
+
+    def probabilities(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
+        """See `Task.probabilities`."""
+        return jax.nn.softmax(self.model.apply({"params": params}, images).astype(jnp.float32))
 
     @property
     def integer_bounds(self) -> Mapping[str, int]:
@@ -97,8 +114,9 @@ class Classify(Task):
                 Curve("loss", "eval/loss", "nats per image"),
                 Curve("top1", "eval/top1", "top-1 accuracy"),
             ),
-            headlines=(Headline("top1", "top-1, %", 100),),
+            headlines=(Headline("top1", "top-1, %", 100), Headline("majority", "majority baseline, %", 100)),
             metrics={"loss": "cross-entropy on the evaluation set"} | ACCURACIES,
+            matrices={"confusion": "true classes (rows) and predicted classes of the evaluation images"},
         )
 
 
@@ -106,8 +124,14 @@ PRETRAINING = (r"^lm_head/", r"^encoder/mask_token$")  # parameters that only pr
 ACCURACIES = {
     "top1": "fraction of evaluation images whose most likely class is right",
     "top5": "fraction whose right class is among the five most likely",
+    "majority": "majority baseline: the top1 of always predicting the most frequent class of the evaluation images",
     "images": "evaluation images counted",
 }
+
+
+def majority(labelled: np.ndarray) -> float:
+    """The accuracy of always predicting the most frequent class, from the number of images of each class `[c]`."""
+    return float(labelled.max() / labelled.sum())
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:

@@ -18,8 +18,8 @@ from ml_collections import ConfigDict
 from beit_jax.config.probe import chosen_layers
 from beit_jax.models import variants, vit
 from beit_jax.tasks import layers
-from beit_jax.tasks.accuracy import ranks
-from beit_jax.tasks.classify import ACCURACIES, check_labels, cross_entropy
+from beit_jax.tasks.accuracy import hits
+from beit_jax.tasks.classify import ACCURACIES, check_labels, cross_entropy, majority
 from beit_jax.tasks.encoder import encoder_fields, encoder_flops, layer_features
 from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import FrozenPart, Task, spec
@@ -113,19 +113,21 @@ class Probe(Task):
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         """See `Task.measure`; sums `[l]`."""
         logits, valid = self.logits(params, frozen, batch), batch["valid"].astype(jnp.float32)
-        rank = ranks(logits, jnp.broadcast_to(batch["label"][:, None], logits.shape[:2]))
-        values = {"loss": _losses(logits, batch["label"]), "top1": rank < 1, "top5": rank < 5}
+        labels = jnp.broadcast_to(batch["label"][:, None], logits.shape[:2])
+        values = {"loss": _losses(logits, batch["label"])} | hits(logits, labels)
         sums = {name: jnp.einsum("bl,b->l", value.astype(jnp.float32), valid) for name, value in values.items()}
-        return sums | {"images": jnp.sum(valid)}
+        labelled = jnp.zeros(logits.shape[-1], jnp.float32).at[batch["label"]].add(valid)
+        return sums | {"images": jnp.sum(valid), "labelled": labelled}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
         """The numbers of the layer with the best top-1, its number, and the top-1 of each layer.
 
         The best layer is chosen on the images that are counted, as officially.
         """
-        images = float(sums.pop("images"))
-        means = {name: value / images for name, value in sums.items()}
-        return layers.best_layer_metrics(means, self.embedded_layers) | {"images": images}
+        images, labelled = float(sums["images"]), sums["labelled"]
+        means = {name: value / images for name, value in sums.items() if name not in ("images", "labelled")}
+        best = layers.best_layer_metrics(means, self.embedded_layers)
+        return best | {"majority": majority(labelled), "images": images}
 
     @property
     def integer_bounds(self) -> Mapping[str, int]:
@@ -150,6 +152,7 @@ class Probe(Task):
             headlines=(
                 Headline("top1", "linear probe of the best layer, top-1, %", 100),
                 Headline("best_layer", "that layer", form="{:.0f}", averaged=False),
+                Headline("majority", "majority baseline, %", 100),
                 Headline("knn_top1", "nearest neighbours, best layer, top-1, %", 100),
                 Headline("knn_best_layer", "that layer", form="{:.0f}", averaged=False),
             ),

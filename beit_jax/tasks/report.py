@@ -31,6 +31,13 @@ class Headline(NamedTuple):
     averaged: bool = True
 
 
+class Table(NamedTuple):
+    """A table that an evaluation makes, for a CSV file: names of the columns, and rows of text or numbers."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[str | float, ...]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """Everything that a report needs to know of a task; the defaults serve tasks that declare nothing.
@@ -41,6 +48,7 @@ class Report:
       headlines: rows of the table in a Markdown page; none: every number of the last evaluation.
       metrics: what each number of the evaluation means.
       captions: what each picture shows, in the order in which the report shows them.
+      matrices: captions of the tables, by name, that are confusion matrices (`tasks.confusion.confusion_table`).
     """
 
     title: str
@@ -48,3 +56,4 @@ class Report:
     headlines: tuple[Headline, ...] = ()
     metrics: Mapping[str, str] = dataclasses.field(default_factory=dict)
     captions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    matrices: Mapping[str, str] = dataclasses.field(default_factory=dict)

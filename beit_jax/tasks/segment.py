@@ -16,9 +16,9 @@ import numpy as np
 from beit_jax.errors import UserError
 from beit_jax.models import setr_pup, upernet, vit
 from beit_jax.models.label_maps import IGNORE
-from beit_jax.tasks import segmentation_metrics
+from beit_jax.tasks import confusion, segmentation_metrics
 from beit_jax.tasks.encoder import encoder_fields
-from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.report import Curve, Headline, Report, Table
 from beit_jax.tasks.segmentation_loss import cross_entropy
 from beit_jax.tasks.sliding_window import predict
 from beit_jax.tasks.task import Task, spec
@@ -120,6 +120,14 @@ class Segment(Task):
         """`miou`, `mean_accuracy`, `pixel_accuracy` and the exact number of images."""
         return segmentation_metrics.summarize_confusion(sums["confusion"]) | {"images": float(sums["images"])}
 
+    def tables(self, sums: Mapping[str, Any]) -> dict[str, Table]:
+        """`classes`, the pixels and the accuracy of each class, and `confusion`."""
+        counts, names = sums["confusion"], confusion.names_of(self.config.labels, self.config.model.num_classes)
+        return {
+            "classes": segmentation_metrics.class_table(names, counts),
+            "confusion": confusion.confusion_table(names, counts),
+        }
+
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         """See `Task.pictures`."""
         return overlays(batch, self.classes(params, batch), self.config.model.num_classes)
@@ -153,6 +161,7 @@ class Segment(Task):
                 "label_map": "their true classes",
                 "segmentation": "the predicted classes",
             },
+            matrices={"confusion": "pixels of true classes (rows) by predicted class"},
         )
 
 

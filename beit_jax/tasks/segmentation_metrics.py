@@ -1,11 +1,14 @@
 """Metrics of semantic segmentation, all from one confusion matrix (mmsegmentation's `mean_iou`)."""
 
+from collections.abc import Sequence
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
+from beit_jax.tasks.confusion import count_pairs
+from beit_jax.tasks.report import Table
 
 
 def confusion_matrix(predicted: jax.Array, label: jax.Array, num_classes: int) -> jax.Array:
@@ -24,9 +27,7 @@ def confusion_matrix(predicted: jax.Array, label: jax.Array, num_classes: int) -
     if label.size >= 2**31:
         raise ValueError(f"found {label.size} pixels in one confusion matrix, expected fewer than 2^31")
     counted = (label != IGNORE) & (label >= 0) & (label < num_classes) & (predicted >= 0) & (predicted < num_classes)
-    cell = jnp.where(counted, label * num_classes + predicted, num_classes**2)
-    counts = jnp.zeros(num_classes**2 + 1, jnp.int32).at[cell.reshape(-1)].add(1)
-    return counts[:-1].reshape(num_classes, num_classes)
+    return count_pairs(predicted, label, counted, num_classes)
 
 
 def iou_and_accuracy(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -56,3 +57,13 @@ def summarize_confusion(counts: np.ndarray) -> dict[str, float]:
         "mean_accuracy": float(np.nanmean(accuracy)),
         "pixel_accuracy": float(np.trace(counts) / counts.sum()),
     }
+
+
+def class_table(names: Sequence[str], counts: np.ndarray) -> Table:
+    """One row for each class: its pixels, IoU and accuracy; empty where it has none."""
+    columns = (counts.sum(1), *iou_and_accuracy(counts))
+    rows = [
+        (name, int(pixels), *("" if np.isnan(value) else float(value) for value in values))
+        for name, pixels, *values in zip(names, *columns, strict=True)
+    ]
+    return Table(("class", "pixels", "iou", "accuracy"), rows)

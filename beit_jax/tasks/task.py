@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.tasks.report import Report
+from beit_jax.tasks.report import Report, Table
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 
@@ -87,6 +87,19 @@ class Task:
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
         """Named numbers from the sums over an evaluation set, on the host; by default sum over count of each pair."""
         return means(sums)
+
+    def tables(self, sums: Mapping[str, Any]) -> dict[str, Table]:
+        """Tables by name from the sums over an evaluation set, such as the accuracy of each class, on the host."""
+        return {}
+
+    def probabilities(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
+        """The probability of each class, float32 `[b, c]`, for images `[b, h, w, 3]`."""
+        raise NotImplementedError
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the task defines `probabilities`."""
+        return type(self).probabilities is not Task.probabilities
 
     def train_spec(self, b: int) -> Spec:
         """Shapes and dtypes of what `loss` takes, for b examples."""

@@ -19,6 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from beit_jax import __version__
+from beit_jax.config.serialization import from_json
 from beit_jax.errors import UserError
 from beit_jax.training.params import map_names
 from beit_jax.training.train_step import TrainState
@@ -158,6 +159,14 @@ def load_config(checkpoint: Path) -> str:
       UserError: the checkpoint holds no config.
     """
     return load_meta(checkpoint)["config"]
+
+
+def load_labels(source: Path) -> tuple[str, ...]:
+    """The names of the classes of a run, or of one of its checkpoints; empty where there are none that can be read."""
+    try:
+        return tuple(from_json(load_config(find_checkpoint(str(source)))).get("labels", ()))
+    except UserError:
+        return ()
 
 
 def load_meta(checkpoint: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from beit_jax.config import class_names
 from beit_jax.errors import UserError
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
@@ -33,15 +34,16 @@ def abstract_params(task: Task, mesh: Mesh) -> Params:
     return with_shardings(jax.eval_shape(task.init, jax.random.key(0)), mesh)
 
 
-def load_params(abstract: Params, source: Path) -> Params:
-    """The parameters of a checkpoint, sharded like `abstract`.
+def load_params(abstract: Params, source: Path | Params) -> Params:
+    """The parameters of a checkpoint, or those given, sharded like `abstract`.
 
     Raises:
       UserError: the checkpoint cannot be read, or holds other parameters.
     """
     placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
-    return jax.device_put(merge(abstract, checkpoint.load_params(source, everywhere)), placement)
+    loaded = checkpoint.load_params(source, everywhere) if isinstance(source, Path) else source
+    return jax.device_put(merge(abstract, loaded), placement)
 
 
 def with_shardings(shapes: Any, mesh: Mesh) -> Any:
@@ -77,9 +79,11 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         return checkpoint.load_shapes(checkpoint.find_checkpoint(source, run.parent))
 
     started = (run / checkpoint.FOLDER).is_dir() and any((run / checkpoint.FOLDER).iterdir())
-    if config.resume_from and not started:
-        checkpoint.find_checkpoint(config.resume_from, run.parent)
-    elif config.init_from and not started:
+    if started:
+        _check_classes(config, run)
+    elif config.resume_from:
+        _check_classes(config, checkpoint.find_checkpoint(config.resume_from, run.parent))
+    elif config.init_from:
         with _named("init_from", config.init_from):
             found = interpolate_positions(shapes(config.init_from), params)
             merge(params, found, config.init_optional, task.ignored_parameters, ADVICE)
@@ -88,6 +92,12 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
             with _named(name, part.source):
                 _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source))
     return params
+
+
+def _check_classes(config: ConfigDict, source: Path) -> None:
+    """Raises UserError if the run that is continued had other classes: they were renamed, added or removed since."""
+    known = checkpoint.load_labels(source)
+    class_names.check_same(known, config.get("labels", ()), config.data.source, "start a new run")
 
 
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:

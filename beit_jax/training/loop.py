@@ -153,12 +153,13 @@ class _Run:
         experiment = self.experiment
         params = self.state.params if self.state.ema is None else self.state.ema
         batches = experiment.data.eval_batches
-        values = self.evaluator.run(params, experiment.frozen, self._watched(batches))
+        values, tables = self.evaluator.run(params, experiment.frozen, self._watched(batches))
         with self.watchdog.pause():
             for evaluation in experiment.data.evaluations:
                 values |= evaluation(experiment.mesh, params, experiment.frozen, self._watched)
         if self.step == self.total:
             self.writer.write_pictures(self.step, self.evaluator.pictures(params, experiment.frozen, batches))
+            self.writer.write_tables(tables)
         self.writer.write(self.step, {"epoch": self._epoch} | {f"eval/{name}": value for name, value in values.items()})
         print_once(f"{self.name} {self.step}/{self.total}  eval  {progress.format_values(values)}")
         return values

@@ -9,8 +9,11 @@ from PIL import Image
 from tensorboardX import SummaryWriter
 
 from beit_jax.runtime.atomic_write import write_text
+from beit_jax.runtime.csv_table import write_csv
+from beit_jax.tasks.report import Table
 
 FILE = "metrics.jsonl"
+TABLES = "tables"  # the folder of the tables of the last evaluation
 EVALUATION = "eval/"  # prefix of the metrics of an evaluation
 
 
@@ -29,7 +32,7 @@ class MetricWriter:
         if not writes:
             return
         run.mkdir(parents=True, exist_ok=True)
-        self._pictures = run / "pictures"
+        self._pictures, self._tables = run / "pictures", run / TABLES
         self._path = path = run / FILE
         kept = [line for line in read_metrics(path) if line["step"] <= start_step]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -57,6 +60,11 @@ class MetricWriter:
         for name, strip in save_pictures(self._pictures, pictures).items():
             self._board.add_image(name, strip, step, dataformats="HWC")
 
+    def write_tables(self, tables: Mapping[str, Table]) -> None:
+        """Writes each table as `tables/NAME.csv`."""
+        if self._writes:
+            save_tables(self._tables, tables)
+
     def close(self) -> None:
         """Flushes and closes the files."""
         if not self._writes:
@@ -73,6 +81,12 @@ def save_pictures(folder: Path, pictures: Mapping[str, np.ndarray]) -> dict[str,
         file = "".join(c if c.isalnum() else "_" for c in name)
         Image.fromarray(strip).save(folder / f"{file}.png")
     return strips
+
+
+def save_tables(folder: Path, tables: Mapping[str, Table]) -> None:
+    """Writes one CSV file for each name into `folder`."""
+    for name, table in tables.items():
+        write_csv(folder / f"{name}.csv", table.columns, table.rows)
 
 
 def to_strip(images: np.ndarray, gap: int = 2, min_side: int = 64) -> np.ndarray:

@@ -20,6 +20,7 @@ def draw_panels(
     labels: Sequence[Sequence[Square]] = (),
     inches: float = 2.6,
     title: str = "",
+    colours: Sequence[str] = (),
 ) -> bytes:
     """Pictures of one shape, each under its title, row by row.
 
@@ -30,27 +31,29 @@ def draw_panels(
       labels: for each picture, what to write on it, in the middle of squares.
       inches: width of a picture; of the longer side.
       title: above all.
+      colours: for each picture, that of its title; empty: black.
 
     Returns:
       The PNG file.
     """
     rows = math.ceil(len(pictures) / columns)
     height, width = (side * inches / max(pictures[0][1].shape[:2]) for side in pictures[0][1].shape[:2])
-    size = (columns * (width + 0.12), rows * (height + 0.28) + (0.35 if title else 0))
+    lines = 1 + max(name.count("\n") for name, _ in pictures)
+    size = (columns * (width + 0.12), rows * (height + 0.14 + 0.14 * lines) + (0.35 if title else 0))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     cells = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in cells:
         axes.set_axis_off()
     for i, (axes, (name, picture)) in enumerate(zip(cells, pictures)):
         axes.imshow(picture, interpolation="nearest", extent=(0, 1, 1, 0), aspect=height / width)
-        axes.set_title(name, fontsize=9, pad=3)
+        axes.set_title(name, fontsize=9, pad=3, color=colours[i] if colours else "black", parse_math=False)
         for square in marks[i] if marks else ():
             _outline(axes, square)
         for left, top, wide, high, text in labels[i] if labels else ():
             _write(axes, left + wide / 2, top + high / 2, text, min(8.0, 72 * wide * width / (0.75 * len(text))))
     if title:
         figure.suptitle(title, fontsize=10)
-    return _png(figure)
+    return to_png(figure)
 
 
 def _outline(axes: object, square: Square) -> None:
@@ -102,10 +105,11 @@ def draw_distances(values: np.ndarray, uniform: float) -> bytes:
     axes.set_xticks(layers if len(layers) <= 12 else layers[1::2])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return to_png(figure)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The PNG file of a figure."""
     target = io.BytesIO()
     figure.savefig(target, format="png")
     return target.getvalue()

@@ -13,9 +13,10 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax.config.tokenizer_kinds import kind_of
 from beit_jax.errors import UserError
-from beit_jax.tasks import Curve
+from beit_jax.runtime.csv_table import read_csv
+from beit_jax.tasks import Curve, Table
 from beit_jax.training import metrics
-from beit_jax.visualize import curves
+from beit_jax.visualize import classification, curves
 from beit_jax.visualize.runs import Group, Run
 from beit_jax.visualize.table import HEAD, result_rows
 
@@ -112,6 +113,12 @@ def _pictures(group: Group) -> str:
         caption = captions.get(name, name.replace("_", " "))
         image = _image(files[name].read_bytes(), caption)
         figures.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{image}</figure>\n")
+    for name, caption in group.report.matrices.items():
+        file = group.runs[0].folder / metrics.TABLES / f"{name}.csv"
+        table = Table(*read_csv(file)) if file.exists() else Table((), [])
+        if 1 < len(table.columns) <= 1 + classification.NAMED:
+            image = _image(classification.draw_matrix(table), caption)
+            figures.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{image}</figure>\n")
     return f"<h2>{html.escape(group.name)}: pictures</h2>\n{''.join(figures)}" if figures else ""
 
 

@@ -77,8 +77,9 @@ def test_the_best_layer_is_named():
         "top1": np.array([2.0, 7.0, 5.0]),
         "top5": np.array([5.0, 9.0, 10.0]),
         "images": np.float64(10),
+        "labelled": np.array([6.0, 4.0]),
     }
-    best = dict(loss=1.0, top1=0.7, top5=0.9, best_layer=9.0, images=10.0)
+    best = dict(loss=1.0, top1=0.7, top5=0.9, best_layer=9.0, majority=0.6, images=10.0)
     each = dict(top1_layer03=0.2, top1_layer09=0.7, top1_layer12=0.5)
     config = tiny("probe")
     config.model.variant, config.layers = "B/4", (3, 9, 12)

@@ -100,7 +100,7 @@ def test_measures_do_not_depend_on_batches_or_devices(made):
     eight = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     for mesh, batch_size in ((alone, 4), (eight, 8)):
         with jax.set_mesh(mesh):
-            results.append(Evaluator(task, mesh).run(params, {}, list(batches(columns, batch_size))))
+            results.append(Evaluator(task, mesh).run(params, {}, list(batches(columns, batch_size))).numbers)
     assert results[0] == results[1]
     assert results[0]["images"] == len(sizes)
     assert 0 < results[0]["miou"] < 0.5

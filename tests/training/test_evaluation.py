@@ -33,7 +33,7 @@ def test_one_and_eight_devices_and_any_batch(images, name):
     eight_devices = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     for mesh, batch_size in ((one_device, 43), (eight_devices, 16)):
         with jax.set_mesh(mesh):
-            results.append(Evaluator(task, mesh).run(params, frozen, Examples(images, batch_size)))
+            results.append(Evaluator(task, mesh).run(params, frozen, Examples(images, batch_size)).numbers)
     alone, together = results
     assert alone["images"] == 43
     assert together == pytest.approx(alone, rel=1e-5)

@@ -114,7 +114,7 @@ def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
 def _by_name(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> dict[str, str]:
     """Paths of the files below a folder, by their names relative to the folder without the extension."""
     named: dict[str, str] = {}
-    for path in _images_below(folder):
+    for path in images_below(folder):
         name, extension = os.path.splitext(os.path.relpath(path, folder))
         if extension.lower() not in extensions:
             continue
@@ -157,7 +157,7 @@ def _subfolders(folder: Path) -> list[str]:
 
 def _class_folders(folder: Path) -> dict[str, list[str]]:
     """Paths of the images of each class folder, by its name, in the order of names; without empty folders."""
-    by_class = {name: list(_images_below(folder / name)) for name in _subfolders(folder)}
+    by_class = {name: list(images_below(folder / name)) for name in _subfolders(folder)}
     by_class = {name: paths for name, paths in by_class.items() if paths}
     if by_class and any(True for _ in _images_in(folder)):
         raise UserError(
@@ -174,7 +174,8 @@ def _images_in(folder: Path):
     return (str(folder / name) for name in os.listdir(folder) if _is_image(name))
 
 
-def _images_below(folder: Path):
+def images_below(folder: str | Path) -> Iterator[str]:
+    """Paths of the images in a folder and in all folders below it, in no order."""
     for parent, _, names in os.walk(folder, followlinks=True):
         yield from (os.path.join(parent, name) for name in names if _is_image(name))
 
@@ -182,6 +183,11 @@ def _images_below(folder: Path):
 def relative_name(path: str, folder: str | Path) -> str:
     """The name of a listed file relative to its folder, without `Path`, which would take as long as the listing."""
     return path.removeprefix(os.path.join(folder, "")).replace(os.sep, "/")
+
+
+def as_text(name: str) -> str:
+    """The name of a file or a folder as text: bytes that are not UTF-8 as `\\xNN`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Sources for segmentation: the records have a `label_map`, the bytes of a PNG file, instead of a label."""
 
+import os
 from typing import Any, NoReturn
 
 import tensorflow as tf
@@ -36,7 +37,7 @@ class ListedPairSource(_PairSource, ListedSource):
     """Files of a folder (see `folder.list_pairs`). Their number of classes is not known: `UNKNOWN`."""
 
     def __init__(self, paths: list[tuple[str, str]]):
-        images, label_maps = map(list, zip(*paths, strict=True))
+        images, label_maps = ([os.fsencode(path) for path in column] for column in zip(*paths, strict=True))
         super().__init__(images, [UNKNOWN] * len(images), images, UNKNOWN, in_files=True)
         self._label_maps = tf.constant(label_maps)
 
@@ -52,7 +53,7 @@ class ShardedPairSource(_PairSource, ShardedSource):
 
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
         super().__init__(builder, split, shuffle_buffer)
-        self.num_classes = NUM_CLASSES.get(builder.name, UNKNOWN)
+        self.num_classes, self.class_names = NUM_CLASSES.get(builder.name, UNKNOWN), ()
         self._select_features("image", FEATURE)
 
     def record(self, raw: tuple[Any, ...]) -> Features:

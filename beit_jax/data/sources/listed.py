@@ -17,10 +17,19 @@ class ListedSource:
       ids: the name of each image.
       num_classes: number of classes.
       in_files: whether `images` are paths.
+      class_names: of the classes, in the order of their numbers; empty: they have none.
     """
 
-    def __init__(self, images: list, labels: list[int], ids: list, num_classes: int, in_files: bool):
-        self.num_examples, self.num_classes = len(images), num_classes
+    def __init__(
+        self,
+        images: list,
+        labels: list[int],
+        ids: list,
+        num_classes: int,
+        in_files: bool,
+        class_names: tuple[str, ...] = (),
+    ):
+        self.num_examples, self.num_classes, self.class_names = len(images), num_classes, class_names
         self._images, self._labels = tf.constant(images), tf.constant(labels, tf.int64)
         self._ids = self._images if ids is images else tf.constant(ids)
         self._in_files = in_files
@@ -48,7 +57,7 @@ class ListedSource:
     def take(self, positions: np.ndarray) -> "ListedSource":
         """See `Source`."""
         columns = [column.numpy()[positions].tolist() for column in (self._images, self._labels, self._ids)]
-        return ListedSource(*columns, self.num_classes, self._in_files)
+        return ListedSource(*columns, self.num_classes, self._in_files, self.class_names)
 
 
 def read_file(path: tf.Tensor) -> tf.Tensor:

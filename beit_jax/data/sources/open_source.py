@@ -2,13 +2,14 @@
 
 import contextlib
 import functools
+import os
 import sys
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from beit_jax.data.sources import image_label_pairs
-from beit_jax.data.sources.folder import is_paired, list_folder, list_pairs
+from beit_jax.data.sources.folder import as_text, is_paired, list_folder, list_pairs
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
@@ -43,7 +44,8 @@ def _open_folder(folder: str, split: str) -> ListedSource:
     if is_paired(folder):
         return image_label_pairs.ListedPairSource(list_pairs(folder, split))
     listing = list_folder(folder, split)
-    return ListedSource(listing.paths, listing.labels, listing.paths, listing.num_classes, in_files=True)
+    paths, names = [os.fsencode(path) for path in listing.paths], tuple(map(as_text, listing.classes))
+    return ListedSource(paths, listing.labels, paths, listing.num_classes, in_files=True, class_names=names)
 
 
 def open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

@@ -27,6 +27,7 @@ class ShardedSource:
         self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
         self._has_name = FILE_NAME in features and isinstance(features[FILE_NAME], tfds.features.Text)
         self.num_classes = features["label"].num_classes if self._has_label else 1
+        self.class_names = tuple(features["label"].names) if self._has_label else ()
         self._select_features("image", *(["label"] if self._has_label else []))
 
     def _select_features(self, *names: str) -> None:
@@ -82,7 +83,7 @@ class ShardedSource:
         records = chosen.map(lambda position, raw: (position, self.record(raw)))
         by_position = {int(position): record for position, record in records.as_numpy_iterator()}
         columns = [[by_position[position][key] for position in positions.tolist()] for key in ("image", "label", ID)]
-        return ListedSource(*columns, self.num_classes, in_files=False)
+        return ListedSource(*columns, self.num_classes, in_files=False, class_names=self.class_names)
 
     def _in_file_order(self) -> tf.data.Dataset:
         return self.raw(None, tf.constant(0), tf.constant(0, tf.int64), Shard())

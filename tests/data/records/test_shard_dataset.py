@@ -69,6 +69,8 @@ def test_tfds_reads_the_folder_in_its_order(class_folder, out, split):
 def test_metadata(out):
     info = tfds.builder("photos", data_dir=str(out)).info
     assert info.features["label"].names == ["ant", "bee", "cat"]
+    source = open_source("photos", str(out), "train", 1)
+    assert source.class_names == ("ant", "bee", "cat") == source.take(np.array([3, 1])).class_names
     assert info.splits["train"].shard_lengths == [12] * 5
     files = [os.fspath(path) for path in info.splits["train"].filepaths]
     assert info.splits["train"].num_bytes == sum(map(len, tf.data.TFRecordDataset(files).as_numpy_iterator()))
@@ -85,7 +87,8 @@ def test_unlabelled_splits_with_broken_images(tmp_path):
     found = stored(tmp_path / "out") + stored(tmp_path / "out", "validation")
     assert {example["file_name"].decode(): example["image"] for example in found} == contents
     assert all(set(example) == {"image", "file_name"} for example in found)
-    assert open_source("photos", str(tmp_path / "out"), "validation", 1).num_classes == 1
+    source = open_source("photos", str(tmp_path / "out"), "validation", 1)
+    assert source.num_classes == 1 and source.class_names == ()
 
 
 def test_label_maps(tmp_path):

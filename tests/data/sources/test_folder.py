@@ -1,8 +1,10 @@
 import os
 
 import pytest
+import tensorflow as tf
 
 from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.open_source import open_source
 from beit_jax.errors import UserError
 
 
@@ -77,6 +79,20 @@ def test_mistakes(tmp_path, files, split, message):
     touch(tmp_path, *files)
     with pytest.raises(UserError, match=message):
         list_folder(str(tmp_path), split)
+
+
+@pytest.mark.parametrize("is_paired", [False, True])
+def test_names_that_are_not_utf_8(tmp_path, is_paired):
+    """Files are read by their bytes; names of classes become text."""
+    names = ("images/\udcff.png", "annotations/\udcff.png") if is_paired else ("\udcfe/\udcff.png", "a/1.png")
+    touch(tmp_path, *names)
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode("utf-8", "surrogateescape"))
+    source = open_source(f"folder:{tmp_path}", "", "train", 1)
+    records = [source.record(tf.constant(index, tf.int64)) for index in range(source.num_examples)]
+    found = {record["image"].numpy() for record in records}
+    assert found == ({b"images/\xff.png"} if is_paired else {b"\xfe/\xff.png", b"a/1.png"})
+    assert source.class_names == (() if is_paired else ("a", "\\xfe"))
 
 
 def test_missing_folder(tmp_path):

@@ -1,0 +1,54 @@
+"""Opens checkpoints of any library as runs, for commands that compute with them on all devices."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from beit_jax import cli
+from beit_jax import config as configs
+from beit_jax.convert import files
+from beit_jax.convert.pretrained import from_pretrained, run_config
+from beit_jax.training import checkpoint
+from beit_jax.typing import Params
+
+
+class Opened(NamedTuple):
+    """A checkpoint as a run.
+
+    Attributes:
+      config: of the run. `data.eval_ops` do the checkpoint's preprocessing; `data.source` is empty if it is of another
+        library.
+      source: of the parameters, for `Experiment.load_params`.
+      folder: of the run, beside which the stages of its recipe lie.
+    """
+
+    config: ConfigDict
+    source: Path | Params
+    folder: Path
+
+
+def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
+    """Opens a run, one of its checkpoints, or what else `from_pretrained` takes.
+
+    Args:
+      name: a folder, a file or a hub id.
+      config: in place of the checkpoint's own; if it names no classes, they are those of the checkpoint.
+
+    Raises:
+      UserError: see `from_pretrained`.
+    """
+    cli.local_folder("checkpoint", name)
+    path = files.local_path(name)
+    if checkpoint.holds_checkpoint(path):
+        source = checkpoint.find_checkpoint(str(path))
+        folder = source.parents[1]  # of RUN/checkpoints/STEP
+        own = configs.from_json(checkpoint.load_config(source)) if config is None else None
+        labels = checkpoint.load_labels(source) if own is None else ()
+    else:
+        loaded, folder = from_pretrained(path), path.absolute()
+        own, source = run_config(loaded.config), loaded.params
+        labels = own.get("labels", ())
+    if config is not None and "labels" in config:
+        config.labels = config.labels or labels
+    return Opened(own if config is None else config, source, folder)
