@@ -117,7 +117,7 @@ def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, 
     images, files = evaluator.pictures(params, experiment.frozen, batches), {}
     if task.classifies:
         examples = evaluator.examples(params, experiment.frozen, batches)
-        section = preprocessing.from_ops(config.data.eval_ops, config.model.image_size)
+        section = preprocessing.from_config(config)
         names = names_of(config.labels, config.model.num_classes)
         files["predictions"] = classification.draw_sheet(*examples, names, section.mean, section.std)
     for name in task.report.matrices.keys() & tables.keys():

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from beit_jax.config.op_sizes import short_side
+from beit_jax.config.op_sizes import fill_in_sizes, short_side
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
@@ -136,8 +136,13 @@ def resize_ops(section: ConfigDict) -> str:
     return f"{resize}({section.resize}, {section.interpolation!r})|central_crop({section.size})"
 
 
+def from_config(config: ConfigDict) -> ConfigDict:
+    """From the `data.eval_ops` of a run; what they do not say is as in the official evaluation."""
+    return from_ops(fill_in_sizes(config).data.eval_ops, config.model.image_size)
+
+
 def from_ops(ops: str, size: int) -> ConfigDict:
-    """From `data.eval_ops`; what they do not say is as in the official evaluation."""
+    """From `data.eval_ops` with numbers for all sizes; what they do not say is as in the official evaluation."""
     calls = dict(_calls(ops))
     arguments = calls.get("normalize") or ("inception",)
     mean, std = STATISTICS[arguments[0]] if isinstance(arguments[0], str) else map(_three, arguments)

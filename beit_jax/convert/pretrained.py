@@ -94,8 +94,7 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
     files.check_finite(flatten(loaded), path)
     if "data" in config:
         with config.unlocked():
-            ops = configs.fill_in_sizes(config).data.eval_ops
-            config.preprocess = preprocessing.from_ops(ops, config.model.image_size)
+            config.preprocess = preprocessing.from_config(config)
     return merge(_shapes(config), loaded), config
 
 
