@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli
+from beit_jax import cli, extras, local_files
 from beit_jax import config as configs
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import distributed
+from beit_jax.runtime.checkpoint_folder import find_checkpoint
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,23 +32,47 @@ def main(argv: Sequence[str]) -> None:
     args, overrides = parser.parse_known_args(argv)
     if args.help:
         cli.print_help(parser, args.config, overrides)
-    cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")
+    checkpoint = _find_checkpoint(parser, args, overrides)
     distributed.start()
-    numbers = evaluate(*_open(args, overrides), args.pictures, bound=args.bound)
+    numbers = evaluate(_load_config(parser, args, overrides, checkpoint), checkpoint, args.pictures, bound=args.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
 
 
-def _open(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[ConfigDict, Path]:
-    """The config, of `--config` or of the run, and the checkpoint."""
+def _find_checkpoint(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str]) -> Path:
+    """The checkpoint, with all that can be checked without JAX."""
+    mistakes, checkpoint = Mistakes(), None
+    with mistakes.collected():
+        checkpoint = find_checkpoint(str(cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")))
+    with mistakes.collected():
+        extras.check_installed("tensorflow", "tensorflow_datasets")
+    with mistakes.collected():
+        config = configs.load(args.config) if args.config else None
+        cli.set_keys(parser, config, overrides)
+    mistakes.raise_all()
+    return checkpoint
+
+
+def _load_config(
+    parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str], checkpoint: Path
+) -> ConfigDict:
+    """The config, of `--config` or of the run, which is valid, and whose folders are there."""
     from beit_jax.training import checkpoint as checkpoints
 
-    checkpoint = checkpoints.find_checkpoint(args.checkpoint)
     config = configs.load(args.config) if args.config else configs.from_json(checkpoints.load_config(checkpoint))
     if "stages" in config:
         raise UserError(f"--config={args.config} is a recipe of several runs; leave it out to take the run's own")
-    cli.override(config, overrides)
-    return config, checkpoint
+    mistakes = Mistakes()
+    with mistakes.collected():
+        cli.set_keys(parser, config, overrides)
+    with mistakes.collected():
+        configs.validate(config)
+    with mistakes.collected():
+        local_files.check_data(config.data, ("eval_split",))
+    with mistakes.collected():
+        local_files.check_paths(config, without=(*local_files.STARTS, "tokens"))
+    mistakes.raise_all()
+    return config
 
 
 def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound: bool = False) -> dict[str, float]:
@@ -55,7 +80,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
 
     Args:
       config: of the run.
-      checkpoint: from `training.checkpoint.find_checkpoint`.
+      checkpoint: from `runtime.checkpoint_folder.find_checkpoint`.
       pictures: folder to write pictures to; empty: none.
       bound: whether to measure the terms of `tasks.elbo` in place of the task's own numbers.
 

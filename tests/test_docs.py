@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beit_jax import cli
+from beit_jax import cli, evaluate
 from beit_jax import config as configs
 from beit_jax.config import validate
 from beit_jax.training import checkpoint
@@ -111,7 +111,8 @@ def parse_only(monkeypatch, registries):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "override", overridden)
     monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
-    monkeypatch.setattr(checkpoint, "find_checkpoint", Path)
+    monkeypatch.setattr(cli.Parser, "check", lambda *_: None)  # the files of the pages are not there
+    monkeypatch.setattr(evaluate, "find_checkpoint", Path)
     monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path)))
 
     def run(module, arguments):

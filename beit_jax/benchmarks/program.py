@@ -29,11 +29,8 @@ def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str
     Raises:
       UserError: the config is wrong, or the recipe has no such stage.
     """
-    config = config.copy_and_resolve_references()
+    config = configs.with_untrained_parts(config, stage)  # which take as long
     chosen = configs.stage_of(config, stage)
-    for section in chosen.values():
-        if isinstance(section, ConfigDict) and "init_from" in section:
-            section.init_from = "random"  # an untrained part takes as long
     model = chosen.get("model", {})
     for key, value in (("dtype", dtype), ("remat", remat)):
         if model.get(key, "") == "auto":
