@@ -70,7 +70,7 @@ def _load_config(
     with mistakes.collected():
         local_files.check_data(config.data, ("eval_split",))
     with mistakes.collected():
-        local_files.check_paths(config, without=(*local_files.STARTS, "tokens"))
+        local_files.check_paths(config, without=(*local_files.STARTS, local_files.TOKENS))
     mistakes.raise_all()
     return config
 

@@ -245,7 +245,7 @@ def complete(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     for name, path in flatten(config).items():
         if declared_keys(config)[name].is_path and path and path != "random" and not path.startswith("stage:"):
-            config.update_from_flattened_dict({name: str(Path(path).absolute())})
+            config.update_from_flattened_dict({name: str(Path(path).expanduser().absolute())})
     if "num_classes" in config.get("model", {}):
         classes = pipeline.info(config.data).num_classes
         config.model.num_classes = config.model.num_classes or classes

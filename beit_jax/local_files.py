@@ -9,12 +9,14 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
+from beit_jax.data.records.stored_tokens import check_folder
 from beit_jax.data.sources import folder as image_folder
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_started
 
 BUILT_IN = ("digits", "digit_scenes")
 SPLITS = ("split", "eval_split")
+TOKENS = "tokens"
 STARTS = ("init_from", "resume_from")  # what a run needs until it has a checkpoint of its own
 SHOWN = 8  # data sets that one line lists
 
@@ -55,8 +57,10 @@ def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
         with mistakes.collected(f"{name}="):
             if name.rpartition(".")[2] in STARTS:
                 find_checkpoint(path)
-            elif not Path(path).expanduser().is_dir():
-                raise UserError(f"{path} is not there; expected a folder ({key.help})")
+            elif not Path(path).expanduser().exists():
+                raise UserError(f"{path} is not there; expected a {key.help}")
+            elif name == TOKENS:
+                check_folder(Path(path).expanduser())
     mistakes.raise_all()
 
 

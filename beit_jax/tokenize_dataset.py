@@ -58,7 +58,7 @@ def _check_stage(config: ConfigDict, stage: str) -> None:
     with mistakes.collected():
         local_files.check_data(chosen.data, ("split",))
     with mistakes.collected():
-        local_files.check_paths(chosen, without=(*local_files.STARTS, "tokens"))
+        local_files.check_paths(chosen, without=(*local_files.STARTS, local_files.TOKENS))
     mistakes.raise_all()
 
 

@@ -65,7 +65,7 @@ def test_a_value_of_another_type_is_refused_with_everything_else(argument, expec
     with pytest.raises(UserError) as error:
         configs.validate(config)
     first, second = sorted(error.value.lines, key=lambda line: "vocab" in line)
-    assert first.startswith(expected) and second == "model.vocab=0; expected at least 2"
+    assert first.startswith(expected) and second == "model.vocab=0; expected at least 1"
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ def workdir_of(folder: Path) -> Path:
       UserError: it is none; the message names workdirs above and below it.
     """
     if not folder.is_dir():
-        found = "is a file" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {found}; expected the --workdir of beit_jax.train")
+        found = "it is a file" if folder.exists() else "there is no such folder"
+        raise UserError(f"{folder} holds no run: {found}; expected the --workdir of beit_jax.train")
     if (folder / CONFIG).is_file() or recipe_of(folder):
         return folder
     for parent in folder.resolve().parents:

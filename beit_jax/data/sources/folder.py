@@ -71,9 +71,7 @@ def _describe_missing(root: str) -> str:
     if os.path.exists(root):
         return f"{root} is a file; expected the folder that the images lie in"
     if root == "PATH":
-        return (
-            "there is no folder PATH; write the path of your own folder of images in its place, such as folder:photos"
-        )
+        return "there is no folder PATH; write the path of your own images in its place, such as folder:photos"
     if "\\" in root:
         hint = "this system separates folders with /, not with \\"
     elif os.path.isabs(root):
