@@ -14,13 +14,17 @@
 No checkpoints are read, and images only with --real. With --json the last line of standard output is one JSON object.
 """
 
+import argparse
 import os
 from collections.abc import Sequence
 
-from beit_jax import cli
+from ml_collections import ConfigDict
+
+from beit_jax import cli, extras, local_files
+from beit_jax import config as configs
 from beit_jax.benchmarks import input_pipeline, masks, table
 from beit_jax.benchmarks.one_core import positive_int
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 
 STEPS = 20
 SUBCOMMANDS = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
@@ -32,24 +36,42 @@ def main(argv: Sequence[str]) -> None:
         if argv[0] not in SUBCOMMANDS:
             raise UserError(f"found the benchmark {argv[0]!r}, expected {', '.join(SUBCOMMANDS)}, or --config=FILE")
         return SUBCOMMANDS[argv[0]](argv[1:])
-    parser = _parser()
-    args, config = cli.parse_with_config(parser, argv)
+    args, config = cli.parse_with_config(_parser(), argv, _check_command)
     if args.compile_only:
-        if args.vs or args.tokens_given or args.real or args.steps is not None:
-            raise UserError("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is counted
         from beit_jax.benchmarks import compiled
 
         return compiled.run(config, args.stage, args.devices or 1, args.json)
-    if args.devices is not None:
-        raise UserError(
-            "--devices simulates devices, which only --compile_only does; a measurement takes all there are"
-        )
     if args.vs:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
     from beit_jax.benchmarks import step
 
     return step.run(config, args.stage, args.steps or STEPS, args.vs, args.tokens_given, args.real, args.json)
+
+
+def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
+    mistakes = Mistakes()
+    if args.compile_only and (args.vs or args.tokens_given or args.real or args.steps is not None):
+        mistakes.add("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
+    if args.devices is not None and not args.compile_only:
+        mistakes.add("--devices simulates devices, which only --compile_only does; a measurement takes all there are")
+    with mistakes.collected():
+        baseline = ("torch", "timm" if args.vs.startswith("timm") else "transformers") if args.vs else ()
+        extras.check_installed(*baseline, *(("tensorflow", "tensorflow_datasets") if args.real else ()))
+    with mistakes.collected():
+        if config is not None:
+            _check_config(config, args.stage, args.real)
+    mistakes.raise_all()
+
+
+def _check_config(config: ConfigDict, stage: str, real: bool) -> None:
+    mistakes, untrained = Mistakes(), configs.with_untrained_parts(config, stage)
+    with mistakes.collected():
+        configs.validate(untrained)
+    with mistakes.collected():
+        if real:
+            local_files.check_data(configs.stage_of(config, stage).data, ("split",))
+    mistakes.raise_all()
 
 
 def _parser() -> cli.Parser:

@@ -8,26 +8,42 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from absl import logging
+from ml_collections import ConfigDict
 
 from beit_jax import config as configs
-from beit_jax.errors import UserError
+from beit_jax.config import override
+from beit_jax.errors import Mistakes, UserError, did_you_mean
+from beit_jax.extras import missing_library
 from beit_jax.runtime import distributed
 
 CONFIG_HELP = "config file, with arguments: FILE[:name=value,...]"
+KEY = "--config."
 KEYS_HELP = "Any key of the config can be set: --config.KEY=VALUE. --config FILE --help lists them."
 
 
 class Parser(argparse.ArgumentParser):
-    """Parses a command line; a mistake is a `UserError`, and the description keeps its lines."""
+    """Parses a command line; mistakes are a `UserError`, and the description keeps its lines.
 
-    def __init__(self, *, plugins: bool = False, **settings: Any):
+    Without arguments, a command that needs some prints its help and exits with status 2.
+    """
+
+    def __init__(
+        self,
+        *,
+        plugins: bool = False,
+        takes_keys: bool = False,
+        check: Callable[[argparse.Namespace], None] = lambda args: None,
+        **settings: Any,
+    ):
         """
         Args:
           plugins: whether the command takes `--plugin`.
+          takes_keys: whether arguments that set keys of a config are left over.
+          check: of the flags; what it finds is told together with unknown flags.
           **settings: of argparse; `prog` and `description` among them.
         """
+        self._takes_keys, self._own_check, self._unknown = takes_keys, check, ()
         super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **settings)
         if plugins:
             self.add_argument(
@@ -37,9 +53,47 @@ class Parser(argparse.ArgumentParser):
                 help="Python file that registers tasks or tokenizers of your own; it is run. May be repeated.",
             )
 
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """The flags, and arguments that set keys of a config, where the command takes them.
+
+        Raises:
+          UserError: unknown flags and what else is wrong.
+          SystemExit: there are no arguments and some are needed, or they ask for the help.
+        """
+        if not args and (self._takes_keys or any(action.required for action in self._actions)):
+            self.print_help()
+            raise SystemExit(2)
+        self._unknown = self._describe_unknown_flags(args)
+        found, rest = super().parse_known_args(args, namespace)
+        if self._takes_keys:
+            return found, rest
+        unexpected = [f"unexpected argument {argument!r}; see {self.prog} --help" for argument in rest]
+        mistakes = Mistakes()
+        for line in self._unknown or unexpected:
+            mistakes.add(line)
+        with mistakes.collected():
+            self.check(found)
+        mistakes.raise_all()
+        return found, rest
+
+    def check(self, args: argparse.Namespace) -> None:
+        """
+        Raises:
+          UserError: everything that is wrong with the flags.
+        """
+        self._own_check(args)
+
     def error(self, message: str) -> NoReturn:
         """Raises `UserError`, where argparse would print and exit."""
-        raise UserError(f"{message}; see {self.prog} --help")
+        raise UserError(*self._unknown, f"{message}; see {self.prog} --help")
+
+    def _describe_unknown_flags(self, args: Sequence[str]) -> list[str]:
+        """One line for each flag that the command does not have; a command of several leaves them to these."""
+        if self._takes_keys or self._subparsers:
+            return []
+        names = [arg.partition("=")[0] for arg in args if arg.startswith("--") and arg != "--"]
+        known = self._option_string_actions
+        return [f"there is no flag {name}{did_you_mean(name, known)}" for name in names if name not in known]
 
 
 class _RunPlugin(argparse.Action):
@@ -58,29 +112,103 @@ def config_parser(module: str, description: str, example: str) -> Parser:
       description: its docstring.
       example: of a file, for messages.
     """
-    parser = Parser(prog=f"python -m {module}", description=description, epilog=KEYS_HELP, plugins=True, add_help=False)
+    parser = Parser(
+        prog=f"python -m {module}",
+        description=description,
+        epilog=KEYS_HELP,
+        plugins=True,
+        takes_keys=True,
+        add_help=False,
+    )
     parser.add_argument("-h", "--help", action="store_true", help="show this text, and exit")
     parser.add_argument("--config", metavar="FILE", default="", help=f"{CONFIG_HELP}, such as {example}")
     parser.example = example
     return parser
 
 
-def parse_with_config(parser: Parser, argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+def parse_with_config(
+    parser: Parser, argv: Sequence[str], check: Callable[[argparse.Namespace, ConfigDict], None] | None = None
+) -> tuple[argparse.Namespace, ConfigDict]:
     """The flags, and the config with the overrides of the command line.
 
     With `--help`, prints the flags, and the keys of the config if there is one, and exits with status 0.
 
+    Args:
+      parser: from `config_parser`.
+      argv: the arguments.
+      check: the command's own check of flags and config. It is called although other arguments are wrong, so that a
+        user learns of all mistakes at once.
+
     Raises:
-      UserError: there is no config, or a flag, a key or a value is wrong.
+      UserError: there is no config, or flags, keys or values are wrong, or `check` finds something.
     """
     args, overrides = parser.parse_known_args(argv)
     if args.help:
         print_help(parser, args.config, overrides)
-    if not args.config:
-        raise UserError(f"--config is missing; expected a file such as {parser.example}; see {parser.prog} --help")
-    config = configs.load(args.config)
-    override(config, overrides)
+    mistakes, config = Mistakes(), None
+    with mistakes.collected():
+        config = load_config(parser, args, overrides)
+    with mistakes.collected():
+        set_keys(parser, config, overrides)
+    with mistakes.collected():
+        if check:
+            check(args, config)
+    mistakes.raise_all()
     return args, config
+
+
+def load_config(parser: Parser, args: argparse.Namespace, rest: Sequence[str]) -> ConfigDict:
+    """The config that `--config` names.
+
+    Args:
+      parser: from `config_parser`.
+      args: the flags.
+      rest: arguments that are no flags, for the message.
+
+    Raises:
+      UserError: the flag is missing, or the file cannot be loaded.
+    """
+    if args.config:
+        return configs.load(args.config)
+    files = [argument for argument in rest if re.search(r"\.py(:|$)", argument)]
+    example = f"write --config={files[0]}" if files else f"expected a file such as {parser.example}"
+    raise UserError(f"--config is missing; {example}; see {parser.prog} --help")
+
+
+def set_keys(parser: Parser, config: ConfigDict | None, arguments: Sequence[str]) -> None:
+    """Applies the arguments that are no flags of a command to its config, in place.
+
+    Args:
+      parser: from `config_parser`.
+      config: None if there is none; then only the names of flags are checked.
+      arguments: that the parser did not know.
+
+    Raises:
+      UserError: arguments that are neither flags nor keys.
+    """
+    mistakes, keys = Mistakes(), []
+    for index, argument in enumerate(arguments):
+        before = arguments[index - 1] if index else ""
+        if argument.startswith(KEY) or (before.startswith(KEY) and "=" not in before and argument[:2] != "--"):
+            keys.append(argument)
+        elif config is not None or argument.startswith("-"):
+            mistakes.add(_describe_unknown_argument(parser, config, argument))
+    with mistakes.collected():
+        if config is not None:
+            override(config, keys)
+    mistakes.raise_all()
+
+
+def _describe_unknown_argument(parser: Parser, config: ConfigDict | None, argument: str) -> str:
+    name, equals, value = argument.partition("=")
+    if not name.startswith("-"):
+        hint = "; arguments of a config file follow a colon: --config=FILE:name=value" if equals else ""
+        return f"unexpected argument {argument!r}; flags are written --name=value{hint}; see {parser.prog} --help"
+    key = name.lstrip("-")
+    if config is not None and key in configs.flatten(config):
+        return f"there is no flag {name}; keys of the config are set with {KEY}{key}{equals}{value}"
+    near = did_you_mean(f"--{key}", parser._option_string_actions)
+    return f"there is no flag {name}{near or f'; see {parser.prog} --help'}"
 
 
 def print_help(parser: Parser, file: str, overrides: Sequence[str]) -> NoReturn:
@@ -88,37 +216,9 @@ def print_help(parser: Parser, file: str, overrides: Sequence[str]) -> NoReturn:
     parser.print_help()
     if file:
         config = configs.load(file)
-        override(config, overrides)
+        set_keys(parser, config, overrides)
         print(f"\n{configs.describe_keys(config)}")
     raise SystemExit(0)
-
-
-def override(config: ConfigDict, arguments: Sequence[str]) -> None:
-    """Applies arguments such as `--config.key=value` to a config, in place.
-
-    Raises:
-      UserError: an unknown key, a wrong value, or another argument.
-    """
-    for argument in arguments:
-        if match := re.match(r"--config\.(?:\w+\.)?(task|model\.kind|tokenizer\.kind)(=|$)", argument):
-            raise UserError(
-                f"{argument} would change which keys there are; set {match[1]} in the config file, with "
-                "defaults(TASK, TOKENIZER_KIND)"
-            )
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["beit_jax", *arguments])
-        rest = values(["beit_jax", *arguments])[1:]
-    except (AttributeError, KeyError) as error:
-        raise UserError(f"unknown config key: {_one_line(error).strip(chr(39))}") from error
-    except (flags.Error, TypeError, ValueError) as error:
-        raise UserError(_one_line(error)) from error
-    if rest:
-        raise UserError(f"unexpected argument {rest[0]!r}; flags are written --name=value, see --help")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error.args[0] if error.args else error).split())
 
 
 def required_folder(flag: str, path: str, example: str) -> Path:
@@ -140,7 +240,7 @@ def local_folder(flag: str, path: str) -> Path:
     """
     if "://" in path:
         raise UserError(f"--{flag}={path} is a URL; expected a folder: mount the bucket, and give the path it has here")
-    return Path(path)
+    return Path(path).expanduser()  # shells leave `~` alone behind `=`
 
 
 def worker_index(worker: str) -> tuple[int, int]:
@@ -159,24 +259,32 @@ def worker_index(worker: str) -> tuple[int, int]:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(sys.argv[1:])`; a `UserError` becomes one line on stderr and exit status 2.
+    """Calls `main(sys.argv[1:])`; a `UserError`, and a library that is not installed, become exit status 2.
 
     If several processes are one run: when one fails, all end; a process that is done waits for the others.
     """
     logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot change
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        distributed.exit_all(2, str(error))
+    except (UserError, ModuleNotFoundError) as error:
+        mistake = error if isinstance(error, UserError) else missing_library(error)
+        if mistake is None:
+            _fail(error)
+        print(f"error: {mistake}", file=sys.stderr)
+        distributed.exit_all(2, str(mistake))
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         distributed.exit_all(130, "interrupted")
     except Exception as error:
-        traceback.print_exc()
-        distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])
+        _fail(error)
     except SystemExit as end:
         if not end.code:
             distributed.finish()
         raise
     distributed.finish()
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Ends a command that failed in a way that is not the user's mistake."""
+    traceback.print_exception(error)
+    distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])

@@ -23,9 +23,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli
+from beit_jax import cli, extras, local_files
 from beit_jax import config as configs
-from beit_jax.errors import UserError
+from beit_jax.convert import locate
+from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import distributed
 
 
@@ -43,27 +44,53 @@ def main(argv: Sequence[str]) -> None:
     args, overrides = parser.parse_known_args(argv)
     if args.help:
         cli.print_help(parser, args.config, overrides)
-    cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")
+    _check(parser, args, overrides)
     distributed.start()
-    numbers = evaluate(_open(args, overrides), args.pictures, bound=args.bound)
+    numbers = evaluate(_open(parser, args, overrides), args.pictures, bound=args.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
 
 
-def _open(args: argparse.Namespace, overrides: Sequence[str]) -> Any:
-    """The checkpoint, with the config of `--config` or of the run."""
+def _check(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Checks everything that can be checked without JAX.
+
+    Raises:
+      UserError: all that is wrong.
+    """
+    mistakes = Mistakes()
+    with mistakes.collected():
+        locate.check_name(str(cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")))
+    with mistakes.collected():
+        extras.check_installed("tensorflow", "tensorflow_datasets")
+    with mistakes.collected():
+        config = configs.load(args.config) if args.config else None
+        cli.set_keys(parser, config, overrides)
+    mistakes.raise_all()
+
+
+def _open(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str]) -> Any:
+    """The checkpoint, with the config of `--config` or of the run, which is valid, and whose folders are there."""
     from beit_jax.convert import opening
 
     config = configs.load(args.config) if args.config else None
     if config is not None and "stages" in config:
         raise UserError(f"--config={args.config} is a recipe of several runs; leave it out to take the run's own")
-    opened = opening.open_checkpoint(args.checkpoint, config)
-    cli.override(opened.config, overrides)
+    opened, mistakes = opening.open_checkpoint(args.checkpoint, config), Mistakes()
+    with mistakes.collected():
+        cli.set_keys(parser, opened.config, overrides)
     if not opened.config.data.source:
-        raise UserError(
+        mistakes.add(
             f"{args.checkpoint} does not say which images to evaluate it on; give them, such as "
             "--config.data.source=folder:PATH"
         )
+        mistakes.raise_all()
+    with mistakes.collected():
+        configs.validate(opened.config)
+    with mistakes.collected():
+        local_files.check_data(opened.config.data, ("eval_split",))
+    with mistakes.collected():
+        local_files.check_paths(opened.config, without=(*local_files.STARTS, local_files.TOKENS))
+    mistakes.raise_all()
     return opened
 
 

@@ -262,7 +262,7 @@ def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
     config = config.copy_and_resolve_references()
     for name, path in flatten(config).items():
         if declared_keys(config)[name].is_path and path and path != "random" and not path.startswith("stage:"):
-            config.update_from_flattened_dict({name: str(Path(path).absolute())})
+            config.update_from_flattened_dict({name: str(Path(path).expanduser().absolute())})
     if "num_classes" in config.get("model", {}):
         split = config.data.split if to_train else config.data.eval_split
         class_names.fill_in(config, *pipeline.classes(config.data, split))

@@ -9,6 +9,7 @@ from beit_jax import config as configs
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.tokenizer_kinds import KINDS
 from beit_jax.errors import UserError
+from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.training import checkpoint
 
 
@@ -52,4 +53,4 @@ def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, Co
 
 
 def _config_of(source: str, folder: Path) -> ConfigDict:
-    return configs.from_json(checkpoint.load_config(checkpoint.find_checkpoint(source, folder.parent)))
+    return configs.from_json(checkpoint.load_config(find_checkpoint(source, folder.parent)))

@@ -119,7 +119,9 @@ def _most_likely(experiment: Any, source: Any, paths: Sequence[str], top: int, b
     with progress_bar(len(paths), 0) as progress, jax.set_mesh(mesh):
         run = jax.jit(compute, out_shardings=sharding.replicated(mesh))
         unreadable = _Unreadable(progress)
-        for batch in pipeline.make_predict(experiment.data.config.data, paths, batch_size=batch_size, unreadable=unreadable):
+        for batch in pipeline.make_predict(
+            experiment.data.config.data, paths, batch_size=batch_size, unreadable=unreadable
+        ):
             outputs = run(params, experiment.frozen, sharding.to_devices(mesh, {"image": batch["image"]}))
             probabilities, classes = jax.device_get(outputs)
             for row in np.flatnonzero(batch["valid"]):

@@ -9,14 +9,16 @@ alone. If the command was interrupted, run it again: finished shards are skipped
 training on the result.
 """
 
+import argparse
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli
-from beit_jax.errors import UserError
+from beit_jax import cli, extras
+from beit_jax.data.sources import folder
+from beit_jax.errors import Mistakes, UserError
 
 EVAL_SPLITS = ("validation", "test")
 
@@ -27,6 +29,7 @@ def main(argv: Sequence[str]) -> None:
         prog="python -m beit_jax.shard_dataset",
         usage="%(prog)s --images FOLDER --out DIR [--name NAME] [--shards N] [--worker I/N]",
         description=__doc__,
+        check=_check_command,
     )
     parser.add_argument("--images", required=True, metavar="FOLDER", help="folder of images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of data sets; DIR/NAME/1.0.0 is written")
@@ -35,8 +38,6 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--worker", default="0/1", metavar="I/N", help="this is machine number I of N, from 0 on")
     args = parser.parse_args(argv)
     images, out = cli.local_folder("images", args.images), cli.local_folder("out", args.out)
-    if args.shards < 0:
-        raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 for the default")
     index, count = cli.worker_index(args.worker)
 
     from beit_jax.data.records import shard_writer
@@ -45,6 +46,22 @@ def main(argv: Sequence[str]) -> None:
     print(f"listing the files in {images}", flush=True)
     result = shard_writer.write_dataset(str(images), out, name, args.shards, index, count)
     print(_report(result, name, out))
+
+
+def _check_command(args: argparse.Namespace) -> None:
+    mistakes = Mistakes()
+    with mistakes.collected():
+        folder.check_folder(str(cli.local_folder("images", args.images)))
+    with mistakes.collected():
+        cli.local_folder("out", args.out)
+    with mistakes.collected():
+        if args.shards < 0:
+            raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 for the default")
+    with mistakes.collected():
+        cli.worker_index(args.worker)
+    with mistakes.collected():
+        extras.check_installed("tensorflow", "tensorflow_datasets", "tqdm")
+    mistakes.raise_all()
 
 
 def _report(result: Any, name: str, out: Path) -> str:

@@ -12,6 +12,7 @@ masks are. The length is that of the config's run; a longer one adds to the same
 after a stop of any kind: finished files are kept.
 """
 
+import argparse
 import itertools
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,9 +21,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli
+from beit_jax import cli, extras, local_files
 from beit_jax import config as configs
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -31,9 +32,34 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", metavar="FOLDER", default="", help="folder of the tokens; made if it does not exist")
     parser.add_argument("--stage", default="", help="which stage of a recipe")
     parser.add_argument("--worker", default="0/1", metavar="I/N", help="of N machines, this is number I, from 0 on")
-    args, config = cli.parse_with_config(parser, argv)
-    out = cli.required_folder("out", args.out, "tokens")
+    args, config = cli.parse_with_config(parser, argv, _check_command)
+    out = cli.local_folder("out", args.out)
     print(tokenize(config, args.stage, out, *cli.worker_index(args.worker)))
+
+
+def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
+    mistakes = Mistakes()
+    with mistakes.collected():
+        cli.required_folder("out", args.out, "tokens")
+    with mistakes.collected():
+        cli.worker_index(args.worker)
+    with mistakes.collected():
+        extras.check_installed("tensorflow", "tensorflow_datasets")
+    with mistakes.collected():
+        if config is not None:
+            _check_stage(config, args.stage)
+    mistakes.raise_all()
+
+
+def _check_stage(config: ConfigDict, stage: str) -> None:
+    mistakes, chosen = Mistakes(), configs.stage_of(config, stage)
+    with mistakes.collected():
+        configs.validate(config)
+    with mistakes.collected():
+        local_files.check_data(chosen.data, ("split",))
+    with mistakes.collected():
+        local_files.check_paths(chosen, without=(*local_files.STARTS, local_files.TOKENS))
+    mistakes.raise_all()
 
 
 def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: int) -> str:

@@ -9,6 +9,7 @@ checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.jso
 folder, and names images that could not be read in unreadable.txt.
 """
 
+import argparse
 import contextlib
 import gc
 import json
@@ -18,27 +19,63 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli
+from beit_jax import cli, extras, local_files
 from beit_jax import config as configs
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import distributed, lock, preemption
 from beit_jax.runtime.atomic_write import write_text
 
 RESULT = "result.json"  # of a finished run: its last evaluation
+LIBRARIES = ("tensorflow", "tensorflow_datasets", "matplotlib")  # for the images, and for the report at the end
 
 
 def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.config_parser("beit_jax.train", __doc__, "configs/quickstart.py")
     parser.add_argument("--workdir", metavar="FOLDER", default="", help="folder of the run; made if it does not exist")
-    args, config = cli.parse_with_config(parser, argv)
-    workdir = cli.required_folder("workdir", args.workdir, "runs/quickstart")
+    args, config = cli.parse_with_config(parser, argv, _check_command)
     distributed.start()
     try:
-        train(config, workdir)
+        train(config, cli.local_folder("workdir", args.workdir))
     except preemption.Preempted as preempted:
         distributed.print_once(preempted.text)
         raise
+
+
+def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
+    mistakes, workdir = Mistakes(), None
+    with mistakes.collected():
+        workdir = cli.required_folder("workdir", args.workdir, "runs/quickstart")
+    with mistakes.collected():
+        extras.check_installed(*LIBRARIES)
+    with mistakes.collected():
+        if config is not None:
+            _check(config, workdir)
+    mistakes.raise_all()
+
+
+def _check(config: ConfigDict, workdir: Path | None) -> None:
+    """Checks a config or a recipe, and the folders that its unfinished stages read, without JAX or TensorFlow.
+
+    Raises:
+      UserError: everything that is wrong.
+    """
+    mistakes = Mistakes()
+    with mistakes.collected():
+        configs.validate(config)
+    with mistakes.collected():
+        configs.check_stages(config, lambda name, stage: _check_files(stage, _folder(config, name, workdir)))
+    mistakes.raise_all()
+
+
+def _check_files(config: ConfigDict, run: Path | None) -> None:
+    if run is None or not (run / RESULT).exists():
+        local_files.check_run(config, run)
+
+
+def _folder(config: ConfigDict, stage: str, workdir: Path | None) -> Path | None:
+    """The folder of a stage; of a config without stages, the workdir."""
+    return workdir / stage if workdir and "stages" in config else workdir
 
 
 def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
@@ -50,7 +87,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     Raises:
       UserError: a mistake of the user. Most mistakes are found before anything is written.
     """
-    configs.validate(config)
+    _check(config, workdir)
     _check_owner(workdir, config)
     with lock.lock_workdir(workdir) if distributed.is_main() else contextlib.nullcontext():
         distributed.barrier("workdir")
@@ -63,7 +100,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
 def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     stages = configs.stages_of(config)
-    folders = {name: workdir / name if "stages" in config else workdir for name in stages}
+    folders = {name: _folder(config, name, workdir) for name in stages}
     results = {name: _finished(folder) for name, folder in folders.items()}
     pending = {name: stage for name, stage in stages.items() if results[name] is None}
     experiments = _build(pending, folders, workdir)

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "training": LEAVES | {"config", "runtime", "tasks", "models"},
     "evals": LEAVES | {"tasks", "training"},
     "experiment_data": LEAVES | {"config", "data", "evals", "tasks", "training"},
-    "experiment_tokenizer": LEAVES | {"config", "training"},
+    "experiment_tokenizer": LEAVES | {"config", "runtime", "training"},
     "experiment": LEAVES | {"config", "experiment_data", "experiment_tokenizer", "tasks", "training"},
 }
 HEAVY = {

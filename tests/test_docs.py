@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from beit_jax import cli
+from beit_jax import cli, own_images
 from beit_jax import config as configs
 from beit_jax.config import validate
-from beit_jax.convert import files
+from beit_jax.convert import locate, opening
 from beit_jax.training import checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,6 +21,7 @@ PAGES = [ROOT / "README.md", ROOT / "launch" / "README.md", *sorted((ROOT / "doc
 names = [str(page.relative_to(ROOT)) for page in PAGES]
 each_page = pytest.mark.parametrize("page", PAGES, ids=names)
 
+IMAGES = own_images.Images("train[:90%]", "train[90%:]", 900, 100, ("ant", "bee"), 64, 64 * 64)  # of the folder PATH
 FENCED = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 
@@ -112,9 +113,11 @@ def parse_only(monkeypatch, registries):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(cli, "override", overridden)
     monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
-    monkeypatch.setattr(files, "local_path", Path)
-    monkeypatch.setattr(checkpoint, "holds_checkpoint", lambda path: True)
-    monkeypatch.setattr(checkpoint, "find_checkpoint", Path)
+    monkeypatch.setattr(cli.Parser, "check", lambda *_: None)  # the files of the pages are not there
+    monkeypatch.setattr(locate, "check_name", Path)
+    monkeypatch.setattr(own_images, "look_at", lambda source: IMAGES)
+    monkeypatch.setattr(opening, "holds_checkpoint", lambda path: True)
+    monkeypatch.setattr(opening, "find_checkpoint", lambda path: Path(path, "checkpoints", "1"))
     monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path)))
 
     def run(module, arguments):

@@ -41,8 +41,11 @@ COMMANDS = ["train", "evaluate", "predict", "benchmark", "convert", "visualize",
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_quick(command):
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", f"beit_jax.{command}", "--help"], capture_output=True, text=True)
+    program = [sys.executable, "-X", "importtime", "-m", f"beit_jax.{command}", "--help"]
+    done = subprocess.run(program, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     assert done.returncode == 0, done.stderr
     assert f"python -m beit_jax.{command}" in done.stdout
     assert seconds < 3, f"{seconds:.1f} s"
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "beit_jax.cli" in imported and not imported & (HEAVY | {"jax", "orbax"})

@@ -91,7 +91,8 @@ def test_other_models_and_masks_take_the_same_tokens(runs, tmp_path):
         (["--config.data.split=train[:90%]"], "data.split is 'train' there and 'train[:90%]' now (and 1 more differ)"),
         (["--config.tokenizer.hidden=16"], "tokenizer.hidden is 8 there and 16 now"),
         (["--config.steps=12"], "has tokens for the first 10 steps, expected the 12 of the run"),
-        (["--config.tokens=nowhere"], "there are no tokens in"),
+        (["--config.tokens=nowhere"], "tokens=nowhere is not there; expected a folder of stored tokens"),
+        (["--config.tokens=docs"], "there are no tokens in docs; run python -m beit_jax.tokenize_dataset"),
         (["--config.tokens=gs://bucket"], "tokens='gs://bucket'; expected a folder, not a URL"),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 from commands import command, refused
 
 from beit_jax import evaluate, train
-from beit_jax.training import checkpoint
+from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
@@ -87,7 +87,7 @@ def test_damaged_newest_checkpoint_falls_back(finished, tmp_path):
         train.main(command("finetune", tmp_path))
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads((finished / "result.json").read_text())
     assert (tmp_path / "checkpoints" / "20.broken").is_dir()
-    assert checkpoint.find_checkpoint(str(tmp_path)).name == "20"
+    assert find_checkpoint(str(tmp_path)).name == "20"
 
 
 def test_only_checkpoint_damaged_is_an_error_and_stays(finished, tmp_path):

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
 @pytest.mark.parametrize(
     ("task", "overrides", "parts"),
     [
-        ("pretrain", ["--config.optimizer.lrr=1"], ["lrr", 'Did you mean "lr"']),
+        ("pretrain", ["--config.optimizer.lrr=1"], ["lrr'; did you mean --config.optimizer.lr?"]),
         ("pretrain", ["--config.steps=many"], ["steps", "many"]),
         ("pretrain", ["--config.model.image_size=18"], ["18", "patch size 4", "multiple of 4"]),
         ("pretrain", ["--config.tokenizer.groups=4"], ["tokenizer_image", "16, 16, 3", "32, 32, 3"]),

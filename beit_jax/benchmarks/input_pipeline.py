@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from beit_jax import cli
+from beit_jax import cli, extras
 from beit_jax import config as configs
 from beit_jax.benchmarks.one_core import positive_int, use_one_core
 from beit_jax.benchmarks.timing import Timed, time_alternately
 from beit_jax.config.pretrain import tokenizer_image_size
-from beit_jax.errors import UserError
 
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry")
 QUALITY = 94
@@ -58,10 +57,9 @@ def make_files(folder: Path, count: int) -> float:
     """
     from PIL import Image
 
-    try:
-        from skimage import data
-    except ImportError:
-        raise UserError("the images are cut out of scikit-image's photographs; run: pip install scikit-image") from None
+    extras.check_installed("skimage")
+    from skimage import data
+
     photographs = [Image.fromarray(getattr(data, name)()) for name in PHOTOGRAPHS]
     numbers, sizes = random.Random(0), []
     for index in range(count):

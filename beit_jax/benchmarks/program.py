@@ -31,13 +31,12 @@ def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str
     Raises:
       UserError: the config is wrong, or the recipe has no such stage.
     """
-    config = config.copy_and_resolve_references()
-    chosen = configs.stage_of(config, stage)
     stages = {f"stage:{name}": section for name, section in configs.stages_of(config).items()}
-    chosen.update(fill_in_tokenizer(chosen, Path(), stages))
-    for section in chosen.values():
-        if isinstance(section, ConfigDict) and "init_from" in section:
-            section.init_from = "random"  # an untrained part takes as long
+    sizes = fill_in_tokenizer(configs.stage_of(config, stage), Path(), stages).get("tokenizer", {})
+    config = configs.with_untrained_parts(config, stage)  # which take as long
+    chosen = configs.stage_of(config, stage)
+    if sizes:
+        chosen.tokenizer.update({**sizes, "init_from": "random"})
     model = chosen.get("model", {})
     for key, value in (("dtype", dtype), ("remat", remat)):
         if model.get(key, "") == "auto":

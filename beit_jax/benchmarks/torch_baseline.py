@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from beit_jax import extras
 from beit_jax.config.pretrain import num_masked
 from beit_jax.errors import UserError
 from beit_jax.models import variants
@@ -85,6 +86,7 @@ def _targets(config: ConfigDict, batch: HostBatch) -> tuple[np.ndarray, np.ndarr
 
 
 def _import_libraries(kind: str, library: str) -> tuple[Any, Any]:
+    extras.check_installed("torch", library)
     try:
         import torch
 

@@ -9,8 +9,18 @@ from beit_jax.config.files import load, parse_arg, python_file
 from beit_jax.config.help import describe_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.op_sizes import fill_in_sizes
+from beit_jax.config.overrides import override
 from beit_jax.config.pretrain import tokenizer_image_size
-from beit_jax.config.recipes import recipe, set_source, shorten, shortened, stage_of, stages_of
+from beit_jax.config.recipes import (
+    check_stages,
+    recipe,
+    set_source,
+    shorten,
+    shortened,
+    stage_of,
+    stages_of,
+    with_untrained_parts,
+)
 from beit_jax.config.schema import Schema, defaults, keys_of, task_names, validate, with_task
 from beit_jax.config.serialization import flatten, from_json, to_json
 
@@ -18,6 +28,7 @@ __all__ = [
     "Key",
     "Keys",
     "Schema",
+    "check_stages",
     "defaults",
     "describe_keys",
     "differing_keys",
@@ -26,6 +37,7 @@ __all__ = [
     "from_json",
     "keys_of",
     "load",
+    "override",
     "parse_arg",
     "python_file",
     "recipe",
@@ -39,4 +51,5 @@ __all__ = [
     "tokenizer_image_size",
     "validate",
     "with_task",
+    "with_untrained_parts",
 ]

@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from beit_jax.config.encoder import encoder_keys, grid_side
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.shared import init_optional
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes
 
 NUM_CLASSES = Key(0, "number of classes; 0: as many as the data set has", at_least=0)
 LABELS = Key((), "names of the classes; empty: those of the data, where it has names")
@@ -30,10 +30,13 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: the patch size does not divide the image, or mixing finds batches of an odd size.
     """
-    grid_side(config.model)
+    mistakes = Mistakes()
+    with mistakes.collected():
+        grid_side(config.model)
     micro_batch = config.batch_size // config.optimizer.accumulate
     if micro_batch % 2 and (config.mixup or config.cutmix):
-        raise UserError(
+        mistakes.add(
             f"batch_size={config.batch_size} with optimizer.accumulate={config.optimizer.accumulate} makes batches of "
             f"{micro_batch} images; mixup and cutmix mix pairs: expected an even number"
         )
+    mistakes.raise_all()

@@ -2,15 +2,17 @@
 
 import ast
 import importlib.util
+import re
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError, did_you_mean
 
 
 def load(path: str) -> ConfigDict:
@@ -19,7 +21,7 @@ def load(path: str) -> ConfigDict:
     Raises:
       UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails.
     """
-    file, _, arg = path.partition(":")
+    file, arg = split_arg(path)
     module = python_file(file)
     if not hasattr(module, "get_config"):
         raise UserError(f'config {file!r} defines no get_config; expected `def get_config(arg="")`')
@@ -30,6 +32,14 @@ def load(path: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"{file}: get_config returned {type(config).__name__}; expected an ml_collections.ConfigDict")
     return config
+
+
+def split_arg(path: str) -> tuple[str, str]:
+    """The file and the argument of `FILE[:args]`; the colon of a Windows drive is part of the file."""
+    drive = re.match(r"[A-Za-z]:[\\/]", path)
+    start = drive.end() if drive else 0
+    file, _, arg = path[start:].partition(":")
+    return path[:start] + file, arg
 
 
 def python_file(file: str | Path, kind: str = "config") -> ModuleType:
@@ -45,7 +55,9 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
     path = Path(file)
     if not path.is_file():
         example = "configs/quickstart.py" if kind == "config" else "my_task.py"
-        raise UserError(f"{kind} {str(file)!r} does not exist; expected a file such as {example}")
+        with_arguments = re.fullmatch(r"(.+\.py)[ ,](\w.*)", str(file))
+        hint = f"; arguments follow a colon: {with_arguments[1]}:{with_arguments[2]}..." if with_arguments else ""
+        raise UserError(f"{kind} {str(file)!r} does not exist; expected a file such as {example}{hint}")
     name = f"beit_jax_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -72,17 +84,37 @@ def parse_arg(arg: str, **known: Any) -> ConfigDict:
     """Reads `name=value,flag` into the types of the defaults given: `parse_arg(arg, variant="B/16", runlocal=False)`.
 
     Raises:
-      UserError: an unknown name, or a value of another type.
+      UserError: unknown names, and values of another type.
     """
-    values = dict(known)
+    values, mistakes, before = dict(known), Mistakes(), ""
     for item in filter(None, (arg or "").split(",")):
         name, given, text = item.partition("=")
-        if name not in known:
-            raise UserError(f"config argument {name!r} is unknown; expected one of {', '.join(known)}")
-        values[name] = _convert(name, text, known[name]) if given else True
-        if not given and not isinstance(known[name], bool):
-            raise UserError(f"config argument {name!r} has no value; expected {name}={known[name]}")
+        with mistakes.collected():
+            if name not in known:
+                raise UserError(_describe_unknown(item, name, known, before))
+            if not given and not isinstance(known[name], bool):
+                raise UserError(f"config argument {name!r} has no value; expected {name}={known[name]}")
+            values[name] = _convert(name, text, known[name]) if given else True
+        before = name if isinstance(known.get(name), str) else ""
+    mistakes.raise_all()
     return ConfigDict(values)
+
+
+def _describe_unknown(item: str, name: str, known: Mapping[str, Any], before: str) -> str:
+    """
+    Args:
+      item: what is between two commas.
+      name: that is unknown.
+      known: the arguments of the config.
+      before: the argument before this one, if its value is a text, which may have been cut at a comma.
+    """
+    near, names = did_you_mean(name, known), ", ".join(known)
+    if before and not near and not re.match(r"\w+=", item):
+        return (
+            f"config argument {item!r} is unknown; expected one of {names}. A comma ends the value of {before}: set a "
+            "value that has one with its key, such as --config.data.source='folder:a,b'"
+        )
+    return f"config argument {name!r} is unknown; expected one of {names}{near}"
 
 
 def _convert(name: str, text: str, default: Any) -> Any:

@@ -45,9 +45,8 @@ class Key:
         Raises:
           UserError: the value has another type, is out of range, or is none of the choices.
         """
-        if not self._has_type(value):
-            expected = "a finite number" if type(value) is float else type(self.default).__name__
-            raise UserError(f"{name}={value!r} is {type(value).__name__}; expected {expected}")
+        if not self.has_type(value):
+            raise UserError(f"{name}={value!r} is {type(value).__name__}; expected {self._type_in_words()}")
         if self.choices and value not in self.choices:
             raise UserError(f"{name}={value!r}; expected one of {', '.join(map(str, self.choices))}")
         if not self._in_range(value):
@@ -63,10 +62,16 @@ class Key:
         limits = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
         return " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
 
-    def _has_type(self, value: Any) -> bool:
+    def has_type(self, value: Any) -> bool:
+        """Whether a value has the type of the default; for a float, whether it is a finite number."""
         if isinstance(self.default, float):
             return type(value) in (int, float) and math.isfinite(value)
         return type(value) is type(self.default)
+
+    def _type_in_words(self) -> str:
+        words = {int: "int, a whole number", float: "a finite number", bool: "bool, true or false"}
+        example = self.default or ("...",)
+        return words.get(type(self.default), f"{type(self.default).__name__}, such as {example!r}")
 
     def _in_range(self, value: Any) -> bool:
         return (

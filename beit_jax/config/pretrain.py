@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.tokenizer_kinds import KINDS, stride
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 
 
 def keys(kind: str) -> Keys:
@@ -78,17 +78,20 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: masks do not fit the grid, there is no tokenizer, or `tokens` and `device_augment` are both set.
     """
-    check_masking(config)
+    mistakes = Mistakes()
+    with mistakes.collected():
+        check_masking(config)
     if config.tokens and config.device_augment:
-        raise UserError(
+        mistakes.add(
             f"tokens={config.tokens} with device_augment={config.device_augment}: the step changes the colours that "
             "stored tokens are of; leave one of them out, such as fast=True of configs/pretrain.py"
         )
     if not config.tokenizer.init_from:
-        raise UserError(
+        mistakes.add(
             "tokenizer.init_from is empty; pre-training needs a trained tokenizer: give the folder of a tokenizer run "
             "(python -m beit_jax.train --config configs/tokenizer.py --workdir ...)"
         )
+    mistakes.raise_all()
 
 
 def check_masking(config: ConfigDict) -> None:

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from beit_jax.config.classify import LABELS, NUM_CLASSES
 from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
 from beit_jax.config.keys import Key, Keys
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
 
 KEYS: Keys = dict(
@@ -30,13 +30,16 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: there is no encoder, or it lacks a layer.
     """
-    grid_side(config.model)
-    variant, _ = variants.parse(config.model.variant)
-    chosen_layers(config.layers, variant.depth)
+    mistakes = Mistakes()
+    with mistakes.collected():
+        grid_side(config.model)
+        variant, _ = variants.parse(config.model.variant)
+        chosen_layers(config.layers, variant.depth)
     if not config.encoder.init_from:
-        raise UserError(
+        mistakes.add(
             "encoder.init_from is empty; give the run whose encoder is probed, or random for one that is not trained"
         )
+    mistakes.raise_all()
 
 
 def chosen_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:

@@ -1,10 +1,11 @@
 """Recipes: ordered lists of configs, each a stage with a folder of its own under the workdir."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from beit_jax.config.nearest import listed
 from beit_jax.data.sources.folder import list_splits
 from beit_jax.errors import UserError
 
@@ -30,6 +31,27 @@ def stages_of(config: ConfigDict) -> dict[str, ConfigDict]:
     return {name: config[name] for name in config.get("stages", ())} or {config.task: config}
 
 
+def check_stages(config: ConfigDict, check: Callable[[str, ConfigDict], None]) -> None:
+    """Calls a check with the name and the config of every stage, or of a config without stages.
+
+    Raises:
+      UserError: all mistakes that the check finds; one that several stages have is told once.
+    """
+    if "stages" not in config:
+        return check(config.get("task", ""), config)
+    found: dict[str, list[str]] = {}
+    for name in config.stages:
+        try:
+            if name not in config:
+                raise UserError(f"it has no config; expected a key {name!r} beside `stages`")
+            check(name, config[name])
+        except UserError as error:
+            for line in error.lines:
+                found.setdefault(line, []).append(name)
+    if found:
+        raise UserError(*(f"stage{'s' * (len(names) > 1)} {listed(names)}: {line}" for line, names in found.items()))
+
+
 def stage_of(config: ConfigDict, stage: str) -> ConfigDict:
     """One stage of a recipe, or a config without stages.
 
@@ -41,6 +63,19 @@ def stage_of(config: ConfigDict, stage: str) -> ConfigDict:
         expected = f"--stage to name one of {', '.join(names)}" if names else "no --stage for a config without stages"
         raise UserError(f"found --stage={stage}, expected {expected}")
     return config[stage] if stage else config
+
+
+def with_untrained_parts(config: ConfigDict, stage: str) -> ConfigDict:
+    """A copy of a config, or of a recipe, in which one stage reads its frozen parts from no other run.
+
+    Raises:
+      UserError: see `stage_of`.
+    """
+    config = config.copy_and_resolve_references()
+    for section in stage_of(config, stage).values():
+        if isinstance(section, ConfigDict) and "init_from" in section:
+            section.init_from = "random"
+    return config
 
 
 def shorten(config: ConfigDict, steps: int, warmup: int = 1) -> ConfigDict:

@@ -1,7 +1,6 @@
 """The tasks that configs can name, the keys of each, and the checks that need no device and no data."""
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,11 +9,13 @@ from ml_collections import ConfigDict
 from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizer_kinds
 from beit_jax.config.durations import check_duration, in_steps
 from beit_jax.config.keys import Key, Keys, default_values, flatten_keys
+from beit_jax.config.nearest import describe_unknown
 from beit_jax.config.op_sizes import fill_in_sizes
+from beit_jax.config.recipes import check_stages
 from beit_jax.config.registry import Registry
 from beit_jax.config.serialization import flatten
 from beit_jax.config.shared import shared_keys
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,22 +102,23 @@ def with_task(config: ConfigDict, task: str) -> ConfigDict:
 def validate(config: ConfigDict) -> None:
     """Checks a config, or every stage of a recipe.
 
+    Values that must go together are compared if each of them is right by itself.
+
     Raises:
-      UserError: the first thing that is wrong, with the key, what was found and what is expected.
+      UserError: everything that is wrong, each with the key, what was found and what is expected.
     """
-    if "stages" not in config:
-        _validate_run(config)
-        return
-    earlier = []
-    for name in config.stages:
-        if name not in config:
-            raise UserError(f"stage {name!r} has no config; expected a key {name!r} beside `stages`")
-        try:
-            _validate_run(config[name])
-            _check_stage_references(config[name], earlier)
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}") from error
-        earlier.append(name)
+    stages = list(config.get("stages", ()))
+
+    def check(name: str, run: ConfigDict) -> None:
+        mistakes = Mistakes()
+        with mistakes.collected():
+            _validate_run(run)
+        with mistakes.collected():
+            if stages:
+                _check_stage_references(run, stages[: stages.index(name)])
+        mistakes.raise_all()
+
+    check_stages(config, check)
 
 
 def _joined(keys: Keys, more: Keys) -> dict[str, Any]:
@@ -130,34 +132,46 @@ def _joined(keys: Keys, more: Keys) -> dict[str, Any]:
 
 def _validate_run(config: ConfigDict) -> None:
     task = config.get("task", None)
-    schema = TASKS.find(task)
+    schema, mistakes = TASKS.find(task), Mistakes()
     declared, values = declared_keys(config), flatten(config)
-    for name in values:
-        if name not in declared:
-            near = difflib.get_close_matches(name, declared, 1)
-            raise UserError(f"unknown config key {name!r}{f'; did you mean {near[0]!r}?' if near else ''}")
+    for name in (name for name in values if name not in declared):
+        mistakes.add(describe_unknown(defaults(task, tokenizer_kinds.kind_of(config)), name))
     for name, key in declared.items():
-        if name not in values:
-            raise UserError(f"config key {name!r} is missing; its default is {key.default!r}")
-        key.validate(name, values[name])
-    _check_lengths(config)
-    for name in ("ops", "eval_ops"):
-        if not config.data[name]:
-            raise UserError(f"data.{name} is empty; expected operations such as 'decode|resize(224)'")
-    schema.check(config)
-    fill_in_sizes(config)  # raises if the ops name a size that there is not
+        with mistakes.collected():
+            if name not in values:
+                raise UserError(f"config key {name!r} is missing; its default is {key.default!r}")
+            key.validate(name, values[name])
+    if not mistakes:
+        for check in (_check_lengths, _check_ops, schema.check):
+            with mistakes.collected():
+                check(config)
+    if not mistakes:
+        fill_in_sizes(config)  # raises if the ops name a size that there is not
+    mistakes.raise_all()
 
 
 def _check_lengths(config: ConfigDict) -> None:
+    mistakes = Mistakes()
     if config.epochs and config.steps:
-        raise UserError(f"epochs={config.epochs:g} and steps={config.steps}: give one of them, and not both")
+        mistakes.add(f"epochs={config.epochs:g} and steps={config.steps}: give one of them, and not both")
     if config.batch_size % config.optimizer.accumulate:
-        raise UserError(
+        mistakes.add(
             f"batch_size={config.batch_size} is not divisible by optimizer.accumulate={config.optimizer.accumulate}"
         )
+    mistakes.raise_all()
+
+
+def _check_ops(config: ConfigDict) -> None:
+    mistakes = Mistakes()
+    for name in ("ops", "eval_ops"):
+        if not config.data[name]:
+            mistakes.add(f"data.{name} is empty; expected operations such as 'decode|resize(224)'")
+    mistakes.raise_all()
 
 
 def _check_stage_references(config: ConfigDict, earlier: list[str]) -> None:
+    mistakes = Mistakes()
     for name, value in flatten(config).items():
         if isinstance(value, str) and value.startswith("stage:") and value.removeprefix("stage:") not in earlier:
-            raise UserError(f"{name}={value!r} names no earlier stage; there are: {', '.join(earlier) or 'none'}")
+            mistakes.add(f"{name}={value!r} names no earlier stage; there are: {', '.join(earlier) or 'none'}")
+    mistakes.raise_all()

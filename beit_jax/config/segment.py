@@ -6,7 +6,7 @@ from beit_jax.config.classify import LABELS
 from beit_jax.config.encoder import encoder_keys, grid_side
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.shared import init_optional
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
 
 OPTIONAL = (r"^(decode_head|auxiliary_head(_\d+)?|pyramid)/",)
@@ -37,8 +37,20 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: the head does not fit the encoder, or windows leave pixels out.
     """
-    model, inference, grid = config.model, config.inference, grid_side(config.model)
-    variant, patch = variants.parse(model.variant)
+    model, inference, mistakes = config.model, config.inference, Mistakes()
+    with mistakes.collected():
+        _check_head(model)
+    if inference.stride > model.image_size:
+        mistakes.add(
+            f"inference.stride={inference.stride} leaves pixels between windows of model.image_size={model.image_size}"
+        )
+    if not inference.ratios or not all(type(ratio) in (int, float) and ratio > 0 for ratio in inference.ratios):
+        mistakes.add(f"inference.ratios={inference.ratios!r}; expected numbers above 0, such as (0.75, 1.0)")
+    mistakes.raise_all()
+
+
+def _check_head(model: ConfigDict) -> None:
+    grid, (variant, patch) = grid_side(model), variants.parse(model.variant)
     missing = [layer for layer in model.layers if type(layer) is not int or not 0 <= layer < variant.depth]
     if missing:
         raise UserError(
@@ -54,9 +66,3 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"setr_pup doubles the resolution up to the image's; found patches of {patch}, expected 2, 4, 8, ..."
         )
-    if inference.stride > model.image_size:
-        raise UserError(
-            f"inference.stride={inference.stride} leaves pixels between windows of model.image_size={model.image_size}"
-        )
-    if not inference.ratios or not all(type(ratio) in (int, float) and ratio > 0 for ratio in inference.ratios):
-        raise UserError(f"inference.ratios={inference.ratios!r}; expected numbers above 0, such as (0.75, 1.0)")

@@ -1,6 +1,16 @@
 """Reads and writes checkpoints of Hugging Face, the official code, timm, and OpenAI's dVAE."""
 
-from beit_jax.convert.preprocessing import preprocess
-from beit_jax.convert.pretrained import Pretrained, from_pretrained, save_pretrained
+import importlib
+from typing import Any
+
+_MODULES = {"preprocess": "preprocessing", "Pretrained": "pretrained"}
+_MODULES |= dict.fromkeys(("from_pretrained", "save_pretrained"), "pretrained")
 
 __all__ = ["Pretrained", "from_pretrained", "preprocess", "save_pretrained"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the public functions, and JAX, when they are first asked for: the command checks its arguments before."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"beit_jax.convert.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'beit_jax.convert' has no attribute {name!r}")

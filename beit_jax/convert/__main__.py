@@ -10,12 +10,15 @@ PyTorch are read without running what is in them. --verify runs both libraries o
 difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor of SRC was converted.
 """
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli
-from beit_jax.errors import UserError
+from beit_jax import cli, extras
+from beit_jax.convert import locate
+from beit_jax.errors import Mistakes, UserError
+from beit_jax.runtime.checkpoint_folder import holds_checkpoint
 
 TOLERANCE = 1e-4
 
@@ -27,6 +30,7 @@ def main(argv: Sequence[str]) -> None:
         usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--verify]",
         description=__doc__,
         plugins=True,
+        check=_check_command,
     )
     parser.add_argument("source", metavar="SRC", help="file, folder or hub id")
     parser.add_argument("target", metavar="DST", help="folder to write; must not exist")
@@ -38,16 +42,27 @@ def main(argv: Sequence[str]) -> None:
     convert(args.source, args.target, args.to, verify=args.verify)
 
 
+def _check_command(args: argparse.Namespace) -> None:
+    mistakes = Mistakes()
+    with mistakes.collected():
+        locate.check_name(args.source)
+    with mistakes.collected():
+        locate.check_target(Path(args.target), args.to)
+    with mistakes.collected():
+        extras.check_installed(*(("torch",) if args.verify else ()))
+    mistakes.raise_all()
+
+
 def convert(source: str, target: str, to: str, *, verify: bool) -> None:
     """Reads `source`, compares it with its own library if `verify`, and writes `target`.
 
     Raises:
       UserError: see `from_pretrained` and `save_pretrained`; or the two libraries differ.
     """
-    from beit_jax.convert.pretrained import check_target, from_pretrained, save_pretrained
+    from beit_jax.convert.pretrained import from_pretrained, save_pretrained
     from beit_jax.training.params import flatten
 
-    check_target(Path(target), to)
+    locate.check_target(Path(target), to)
     loaded = from_pretrained(source)
     if verify:
         _verify(loaded, source)
@@ -59,10 +74,9 @@ def convert(source: str, target: str, to: str, *, verify: bool) -> None:
 def _verify(loaded: Any, source: str) -> None:
     from beit_jax.convert import files
     from beit_jax.convert.verify import largest_differences
-    from beit_jax.training import checkpoint
 
-    path = files.local_path(source)
-    is_ours = path.is_dir() and checkpoint.holds_checkpoint(path)
+    path = locate.local_path(source)
+    is_ours = path.is_dir() and holds_checkpoint(path)
     differences = largest_differences(loaded, path, "beit_jax" if is_ours else files.read_files(path).layout)
     width = max(map(len, differences))
     for layer, difference in differences.items():

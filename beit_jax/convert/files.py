@@ -1,20 +1,17 @@
-"""Reads named tensors, and the settings beside them, from a path or a hub id."""
+"""Reads named tensors, and the settings beside them, from a file or a folder."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from beit_jax import extras
 from beit_jax.convert import torch_reader
+from beit_jax.convert.locate import DALLE, WEIGHTS, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
 from beit_jax.errors import UserError
-
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one that exists
-DALLE = ("encoder.pkl", "decoder.pkl")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 class Files(NamedTuple):
@@ -24,42 +21,6 @@ class Files(NamedTuple):
     layout: Layout
     settings: dict[str, Any]
     preprocessor: dict[str, Any]
-
-
-def local_path(name: str) -> Path:
-    """The path of a checkpoint; a hub id is downloaded into the cache of `huggingface_hub`, or found there.
-
-    Raises:
-      UserError: there is no such path, and the hub does not give such an id.
-    """
-    path = Path(name)
-    try:
-        if path.exists():
-            return path
-    except OSError as error:  # such as a name that is too long
-        raise UserError(f"{name[:80]} is no path ({error.strerror}); expected a checkpoint's file or folder") from error
-    if not HUB_ID.fullmatch(name):
-        raise UserError(
-            f"{name} does not exist; expected a run, a checkpoint's file or folder, or a hub id such as owner/name"
-        )
-    try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError
-    except ImportError as error:
-        raise UserError(
-            f"{name} does not exist here; to download from the hub: pip install 'beit_jax[convert]'"
-        ) from error
-    for weights in WEIGHTS:
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=[weights, f"{weights}.index.json", "*config.json"]))
-        except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            raise UserError(
-                f"{name} does not exist here, and the hub did not give it ({reason}); check the id and the network"
-            ) from error
-        if (folder / weights).exists():
-            return folder
-    raise UserError(f"{name} has none of {', '.join(WEIGHTS)} on the hub")
 
 
 def read_files(path: Path) -> Files:
@@ -73,7 +34,7 @@ def read_files(path: Path) -> Files:
         parts = {name.removesuffix(".pkl"): torch_reader.read_tensors(path / name) for name in DALLE}
         state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
     elif path.is_dir():
-        return read_files(_weights_file(path))
+        return read_files(weights_file(path))
     else:
         state = _tensors(path)
         if path.name in WEIGHTS:
@@ -95,30 +56,12 @@ def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
         raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(names)}; choose another checkpoint")
 
 
-def _weights_file(folder: Path) -> Path:
-    for name in WEIGHTS:
-        if (folder / name).exists():
-            return folder / name
-        if (folder / f"{name}.index.json").exists():
-            raise UserError(
-                f"{folder} is a checkpoint in several files, expected one; save it again with a larger max_shard_size"
-            )
-    candidates = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_reader.EXTENSIONS))
-    if len(candidates) != 1:
-        names = ", ".join(path.name for path in candidates) or "none"
-        raise UserError(
-            f"{folder} holds {names}; expected {' or '.join(WEIGHTS)} (or name the file), or a run's checkpoints/"
-        )
-    return candidates[0]
-
-
 def _tensors(path: Path) -> dict[str, np.ndarray]:
     if path.suffix != ".safetensors":
         return torch_reader.read_tensors(path)
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise UserError(f"{path}: to read it, pip install 'beit_jax[convert]'") from error
+    extras.check_installed("safetensors")
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

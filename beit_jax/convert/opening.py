@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 
 from beit_jax import cli
 from beit_jax import config as configs
-from beit_jax.convert import files
+from beit_jax.convert import locate
 from beit_jax.convert.pretrained import from_pretrained, run_config
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.training import checkpoint
 from beit_jax.typing import Params
 
@@ -39,9 +40,9 @@ def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
       UserError: see `from_pretrained`.
     """
     cli.local_folder("checkpoint", name)
-    path = files.local_path(name)
-    if checkpoint.holds_checkpoint(path):
-        source = checkpoint.find_checkpoint(str(path))
+    path = locate.local_path(name)
+    if holds_checkpoint(path):
+        source = find_checkpoint(str(path))
         folder = source.parents[1]  # of RUN/checkpoints/STEP
         own = configs.from_json(checkpoint.load_config(source)) if config is None else None
         labels = checkpoint.load_labels(source) if own is None else ()

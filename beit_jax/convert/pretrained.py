@@ -1,6 +1,5 @@
 """Loads models from checkpoints of any library, and saves them for any."""
 
-import importlib.util
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,10 +11,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
-from beit_jax.convert import detect, files, names, preprocessing, retarget, settings, torch_writer
+from beit_jax.convert import detect, files, locate, names, preprocessing, retarget, settings, torch_writer
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 from beit_jax.training.interpolate_positions import METHODS, interpolate_positions
@@ -77,9 +77,9 @@ def from_pretrained(
 
 
 def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
-    path = files.local_path(name)
-    if path.is_dir() and checkpoint.holds_checkpoint(path):
-        return _load_ours(checkpoint.find_checkpoint(str(path)))
+    path = locate.local_path(name)
+    if path.is_dir() and holds_checkpoint(path):
+        return _load_ours(find_checkpoint(str(path)))
     source = files.read_files(path)
     config = detect.detect_config(source, str(path))
     shapes = flatten(_shapes(config))
@@ -140,7 +140,7 @@ def save_pretrained(
     target = Path(folder)
     if format != "beit_jax":
         _check_format(format, config)
-    check_target(target, format)
+    locate.check_target(target, format)
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     expected = flatten(_shapes(config))
     merge(unflatten(expected), unflatten(flat))  # an error lists names and shapes that differ
@@ -160,23 +160,6 @@ def _check_format(format: str, config: ConfigDict) -> None:
     what = unsupported if format in layout.formats else f"models of the task {config.task!r}"
     expected = ("beit_jax",) if unsupported else ("beit_jax", *layout.formats)
     raise UserError(f"format={format!r} has no layout for {what}; expected {' or '.join(expected)}")
-
-
-def check_target(target: Path, format: str) -> None:
-    """Checks the target before anything is read.
-
-    Raises:
-      UserError: the target exists, or the format needs a library that is not installed.
-    """
-    try:
-        exists = target.exists() or target.is_symlink()
-    except OSError as error:
-        raise UserError(f"{str(target)[:80]} cannot be written ({error.strerror}); choose another folder") from error
-    if exists:
-        raise UserError(f"{target} exists; choose another folder, or remove it")
-    for library in {"unilm": ("torch",), "dalle": ("torch", "dall_e")}.get(format, ()):
-        if importlib.util.find_spec(library) is None:
-            raise UserError(f"format={format!r} needs {library}, which is not installed: {torch_writer.INSTALL}")
 
 
 def _write_ours(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
@@ -222,10 +205,8 @@ def _write_dalle(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDic
 
 
 def _write_safetensors(folder: Path, state: Mapping[str, np.ndarray]) -> None:
-    try:
-        from safetensors.numpy import save_file
-    except ImportError as error:
-        raise UserError("to write safetensors, pip install 'beit_jax[convert]'") from error
+    from safetensors.numpy import save_file
+
     contiguous = {name: np.asarray(value, order="C") for name, value in state.items()}
     save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from beit_jax import extras
 from beit_jax.errors import UserError
-
-INSTALL = "pip install 'beit_jax[parity]'"
 
 
 def to_tensor(value: np.ndarray) -> Any:
@@ -17,10 +16,9 @@ def to_tensor(value: np.ndarray) -> Any:
     Raises:
       UserError: torch is not installed.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(f"this needs torch, which is not installed: {INSTALL}") from error
+    extras.check_installed("torch")
+    import torch
+
     return torch.from_numpy(np.array(value, order="C"))
 
 
@@ -42,12 +40,9 @@ def dalle_modules(state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> 
     Raises:
       UserError: `dall_e` is not installed, or has no such size.
     """
-    try:
-        import dall_e
-    except ImportError as error:
-        raise UserError(
-            f"this needs torch and dall_e ({error}): {INSTALL} && pip install --no-deps dall-e attrs"
-        ) from error
+    extras.check_installed("torch", "dall_e")
+    import dall_e
+
     if sizes["groups"] != 4:
         raise UserError(f"model.groups={sizes['groups']}; OpenAI's dVAE has 4 groups, and no other number")
     same = dict(n_hid=sizes["hidden"], vocab_size=sizes["vocab"], n_blk_per_group=sizes["blocks_per_group"])

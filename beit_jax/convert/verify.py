@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax import extras
 from beit_jax.convert import names, settings, torch_writer
 from beit_jax.convert.layouts import task_layout
 from beit_jax.convert.pretrained import Pretrained
@@ -34,10 +35,9 @@ def largest_differences(ours: Pretrained, source: Path, layout: str) -> dict[str
     Raises:
       UserError: torch or the library is not installed, or no library has such a model.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError("--verify runs the other library too: pip install 'beit_jax[parity]'") from error
+    extras.check_installed("torch")
+    import torch
+
     config = ours.config.copy_and_resolve_references()
     formats, missing = task_layout(config.task).formats, task_layout(config.task).unsupported(config)
     if not formats or missing:
@@ -78,13 +78,14 @@ def _largest(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
 
 
 def _transformers_model(ours: Pretrained, source: Path | None) -> tuple[Any, Any]:
+    extras.check_installed("transformers")
     try:
         import transformers
 
         kind = getattr(transformers, task_layout(ours.config.task).hf_class)
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--verify needs transformers ({reason}): pip install 'beit_jax[parity]'") from error
+        raise UserError(f"--verify runs transformers, which cannot be imported here ({reason})") from error
     if source is not None:
         model = kind.from_pretrained(source if source.is_dir() else source.parent)
     else:
@@ -101,6 +102,7 @@ def _transformers_model(ours: Pretrained, source: Path | None) -> tuple[Any, Any
 
 
 def _timm_model(ours: Pretrained) -> tuple[Any, Any]:
+    extras.check_installed("timm")
     try:
         import timm
     except (ImportError, RuntimeError) as error:

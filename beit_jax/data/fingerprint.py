@@ -24,8 +24,8 @@ def fingerprint(config: Any) -> str:
     Raises:
       UserError: the split cannot be read.
     """
-    root = config.source.removeprefix("folder:")
-    files = _list_images(root, config.split) if config.source.startswith("folder:") else _list_records(config)
+    root = folder.path_of(config.source)
+    files = _list_images(root, config.split) if root else _list_records(config)
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         digest.update(repr(file).encode())

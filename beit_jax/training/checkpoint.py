@@ -1,4 +1,4 @@
-"""Checkpoints: how they are found and read; `checkpoint_manager` writes them.
+"""Checkpoints: how they are read; `checkpoint_manager` writes them, `runtime.checkpoint_folder` finds them.
 
 Where a run starts, first match wins:
   1. the newest checkpoint in its own folder that can be read (damaged ones are set aside, with a warning),
@@ -21,47 +21,13 @@ import orbax.checkpoint as ocp
 from beit_jax import __version__
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import UserError
+from beit_jax.runtime.checkpoint_folder import FOLDER
 from beit_jax.training.params import map_names
 from beit_jax.training.train_step import TrainState
 
-FOLDER = "checkpoints"
 # What Orbax and its storage raise for files that are truncated, changed or gone. Any other error, such as a lack of
 # memory, says nothing about the checkpoint.
 DAMAGE_ERRORS = (ValueError, KeyError, TypeError, OSError, EOFError)
-
-
-def holds_checkpoint(folder: Path) -> bool:
-    """Whether a folder is a run, a recipe of runs, a checkpoint, or a folder of checkpoints."""
-    return any(any(folder.glob(pattern)) for pattern in (FOLDER, f"*/{FOLDER}", "params", "*/params"))
-
-
-def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
-    """The newest checkpoint of a run, or the path itself where it is a checkpoint.
-
-    Args:
-      path: a folder, or `stage:NAME`.
-      recipe: the folder whose subfolders are stages.
-
-    Raises:
-      UserError: there is none; where the folder is that of a recipe, the message names its stages.
-    """
-    scheme, _, stage = path.partition(":")
-    folder = (recipe / stage if recipe and scheme == "stage" else Path(path)).absolute()
-    if (folder / "params").is_dir():
-        return folder
-    for parent in (folder / FOLDER, folder):
-        if parent.is_dir():
-            steps = sorted(
-                int(child.name) for child in parent.iterdir() if child.name.isdigit() and any(child.iterdir())
-            )
-            if steps:
-                return parent / str(steps[-1])
-    stages = sorted(child.parent.name for child in folder.glob(f"*/{FOLDER}"))
-    if stages:
-        raise UserError(
-            f"{path} holds several runs; name one of them: {', '.join(f'{path}/{stage}' for stage in stages)}"
-        )
-    raise UserError(f"{path} holds no checkpoint; expected the folder of a run (with {FOLDER}/ in it) or a checkpoint")
 
 
 def load_shapes(checkpoint: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import checksums
+from beit_jax.runtime.checkpoint_folder import FOLDER
 from beit_jax.runtime.distributed import any_process, barrier, broadcast_from_main, is_main
 from beit_jax.training import checkpoint
 from beit_jax.training.train_step import TrainState
@@ -30,7 +31,7 @@ class Checkpoints:
           run: the run's folder; checkpoints lie in `checkpoints/STEP` below it.
           keep: how many of the newest are kept.
         """
-        self._folder = (run / checkpoint.FOLDER).absolute()
+        self._folder = (run / FOLDER).absolute()
         options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.LatestN(keep))
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self.meta: dict[str, Any] = {}  # of the checkpoint restored

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import class_names
 from beit_jax.errors import UserError
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_started
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.interpolate_positions import interpolate_positions
@@ -76,13 +77,12 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
     def shapes(source: str) -> Params:
         if source in pending:
             return pending[source]
-        return checkpoint.load_shapes(checkpoint.find_checkpoint(source, run.parent))
+        return checkpoint.load_shapes(find_checkpoint(source, run.parent))
 
-    started = (run / checkpoint.FOLDER).is_dir() and any((run / checkpoint.FOLDER).iterdir())
-    if started:
+    if has_started(run):
         _check_classes(config, run)
     elif config.resume_from:
-        _check_classes(config, checkpoint.find_checkpoint(config.resume_from, run.parent))
+        _check_classes(config, find_checkpoint(config.resume_from, run.parent))
     elif config.init_from:
         with _named("init_from", config.init_from):
             found = interpolate_positions(shapes(config.init_from), params)
@@ -151,7 +151,7 @@ def starting_state(
     if restored is not None:
         return restored, f"continuing from step {int(restored.step)}"
     if config.resume_from:
-        source = checkpoint.find_checkpoint(config.resume_from, run.parent)
+        source = find_checkpoint(config.resume_from, run.parent)
         try:
             restored = checkpoint.load_state(source, abstract)
         except checkpoint.DAMAGE_ERRORS as error:
@@ -161,7 +161,7 @@ def starting_state(
     fresh = fresh_state(task, optimizer, abstract, key)
     if not config.init_from:
         return fresh, "starting from scratch"
-    source = checkpoint.find_checkpoint(config.init_from, run.parent)
+    source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
     loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
     merged = merge(fresh.params, loaded, config.init_optional, task.ignored_parameters, ADVICE)
@@ -211,7 +211,7 @@ def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[s
             frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(part.seed))
             continue
         with _named(name, part.source):
-            source = checkpoint.find_checkpoint(part.source, run.parent)
+            source = find_checkpoint(part.source, run.parent)
             everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
             loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere))
         frozen[name] = jax.device_put(loaded, placement)

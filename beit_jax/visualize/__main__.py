@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli
-from beit_jax.errors import UserError
+from beit_jax import cli, extras
+from beit_jax.errors import Mistakes, UserError
 from beit_jax.visualize import attention_command, token_commands
+from beit_jax.visualize.workdirs import workdir_of
 
 REPORT = """Results, pictures, curves, speed and config of runs, finished or not, in one HTML page; prints the results.
 
@@ -46,7 +47,9 @@ def _add_report(commands: Any) -> None:
     parser = commands.add_parser(
         "report", help="table and report.html of one run or several", description=REPORT, plugins=True
     )
-    parser.add_argument("workdirs", metavar="WORKDIR", nargs="+", help="folder of a run or of a recipe")
+    parser.add_argument(
+        "workdirs", metavar="WORKDIR", nargs="+", help="folder of a run, of a recipe or of one of its stages"
+    )
     parser.add_argument("--out", metavar="PAGE", help="default: report.html in the folder that holds all workdirs")
     parser.add_argument(
         "--markdown",
@@ -58,10 +61,13 @@ def _add_report(commands: Any) -> None:
 
 
 def _report(settings: argparse.Namespace) -> None:
-    workdirs = [cli.local_folder("workdir", workdir) for workdir in dict.fromkeys(settings.workdirs)]
-    for workdir in workdirs:
-        if not (workdir / "config.json").is_file():
-            raise UserError(f"{workdir} holds no run; expected the --workdir of beit_jax.train")
+    workdirs, mistakes = [], Mistakes()
+    for workdir in dict.fromkeys(settings.workdirs):
+        with mistakes.collected():
+            workdirs.append(workdir_of(cli.local_folder("workdir", workdir)))
+    with mistakes.collected():
+        extras.check_installed("matplotlib")
+    mistakes.raise_all()
     from beit_jax.visualize import markdown, report, runs
 
     try:

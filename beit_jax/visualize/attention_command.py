@@ -4,9 +4,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli
 from beit_jax.errors import UserError
 from beit_jax.visualize import images
+from beit_jax.visualize.arguments import check_arguments
 
 DESCRIPTION = """Self-attention from reference points of one image, and the mean attention distance of each head.
 
@@ -26,7 +26,11 @@ fine-tuning. Maps leave out the class token. The lightest colour of a map is its
 def add_parser(commands: Any) -> None:
     """Adds the command."""
     parser = commands.add_parser(
-        "attention", help="what patches of an image attend to", description=DESCRIPTION, plugins=True
+        "attention",
+        help="what patches of an image attend to",
+        description=DESCRIPTION,
+        plugins=True,
+        check=check_arguments,
     )
     parser.add_argument(
         "--checkpoint", metavar="NAME", required=True, help="run, file, folder or hub id of a model with an encoder"
@@ -86,7 +90,6 @@ def run(settings: argparse.Namespace) -> None:
       UserError: the checkpoint, the image, the size, a layer or a point is wrong; nothing is written then.
     """
     picture = images.read_picture(settings.image)
-    cli.local_folder("out", settings.out)
 
     import numpy as np
 

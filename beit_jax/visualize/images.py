@@ -28,10 +28,12 @@ def read_picture(path: str) -> Image.Image:
     Raises:
       UserError: there is no such file, or it is no picture that can be read.
     """
-    if not Path(path).is_file():
-        raise UserError(f"--image={path} does not exist; expected the file of a picture")
+    file = Path(path).expanduser()
+    if not file.is_file():
+        found = "is a folder" if file.is_dir() else "does not exist"
+        raise UserError(f"--image={path} {found}; expected the file of a picture")
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             return ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

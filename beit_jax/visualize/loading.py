@@ -14,9 +14,9 @@ from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
 from beit_jax.models import vit
 from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.tasks import Task, create_task, create_tokenizer
 from beit_jax.tasks.pretrain import Pretrain
-from beit_jax.training import checkpoint
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.typing import Params
 
@@ -177,5 +177,5 @@ def _load_frozen(name: str, task: Task) -> dict[str, Params]:
     config = task.config.copy_and_resolve_references()
     with config.unlocked():
         config.mesh = configs.defaults(config.task, tokenizer_kinds.kind_of(config)).mesh  # of how many the run had
-    experiment = Experiment(config, checkpoint.find_checkpoint(name).parents[1], task)
+    experiment = Experiment(config, find_checkpoint(name).parents[1], task)
     return jax.tree.map(np.asarray, experiment.frozen)

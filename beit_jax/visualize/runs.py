@@ -14,6 +14,7 @@ from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.evals import knn
 from beit_jax.tasks import Report, create_task
 from beit_jax.training import metrics
+from beit_jax.visualize.workdirs import CONFIG, recipe_of
 
 SEED = re.compile(r"[_,]?seed=?\d+")  # in the names of stages, of a sweep's members, and of workdirs
 
@@ -97,8 +98,12 @@ def _workdir_names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def _stages(workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
-    """Name, folder and config of each run of a workdir."""
-    config = configs.from_json((workdir / "config.json").read_text(encoding="utf-8"))
+    """Name, folder and config of each run of a workdir, or of a stage of a recipe."""
+    if not (workdir / CONFIG).is_file() and (recipe := recipe_of(workdir)):
+        name = workdir.resolve().name
+        yield name, workdir, recipe[name]
+        return
+    config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
     if "stages" not in config:
         yield config.task, workdir, config
     for name in config.get("stages", ()):

@@ -3,9 +3,9 @@
 import argparse
 from typing import Any
 
-from beit_jax import cli
 from beit_jax.errors import UserError
 from beit_jax.visualize import images
+from beit_jax.visualize.arguments import check_arguments
 
 TOKENS = """Image -> tokens -> image, and the codebook of a tokenizer: of this library, or OpenAI's dVAE.
 
@@ -60,7 +60,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _add_parser(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=short, description=description, plugins=True)
+    parser = commands.add_parser(name, help=short, description=description, plugins=True, check=check_arguments)
     parser.add_argument("--checkpoint", metavar="NAME", required=True, help="run, file, folder or hub id")
     parser.add_argument("--image", metavar="FILE", required=True, help="file of a picture")
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder to write to")
@@ -87,7 +87,6 @@ def show_tokens(settings: argparse.Namespace) -> None:
       UserError: the checkpoint, the image or the size is wrong; nothing is written then.
     """
     picture = images.read_picture(settings.image)
-    cli.local_folder("out", settings.out)
 
     from beit_jax.runtime.progress import progress_bar
     from beit_jax.visualize import figures, loading, token_pictures
@@ -125,7 +124,6 @@ def show_predictions(settings: argparse.Namespace) -> None:
       UserError: the checkpoint, its tokenizer, the image, the mask or the position is wrong; nothing is written then.
     """
     picture = images.read_picture(settings.image)
-    cli.local_folder("out", settings.out)
 
     from beit_jax.visualize import figures, loading, predictions, token_pictures
 

@@ -204,7 +204,7 @@ except Exception as error:
     lines = done.stdout.strip().splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[:2] == ["8x2x2/4", "8x2x2/4"]
-    assert lines[2].startswith("UserError") and "beit_jax[parity]" in lines[2]
+    assert lines[2].startswith("UserError") and ".[parity]" in lines[2]
 
 
 def test_the_command(folder, tmp_path, capsys):

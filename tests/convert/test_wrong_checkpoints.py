@@ -112,7 +112,7 @@ def test_names_of_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="nowhere does not exist; expected"):
         beit_jax.from_pretrained("nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="holds none; expected model"):
+    with pytest.raises(UserError, match=r"holds no checkpoint; expected a run .*, model"):
         beit_jax.from_pretrained(tmp_path / "empty")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

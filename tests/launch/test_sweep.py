@@ -166,7 +166,7 @@ def test_signals_reach_the_member_and_end_the_sweep(config, command, repository,
         ("    yield {'seed': 1}\n    yield {'seed': 1}", [], "{config}: two members of the sweep are called seed=1"),
         ("    yield from ()", [], "{config}: get_sweep yields nothing"),
         (LOSSES, ["--via", "'"], "--via=': No closing quotation"),
-        (LOSSES, ["--wokdir=x"], "unrecognized arguments: --wokdir=x; see python launch/sweep.py --help"),
+        (LOSSES, ["--wokdir=x"], "there is no flag --wokdir; did you mean --workdir?"),
     ],
 )
 def test_wrong_input(printed_by, config, tmp_path, body, more, message):

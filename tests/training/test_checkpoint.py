@@ -7,6 +7,7 @@ import pytest
 from tiny import config as tiny
 
 from beit_jax.errors import UserError
+from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.training import checkpoint, checkpoint_manager, optimizer, sharding
 from beit_jax.training.initialize import with_shardings
 from beit_jax.training.params import flatten, unflatten
@@ -66,7 +67,7 @@ def test_a_state_of_another_model_is_refused(run):
 
 def test_parameters_alone_are_the_averaged_ones(run):
     folder, saved = run
-    found = checkpoint.find_checkpoint(str(folder))
+    found = find_checkpoint(str(folder))
     assert found.name == "0" and checkpoint.load_config(found) == "{}"
     mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
     loaded = checkpoint.load_params(found, sharding.replicated(mesh))
@@ -77,10 +78,10 @@ def test_parameters_alone_are_the_averaged_ones(run):
 def test_an_empty_step_folder_is_no_checkpoint(tmp_path):
     (tmp_path / "checkpoints" / "7").mkdir(parents=True)
     with pytest.raises(UserError, match="holds no checkpoint"):
-        checkpoint.find_checkpoint(str(tmp_path))
+        find_checkpoint(str(tmp_path))
 
 
 def test_the_folder_of_a_recipe_names_its_stages(tmp_path):
     (tmp_path / "pretrain" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds several runs; name one of them: .*/pretrain"):
-        checkpoint.find_checkpoint(str(tmp_path))
+        find_checkpoint(str(tmp_path))

@@ -28,6 +28,15 @@ def mean_level(images: np.ndarray) -> np.ndarray:
     return images[:, images.shape[1] // 2].mean(axis=(1, 2), dtype=np.float32)
 
 
+def check_folder(folder: Path) -> None:
+    """
+    Raises:
+      UserError: there are no tokens in a folder.
+    """
+    if not (folder / KEY).exists():
+        raise UserError(f"there are no tokens in {folder}; {_advice(folder)}")
+
+
 class StoredTokens:
     """The tokens in a folder.
 
@@ -61,10 +70,9 @@ class StoredTokens:
         Raises:
           UserError: a value differs from that of the tokens, or there are no tokens.
         """
+        check_folder(self.folder)
         try:
             stored_key = dict(json.loads((self.folder / KEY).read_text(encoding="utf-8")))
-        except FileNotFoundError as error:
-            raise UserError(f"there are no tokens in {self.folder}; {_advice(self.folder)}") from error
         except (OSError, ValueError, TypeError) as error:
             raise UserError(
                 f"{self.folder / KEY} cannot be read ({error}); delete {self.folder}, and {_advice(self.folder)}"

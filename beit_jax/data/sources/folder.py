@@ -33,6 +33,54 @@ class Listing(NamedTuple):
         return max(1, len(self.classes))
 
 
+def path_of(source: str) -> str:
+    """The path of a source `folder:PATH`, with the home folder for `~`; "" for another source.
+
+    Raises:
+      UserError: the path is empty.
+    """
+    if not source.startswith("folder:"):
+        return ""
+    path = source.removeprefix("folder:").strip()
+    if not path:
+        raise UserError(f"the source {source!r} names no folder; expected folder:PATH, such as folder:photos")
+    return str(Path(path).expanduser())
+
+
+def check_folder(root: str) -> None:
+    """
+    Raises:
+      UserError: there is no such folder, or no image below it.
+    """
+    if not os.path.isdir(root):
+        raise UserError(_describe_missing(root))
+    if next(_images_below(root), None) is None:
+        raise UserError(f"{root} holds no images; expected {', '.join(EXTENSIONS)} files, in class folders or not")
+
+
+def check_split(root: str, split: str) -> None:
+    """Checks a split of a folder without listing its images.
+
+    Raises:
+      UserError: the folder has no such split.
+    """
+    _split_folder(Path(root, IMAGES) if is_paired(root) else Path(root), _parse_split(split)["name"])
+
+
+def _describe_missing(root: str) -> str:
+    if os.path.exists(root):
+        return f"{root} is a file; expected the folder that the images lie in"
+    if root == "PATH":
+        return "there is no folder PATH; write the path of your own images in its place, such as folder:photos"
+    if "\\" in root:
+        hint = "this system separates folders with /, not with \\"
+    elif os.path.isabs(root):
+        hint = "check the path"
+    else:
+        hint = f"the path starts from {os.getcwd()}: check it, or give all of it"
+    return f"there is no folder {root}; {hint}"
+
+
 def list_folder(root: str, split: str) -> Listing:
     """The images of `root` that belong to `split`.
 
@@ -46,7 +94,7 @@ def list_folder(root: str, split: str) -> Listing:
     match = _parse_split(split)
     top = Path(root)
     if not top.is_dir():
-        raise UserError(f"there is no folder {root}; check the path behind 'folder:'")
+        raise UserError(_describe_missing(root))
     folder, reference = _split_folder(top, match["name"])
     with _warn_if_slow(folder):
         by_class = _class_folders(folder)
@@ -72,7 +120,7 @@ def list_splits(root: str) -> list[str]:
     """
     top = Path(root, IMAGES) if is_paired(root) else Path(root)
     if not top.is_dir():
-        raise UserError(f"there is no folder {root}; check the path")
+        raise UserError(_describe_missing(root))
     present = _subfolders(top)
     if not _has_splits(present):
         return ["train"]
@@ -138,7 +186,7 @@ def _split_folder(top: Path, name: str) -> tuple[Path, Path]:
         if name != "train":
             raise UserError(
                 f"{top} has no split folders, and so only the split 'train' and its slices, not '{name}'; "
-                "choose a slice such as train[90%:]"
+                "choose slices, such as data.split=train[:90%] and data.eval_split=train[90%:]"
             )
         return top, top
     splits = {_SPLIT_OF[folder]: top / folder for folder in present}

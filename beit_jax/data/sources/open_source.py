@@ -9,7 +9,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from beit_jax.data.sources import image_label_pairs
-from beit_jax.data.sources.folder import as_text, is_paired, list_folder, list_pairs
+from beit_jax.data.sources.folder import as_text, is_paired, list_folder, list_pairs, path_of
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
@@ -27,8 +27,8 @@ def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Li
     Raises:
       UserError: there is nothing to read.
     """
-    if name.startswith("folder:"):
-        return _open_folder(name.removeprefix("folder:"), split)
+    if folder := path_of(name):
+        return _open_folder(folder, split)
     builder = open_builder(name, data_dir or None)
     create = image_label_pairs.ShardedPairSource if image_label_pairs.has_label_maps(builder) else ShardedSource
     try:

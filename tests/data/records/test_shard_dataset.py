@@ -246,11 +246,13 @@ def test_mistakes(tmp_path, monkeypatch, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
-def test_one_line_on_the_command_line(tmp_path):
+def test_one_line_for_each_mistake_on_the_command_line(tmp_path):
     arguments = [sys.executable, "-m", "beit_jax.shard_dataset", "--images=x", "--out=y", "--worker=1/1"]
     done = subprocess.run(arguments, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert done.stderr.startswith("error: found --worker=1/1")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 3)
+    first, folder, worker = done.stderr.splitlines()
+    assert first == "error: 2 things are wrong:" and folder.startswith("  there is no folder x")
+    assert worker.startswith("  found --worker=1/1")
 
 
 @pytest.mark.slow

@@ -1,0 +1,87 @@
+"""Keys that the command line sets: `--config.KEY=VALUE`, or `--config.KEY VALUE`."""
+
+import ast
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from beit_jax.config.nearest import describe_unknown
+from beit_jax.config.serialization import flatten
+from beit_jax.errors import Mistakes, UserError
+
+PREFIX = "--config."
+CHOOSES_KEYS = re.compile(r"(?:\w+\.)?(task|model\.kind|tokenizer\.kind)")
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> None:
+    """Applies arguments to a config, in place; those that are right are applied even if others are wrong.
+
+    A value that cannot be read in the type of its key is set as it is written: `validate` refuses it, together with
+    everything else that is wrong.
+
+    Raises:
+      UserError: keys that are unknown or given twice, and arguments that set no key.
+    """
+    mistakes, given = Mistakes(), {}
+    for argument, name, text in _read(arguments):
+        with mistakes.collected():
+            if name is None:
+                raise UserError(f"unexpected argument {argument!r}; keys are set with {PREFIX}KEY=VALUE, see --help")
+            if name in given and given[name] != text:
+                raise UserError(f"{PREFIX}{name} is given twice, as {given[name]!r} and {text!r}; give it once")
+            given[name] = text
+            _set(config, name, text)
+    mistakes.raise_all()
+
+
+def _read(arguments: Sequence[str]) -> Iterator[tuple[str, str | None, str | None]]:
+    """Each argument with the name of the key and the text of the value; a value may be an argument of its own."""
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        name, equals, text = argument.removeprefix(PREFIX).partition("=")
+        if not argument.startswith(PREFIX):
+            yield argument, None, None
+        elif equals:
+            yield argument, name, text
+        else:
+            yield argument, name, rest.pop(0) if rest and not rest[0].startswith("--") else None
+
+
+def _set(config: ConfigDict, name: str, text: str | None) -> None:
+    values = flatten(config)
+    if match := CHOOSES_KEYS.fullmatch(name):
+        raise UserError(
+            f"{PREFIX}{name}={text or ''} would change which keys there are; set {match[1]} in the config file, with "
+            "defaults(TASK, TOKENIZER_KIND)"
+        )
+    if name not in values:
+        raise UserError(describe_unknown(config, name, PREFIX))
+    if text is None and not isinstance(values[name], bool):
+        raise UserError(f"{PREFIX}{name} has no value; expected {PREFIX}{name}=VALUE, such as {values[name]!r}")
+    *sections, key = name.split(".")
+    for section in sections:
+        config = config[section]
+    with config.unlocked(), config.ignore_type():
+        config[key] = True if text is None else _convert(text, values[name])
+
+
+def _convert(text: str, default: Any) -> Any:
+    """The text as a value of the type of another one; the text itself if it cannot be read so."""
+    try:
+        match default:
+            case bool():
+                return BOOLEANS[text.lower()]
+            case int():
+                return int(text)
+            case float():
+                return float(text)
+            case tuple():
+                value = ast.literal_eval(text)
+                return tuple(value) if isinstance(value, list | tuple) else (value,)
+    except (ValueError, SyntaxError, KeyError, TypeError, MemoryError, RecursionError):
+        pass
+    return text

@@ -1,0 +1,113 @@
+"""Whether the folders that a config names are there; checked before libraries that take seconds to import."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from beit_jax.config.schema import declared_keys
+from beit_jax.config.serialization import flatten
+from beit_jax.data.records.stored_tokens import check_folder
+from beit_jax.data.sources import folder as image_folder
+from beit_jax.errors import Mistakes, UserError
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_started
+
+BUILT_IN = ("digits", "digit_scenes")
+SPLITS = ("split", "eval_split")
+TOKENS = "tokens"
+STARTS = ("init_from", "resume_from")  # what a run needs until it has a checkpoint of its own
+SHOWN = 8  # data sets that one line lists
+
+
+def check_run(config: ConfigDict, run: Path | None = None) -> None:
+    """Checks everything that the training of a run reads.
+
+    Args:
+      config: of the run.
+      run: its folder, if it is known.
+
+    Raises:
+      UserError: folders or checkpoints that are missing.
+    """
+    mistakes = Mistakes()
+    with mistakes.collected():
+        check_data(config.data)
+    with mistakes.collected():
+        check_paths(config, without=STARTS if run and has_started(run) else ())
+    mistakes.raise_all()
+
+
+def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
+    """Checks the keys of a config that name folders on this machine.
+
+    Args:
+      config: of a run.
+      without: keys that do not matter.
+
+    Raises:
+      UserError: folders that are missing, and those that should hold a checkpoint and do not.
+    """
+    mistakes, values = Mistakes(), flatten(config)
+    for name, key in declared_keys(config).items():
+        path = values.get(name, "") if key.is_path and name not in without else ""
+        if path in ("", "random") or path.startswith("stage:"):
+            continue
+        with mistakes.collected(f"{name}="):
+            if name.rpartition(".")[2] in STARTS:
+                find_checkpoint(path)
+            elif not Path(path).expanduser().exists():
+                raise UserError(f"{path} is not there; expected a {key.help}")
+            elif name == TOKENS:
+                check_folder(Path(path).expanduser())
+    mistakes.raise_all()
+
+
+def check_data(data: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
+    """Checks the folder of the images, or of the prepared data sets.
+
+    Args:
+      data: the section of a config.
+      splits: the keys of the splits that are needed.
+
+    Raises:
+      UserError: the folder is missing, or has no such split.
+    """
+    path = image_folder.path_of(data.source)
+    if not path:
+        return _check_data_set(data.source, data.data_dir)
+    try:
+        image_folder.check_folder(path)
+    except UserError as error:
+        raise UserError(f"data.source={data.source}: {error}") from error
+    mistakes = Mistakes()
+    for name in splits:
+        with mistakes.collected(f"data.{name}={data[name]}: "):
+            image_folder.check_split(path, data[name])
+    mistakes.raise_all()
+
+
+def _check_data_set(source: str, data_dir: str) -> None:
+    name = re.split(r"[/:]", source)[0]
+    if re.match(r"[~./\\]|[A-Za-z]:[/\\]", source):
+        raise UserError(
+            f"data.source={source} is a path, and names of data sets are expected; to read a folder of images, write "
+            f"folder:{source}"
+        )
+    if source in BUILT_IN or "://" in data_dir:
+        return
+    prepared = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    if Path(source).is_dir() and not (prepared / name).is_dir():
+        raise UserError(
+            f"data.source={source} is a folder here, and not the name of a prepared data set; to read the images in "
+            f"it, write folder:{source}"
+        )
+    if data_dir and not prepared.is_dir():
+        raise UserError(f"data.data_dir={data_dir} is not there; expected the folder of prepared data sets")
+    if data_dir and not (prepared / name).is_dir():
+        found = sorted(child.name for child in prepared.iterdir() if child.is_dir())
+        more = ", ..." if len(found) > SHOWN else ""
+        raise UserError(
+            f"data.data_dir={data_dir} has no data set {name}; found {', '.join(found[:SHOWN]) or 'nothing'}{more}"
+        )

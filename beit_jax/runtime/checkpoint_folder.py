@@ -1,0 +1,61 @@
+"""Where checkpoints lie on disk: finds them without JAX, so that a missing one is reported at once."""
+
+from pathlib import Path
+
+from beit_jax.errors import UserError
+
+FOLDER = "checkpoints"
+FOREIGN = (".safetensors", ".bin", ".pth", ".pt", ".pkl")  # suffixes of the files of other libraries
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a folder is a run, a recipe of runs, a checkpoint, or a folder of checkpoints."""
+    return any(any(folder.glob(pattern)) for pattern in (FOLDER, f"*/{FOLDER}", "params", "*/params"))
+
+
+def has_started(run: Path) -> bool:
+    """Whether a run has a checkpoint of its own, from which it goes on."""
+    return (run / FOLDER).is_dir() and any((run / FOLDER).iterdir())
+
+
+def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
+    """The newest checkpoint of a run, or the path itself where it is a checkpoint.
+
+    Args:
+      path: a folder, or `stage:NAME`.
+      recipe: the folder whose subfolders are stages.
+
+    Raises:
+      UserError: there is none; where the folder is that of a recipe, the message names its stages.
+    """
+    scheme, _, stage = path.partition(":")
+    folder = (recipe / stage if recipe and scheme == "stage" else Path(path).expanduser()).absolute()
+    if (folder / "params").is_dir():
+        return folder
+    for parent in (folder / FOLDER, folder):
+        if parent.is_dir():
+            steps = sorted(
+                int(child.name) for child in parent.iterdir() if child.name.isdigit() and any(child.iterdir())
+            )
+            if steps:
+                return parent / str(steps[-1])
+    stages = sorted(child.parent.name for child in folder.glob(f"*/{FOLDER}"))
+    if stages:
+        raise UserError(
+            f"{path} holds several runs; name one of them: {', '.join(f'{path}/{stage}' for stage in stages)}"
+        )
+    if _is_foreign(folder):
+        raise UserError(
+            f"{path} holds no checkpoint of this library; convert it, and give the new folder: python -m "
+            f"beit_jax.convert {path} runs/converted --to beit_jax"
+        )
+    why = "" if folder.is_dir() else ": it is a file" if folder.exists() else ": there is no such folder"
+    raise UserError(
+        f"{path} holds no checkpoint{why}; expected the folder of a run (with {FOLDER}/ in it) or a checkpoint"
+    )
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a path is a file, or a folder with files, in which other libraries keep parameters."""
+    files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
+    return any(file.suffix in FOREIGN for file in files)

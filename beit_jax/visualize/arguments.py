@@ -1,0 +1,30 @@
+"""What the commands that show one image check before they import JAX and matplotlib."""
+
+import argparse
+
+from beit_jax import cli, extras
+from beit_jax.convert.locate import check_name
+from beit_jax.errors import Mistakes
+from beit_jax.visualize import images
+
+
+def check_arguments(settings: argparse.Namespace) -> None:
+    """Checks that the files are there; a checkpoint may be on the hub.
+
+    Raises:
+      UserError: everything that is wrong with `--image`, `--out`, `--checkpoint` and `--tokenizer`.
+    """
+    mistakes = Mistakes()
+    with mistakes.collected():
+        images.read_picture(settings.image)
+    with mistakes.collected():
+        cli.local_folder("out", settings.out)
+    for flag in ("checkpoint", "tokenizer"):
+        name = vars(settings).get(flag, "")
+        with mistakes.collected(f"--{flag}: "):
+            if name:
+                cli.local_folder(flag, name)
+                check_name(name)
+    with mistakes.collected():
+        extras.check_installed("matplotlib")
+    mistakes.raise_all()
