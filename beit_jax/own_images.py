@@ -16,7 +16,7 @@ from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax.config.durations import in_steps
-from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.folder import check_folder, list_folder, path_of
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine, find_machine
 from beit_jax.models import variants
@@ -63,10 +63,11 @@ def look_at(source: str) -> Images:
     Raises:
       UserError: the source is no folder of images.
     """
-    if not source.startswith("folder:"):
+    root = path_of(source)
+    if not root:
         raise UserError(f"data={source!r}; expected a folder of images, as data=folder:PATH")
+    check_folder(root)
     chosen = configs.set_source(configs.defaults("classify"), source).data
-    root = source.removeprefix("folder:")
     train, held_out = list_folder(root, chosen.split), list_folder(root, chosen.eval_split)
     sizes = some_sizes(train.paths)
     side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))
@@ -94,7 +95,7 @@ def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
 
 def is_small(source: str) -> bool:
     """Whether a source is a folder for which the sizes and lengths of the papers are too large, on these devices."""
-    if not source.startswith("folder:") or not Path(source.removeprefix("folder:")).is_dir():
+    if not path_of(source) or not Path(path_of(source)).is_dir():
         return False
     return find_machine().is_cpu or look_at(source).train < MANY
 
@@ -219,7 +220,7 @@ def fit_warmup(config: ConfigDict) -> None:
 
 def _images_in_folder(config: ConfigDict) -> int:
     """Images to train on; 0 if the data are no folder that exists."""
-    folder = config.data.source.removeprefix("folder:")
-    if folder == config.data.source or not Path(folder).is_dir():
+    folder = path_of(config.data.source)
+    if not folder or not Path(folder).is_dir():
         return 0
     return len(list_folder(folder, config.data.split).paths)

@@ -13,20 +13,23 @@ folder; of several --images, names begin with what was given. An image that cann
 cells are empty; the exit status is 0 unless none can be read.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli
-from beit_jax.errors import UserError
+from beit_jax import cli, extras
+from beit_jax.convert import locate
+from beit_jax.data.sources import image_files
+from beit_jax.errors import Mistakes, UserError
 
 BATCH_SIZE = 64
 
 
 def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
-    parser = cli.Parser(prog="python -m beit_jax.predict", description=__doc__, plugins=True)
+    parser = cli.Parser(prog="python -m beit_jax.predict", description=__doc__, plugins=True, check=_check_command)
     parser.add_argument("--checkpoint", metavar="NAME", required=True, help="a run, another folder, a file or a hub id")
     parser.add_argument("--images", metavar="PATH", nargs="+", required=True, help="images, or folders of images")
     parser.add_argument("--top", metavar="K", type=int, default=1, help="classes to name for each image, default 1")
@@ -35,13 +38,27 @@ def main(argv: Sequence[str]) -> None:
         "--batch_size", metavar="N", type=int, default=BATCH_SIZE, help=f"over all devices, default {BATCH_SIZE}"
     )
     args = parser.parse_args(argv)
-    if args.batch_size < 1 or args.top < 1:
-        raise UserError(f"found --batch_size={args.batch_size} and --top={args.top}, expected at least 1")
     columns, rows = predict(args.checkpoint, args.images, args.top, args.batch_size)
     if args.out:
         _write(args.out, columns, rows)
     else:
         print(_format(columns, rows))
+
+
+def _check_command(args: argparse.Namespace) -> None:
+    mistakes = Mistakes()
+    with mistakes.collected():
+        locate.check_name(str(cli.local_folder("checkpoint", args.checkpoint)))
+    with mistakes.collected():
+        image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in args.images])
+    with mistakes.collected():
+        if args.batch_size < 1 or args.top < 1:
+            raise UserError(f"found --batch_size={args.batch_size} and --top={args.top}, expected at least 1")
+    with mistakes.collected():
+        cli.local_folder("out", args.out)
+    with mistakes.collected():
+        extras.check_installed("tensorflow", "tensorflow_datasets", "tqdm")
+    mistakes.raise_all()
 
 
 def predict(name: str, images: Sequence[str], top: int, batch_size: int) -> tuple[list[str], list[list[str]]]:
@@ -60,7 +77,6 @@ def predict(name: str, images: Sequence[str], top: int, batch_size: int) -> tupl
       UserError: the checkpoint is no classifier, there are no images, or none of them can be read.
     """
     from beit_jax.convert import opening
-    from beit_jax.data.sources import image_files
     from beit_jax.tasks.confusion import names_of
 
     files = image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in images])

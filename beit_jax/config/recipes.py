@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from beit_jax.config.nearest import listed
-from beit_jax.data.sources.folder import list_splits
+from beit_jax.data.sources.folder import list_splits, path_of
 from beit_jax.errors import UserError
 
 HELD_OUT = ("train[:90%]", "train[90%:]")  # of a folder without a split for evaluation
@@ -100,8 +100,6 @@ def set_source(config: ConfigDict, source: str) -> ConfigDict:
     config.data.split, config.data.eval_split = "train", "validation"
     if source in ("digits", "cifar10", "cifar100"):
         config.data.eval_split = "test"
-    elif source.startswith("folder:"):
-        folder = source.removeprefix("folder:")
-        if Path(folder).is_dir() and "validation" not in list_splits(folder):
-            config.data.split, config.data.eval_split = HELD_OUT
+    elif (folder := path_of(source)) and Path(folder).is_dir() and "validation" not in list_splits(folder):
+        config.data.split, config.data.eval_split = HELD_OUT
     return config

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from beit_jax import __version__
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import UserError
-from beit_jax.runtime.checkpoint_folder import FOLDER
+from beit_jax.runtime.checkpoint_folder import FOLDER, find_checkpoint
 from beit_jax.training.params import map_names
 from beit_jax.training.train_step import TrainState
 

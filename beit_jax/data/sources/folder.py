@@ -54,7 +54,7 @@ def check_folder(root: str) -> None:
     """
     if not os.path.isdir(root):
         raise UserError(_describe_missing(root))
-    if next(_images_below(root), None) is None:
+    if next(images_below(root), None) is None:
         raise UserError(f"{root} holds no images; expected {', '.join(EXTENSIONS)} files, in class folders or not")
 
 
