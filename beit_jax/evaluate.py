@@ -68,7 +68,6 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     from beit_jax.experiment import Experiment, complete
     from beit_jax.tasks.elbo import elbo_task
     from beit_jax.training import sharding
-    from beit_jax.training.evaluation import Evaluator
     from beit_jax.training.metrics import save_pictures
 
     configs.validate(config)
@@ -83,7 +82,7 @@ def evaluate(config: ConfigDict, checkpoint: Path, pictures: str = "", *, bound:
     evaluations = [] if bound else experiment.data.evaluations
     batches, params = experiment.data.open_eval_set(), experiment.load_params(checkpoint)
     with jax.set_mesh(experiment.mesh):
-        evaluator = Evaluator(experiment.task, experiment.mesh)
+        evaluator = experiment.evaluator
         if pictures:
             images = evaluator.pictures(params, experiment.frozen, batches)
             if distributed.is_main():
