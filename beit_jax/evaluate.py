@@ -111,7 +111,6 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
     from beit_jax.experiment import Experiment, complete
     from beit_jax.tasks.elbo import elbo_task
     from beit_jax.training import sharding
-    from beit_jax.training.evaluation import Evaluator
 
     configs.validate(opened.config)
     config = complete(opened.config, to_train=False)
@@ -124,7 +123,7 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
     evaluations = [] if bound else experiment.data.evaluations
     batches, params = experiment.data.open_eval_set(), experiment.load_params(opened.source)
     with jax.set_mesh(experiment.mesh):
-        evaluator = Evaluator(experiment.task, experiment.mesh)
+        evaluator = experiment.evaluator
         values, tables = evaluator.run(params, experiment.frozen, batches)
         for evaluation in evaluations:
             values |= evaluation(experiment.mesh, params, experiment.frozen)

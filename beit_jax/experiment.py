@@ -17,16 +17,18 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax import tasks
-from beit_jax.config import fill_in_sizes
+from beit_jax.config import fill_in_sizes, validate
 from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.config.schema import durations_in_steps
 from beit_jax.errors import UserError
 from beit_jax.experiment_data import ExperimentData, complete
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks.task import Task
-from beit_jax.training import initialize, memory, optimizer, sharding, train_step
+from beit_jax.training import initialize, memory, memory_check, optimizer, sharding, train_step
+from beit_jax.training.evaluation import Evaluator
 from beit_jax.typing import Params
 
+STEP, EVALUATION = "a training step", "the evaluation of a batch"  # the programs of a run
 NOTHING_PENDING: Mapping[str, "Experiment"] = types.MappingProxyType({})
 
 
@@ -49,16 +51,18 @@ class Experiment:
       folder: of the run. The runs of a recipe, its stages, have folders with the same parent.
       task: what is learned, or measured.
       given_lengths: for benchmarks: used instead of the lengths that follow from the config and the data.
+      stage: its name in a recipe; empty for a run that is not part of one.
     """
 
     config: ConfigDict
     folder: Path
     task: Task
     given_lengths: Lengths | None = None
+    stage: str = ""
 
     @classmethod
     def build(
-        cls, config: ConfigDict, folder: Path, pending: Mapping[str, "Experiment"] = NOTHING_PENDING
+        cls, config: ConfigDict, folder: Path, pending: Mapping[str, "Experiment"] = NOTHING_PENDING, stage: str = ""
     ) -> "Experiment":
         """An experiment that is ready to train. All mistakes that can be found before training are found here.
 
@@ -69,6 +73,7 @@ class Experiment:
           config: of the run, valid.
           folder: of the run.
           pending: earlier stages that have not run yet, `{"stage:NAME": experiment}`.
+          stage: its name in a recipe; empty for a run that is not part of one.
 
         Raises:
           UserError: data, ops, devices, lengths, stored tokens or checkpoints do not fit.
@@ -77,7 +82,7 @@ class Experiment:
         config = complete(fill_in_tokenizer(config, folder, stages))
         lengths = cls(config, folder, tasks.create_task(config)).lengths
         config = durations_in_steps(config, lengths.per_epoch, lengths.total)
-        experiment = cls(config, folder, tasks.create_task(config))
+        experiment = cls(config, folder, tasks.create_task(config), stage=stage)
         experiment.check_batch()
         experiment.data.check(experiment.lengths.total)
         experiment.check_replicated()  # builds the optimizer, which refuses a warm-up that is as long as the run
@@ -185,25 +190,71 @@ class Experiment:
         with jax.set_mesh(self.mesh):
             return initialize.load_frozen(self.task, self.abstract_frozen, self.folder)
 
+    @functools.cached_property
+    def abstract_batch(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes, dtypes and shardings of a training batch."""
+        examples = sharding.batch_sharding(self.mesh)
+        return {
+            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=examples)
+            for name, spec in self.task.train_spec(self.config.batch_size).items()
+        }
+
+    # The programs.
+
     def trace_step(self) -> jax.stages.Traced:
         """The training step, traced for the mesh from shapes: needs neither data nor memory.
 
         It takes a state, the frozen parameters, a batch and the key of the run.
         """
+        return self._traced_step
+
+    @functools.cached_property
+    def _traced_step(self) -> jax.stages.Traced:
         config, state = self.config, self.abstract_state
         step = train_step.make_step(
             self.task, self.optimizer, config.optimizer.accumulate, config.optimizer.ema, config.max_bad_steps > 0
         )
         # The metrics are replicated, so that every process can read them.
         outputs = jax.tree.map(lambda leaf: leaf.sharding, state), sharding.replicated(self.mesh)
-        examples = sharding.batch_sharding(self.mesh)
-        batch = {
-            name: jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=examples)
-            for name, spec in self.task.train_spec(config.batch_size).items()
-        }
         jitted = jax.jit(step, out_shardings=outputs, donate_argnums=0)
         with jax.set_mesh(self.mesh):
-            return jitted.trace(state, self.abstract_frozen, batch, jax.random.key(0))
+            return jitted.trace(state, self.abstract_frozen, self.abstract_batch, jax.random.key(0))
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The task's evaluation."""
+        return Evaluator(self.task, self.mesh)
+
+    @functools.cached_property
+    def _traced_evaluation(self) -> jax.stages.Traced:
+        return self.evaluator.trace(self.abstract_state.params, self.abstract_frozen, self.config.batch_size)
+
+    def trace(self) -> dict[str, jax.stages.Traced]:
+        """The programs of a run by name, traced for the mesh from shapes."""
+        return {STEP: self.trace_step(), EVALUATION: self._traced_evaluation}
+
+    def with_batch(self, batch_size: int, accumulate: int) -> "Experiment":
+        """The same run with another batch, and what does not depend on the batch.
+
+        Raises:
+          UserError: the task or the mesh cannot have such a batch.
+        """
+        config = self.config.copy_and_resolve_references()
+        config.batch_size, config.optimizer.accumulate = batch_size, accumulate
+        validate(config)
+        task = dataclasses.replace(self.task, config=config)
+        made = dataclasses.replace(self, config=config, task=task, given_lengths=self.lengths)
+        vars(made).update({name: getattr(self, name) for name in ("mesh", "abstract_state", "abstract_frozen")})
+        made.check_batch()
+        return made
+
+    def check_memory(self) -> None:
+        """Checks, before anything is allocated, that what no compiler can avoid fits into memory.
+
+        Raises:
+          UserError: it does not; says what to lower, to which value.
+        """
+        memory_check.check_shapes(self)
 
     def check_replicated(self) -> None:
         """Checks that the mesh shards most bytes of the state and of the frozen parameters.

@@ -13,7 +13,7 @@ import argparse
 import contextlib
 import gc
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +144,28 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
     experiments: dict[str, Experiment] = {}
     for name, stage in stages.items():
-        try:
-            pending = {f"stage:{earlier}": experiment for earlier, experiment in experiments.items()}
-            experiments[name] = Experiment.build(stage, folders[name], pending)
-        except UserError as error:
-            raise UserError(f"stage {name}: {error}" if folders[name] != workdir else str(error)) from error
+        in_recipe = name if folders[name] != workdir else ""
+        pending = {f"stage:{earlier}": experiment for earlier, experiment in experiments.items()}
+        with _named(in_recipe):
+            experiments[name] = Experiment.build(stage, folders[name], pending, in_recipe)
+            experiments[name].check_memory()
     return experiments
 
 
 def _run(experiment: Any) -> dict[str, float]:
-    from beit_jax.training import loop
+    from beit_jax.training import loop, memory_advice, memory_check
 
-    return loop.train(experiment)
+    with _named(experiment.stage), memory_check.explained(lambda: memory_advice.halve(experiment)):
+        return loop.train(experiment)
+
+
+@contextlib.contextmanager
+def _named(stage: str) -> Iterator[None]:
+    """Puts the name of a recipe's stage in front of the message of an error."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"stage {stage}: {error}" if stage else str(error)) from error
 
 
 def _check_owner(workdir: Path, config: ConfigDict) -> None:

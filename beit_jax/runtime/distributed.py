@@ -176,6 +176,11 @@ def broadcast_from_main(value: str, timeout_s: float = BARRIER_TIMEOUT_S) -> str
     return value if process_count() == 1 else _exchange("main", value if is_main() else "", timeout_s)["0"]
 
 
+def gather(name: str, value: str, timeout_s: float = BARRIER_TIMEOUT_S) -> list[str]:
+    """The values of all processes, each of which must call it with this name."""
+    return list(_exchange(name, value, timeout_s).values())
+
+
 def _exchange(name: str, value: str, timeout_s: float) -> dict[str, str]:
     """The value of every process, by its index."""
     if process_count() == 1:

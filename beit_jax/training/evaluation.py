@@ -1,5 +1,6 @@
 """Runs a task's `measure` over an evaluation set: the same in training and in `evaluate`."""
 
+import math
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,9 +11,12 @@ from jax.sharding import Mesh
 
 from beit_jax.errors import UserError
 from beit_jax.tasks.report import Table
-from beit_jax.tasks.task import Task
-from beit_jax.training.sharding import replicated, to_devices
+from beit_jax.tasks.task import Task, spec
+from beit_jax.training.micro_batches import sum_over_micro_batches
+from beit_jax.training.sharding import batch_sharding, batch_shards, replicated, to_devices
 from beit_jax.typing import Batch, HostBatch, Params
+
+FOR_EVERY_TASK = {"valid": "bool", "index": "int32"}  # of each example, beside what `Task.eval_spec` names
 
 
 class Evaluation(NamedTuple):
@@ -37,9 +41,35 @@ class Evaluator:
     def __init__(self, task: Task, mesh: Mesh):
         everywhere = replicated(mesh)  # every process reads the sums
         self._task, self._mesh = task, mesh
-        self._measure = jax.jit(task.measure, out_shardings=everywhere)
+        # Where features are computed once, the examples of an evaluation are those of training.
+        self._spec = task.train_spec if task.caches_features else task.eval_spec
+        self._names = {*self._spec(1), *FOR_EVERY_TASK}
+        self._jitted = jax.jit(self._sums, out_shardings=everywhere)
+        self._measure = self._jitted
         self._pictures = jax.jit(task.pictures, out_shardings=everywhere)
         self._predict = jax.jit(self._most_likely, out_shardings=everywhere)
+
+    def _sums(self, params: Params, frozen: Params, batch: Batch) -> Any:
+        """`Task.measure` of a batch, in as many micro-batches as a training step has, or as its size allows."""
+        examples = len(batch["valid"]) // batch_shards(self._mesh)
+        count = math.gcd(self._task.config.optimizer.accumulate, examples)
+        if count == 1:
+            return self._task.measure(params, frozen, batch)
+        return sum_over_micro_batches(lambda part, _: self._task.measure(params, frozen, part), batch, count)
+
+    def trace(self, params: Params, frozen: Params, batch_size: int) -> jax.stages.Traced:
+        """The evaluation of a batch, traced from the shapes of parameters: needs neither data nor memory."""
+        entries = self._spec(batch_size) | {name: spec(dtype, batch_size) for name, dtype in FOR_EVERY_TASK.items()}
+        examples = batch_sharding(self._mesh)
+        batch = {
+            name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=examples) for name, entry in entries.items()
+        }
+        with jax.set_mesh(self._mesh):
+            return self._jitted.trace(params, frozen, batch)
+
+    def use(self, compiled: jax.stages.Compiled) -> None:
+        """Evaluates with the compiled program of `trace`."""
+        self._measure = compiled
 
     def run(self, params: Params, frozen: Params, batches: Iterable[HostBatch]) -> Evaluation:
         """Numbers and tables over all valid examples of the batches; sums are added in float64 on the host.
@@ -52,7 +82,8 @@ class Evaluator:
             if pending is None:
                 self._task.check_batch(batch)
             # The devices compute this batch while the sums of the one before it are fetched.
-            sums = self._measure(params, frozen, to_devices(self._mesh, batch))
+            inputs = {name: values for name, values in batch.items() if name in self._names}
+            sums = self._measure(params, frozen, to_devices(self._mesh, inputs))
             if pending is not None:
                 total = _add(total, pending)
             pending = sums
@@ -67,7 +98,7 @@ class Evaluator:
         """The task's pictures of the first examples, `{name: [count, h, w, 3]}`; empty where the task has none."""
         if type(self._task).pictures is Task.pictures:
             return {}  # without reading a batch
-        shards = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        shards = batch_shards(self._mesh)
         examples = -(-count // shards) * shards // jax.process_count()
         batch = {name: values[:examples] for name, values in next(iter(batches)).items()}
         pictures = self._pictures(params, frozen, to_devices(self._mesh, batch))

@@ -14,10 +14,10 @@ from beit_jax.config import to_json
 from beit_jax.runtime import preemption
 from beit_jax.runtime.distributed import broadcast_from_main, is_main, print_once
 from beit_jax.runtime.watchdog import Watchdog
-from beit_jax.training import initialize, memory, progress, sharding
+from beit_jax.training import initialize, memory, memory_check, progress, sharding
 from beit_jax.training.checkpoint_manager import Checkpoints
 from beit_jax.training.clock import Clock
-from beit_jax.training.evaluation import Evaluator
+from beit_jax.training.memory_limit import MemoryLimit, find_limit
 from beit_jax.training.metrics import MetricWriter
 from beit_jax.training.metrics_window import MetricsWindow
 from beit_jax.typing import Batch, HostBatch
@@ -60,12 +60,13 @@ class _Run:
             self.checkpoints,
             experiment.folder,
         )
-        self.step, self.evaluator = int(self.state.step), Evaluator(experiment.task, experiment.mesh)
+        self.step, self.evaluator = int(self.state.step), experiment.evaluator
         self.clock = Clock()
         progress.write_parameters(experiment.folder, memory.describe_parameters(self.state, experiment.frozen), "w")
         print_once(f"{self.name}: {origin}; {self.total} steps on {progress.describe_devices(experiment.mesh)}")
         if self.step < self.total:
-            self.batches, self.compiled_step = self._training_batches(), self._compile()
+            limit, self.batches = find_limit(experiment.mesh), self._training_batches()
+            self.compiled_step = self._compile(limit)
         self.writer = MetricWriter(experiment.folder, self.step, is_main())
         at_end.callback(self.writer.close)
         self.watchdog = at_end.enter_context(Watchdog())
@@ -168,15 +169,23 @@ class _Run:
     def _epoch(self) -> float:
         return self.step / self.experiment.lengths.per_epoch
 
-    def _compile(self) -> jax.stages.Compiled:
-        """The training step, and a line with the memory that the compiler plans for it."""
-        start = time.perf_counter()
-        update = self.experiment.trace_step().lower().compile()
-        plan = memory.format_sizes("planned by the compiler", memory.compiled_bytes_per_device(update))
-        progress.write_parameters(
-            self.experiment.folder, [f"compiled in {time.perf_counter() - start:.1f} s; {plan}"], "a"
-        )
-        return update
+    def _compile(self, limit: MemoryLimit | None) -> jax.stages.Compiled:
+        """The training step, and a line with the memory that the compiler plans for it.
+
+        Raises:
+          UserError: the step, or the evaluation, which is compiled here too, does not fit into memory.
+        """
+        compiled = {}
+        for name, traced in self.experiment.trace().items():
+            start = time.perf_counter()
+            compiled[name] = program = traced.lower().compile()
+            plan = memory.format_sizes("planned by the compiler", memory.compiled_bytes_per_device(program))
+            line = f"{name} compiled in {time.perf_counter() - start:.1f} s; {plan}"
+            progress.write_parameters(self.experiment.folder, [line], "a")
+            memory_check.check_plans(self.experiment, {name: program}, limit)
+        step, evaluation = compiled.values()
+        self.evaluator.use(evaluation)
+        return step
 
     def _training_batches(self) -> Iterator[Batch]:
         """Global batches on the devices. The task inspects the first one now, before the step is compiled."""

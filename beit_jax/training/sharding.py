@@ -128,6 +128,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def batch_shards(mesh: Mesh) -> int:
+    """Into how many parts a batch is split."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     """Every device holds a copy of the array."""
     return NamedSharding(mesh, P())
@@ -144,7 +149,7 @@ def check_batch(mesh: Mesh, batch_size: int, accumulate: int = 1) -> None:
             f"tensor={mesh.shape['tensor']} spreads an example over several processes, each of which reads examples of "
             "its own; choose one that stays within a process, and fsdp for the rest"
         )
-    examples, shards = batch_size // accumulate, mesh.shape["data"] * mesh.shape["fsdp"]
+    examples, shards = batch_size // accumulate, batch_shards(mesh)
     if examples % shards:
         micro = f" / accumulate={accumulate}" if accumulate > 1 else ""
         raise UserError(

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from einops import rearrange
 from flax import struct
 
 from beit_jax.tasks.task import Task
+from beit_jax.training.micro_batches import sum_over_micro_batches
 from beit_jax.training.params import flatten, unflatten
 from beit_jax.typing import Batch, Metrics, Params
 
@@ -75,17 +75,10 @@ def make_step(
         return gradients, metrics, updates
 
     def accumulated(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
-        def add(total: Any, micro: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            micro_batch, index = micro
-            part = gradient(params, frozen, micro_batch, jax.random.fold_in(key, index), step)
-            return jax.tree.map(jnp.add, total, part), None
+        def part(batch: Batch, index: jax.Array) -> Any:
+            return gradient(params, frozen, batch, jax.random.fold_in(key, index), step)
 
-        # Micro-batch i has the examples i, i + accumulate, ...: each device splits its own examples and sends none.
-        batch = {name: rearrange(values, "(b n) ... -> n b ...", n=accumulate) for name, values in batch.items()}
-        micro_batch = jax.tree.map(lambda values: values[0], batch)
-        shapes = jax.eval_shape(gradient, params, frozen, micro_batch, key, step)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (gradients, metrics, updates), _ = jax.lax.scan(add, zeros, (batch, jnp.arange(accumulate)))
+        gradients, metrics, updates = sum_over_micro_batches(part, batch, accumulate)
         return gradients, metrics, jax.tree.map(lambda leaf: leaf / accumulate, updates)
 
     def step(state: TrainState, frozen: Params, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
