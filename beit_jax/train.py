@@ -104,6 +104,8 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     results = {name: _finished(folder) for name, folder in folders.items()}
     pending = {name: stage for name, stage in stages.items() if results[name] is None}
     experiments = _build(pending, folders, workdir)
+    if experiments:
+        _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")
     _write(workdir / "config.json", configs.to_json(config))
     for name, folder in folders.items():
         if results[name] is not None:
@@ -150,6 +152,13 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
             experiments[name] = Experiment.build(stage, folders[name], pending, in_recipe)
             experiments[name].check_memory()
     return experiments
+
+
+def _print_overview(experiments: Mapping[str, Any], prefix: str) -> None:
+    from beit_jax.machine import find_machine
+    from beit_jax.overview import describe_stages
+
+    distributed.print_once(describe_stages(experiments, find_machine(), prefix))
 
 
 def _run(experiment: Any) -> dict[str, float]:
