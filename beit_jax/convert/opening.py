@@ -42,7 +42,7 @@ def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
     path = files.local_path(name)
     if checkpoint.holds_checkpoint(path):
         source = checkpoint.find_checkpoint(str(path))
-        folder = source.parents[1]  # of RUN/checkpoints/STEP
+        folder = source.parent.parent  # of RUN/checkpoints/STEP
         own = configs.from_json(checkpoint.load_config(source)) if config is None else None
         labels = checkpoint.load_labels(source) if own is None else ()
     else:
