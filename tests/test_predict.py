@@ -107,14 +107,6 @@ def test_several_paths_and_the_printed_table(model, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[1].startswith("without_extension  class ")
 
 
-def test_classes_without_names_have_numbers(tmp_path, capsys):
-    model = save(tmp_path, "classify")
-    images = make_images(tmp_path / "images", ("1.png",))
-    run(model, "--images", images)
-    name, number, _ = capsys.readouterr().out.splitlines()[1].split()
-    assert name == "1.png" and 0 <= int(number) < 10
-
-
 def test_what_is_refused(model, tmp_path):
     images = make_images(tmp_path / "images", ("1.png",))
     (tmp_path / "empty").mkdir()

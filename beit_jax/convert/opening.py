@@ -43,7 +43,7 @@ def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
     path = locate.local_path(name)
     if holds_checkpoint(path):
         source = find_checkpoint(str(path))
-        folder = source.parents[1]  # of RUN/checkpoints/STEP
+        folder = source.parent.parent  # of RUN/checkpoints/STEP
         own = configs.from_json(checkpoint.load_config(source)) if config is None else None
         labels = checkpoint.load_labels(source) if own is None else ()
     else:
