@@ -33,7 +33,13 @@ def main(argv: Sequence[str]) -> None:
         cli.print_help(parser, args.config, overrides)
     cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")
     distributed.start()
-    numbers = evaluate(*_open(args, overrides), args.pictures, bound=args.bound)
+    config, checkpoint = _open(args, overrides)
+
+    from beit_jax.training import memory_check
+
+    advice = f"lower --config.batch_size, which is {config.batch_size}; the numbers do not depend on it"
+    with memory_check.explained(lambda: advice):
+        numbers = evaluate(config, checkpoint, args.pictures, bound=args.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
 

@@ -40,9 +40,7 @@ class Evaluator:
 
     def trace(self, params: Params, frozen: Params, batch_size: int) -> jax.stages.Traced:
         """The evaluation of a batch, traced from the shapes of parameters: needs neither data nor memory."""
-        entries = self._spec(batch_size) | {
-            name: spec(dtype, batch_size) for name, dtype in FOR_EVERY_TASK.items()
-        }
+        entries = self._spec(batch_size) | {name: spec(dtype, batch_size) for name, dtype in FOR_EVERY_TASK.items()}
         examples = batch_sharding(self._mesh)
         batch = {
             name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=examples) for name, entry in entries.items()
