@@ -46,7 +46,13 @@ def main(argv: Sequence[str]) -> None:
         cli.print_help(parser, args.config, overrides)
     _check(parser, args, overrides)
     distributed.start()
-    numbers = evaluate(_open(parser, args, overrides), args.pictures, bound=args.bound)
+    opened = _open(parser, args, overrides)
+
+    from beit_jax.training import memory_check
+
+    advice = f"lower --config.batch_size, which is {opened.config.batch_size}; the numbers do not depend on it"
+    with memory_check.explained(lambda: advice):
+        numbers = evaluate(opened, args.pictures, bound=args.bound)
     if distributed.is_main():
         print(json.dumps(numbers, indent=1))
 

@@ -80,6 +80,7 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
     """
     from beit_jax.data.records.stored_tokens import StoredTokens
     from beit_jax.experiment import Experiment
+    from beit_jax.training import memory_check
 
     experiment = Experiment.build(_checked(config, stage), out)
     batch_size, steps = experiment.config.batch_size, experiment.lengths.total
@@ -89,7 +90,8 @@ def tokenize(config: ConfigDict, stage: str, out: Path, worker: int, workers: in
     tokens.claim_folder(experiment.data.stream_key(1) | experiment.data.tokenizer_key())
     parts = tokens.file_ranges(steps)
     own = parts[len(parts) * worker // workers : len(parts) * (worker + 1) // workers]
-    _write(tokens, own, experiment.data.train_batches, _encoder(experiment))
+    with memory_check.explained(lambda: "use a machine or more devices with more memory; finished files are kept"):
+        _write(tokens, own, experiment.data.train_batches, _encoder(experiment))
     missing = len(tokens.missing_ranges(parts))
     if missing:
         return (

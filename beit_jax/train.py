@@ -24,8 +24,8 @@ from beit_jax import config as configs
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import distributed, lock, preemption
 from beit_jax.runtime.atomic_write import write_text
+from beit_jax.workdir import CONFIG, RESULT, check_owner, folders_of, remove_leftovers
 
-RESULT = "result.json"  # of a finished run: its last evaluation
 LIBRARIES = ("tensorflow", "tensorflow_datasets", "matplotlib")  # for the images, and for the report at the end
 
 
@@ -88,7 +88,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
       UserError: a mistake of the user. Most mistakes are found before anything is written.
     """
     _check(config, workdir)
-    _check_owner(workdir, config)
+    check_owner(workdir, config)
     with lock.lock_workdir(workdir) if distributed.is_main() else contextlib.nullcontext():
         distributed.barrier("workdir")
         if not (workdir / lock.FILE).exists():
@@ -100,13 +100,15 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
 def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     stages = configs.stages_of(config)
-    folders = {name: _folder(config, name, workdir) for name in stages}
+    folders = folders_of(config, workdir)
     results = {name: _finished(folder) for name, folder in folders.items()}
     pending = {name: stage for name, stage in stages.items() if results[name] is None}
     experiments = _build(pending, folders, workdir)
     if experiments:
         _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")
-    _write(workdir / "config.json", configs.to_json(config))
+    if distributed.is_main():
+        remove_leftovers(workdir, config)
+    _write(workdir / CONFIG, configs.to_json(config))
     for name, folder in folders.items():
         if results[name] is not None:
             distributed.print_once(f"{name}: finished before, skipped")
@@ -175,28 +177,6 @@ def _named(stage: str) -> Iterator[None]:
         yield
     except UserError as error:
         raise UserError(f"stage {stage}: {error}" if stage else str(error)) from error
-
-
-def _check_owner(workdir: Path, config: ConfigDict) -> None:
-    """
-    Raises:
-      UserError: the workdir holds a run of another config.
-    """
-    file = workdir / "config.json"
-    if not file.exists():
-        return
-    try:
-        owner = configs.from_json(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} cannot be read ({error}); delete it to go on with the config given") from error
-    differing = configs.differing_keys(owner, config)
-    if differing:
-        key, before, now = differing[0], configs.flatten(owner), configs.flatten(config)
-        raise UserError(
-            f"{workdir} holds a run of another config: {key} is {before.get(key)!r} there and {now.get(key)!r} now"
-            f"{f' (and {len(differing) - 1} more keys differ)' if len(differing) > 1 else ''}; choose another "
-            "--workdir, or the config of that run"
-        )
 
 
 def _write(file: Path, text: str) -> None:

@@ -12,10 +12,11 @@ from ml_collections import ConfigDict
 from beit_jax.benchmarks import chips, program, synthetic
 from beit_jax.benchmarks.timing import WARMUP_CALLS, time_alternately
 from beit_jax.errors import UserError
-from beit_jax.experiment import Experiment
+from beit_jax.experiment import STEP, Experiment
 from beit_jax.tasks import create_task
 from beit_jax.tasks.pretrain import Pretrain
-from beit_jax.training import memory, sharding
+from beit_jax.training import memory, memory_check, sharding
+from beit_jax.training.memory_limit import find_limit
 from beit_jax.typing import Batch, HostBatch
 
 ROUNDS = 5  # measurements, of which the median counts
@@ -36,9 +37,10 @@ class CompiledStep:
     """
 
     def __init__(self, experiment: Experiment, batches: HostBatch | Iterator[HostBatch]):
-        start = time.perf_counter()
+        start, limit = time.perf_counter(), find_limit(experiment.mesh)
         self._update = experiment.trace_step().lower().compile()
         self.compile_seconds = time.perf_counter() - start
+        memory_check.check_plan(experiment, STEP, self._update, limit)
         self.planned_bytes = memory.compiled_bytes_per_device(self._update)["peak"]
         self._mesh, self.loss, self.wait_seconds = experiment.mesh, float("nan"), 0.0
         self._state, self._frozen, self._key = experiment.fresh_state(), experiment.frozen, experiment.random_keys[1]

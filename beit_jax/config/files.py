@@ -12,16 +12,19 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from beit_jax.config.serialization import from_json
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 
 
 def load(path: str) -> ConfigDict:
-    """The config of `FILE[:args]`.
+    """The config of `FILE[:args]`, or of the `config.json` of a run.
 
     Raises:
-      UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails.
+      UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails; or it is no config.
     """
     file, arg = split_arg(path)
+    if file.endswith(".json"):
+        return _load_json(file, arg)
     module = python_file(file)
     if not hasattr(module, "get_config"):
         raise UserError(f'config {file!r} defines no get_config; expected `def get_config(arg="")`')
@@ -40,6 +43,18 @@ def split_arg(path: str) -> tuple[str, str]:
     start = drive.end() if drive else 0
     file, _, arg = path[start:].partition(":")
     return path[:start] + file, arg
+
+
+def _load_json(file: str, arg: str) -> ConfigDict:
+    if arg:
+        raise UserError(f"config {file} takes no arguments, found {arg!r}; set its keys with --config.KEY=VALUE")
+    try:
+        config = from_json(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"config {file} cannot be read ({error}); expected the config.json of a run") from error
+    if "task" not in config and "stages" not in config:
+        raise UserError(f"config {file} is not that of a run: it has neither `task` nor `stages`")
+    return config
 
 
 def python_file(file: str | Path, kind: str = "config") -> ModuleType:

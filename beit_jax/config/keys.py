@@ -24,7 +24,7 @@ class Key:
       below: allowed numbers are smaller than this.
       choices: the allowed values; empty: all.
       check: a function of the value: "" if the value is allowed, else a text that says what is expected.
-      resumable: whether a run may be continued with another value, because it does not change the results.
+      resumable: whether a run may be continued with another value, because it does not change what is learned.
       is_path: whether the value is a local path, or `stage:NAME` or "random".
     """
 

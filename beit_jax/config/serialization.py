@@ -15,9 +15,12 @@ def from_json(text: str) -> ConfigDict:
     """The inverse of `to_json`.
 
     Raises:
-      ValueError: the text is no JSON.
+      ValueError: the text is no JSON, or no object.
     """
-    return ConfigDict(_tuples(json.loads(text))).lock()
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError(f"found {type(values).__name__}, expected an object")
+    return ConfigDict(_tuples(values)).lock()
 
 
 def _tuples(value: Any) -> Any:

@@ -58,7 +58,9 @@ def _data() -> Keys:
         labels=Key("all", "labels to train on: all, 10% (of each class) or 5 per class", check=_labels),
         repeats=Key(1, "repeated augmentation: views of an image in a row, each with its own random draws", at_least=1),
         shuffle_buffer=Key(50_000, "undecoded records to draw the next one from, over all processes", at_least=1),
-        max_bad_fraction=Key(0.01, "fraction of unreadable images above which the run ends", at_least=0, below=1),
+        max_bad_fraction=Key(
+            0.01, "fraction of unreadable images above which the run ends", at_least=0, below=1, resumable=True
+        ),
     )
 
 
@@ -108,7 +110,7 @@ def _optimizer() -> Keys:
         layer_decay=Key(1.0, "factor of the learning rate from one block to the one below it", above=0, at_most=1),
         clip_norm=Key(0.0, "largest norm of the gradient; 0: no clipping", at_least=0),
         betas=Key((0.9, 0.999), "decay rates of AdamW's averages", check=_betas),
-        accumulate=Key(1, "micro-batches of a step", at_least=1),
+        accumulate=Key(1, "micro-batches of a step, and of the evaluation of a batch", at_least=1, resumable=True),
         ema=Key(0.0, "decay rate of the averaged parameters that are evaluated; 0: none", at_least=0, below=1),
     )
 

@@ -182,7 +182,7 @@ class _Run:
             plan = memory.format_sizes("planned by the compiler", memory.compiled_bytes_per_device(program))
             line = f"{name} compiled in {time.perf_counter() - start:.1f} s; {plan}"
             progress.write_parameters(self.experiment.folder, [line], "a")
-            memory_check.check_plans(self.experiment, {name: program}, limit)
+            memory_check.check_plan(self.experiment, name, program, limit)
         step, evaluation = compiled.values()
         self.evaluator.use(evaluation)
         return step

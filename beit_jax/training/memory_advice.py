@@ -53,8 +53,10 @@ def _more_micro_batches(experiment: "Experiment") -> Sequence["Experiment"]:
 def _smaller_batches(experiment: "Experiment") -> Sequence["Experiment"]:
     if experiment.task.stored_tokens:
         return []  # these are of batches of one size
-    step, size = batch_shards(experiment.mesh), _examples_at_once(experiment)
-    return list(_allowed(experiment, ((smaller, 1) for smaller in range(size - size % step, 0, -step))))
+    shards, size = batch_shards(experiment.mesh), _examples_at_once(experiment)
+    halves = (size >> times for times in range(size.bit_length()))
+    sizes = sorted({half - half % shards for half in halves} - {0, experiment.config.batch_size}, reverse=True)
+    return list(_allowed(experiment, ((smaller, 1) for smaller in sizes)))
 
 
 def _allowed(experiment: "Experiment", batches: Iterator[tuple[int, int]]) -> Iterator["Experiment"]:

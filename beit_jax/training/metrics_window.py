@@ -83,7 +83,7 @@ class MetricsWindow:
 
 
 def _advice(saved_step: int | None) -> str:
-    saved = saved_step is not None
-    newest = f"the checkpoint of step {saved_step} is finite" if saved else "there is no checkpoint yet"
-    resume = ", with resume_from" if saved else ""
-    return f"{newest}: lower optimizer.lr or set optimizer.clip_norm, and start in a new workdir{resume}"
+    change = "lower optimizer.lr or set optimizer.clip_norm"
+    if saved_step is None:
+        return f"there is no checkpoint yet: {change}"
+    return f"the checkpoint of step {saved_step} is finite: {change}, and start in a new workdir, with resume_from"

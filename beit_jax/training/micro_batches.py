@@ -16,8 +16,8 @@ def sum_over_micro_batches(function: Callable[[Batch, jax.Array], Any], batch: B
     Args:
       function: gives a tree of sums over the examples of a micro-batch.
       batch: entries `[b, ...]`.
-      count: of micro-batches; it divides b. Micro-batch i has the examples i, i + count, ...: each device splits its own
-        examples and sends none.
+      count: of micro-batches; it divides b. Micro-batch i has the examples i, i + count, ...: each device splits its
+        own examples and sends none.
     """
     parts = {name: rearrange(values, "(b n) ... -> n b ...", n=count) for name, values in batch.items()}
     first = jax.tree.map(lambda values: values[0], parts)

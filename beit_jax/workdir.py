@@ -1,0 +1,114 @@
+"""Which config a workdir belongs to: that of what was trained there. A start that trained nothing leaves it free."""
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from beit_jax import config as configs
+from beit_jax.errors import UserError
+
+CONFIG = "config.json"
+RESULT = "result.json"  # of a finished run: its last evaluation
+CHECKPOINTS = "checkpoints"
+TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed
+NAMED = 8  # keys in an error message
+# What a run writes before its first checkpoint, beside its config. Compiled programs may stay: their names are hashes
+# of all that they depend on.
+LEFTOVERS = (
+    "metrics.jsonl",
+    "parameters.txt",
+    "unreadable.txt",
+    "unreadable-*.txt",
+    "tensorboard/events.out.tfevents.*",
+)
+
+
+def folders_of(config: ConfigDict, workdir: Path) -> dict[str, Path]:
+    """The folder of each stage of a recipe, in order; that of a config without stages is the workdir."""
+    return {name: workdir / name if "stages" in config else workdir for name in configs.stages_of(config)}
+
+
+def check_owner(workdir: Path, config: ConfigDict) -> None:
+    """Checks that nothing in the workdir was trained with another config.
+
+    Raises:
+      UserError: a run, or a stage of a recipe, that has a checkpoint or has ended, is of another config.
+    """
+    owner = _owner(workdir)
+    if owner is None:
+        return
+    before, now = _trained(owner, workdir), _trained(config, workdir)
+    if before.keys() != now.keys():
+        names = [repr(name) for name in sorted(before.keys() ^ now.keys())]
+        raise _conflict(workdir, f"{', '.join(names)} was trained there and is not in both")
+    differing = {
+        f"{name}.{key}" if "stages" in config else key: (stage, now[name], key)
+        for name, stage in before.items()
+        for key in configs.differing_keys(stage, now[name])
+    }
+    if differing:
+        lines = [
+            f"{name} is {_value(old, key)} there and {_value(new, key)} now"
+            for name, (old, new, key) in differing.items()
+        ]
+        more = len(lines) - NAMED
+        raise _conflict(workdir, f"{', '.join(lines[:NAMED])}{f', and {more} more keys differ' if more > 0 else ''}")
+
+
+def remove_leftovers(workdir: Path, config: ConfigDict) -> None:
+    """Removes what starts with another config wrote for runs that were not trained. Other files stay.
+
+    Raises:
+      UserError: a file cannot be removed.
+    """
+    owner = _owner(workdir)
+    if owner is None:
+        return
+    before, now = configs.stages_of(owner), configs.stages_of(config)
+    folders = folders_of(config, workdir)
+    for name, folder in folders_of(owner, workdir).items():
+        same = folders.get(name) == folder and not configs.differing_keys(before[name], now[name])
+        if same or _is_trained(folder):
+            continue
+        try:
+            for file in (file for pattern in LEFTOVERS for file in folder.glob(pattern)):
+                file.unlink()
+        except OSError as error:
+            raise UserError(f"{folder} cannot be cleared: {error}; choose another --workdir") from error
+
+
+def _owner(workdir: Path) -> ConfigDict | None:
+    file = workdir / CONFIG
+    if not file.exists():
+        return None
+    try:
+        return configs.from_json(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} cannot be read ({error}); delete it to go on with the config given") from error
+
+
+def _trained(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
+    """The runs of a config that were trained in the workdir, by the names of their folders; "." is the workdir."""
+    stages = configs.stages_of(config)
+    found = {name: folder for name, folder in folders_of(config, workdir).items() if _is_trained(folder)}
+    return {str(folder.relative_to(workdir)): stages[name] for name, folder in found.items()}
+
+
+def _is_trained(folder: Path) -> bool:
+    """Whether a run has ended, or has a checkpoint, be it a damaged one."""
+    checkpoints = folder / CHECKPOINTS
+    return (folder / RESULT).exists() or (
+        checkpoints.is_dir() and any(child.is_dir() and TEMPORARY not in child.name for child in checkpoints.iterdir())
+    )
+
+
+def _value(config: ConfigDict, key: str) -> str:
+    values = configs.flatten(config)
+    return repr(values[key]) if key in values else "absent"
+
+
+def _conflict(workdir: Path, what: str) -> UserError:
+    return UserError(
+        f"{workdir} holds a run of another config: {what}; choose another --workdir, or continue that run with "
+        f"--config={workdir / CONFIG}"
+    )
