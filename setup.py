@@ -4,6 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+ADDRESS = ""  # of the public repository; launch/colab/set_address.py writes it here and into the notebooks
 LINUX_X86 = 'sys_platform == "linux" and platform_machine == "x86_64"'
 ELSEWHERE = 'sys_platform != "linux" or platform_machine != "x86_64"'
 
@@ -37,6 +38,7 @@ setup(
     description="BEiT in JAX: tokenizer, masked image modelling, fine-tuning; checkpoints in and out",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
+    url=ADDRESS or None,
     license="Apache-2.0",
     packages=find_packages(include=["beit_jax", "beit_jax.*"]),
     python_requires=">=3.11",

@@ -1,7 +1,8 @@
-"""Runs notebooks of launch/colab in a real kernel, as Colab does, without the cell that installs."""
+"""Runs notebooks of launch/colab in a real kernel, as Colab does, each cell twice."""
 
 import base64
 import io
+import json
 from pathlib import Path
 
 import nbclient
@@ -14,16 +15,28 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "launch" / "colab"
 
 
+def read(name: str) -> dict:
+    """The contents of a notebook's file."""
+    return json.loads((FOLDER / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
 def execute(name: str, **settings) -> nbformat.NotebookNode:
-    """The notebook with its outputs; `settings` replace variables of its cell `settings`."""
+    """The notebook with the outputs of its second run; `settings` replace variables of its cell `settings`."""
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if "install" not in cell.metadata.get("tags", [])]
     (settings_cell,) = [cell for cell in notebook.cells if cell.id == "settings"]
     for key, value in settings.items():
         assert f"{key}" in settings_cell.source, f"the cell of settings has no {key}"
         settings_cell.source += f"\n{key} = {value!r}"
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT)}}).execute()
+    cells = notebook.cells
+    notebook.cells = [copy for cell in cells for copy in (copy_cell(cell), cell)]  # run again, a cell does no harm
+    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    notebook.cells = cells
     return notebook
+
+
+def copy_cell(cell: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The cell under another id."""
+    return nbformat.from_dict({**cell, "id": f"{cell.id}-first"})
 
 
 def printed(notebook: nbformat.NotebookNode) -> str:
