@@ -12,6 +12,7 @@ from beit_jax.data.decoding.file_bytes import starts_with
 from beit_jax.data.decoding.gif import decode_gif
 from beit_jax.data.decoding.label_png import decode_labels
 from beit_jax.data.decoding.orientation import read_orientation, turn, turned_size
+from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.data.decoding.transparency import WHITE, Background, has_alpha, lay_on, parse_background
 from beit_jax.data.features import FAULT, ID, LABEL_MAP, Features
 from beit_jax.errors import UserError
@@ -70,6 +71,7 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT)
 
 
+@rare_case
 def _decode_other(encoded: tf.Tensor, background: Background) -> tf.Tensor:
     with tf.control_dependencies([_require_few_pixels(encoded)]):
         is_bmp, is_gif = starts_with(encoded, b"BM"), starts_with(encoded, b"GIF8")

@@ -3,8 +3,10 @@
 import tensorflow as tf
 
 from beit_jax.data.decoding.file_bytes import part, split_once, starts_with
+from beit_jax.data.decoding.rare_case import rare_case
 
 WINDOW = 2**16  # bytes at the start of a JPEG file in which EXIF data is looked for; the standard puts it first
+PLAIN, TABLE = b"\xff\xd8\xff\xe0\0\x10", b"\xff\xdb"  # a JFIF header with a table behind it: there is no EXIF data
 ENTRY = 12  # bytes
 # The entry of the orientation in EXIF data, without the value: tag 0x0112, type 3 (16 bits), one value.
 LITTLE_ENDIAN = [0x12, 0x01, 3, 0, 1, 0, 0, 0]
@@ -27,11 +29,19 @@ def read_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 def read_jpeg_orientation(encoded: tf.Tensor) -> tf.Tensor:
     """`read_orientation` of a JPEG file."""
+    head = tf.strings.substr(encoded, 0, len(PLAIN) + 16)
+    is_plain = starts_with(head, PLAIN) & (tf.strings.substr(head, -2, 2) == TABLE)
+    return tf.cond(is_plain, lambda: 1, lambda: _search_jpeg(encoded))
+
+
+@rare_case
+def _search_jpeg(encoded: tf.Tensor) -> tf.Tensor:
     before, exif = split_once(tf.strings.substr(encoded, 0, WINDOW), b"Exif\0\0")
     is_exif = part(before, tf.maximum(tf.strings.length(before) - 4, 0), 2) == b"\xff\xe1"
     return tf.cond(is_exif & (exif != b""), lambda: _orientation_in(exif), lambda: 1)
 
 
+@rare_case
 def _read_other(encoded: tf.Tensor) -> tf.Tensor:
     is_png, is_webp = starts_with(encoded, b"\x89PNG"), starts_with(encoded, b"RIFF")
     _, exif = split_once(encoded, tf.where(is_png, b"eXIf", b"EXIF"))
@@ -40,6 +50,7 @@ def _read_other(encoded: tf.Tensor) -> tf.Tensor:
     return tf.cond((is_png | is_webp) & (exif != b""), lambda: _orientation_in(exif), lambda: 1)
 
 
+@rare_case
 def _orientation_in(exif: tf.Tensor) -> tf.Tensor:
     """From EXIF data, which is a TIFF file whose first directory has the orientation among its entries."""
     data = tf.io.decode_raw(tf.strings.substr(exif, 0, WINDOW), tf.uint8)
@@ -73,13 +84,15 @@ def exchanges_axes(orientation: tf.Tensor) -> tf.Tensor:
 def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Stored pixels `[h, w, c]` as they are to be seen, `[h, w, c]` or `[w, h, c]`; as `PIL.ImageOps.exif_transpose`."""
 
-    def turned() -> tf.Tensor:
-        swapped = exchanges_axes(orientation)
-        seen = tf.cond(swapped, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-        axes = tf.where(tf.constant(REVERSED)[:, orientation])[:, 0]
-        return tf.reverse(seen, tf.cast(axes, tf.int32))
+    turned = tf.cond(orientation == 1, lambda: image, lambda: _turn(image, orientation))
+    return tf.ensure_shape(turned, [None, None, image.shape[-1]])
 
-    return tf.ensure_shape(tf.cond(orientation == 1, lambda: image, turned), [None, None, image.shape[-1]])
+
+@rare_case
+def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    seen = tf.cond(exchanges_axes(orientation), lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    axes = tf.where(tf.constant(REVERSED)[:, orientation])[:, 0]
+    return tf.reverse(seen, tf.cast(axes, tf.int32))
 
 
 def turned_size(size: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
