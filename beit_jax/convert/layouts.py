@@ -115,8 +115,8 @@ class _PretrainPixels(_MaskedModelling):
     converts_to = ("pretrain_pixels", "classify")
 
     def eval_ops(self, config: ConfigDict) -> str:
-        resize, normalize = preprocessing.resize_ops(config.preprocess), preprocessing.normalize_op(config.preprocess)
-        return f"decode|{resize}|{normalize}|{self.mask_op(config)}|keep('image', 'mask')"
+        resized, normalize = preprocessing.resized_ops(config.preprocess), preprocessing.normalize_op(config.preprocess)
+        return f"{resized}|{normalize}|{self.mask_op(config)}|keep('image', 'mask')"
 
 
 class _Pretrain(_MaskedModelling):
@@ -138,7 +138,7 @@ class _Pretrain(_MaskedModelling):
         section, size = config.preprocess, config.preprocess.size
         views = f"two_views_center({size}, tokenizer_size, {size / section.resize})"
         ending = f"{preprocessing.normalize_op(section)}|map_pixels('tokenizer_image')|{self.mask_op(config)}"
-        return f"decode|{views}|{ending}|keep('image', 'tokenizer_image', 'mask')"
+        return f"{preprocessing.decode_op(section)}|{views}|{ending}|keep('image', 'tokenizer_image', 'mask')"
 
 
 class _Classify(TaskLayout):
@@ -163,8 +163,8 @@ class _Classify(TaskLayout):
         return {"use_mean_pooling": config.model.pooling == "mean"} | _hf_labels(config)
 
     def eval_ops(self, config: ConfigDict) -> str:
-        resize, normalize = preprocessing.resize_ops(config.preprocess), preprocessing.normalize_op(config.preprocess)
-        return f"decode|{resize}|{normalize}|keep('image', 'label')"
+        resized, normalize = preprocessing.resized_ops(config.preprocess), preprocessing.normalize_op(config.preprocess)
+        return f"{resized}|{normalize}|keep('image', 'label')"
 
 
 class _Segment(TaskLayout):
@@ -203,10 +203,9 @@ class _Segment(TaskLayout):
     def eval_ops(self, config: ConfigDict) -> str:
         side, label_side, section = config.inference.side, config.inference.label_side, config.preprocess
         # Published checkpoints are of ADE20K, where label 0 is no class.
-        image = f"reduce_zero_label|resize_within({section.size}, {side})|{preprocessing.normalize_op(section)}"
-        return (
-            f"decode|{image}|pad_for_evaluation({side}, {label_side})|keep('image', 'label_map', 'size', 'label_size')"
-        )
+        decode, resize = preprocessing.decode_op(section), f"resize_within({section.size}, {side})"
+        image = f"{decode}|reduce_zero_label|{resize}|{preprocessing.normalize_op(section)}"
+        return f"{image}|pad_for_evaluation({side}, {label_side})|keep('image', 'label_map', 'size', 'label_size')"
 
     def transformers_twin(self, model: nn.Module) -> nn.Module:
         # transformers numbers hidden states from the embeddings on, and so takes the outputs of the blocks two below.
@@ -223,7 +222,7 @@ class _Tokenizer(TaskLayout):
         return "" if config.model.kind == "dvae" else f"tokenizers of the kind {config.model.kind}"
 
     def eval_ops(self, config: ConfigDict) -> str:
-        return f"decode|{preprocessing.resize_ops(config.preprocess)}|map_pixels('image')|keep('image')"
+        return f"{preprocessing.resized_ops(config.preprocess)}|map_pixels('image')|keep('image')"
 
 
 def _hf_labels(config: ConfigDict) -> dict[str, Any]:

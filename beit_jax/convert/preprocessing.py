@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax.config.op_sizes import fill_in_sizes, short_side
+from beit_jax.convert.picture import WHITE, Background, to_rgb
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
@@ -28,6 +29,8 @@ def preprocess_section(
     keep_ratio: bool = True,
     mean: Sequence[float] = STATISTICS["inception"][0],
     std: Sequence[float] = STATISTICS["inception"][1],
+    background: Background = WHITE,
+    exif_transpose: bool = True,
 ) -> ConfigDict:
     """The section `preprocess` of a config.
 
@@ -38,6 +41,8 @@ def preprocess_section(
       keep_ratio: whether the aspect ratio is kept, or the image is squashed to a square.
       mean: of each channel, pixels in [0, 1].
       std: of each channel.
+      background: what is seen through transparent pixels, see `picture.to_rgb`.
+      exif_transpose: whether images are turned as their EXIF orientation says.
     """
     return ConfigDict(
         dict(
@@ -47,6 +52,8 @@ def preprocess_section(
             keep_ratio=keep_ratio,
             mean=tuple(mean),
             std=tuple(std),
+            background=tuple(background) if isinstance(background, list) else background,
+            exif_transpose=exif_transpose,
         )
     )
 
@@ -130,10 +137,16 @@ def normalize_op(section: ConfigDict) -> str:
     return f"normalize({next(names, f'{section.mean}, {section.std}')})"
 
 
-def resize_ops(section: ConfigDict) -> str:
-    """The ops of `data.ops` that resize and crop as a section `preprocess` says."""
+def decode_op(section: ConfigDict) -> str:
+    """The op of `data.ops` that decodes images as a section `preprocess` says."""
+    defaults = section.background == WHITE and section.exif_transpose
+    return "decode" if defaults else f"decode({section.background}, {section.exif_transpose})"
+
+
+def resized_ops(section: ConfigDict) -> str:
+    """The ops of `data.ops` that decode, resize and crop as a section `preprocess` says."""
     resize = "resize_small" if section.keep_ratio else "resize"
-    return f"{resize}({section.resize}, {section.interpolation!r})|central_crop({section.size})"
+    return f"{decode_op(section)}|{resize}({section.resize}, {section.interpolation!r})|central_crop({section.size})"
 
 
 def from_config(config: ConfigDict) -> ConfigDict:
@@ -146,7 +159,7 @@ def from_ops(ops: str, size: int) -> ConfigDict:
     calls = dict(_calls(ops))
     arguments = calls.get("normalize") or ("inception",)
     mean, std = STATISTICS[arguments[0]] if isinstance(arguments[0], str) else map(_three, arguments)
-    statistics = dict(mean=mean, std=std)
+    statistics = dict(mean=mean, std=std, **_decoding(ops))
     for name in ("resize", "resize_small"):
         if name in calls:
             resize, method = (*calls[name], "bicubic")[:2]
@@ -162,16 +175,34 @@ def _three(value: Any) -> tuple[float, ...]:
     return tuple(value) if isinstance(value, Sequence) else (float(value),) * 3
 
 
+def _decoding(ops: str) -> dict[str, Any]:
+    """The arguments of the op `decode` that are given."""
+    for node in _call_nodes(ops):
+        if node.func.id == "decode":
+            given = dict(zip(("background", "exif_transpose"), node.args, strict=False))
+            given |= {keyword.arg: keyword.value for keyword in node.keywords}
+            return {name: ast.literal_eval(value) for name, value in given.items()}
+    return {}
+
+
 def _calls(ops: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
     """The ops of a valid text with their arguments, in the order given."""
+    for node in _call_nodes(ops):
+        values = [*node.args, *(keyword.value for keyword in node.keywords)]
+        yield node.func.id, tuple(ast.literal_eval(value) for value in values)
+
+
+def _call_nodes(ops: str) -> Iterator[ast.Call]:
     for node in ast.walk(ast.parse(ops or "nothing", mode="eval")):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            values = [*node.args, *(keyword.value for keyword in node.keywords)]
-            yield node.func.id, tuple(ast.literal_eval(value) for value in values)
+            yield node
 
 
 def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:
-    """Images to the model's input, float32 `[b, size, size, 3]`.
+    """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
+
+    Images are turned as their EXIF orientation says, and transparent ones are laid on white, unless the section says
+    otherwise.
 
     >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
     np.float32(1.0)
@@ -179,7 +210,7 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
     size, resize, method = section["size"], section["resize"], Image.Resampling(PILLOW[section["interpolation"]])
 
     def one(image: Image.Image) -> np.ndarray:
-        image = image.convert("RGB")
+        image = to_rgb(image, section["background"], section["exif_transpose"])
         shape = (resize, resize)
         if section["keep_ratio"]:
             shape = tuple(max(resize, int(side * resize / min(image.size))) for side in image.size)

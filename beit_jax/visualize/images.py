@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image, ImageOps
+from PIL import Image
 
+from beit_jax.convert.picture import to_rgb
 from beit_jax.errors import UserError
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
@@ -23,7 +24,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def read_picture(path: str) -> Image.Image:
-    """The picture in a file, in RGB, turned as its camera says.
+    """The picture in a file, in RGB, turned as its camera says, and on white if it is transparent.
 
     Raises:
       UserError: there is no such file, or it is no picture that can be read.
@@ -35,7 +36,7 @@ def read_picture(path: str) -> Image.Image:
     try:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error

@@ -5,7 +5,7 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 HUGE = 60_000  # pixels on a side
 
@@ -94,6 +94,21 @@ def bad() -> dict[str, tuple[bytes, str]]:
     }
 
 
+def exif(orientation: int, big_endian: bool = False, size: int = 0) -> bytes:
+    """EXIF data with an orientation behind another entry, and `size` bytes more, as of a thumbnail."""
+    order = ">" if big_endian else "<"
+    entries = struct.pack(order + "HHII", 0x010E, 2, 4, 0) + struct.pack(order + "HHIHH", 0x0112, 3, 1, orientation, 0)
+    header = b"MM\0*" if big_endian else b"II*\0"
+    return b"Exif\0\0" + header + struct.pack(order + "IH", 8, 2) + entries + bytes(4 + size)
+
+
+def as_seen(content: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
+    """uint8 `[h, w, 3]` of the bytes of a file by Pillow: turned by its EXIF orientation, on a background."""
+    image = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    ground = Image.new("RGBA", image.size, (*background, 255))
+    return np.asarray(Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB"))
+
+
 def odd() -> dict[str, tuple[bytes, np.ndarray]]:
     """Files that are odd but whole, by name, each with its pixels, uint8 `[h, w, 3]`."""
     random = np.random.default_rng(0)
@@ -126,11 +141,16 @@ def odd() -> dict[str, tuple[bytes, np.ndarray]]:
         "one_bit.png": encode(picture(0), "PNG", "1"),
         "one_pixel.png": encode(picture(0)[:1, :1], "PNG"),
         "one_pixel.jpg": encode(picture(0)[:1, :1], "JPEG"),
+        "icon.png": encode(transparent.resize((3, 2)), "PNG"),
+        "wide_banner.jpg": encode(np.tile(picture(0)[:8], (1, 38, 1))[:, :1200], "JPEG"),
+        "transparent_palette.png": encode(picture(0), "PNG", "P", transparency=bytes(range(0, 250, 2))),
+        "transparent.gif": encode(transparent, "GIF"),
+        "transparent_webp_named.png": encode(transparent, "WEBP"),
+        "turned.jpg": encode(picture(0), "JPEG", exif=exif(6)),
+        "turned.png": encode(picture(0), "PNG", exif=exif(8)),
         "one_row.png": encode(np.tile(picture(0)[:1], (1, 9, 1)), "PNG"),
     }
-    read = {
-        name: (content, np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))) for name, content in files.items()
-    }
+    read = {name: (content, as_seen(content)) for name, content in files.items()}
     # Of numbers of 16 bits the upper eight count.
     sixteen = np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
     return read | {

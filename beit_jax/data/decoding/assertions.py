@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from beit_jax.errors import UserError
 
-BLOCK = 8  # elements
+BLOCK = 16  # elements
 
 
 def require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation | None:

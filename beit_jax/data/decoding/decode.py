@@ -1,25 +1,67 @@
 """Decodes the bytes of files to pixels. One black pixel replaces a file that cannot be read; the reason is kept."""
 
+import functools
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
 from beit_jax.data.decoding import image_header
 from beit_jax.data.decoding.assertions import first_that_works, require
+from beit_jax.data.decoding.bmp import decode_bmp
+from beit_jax.data.decoding.file_bytes import starts_with
+from beit_jax.data.decoding.gif import decode_gif
 from beit_jax.data.decoding.label_png import decode_labels
+from beit_jax.data.decoding.orientation import read_orientation, turn, turned_size
+from beit_jax.data.decoding.rare_case import rare_case
+from beit_jax.data.decoding.transparency import WHITE, Background, has_alpha, lay_on, parse_background
 from beit_jax.data.features import FAULT, ID, LABEL_MAP, Features
+from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
 
 SIGNATURES = b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"RIFF"
 DCT = "INTEGER_ACCURATE"  # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels
 
 
-def decode_rgb(encoded: tf.Tensor) -> tf.Tensor:
+class Decoding(NamedTuple):
+    """How files become pixels.
+
+    Attributes:
+      background: red, green and blue behind transparent pixels; None: transparency is dropped, as Pillow's
+        `convert("RGB")` does.
+      exif_transpose: whether images are turned as their EXIF orientation says.
+    """
+
+    background: Background = (WHITE, WHITE, WHITE)
+    exif_transpose: bool = True
+
+
+def parse_decoding(op: str, background: Any, exif_transpose: Any) -> Decoding:
+    """From the arguments of an op.
+
+    Raises:
+      UserError: one of them is wrong.
+    """
+    if not isinstance(exif_transpose, bool):
+        raise UserError(f"{op}: found exif_transpose={exif_transpose!r}; expected True or False")
+    return Decoding(parse_background(op, background), exif_transpose)
+
+
+AS_STORED = Decoding(background=None, exif_transpose=False)
+
+
+def decode_rgb(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
     """uint8 `[h, w, 3]` from the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP file, or TensorFlow's errors.
 
     Fails for more than `image_header.MAX_PIXELS` pixels before any of them is decoded. BMP files need no such check:
     they are as large as their pixels.
     """
-    image = tf.cond(tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded), lambda: _decode_other(encoded))
-    return tf.ensure_shape(image, [None, None, 3])
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: _decode_jpeg(encoded),
+        lambda: _decode_other(encoded, decoding.background),
+    )
+    image = tf.ensure_shape(image, [None, None, 3])
+    return turn(image, read_orientation(encoded)) if decoding.exif_transpose else image
 
 
 def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
@@ -29,36 +71,34 @@ def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
         return tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT)
 
 
-def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
+@rare_case
+def _decode_other(encoded: tf.Tensor, background: Background) -> tf.Tensor:
     with tf.control_dependencies([_require_few_pixels(encoded)]):
-        is_bmp = tf.strings.substr(encoded, 0, 2) == "BM"
-        return tf.cond(is_bmp, lambda: _decode_bmp(encoded), lambda: _decode_image(encoded))
+        is_bmp, is_gif = starts_with(encoded, b"BM"), starts_with(encoded, b"GIF8")
+        decoders = [decode_bmp, decode_gif, _decode_png_or_webp]
+        branches = [functools.partial(decoder, encoded, background) for decoder in decoders]
+        return tf.switch_case(tf.where(is_bmp, 0, tf.where(is_gif, 1, 2)), branches)
 
 
-def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    """A BMP file. Its bytes may be indices of colours in a palette, which TensorFlow takes for grey levels."""
-    fields = tf.io.decode_raw(tf.strings.substr(encoded, 2, 28), tf.int32)
-    pixels, palette, bits = fields[2], fields[3] + 14, tf.bitwise.right_shift(fields[6], 16)
+def _decode_png_or_webp(encoded: tf.Tensor, background: Background) -> tf.Tensor:
+    def decode(channels: int) -> tf.Tensor:
+        return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
 
-    def look_up() -> tf.Tensor:
-        colours = tf.io.decode_raw(tf.strings.substr(encoded, palette, pixels - palette), tf.uint8)
-        indices = tf.io.decode_bmp(encoded)[..., 0]
-        return tf.gather(tf.reshape(colours, [-1, 4])[:, 2::-1], tf.cast(indices, tf.int32))  # blue, green, red, unused
-
-    return tf.cond(bits == 8, look_up, lambda: _decode_image(encoded))
+    return tf.cond(has_alpha(encoded), lambda: lay_on(background, decode(4)), lambda: decode(3))
 
 
-def _decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
-
-
-def decode_pair(features: Features) -> Features:
+def decode_pair(features: Features, decoding: Decoding) -> Features:
     """`image` and `label_map`, uint8 `[h, w, 3]` and `[h, w, 1]`, from their bytes.
 
+    The label map tells which pixels it was drawn on: an image is turned unless the label map then has another size.
     A label map in colour, or of another size than its image, stops the input.
     """
-    image = decode_rgb(features["image"])
+    image = decode_rgb(features["image"], decoding._replace(exif_transpose=False))
     labels, is_labels = _decode_labels(features[LABEL_MAP])
+    if decoding.exif_transpose:
+        orientation = read_orientation(features["image"])
+        is_turned = tf.reduce_all(turned_size(tf.shape(image)[:2], orientation) == tf.shape(labels)[:2])
+        image = turn(image, tf.where(is_turned, orientation, 1))
     with tf.control_dependencies(_require_match(image, labels, is_labels, features.get(ID, tf.constant("an image")))):
         return {"image": tf.identity(image), LABEL_MAP: tf.identity(labels)}
 
@@ -110,7 +150,7 @@ def _find_fault(encoded: Features) -> tf.Tensor:
 
 def _no_fault(encoded: Features) -> tf.Tensor:
     """Fails if a file cannot be read."""
-    decoded = [decode_rgb(encoded["image"])]
+    decoded = [decode_rgb(encoded["image"], AS_STORED)]
     if LABEL_MAP in encoded:
         decoded.append(_decode_labels(encoded[LABEL_MAP])[0])
     # The checks need the pixels; without them TensorFlow might remove the decoding, whose result is not used.
@@ -120,7 +160,7 @@ def _no_fault(encoded: Features) -> tf.Tensor:
 
 def _fault_of_label_map(encoded: Features) -> tf.Tensor:
     """Fails if the image cannot be read either."""
-    with tf.control_dependencies([decode_rgb(encoded["image"])]):
+    with tf.control_dependencies([decode_rgb(encoded["image"], AS_STORED)]):
         return tf.strings.join(["its label map: ", _describe_fault(encoded[LABEL_MAP])])
 
 
@@ -133,7 +173,7 @@ def _fault_of_size(encoded: Features) -> tf.Tensor:
 
 def _describe_fault(encoded: tf.Tensor) -> tf.Tensor:
     """What the first bytes of a file tell about why it cannot be read."""
-    known = [tf.strings.substr(encoded, 0, len(start)) == start for start in SIGNATURES]
+    known = [starts_with(encoded, start) for start in SIGNATURES]
     damaged = tf.where(
         tf.reduce_any(known), "damaged, cut short, or of a kind that is not supported", "not an image file"
     )

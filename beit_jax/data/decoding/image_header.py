@@ -5,6 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from beit_jax.data.decoding.file_bytes import read_bytes
+
 MAX_PIXELS = 2**28 // 3  # a quarter of a GiB once decoded; above it Pillow warns of decompression bombs
 HEADER = 30  # bytes
 
@@ -67,8 +69,7 @@ def read_size(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _read_header(encoded: tf.Tensor) -> tf.Tensor:
-    header = tf.io.decode_raw(tf.strings.substr(encoded, 0, HEADER), tf.uint8, fixed_length=HEADER)
-    header = tf.cast(header, tf.int64)
+    header = tf.cast(read_bytes(encoded, 0, HEADER), tf.int64)
     is_format = tf.reduce_all((header == _NAMES) | (_NAMES < 0), axis=1)
     sides = tf.reduce_sum(header * _WEIGHTS, axis=-1) // _DIVISORS % _LIMITS + _ADDED
     return tf.reduce_sum(tf.where(is_format[:, None], sides, 0), axis=0)

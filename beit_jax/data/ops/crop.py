@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import DCT, decode_rgb, replace_unreadable
+from beit_jax.data.decoding.decode import DCT, decode_rgb, parse_decoding, replace_unreadable
 from beit_jax.data.decoding.image_header import MAX_PIXELS
+from beit_jax.data.decoding.orientation import read_jpeg_orientation, stored_box, turn, turned_size
+from beit_jax.data.decoding.transparency import WHITE
 from beit_jax.data.features import LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops import crop_box
 from beit_jax.data.ops.pixel_levels import columns_first
@@ -118,14 +120,21 @@ def two_views_center(size: int, tokenizer_size: int, fraction: float = 0.875) ->
 
 
 @register(random=True)
-def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+def decode_view(
+    size: int,
+    scale_min: float = 0.08,
+    scale_max: float = 1.0,
+    background: int | tuple[int, int, int] | None = WHITE,
+    exif_transpose: bool = True,
+) -> Op:
     """`decode` and the first of `two_views` in one op, which decodes only the box of a JPEG file that it crops.
 
     The training step makes the second view from the first one (`device_augment` of the config). Files of other formats,
     and files without the end of a JPEG file, are decoded completely, so that whether an image can be read does not
-    depend on the box.
+    depend on the box. `background` and `exif_transpose` are those of `decode`.
     """
     check_size("decode_view", size)
+    decoding = parse_decoding("decode_view", background, exif_transpose)
     crop_box.check_scale("decode_view", scale_min, scale_max)
     scale = (scale_min, scale_max)
 
@@ -136,11 +145,15 @@ def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> O
         encoded = features["image"]
 
         def decode_and_crop() -> tf.Tensor:
-            image = decode_rgb(encoded)
+            image = decode_rgb(encoded, decoding)
             return crop_box.crop(image, crop_box.random_box(seed, image, scale))
 
         is_complete_jpeg = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
-        cropped = tf.cond(is_complete_jpeg, lambda: _decode_random_box(encoded, seed, scale), decode_and_crop)
+        cropped = tf.cond(
+            is_complete_jpeg,
+            lambda: _decode_random_box(encoded, seed, scale, decoding.exif_transpose),
+            decode_and_crop,
+        )
         check_levels(cropped)
         view = resize_columns(columns_first(cropped), size, size, "bicubic")
         return {**features, "image": view}
@@ -148,19 +161,23 @@ def decode_view(size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> O
     return op
 
 
-def _decode_random_box(encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float]) -> tf.Tensor:
+def _decode_random_box(
+    encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float], exif_transpose: bool
+) -> tf.Tensor:
     """A random box of a JPEG file, or TensorFlow's errors.
 
     A margin around it is decoded too: the colours at the border of what is decoded depend on pixels beyond it.
     """
     sides = tf.io.extract_jpeg_shape(encoded)[:2]
     is_small = tf.reduce_prod(tf.cast(sides, tf.int64)) <= MAX_PIXELS
-    box = crop_box.random_box_within(seed, sides[0], sides[1], scale)
+    orientation = read_jpeg_orientation(encoded) if exif_transpose else tf.constant(1)
+    height, width = tf.unstack(turned_size(sides, orientation))
+    box = stored_box(crop_box.random_box_within(seed, height, width, scale), sides, orientation)
     corner, end = tf.maximum(box[:2] - MARGIN, 0), tf.minimum(box[:2] + box[2:] + MARGIN, sides)
     window = tf.concat([corner, end - corner], 0)
     with tf.control_dependencies([tf.raw_ops.Assert(condition=is_small, data=[sides])]):
         decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
-    return crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0))
+    return turn(crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0)), orientation)
 
 
 def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:

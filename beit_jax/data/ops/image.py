@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import decode_pair, decode_rgb, replace_unreadable
+from beit_jax.data.decoding.decode import decode_pair, decode_rgb, parse_decoding, replace_unreadable
+from beit_jax.data.decoding.transparency import WHITE
 from beit_jax.data.features import KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
@@ -11,19 +12,25 @@ from beit_jax.models.pixel_statistics import STATISTICS
 
 
 @register()
-def decode() -> Op:
+def decode(background: int | tuple[int, int, int] | None = WHITE, exif_transpose: bool = True) -> Op:
     """Decodes `image` from the bytes of a file to uint8 `[h, w, 3]`, and `label_map`, if there is one, to `[h, w, 1]`.
 
     See `decoding.decode` for what happens to files that cannot be read, and to label maps that do not match.
+
+    Args:
+      background: what is seen through transparent pixels, a grey level or (red, green, blue) in levels from 0 to 255;
+        None drops transparency, as the released code does, whose pixels may then have any colour.
+      exif_transpose: whether images are turned as their EXIF orientation says; the released code does not turn them.
     """
+    decoding = parse_decoding("decode", background, exif_transpose)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
         features = replace_unreadable(features)
         if LABEL_MAP in features:
-            return {**features, **decode_pair(features)}
-        return {**features, "image": decode_rgb(features["image"])}
+            return {**features, **decode_pair(features, decoding)}
+        return {**features, "image": decode_rgb(features["image"], decoding)}
 
     return op
 
