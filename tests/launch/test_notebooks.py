@@ -76,25 +76,25 @@ def test_masking(tmp_path):
 
 @pytest.mark.slow
 def test_your_images(tmp_path):
-    steps = {"tokenizer": 2, "pretrain": 2, "finetune": 2}
-    notebook = notebooks.execute("your_images", STEPS=steps, VARIANT="Micro", WORKDIR=str(tmp_path / "run"))
+    notebook = notebooks.execute("your_images", MINUTES=0.01, WORKDIR=str(tmp_path / "run"))
     printed = notebooks.printed(notebook)
     assert len(notebooks.pictures(notebook)) == 1
-    assert "1438 training images, 359 held out; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
-    assert "of 359 held-out images classified correctly" in printed
-    assert {path.name for path in (tmp_path / "run").iterdir()} >= {"tokenizer", "pretrain", "finetune"}
+    assert "1617 training images, 180 held out; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9" in printed
+    assert all(f"from {arm}: " in printed for arm in ("beit", "scratch"))
+    assert "of 180 held-out images classified correctly" in printed
+    stages = {"tokenizer", "pretrain", "from_beit_seed0", "from_scratch_seed0"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} >= stages
     opens_in_a_browser(notebook, tmp_path)
 
 
-@pytest.mark.parametrize(("tokenizer", "stages"), [("", ["tokenizer", "pretrain", "finetune"]), ("random", None)])
-def test_the_recipe_of_your_images_is_valid(tmp_path, tokenizer, stages):
+def test_the_recipe_of_your_images_is_valid(tmp_path, in_the_checkout):
     scope = {}
     for cell in read("your_images")["cells"]:
         if cell["id"] in ("settings", "images", "recipe"):
             exec(source(cell), scope)
-            scope |= dict(TOKENIZER=tokenizer, WORKDIR=str(tmp_path))
+            scope |= dict(WORKDIR=str(tmp_path))
     configs.validate(scope["recipe"])
-    assert list(scope["recipe"].stages) == (stages or ["pretrain", "finetune"])
+    assert list(scope["recipe"].stages) == ["tokenizer", "pretrain", "from_beit_seed0", "from_scratch_seed0"]
 
 
 @pytest.mark.slow
