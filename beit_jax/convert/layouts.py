@@ -209,9 +209,7 @@ class _Segment(TaskLayout):
         # Published checkpoints are of ADE20K, where label 0 is no class.
         decode, resize = preprocessing.decode_op(section), f"resize_within({section.size}, {side})"
         image = f"{decode}|reduce_zero_label|{resize}|{preprocessing.normalize_op(section)}"
-        return (
-            f"{image}|pad_for_evaluation({side}, {label_side})|keep('image', 'label_map', 'size', 'label_size')"
-        )
+        return f"{image}|pad_for_evaluation({side}, {label_side})|keep('image', 'label_map', 'size', 'label_size')"
 
     def transformers_twin(self, model: nn.Module) -> nn.Module:
         # transformers numbers hidden states from the embeddings on, and so takes the outputs of the blocks two below.
