@@ -89,6 +89,9 @@ def test_preprocessing():
     assert pixels.shape == (2, 16, 16, 3) and pixels.dtype == np.float32
     np.testing.assert_allclose(pixels[0, 3, 3], [1.0, -1.0, 127 / 127.5 - 1], atol=1e-6)
     assert pixels[1].min() == 1.0
+    invisible = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    assert beit_jax.preprocess([invisible], config).min() == 1.0
+    assert beit_jax.preprocess([invisible], {**config, "background": None}).max() == -1.0
 
 
 def test_from_pretraining_to_a_classifier_of_another_size(tmp_path):
@@ -151,7 +154,9 @@ def test_another_number_of_classes_keeps_the_rest(tmp_path):
         ('decode | resize(20, "bilinear") | normalize(0.5, 0.25)', dict(resize=20, keep_ratio=False, std=0.25)),
         ("decode|resize(size=16, method='lanczos')|keep('image')", dict(interpolation="lanczos", mean=0.5)),
         ("decode|two_views_center(16, 8)|normalize((0.1, 0.2, 0.3), (1, 1, 1))", dict(resize=18, mean=0.1)),
-        ("", dict(resize=18, keep_ratio=True)),
+        ("decode(None, exif_transpose=False)|resize(16)", dict(background=None, exif_transpose=False)),
+        ("decode(background=(1, 2, 3))|resize(16)", dict(background=(1, 2, 3), exif_transpose=True)),
+        ("", dict(resize=18, keep_ratio=True, background=255, exif_transpose=True)),
     ],
 )
 def test_preprocessing_out_of_ops(ops, section):

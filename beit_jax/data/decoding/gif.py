@@ -40,13 +40,13 @@ def decode_gif(encoded: tf.Tensor, background: Background) -> tf.Tensor:
 
 
 def _numbers(encoded: tf.Tensor, start: int | tf.Tensor, count: int) -> tf.Tensor:
-    """int32 `[count]`, of 16 bits each; of two that stand side by side the second one comes first: height, then width."""
+    """int32 `[count]`, of 16 bits each, in pairs that are exchanged: vertical numbers come first."""
     low, high = tf.unstack(tf.reshape(read_bytes(encoded, start, 2 * count), [count, 2]), axis=1)
     return tf.reshape(tf.reshape(low + 256 * high, [-1, 2])[:, ::-1], [count])
 
 
 def _first_frame(encoded: tf.Tensor) -> _Frame:
-    """Goes through the blocks in front of the frame. Extensions consist of parts, each of which begins with its length."""
+    """Goes through the blocks in front of the frame. The parts of an extension begin with their length."""
 
     def step(position: tf.Tensor, in_extension: tf.Tensor, control: tf.Tensor, _: tf.Tensor) -> list[tf.Tensor]:
         first, second = tf.unstack(read_bytes(encoded, position, 2))

@@ -22,7 +22,7 @@ REVERSED = [
 def read_orientation(encoded: tf.Tensor) -> tf.Tensor:
     """int32 from 1 (nothing to turn) to 8, from the bytes of a JPEG, PNG or WebP file; 1 for all other bytes.
 
-    Damaged EXIF data is ignored. Pillow also reads orientations out of XMP and of the text of PNG files; this does not.
+    Damaged EXIF data is ignored, and so are orientations in XMP and in the text of PNG files, which Pillow reads.
     """
     return tf.cond(tf.io.is_jpeg(encoded), lambda: read_jpeg_orientation(encoded), lambda: _read_other(encoded))
 
@@ -82,7 +82,7 @@ def exchanges_axes(orientation: tf.Tensor) -> tf.Tensor:
 
 
 def turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Stored pixels `[h, w, c]` as they are to be seen, `[h, w, c]` or `[w, h, c]`; as `PIL.ImageOps.exif_transpose`."""
+    """Stored pixels `[h, w, c]` as they are to be seen, `[h, w, c]` or `[w, h, c]`, as in Pillow's `exif_transpose`."""
 
     turned = tf.cond(orientation == 1, lambda: image, lambda: _turn(image, orientation))
     return tf.ensure_shape(turned, [None, None, image.shape[-1]])

@@ -27,8 +27,8 @@ def parse_background(op: str, background: Any) -> Background:
     if is_colour and all(type(level) is int and 0 <= level <= 255 for level in levels):
         return tuple(levels)
     raise UserError(
-        f"{op}: found the background {background!r}; expected a level from 0 to 255, (red, green, blue), or None, which "
-        "drops transparency"
+        f"{op}: found the background {background!r}; expected a level from 0 to 255, (red, green, blue), or None to "
+        "drop transparency"
     )
 
 

@@ -15,6 +15,7 @@ from beit_jax.data.ops.resample import resize as resample
 from beit_jax.errors import UserError
 
 END_OF_JPEG = b"\xff\xd9"
+LONGEST = 100  # times the shorter side
 MARGIN = 2  # pixels that are decoded around a box
 
 
@@ -39,14 +40,22 @@ def resize(size: int, method: str = "bicubic") -> Op:
 
 @register()
 def resize_small(size: int, method: str = "bicubic") -> Op:
-    """Resizes `image` so that its shorter side is `size` pixels; the longer side is rounded down, as in torchvision."""
+    """Resizes `image` so that its shorter side is `size` pixels; the longer side is rounded down, as in torchvision.
+
+    Of an image whose sides differ by more than a factor of `LONGEST` only the middle is kept, as much as that factor: a
+    row of 30,000 pixels would take gigabytes.
+    """
     check_size("resize_small", size)
     check_method(method)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        shape = tf.shape(features["image"])[:2]
-        height, width = tf.unstack(size * shape // tf.reduce_min(shape), num=2)
-        return {**features, "image": resample(features["image"], height, width, method)}
+        image = features["image"]
+        shape = tf.shape(image)[:2]
+        kept = tf.minimum(shape, LONGEST * tf.reduce_min(shape))
+        box = tf.concat([(shape - kept) // 2, kept], 0)
+        image = tf.cond(tf.reduce_all(kept == shape), lambda: image, lambda: crop_box.crop(image, box))
+        height, width = tf.unstack(size * kept // tf.reduce_min(kept), num=2)
+        return {**features, "image": resample(image, height, width, method)}
 
     return op
 

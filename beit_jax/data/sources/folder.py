@@ -1,18 +1,35 @@
 """Lists the images of a folder that belong to a split, with their classes or their label maps."""
 
+import collections
 import contextlib
+import functools
 import hashlib
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from beit_jax.errors import UserError
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+OTHER_EXTENSIONS = (
+    ".tif",
+    ".tiff",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".svg",
+    ".ico",
+    ".jp2",
+    ".jxl",
+    ".psd",
+    ".dng",
+    ".cr2",
+    ".nef",
+)
 IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for segmentation
 SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
 _SPLIT_OF = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
@@ -97,17 +114,16 @@ def list_folder(root: str, split: str) -> Listing:
         raise UserError(_describe_missing(root))
     folder, reference = _split_folder(top, match["name"])
     with _warn_if_slow(folder):
-        by_class = _class_folders(folder)
-        classes = list(by_class) if reference == folder else list(_class_folders(reference))
+        ignored: collections.Counter = collections.Counter()  # files of other formats, by extension
+        by_class = _class_folders(folder, ignored)
+        classes = list(by_class) if reference == folder else list(_class_folders(reference, collections.Counter()))
         unknown = sorted(by_class.keys() - set(classes))
         if unknown:
             raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
-        images = [(path, 0) for path in _images_in(folder)]
+        images = [(path, 0) for path in _images_in(folder, ignored)]
         for label, name in enumerate(classes):
             images += [(path, label) for path in by_class.get(name, ())]
-        if not images:
-            expected = f"{', '.join(EXTENSIONS)} files, in class folders or not"
-            raise UserError(f"{folder} holds no images; expected {expected}")
+        _check_found(images, ignored, folder, f"{', '.join(EXTENSIONS)} files, in class folders or not")
         images = _slice(_mix(images, folder), match["start"], match["stop"], split)
     return Listing([path for path, _ in images], [label for _, label in images], classes)
 
@@ -143,10 +159,10 @@ def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
     """
     match, top = _parse_split(split), Path(root)
     folder, _ = _split_folder(top / IMAGES, match["name"])
-    images = _by_name(folder)
-    maps = _by_name(top / ANNOTATIONS / folder.relative_to(top / IMAGES), (".png",))
-    if not images:
-        raise UserError(f"{folder} holds no images; expected {', '.join(EXTENSIONS)} files")
+    ignored: collections.Counter = collections.Counter()
+    images = _by_name(folder, EXTENSIONS, ignored)
+    maps = _by_name(top / ANNOTATIONS / folder.relative_to(top / IMAGES), (".png",), collections.Counter())
+    _check_found(images, ignored, folder, f"{', '.join(EXTENSIONS)} files")
     for files, partners, kind, partner in ((images, maps, "image", "label map"), (maps, images, "label map", "image")):
         alone = sorted(set(files) - set(partners))
         if alone:
@@ -159,10 +175,10 @@ def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
     return _slice(pairs, match["start"], match["stop"], split)
 
 
-def _by_name(folder: Path, extensions: tuple[str, ...] = EXTENSIONS) -> dict[str, str]:
+def _by_name(folder: Path, extensions: tuple[str, ...], ignored: collections.Counter) -> dict[str, str]:
     """Paths of the files below a folder, by their names relative to the folder without the extension."""
     named: dict[str, str] = {}
-    for path in images_below(folder):
+    for path in images_below(folder, ignored):
         name, extension = os.path.splitext(os.path.relpath(path, folder))
         if extension.lower() not in extensions:
             continue
@@ -203,11 +219,11 @@ def _subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _class_folders(folder: Path) -> dict[str, list[str]]:
+def _class_folders(folder: Path, ignored: collections.Counter) -> dict[str, list[str]]:
     """Paths of the images of each class folder, by its name, in the order of names; without empty folders."""
-    by_class = {name: list(images_below(folder / name)) for name in _subfolders(folder)}
+    by_class = {name: list(images_below(folder / name, ignored)) for name in _subfolders(folder)}
     by_class = {name: paths for name, paths in by_class.items() if paths}
-    if by_class and any(True for _ in _images_in(folder)):
+    if by_class and any(map(_is_image, os.listdir(folder))):
         raise UserError(
             f"{folder} has images beside the class folder {next(iter(by_class))}; move them into class folders"
         )
@@ -218,14 +234,44 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def _images_in(folder: Path):
-    return (str(folder / name) for name in os.listdir(folder) if _is_image(name))
+def _count_ignored(names: Iterable[str], ignored: collections.Counter) -> None:
+    """Counts the files with extensions of other formats, by extension."""
+    others = (os.path.splitext(name)[1].lower() for name in names if name.lower().endswith(OTHER_EXTENSIONS))
+    ignored.update(others)
 
 
-def images_below(folder: str | Path) -> Iterator[str]:
-    """Paths of the images in a folder and in all folders below it, in no order."""
+def _images_in(folder: Path, ignored: collections.Counter) -> Iterator[str]:
+    names = os.listdir(folder)
+    _count_ignored(names, ignored)
+    return (str(folder / name) for name in names if _is_image(name))
+
+
+def images_below(folder: str | Path, ignored: collections.Counter | None = None) -> Iterator[str]:
+    """Paths of the images in a folder and in all folders below it, in no order; counts files of other formats."""
     for parent, _, names in os.walk(folder, followlinks=True):
+        if ignored is not None:
+            _count_ignored(names, ignored)
         yield from (os.path.join(parent, name) for name in names if _is_image(name))
+
+
+def _check_found(images: Sized, ignored: collections.Counter, folder: Path, expected: str) -> None:
+    """Says how many images of other formats were ignored.
+
+    Raises:
+      UserError: no image was found that can be read.
+    """
+    others = ", ".join(f"{count:,} {extension}" for extension, count in ignored.most_common())
+    if not images:
+        advice = f" that can be read ({others} are not: convert them to PNG or JPEG)" if others else ""
+        raise UserError(f"{folder} holds no images{advice}; expected {expected}")
+    if others:
+        _warn_of_ignored(folder, ignored.total(), others)
+
+
+@functools.cache  # one warning, however often a run lists the folder
+def _warn_of_ignored(folder: Path, count: int, others: str) -> None:
+    message = "ignored %s of %s in formats that are not read: %s; convert them to PNG or JPEG to use them"
+    logging.getLogger("beit_jax").warning(message, "1 file" if count == 1 else f"{count:,} files", folder, others)
 
 
 def relative_name(path: str, folder: str | Path) -> str:

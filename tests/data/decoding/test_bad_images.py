@@ -19,8 +19,8 @@ from beit_jax.experiment_data import ExperimentData
 
 BAD, ODD = image_zoo.bad(), image_zoo.odd()
 LINK = "link_to_nowhere.jpg"
-ORDINARY = 40  # images beside them
 BATCH = 12
+ORDINARY = 40 + -(40 + len(ODD) + len(BAD) + 1) % BATCH  # images beside them; an epoch has all images
 OPS = "decode|flip_lr|two_views(12, 6)|normalize|map_pixels|blockwise_mask(5, 2, 4)"
 
 

@@ -3,6 +3,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from beit_jax.data import preprocessing
 from beit_jax.data.ops import crop, crop_box
 from beit_jax.errors import UserError
 
@@ -82,3 +83,19 @@ def test_sizes_are_checked(name):
 def test_fraction_is_checked():
     with pytest.raises(UserError, match="found the fraction 0"):
         crop.two_views_center(8, 8, 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 3), (8, 1200), (1200, 8), (1, 30_000)])
+@pytest.mark.parametrize(
+    "spec", ["resize(16)", "random_resized_crop(16)", "two_views(16, 8)", "resize_small(20)|central_crop(16)"]
+)
+def test_extreme_shapes(shape, spec):
+    """Of a long image `resize_small` keeps the middle, which `central_crop` shows."""
+    middle = [slice(side // 2 - 50, side // 2 + 50) if side > 100 else slice(None) for side in shape]
+    levels = np.zeros((*shape, 3), np.uint8)
+    levels[tuple(middle)] = 200
+    features = {"image": tf.constant(levels)}
+    found = preprocessing.build_program(spec).example(features, tf.constant([0, 0], tf.int64))["image"].numpy()
+    assert found.shape == (16, 16, 3)
+    if "central" in spec:
+        assert (found == 200).all()

@@ -3,7 +3,7 @@ import os
 import pytest
 import tensorflow as tf
 
-from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.errors import UserError
 
@@ -68,6 +68,7 @@ def test_slices_cover_and_mix(tmp_path):
     [
         ([], "train", "holds no images"),
         (["a/1.txt"], "train", "holds no images"),
+        (["a/1.svg", "a/2.TIF", "b/3.svg"], "train", r"no images that can be read \(2 \.svg, 1 \.tif are not: convert"),
         (["1.png", "a/2.png"], "train", "beside the class folder a"),
         (["a/1.png"], "validation", r"only the split 'train' and its slices, not 'validation'"),
         (["a/1.png"], "train[", "expected a name with or without a slice"),
@@ -98,3 +99,20 @@ def test_names_that_are_not_utf_8(tmp_path, is_paired):
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match="there is no folder"):
         list_folder(str(tmp_path / "nowhere"), "train")
+
+
+def test_webp_files_are_listed_and_other_formats_counted_once(tmp_path, caplog):
+    touch(tmp_path, "a/1.webp", "a/2.WEBP", "b/3.png", "b/icon.svg", "b/deep/scan.tiff", "b/other.svg", "a/notes.txt")
+    for _ in range(2):
+        assert names(list_folder(str(tmp_path), "train"), tmp_path) == ["a/1.webp", "a/2.WEBP", "b/3.png"]
+    (record,) = caplog.records
+    assert f"ignored 3 files of {tmp_path} in formats that are not read: 2 .svg, 1 .tiff" in record.getMessage()
+
+
+def test_pairs_count_other_formats_too(tmp_path, caplog):
+    touch(tmp_path, "images/1.webp", "images/2.heic", "annotations/1.png")
+    assert len(list_pairs(str(tmp_path), "train")) == 1
+    assert "ignored 1 file of" in caplog.text and "1 .heic" in caplog.text
+    (tmp_path / "images/1.webp").unlink()
+    with pytest.raises(UserError, match=r"1 \.heic are not: convert them"):
+        list_pairs(str(tmp_path), "train")
