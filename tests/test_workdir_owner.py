@@ -75,7 +75,7 @@ def test_stages_that_were_not_trained_may_change(tmp_path):
     check_owner(tmp_path, stages(1, 5))
     check_owner(tmp_path, stages(1, 2, third=config()))
     for wrong in (stages(4, 2), stages(4, 5)):
-        with pytest.raises(UserError, match="first.seed is 1 there and 4 now; choose"):
+        with pytest.raises(UserError, match=r"first\.seed is 1 there and 4 now; choose"):
             check_owner(tmp_path, wrong)
     with pytest.raises(UserError, match="'first' was trained there"):
         check_owner(tmp_path, recipe(second=config(seed=2)))
