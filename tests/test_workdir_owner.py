@@ -113,7 +113,7 @@ def test_config_of_a_run_is_a_config_file(tmp_path):
 
 @pytest.mark.slow
 def test_refusals_for_memory_leave_the_workdir_free(tmp_path, monkeypatch):
-    limit = MemoryLimit(2**16, "free", on_host=True)
+    limit = MemoryLimit(2**10, "free", on_host=True)
     monkeypatch.setattr(memory_check, "find_limit", lambda mesh: limit)
     workdir = tmp_path / "run"
     short = ["--config.steps=2", "--config.eval_every=0", "--config.knn.k=0", "--config.seed=3"]
