@@ -75,7 +75,7 @@ def test_stages_that_were_not_trained_may_change(tmp_path):
     check_owner(tmp_path, stages(1, 5))
     check_owner(tmp_path, stages(1, 2, third=config()))
     for wrong in (stages(4, 2), stages(4, 5)):
-        with pytest.raises(UserError, match="first.seed is 1 there and 4 now; choose"):
+        with pytest.raises(UserError, match=r"first\.seed is 1 there and 4 now; choose"):
             check_owner(tmp_path, wrong)
     with pytest.raises(UserError, match="'first' was trained there"):
         check_owner(tmp_path, recipe(second=config(seed=2)))
@@ -113,7 +113,7 @@ def test_config_of_a_run_is_a_config_file(tmp_path):
 
 @pytest.mark.slow
 def test_refusals_for_memory_leave_the_workdir_free(tmp_path, monkeypatch):
-    limit = MemoryLimit(2**16, "free", on_host=True)
+    limit = MemoryLimit(2**10, "free", on_host=True)
     monkeypatch.setattr(memory_check, "find_limit", lambda mesh: limit)
     workdir = tmp_path / "run"
     short = ["--config.steps=2", "--config.eval_every=0", "--config.knn.k=0", "--config.seed=3"]

@@ -42,7 +42,10 @@ def followed(config, message, prefix=""):
     return config
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "pretrain_pixels", "classify", "segment", "probe"])
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("tokenizer", "pretrain_pixels", "segment")]
+
+
+@pytest.mark.parametrize("task", ["pretrain", "classify", "probe", *SLOW])
 def test_advice_from_shapes_fits(task, limited):
     config, mesh = large(task), one_device()
     made = experiment(config, mesh)
@@ -125,10 +128,10 @@ def test_only_results_that_must_be_written_count():
 
 
 def test_memory_that_runs_out_is_one_line():
-    with pytest.raises(UserError, match=r"memory ran out \(RESOURCE_EXHAUSTED.*\): lower it"):
-        with memory_check.explained(lambda: "lower it"):
-            jax.block_until_ready(jnp.zeros((2**48,), jnp.int8))  # more than an address space
-    with pytest.raises(UserError, match="memory ran out.*: lower it"), memory_check.explained(lambda: "lower it"):
+    exhausted = pytest.raises(UserError, match=r"memory ran out \(RESOURCE_EXHAUSTED.*\): lower it")
+    with exhausted, memory_check.explained(lambda: "lower it"):
+        jax.block_until_ready(jnp.zeros((2**48,), jnp.int8))  # more than an address space
+    with pytest.raises(UserError, match=r"memory ran out.*: lower it"), memory_check.explained(lambda: "lower it"):
         np.zeros(2**60, np.int8)
     with pytest.raises(ValueError), memory_check.explained(lambda: "lower it"):
         raise ValueError
