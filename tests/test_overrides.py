@@ -110,18 +110,24 @@ def test_unknown_keys_of_a_recipe(argument, parts):
     assert all(part in line for part in parts), line
 
 
-def test_sections_and_keys_given_twice():
+def test_a_section_is_no_key():
     assert refused(tokenizer(), "mesh=3") == (
         "--config.mesh is a section, not a key; its keys are --config.mesh.data, --config.mesh.fsdp, "
         "--config.mesh.slices, --config.mesh.tensor",
     )
+
+
+def test_of_a_key_given_twice_the_last_value_counts(caplog):
     config = tokenizer()
-    assert refused(config, "seed=1", "steps=7", "seed=2") == (
-        "--config.seed is given twice, as '1' and '2'; give it once",
-    )
-    assert config.steps == 7  # what is right is applied, so that it can be checked
-    configs.override(config, ["--config.seed=4", "--config.seed=4"])
-    assert config.seed == 4
+    configs.override(config, ["--config.seed=1", "--config.steps=7", "--config.steps=7", "--config.seed=2"])
+    assert (config.seed, config.steps) == (2, 7)
+    assert caplog.messages == ["--config.seed is given twice, as '1' and '2'; the last one counts"]
+
+
+def test_what_is_right_is_applied_beside_mistakes():
+    config = tokenizer()
+    assert len(refused(config, "seeds=1", "steps=7", "stps=8")) == 2
+    assert config.steps == 7
 
 
 def test_arguments_of_config_files_name_the_nearest_one():

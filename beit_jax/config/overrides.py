@@ -1,6 +1,7 @@
 """Keys that the command line sets: `--config.KEY=VALUE`, or `--config.KEY VALUE`."""
 
 import ast
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -20,19 +21,20 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
     """Applies arguments to a config, in place; those that are right are applied even if others are wrong.
 
     A value that cannot be read in the type of its key is set as it is written: `validate` refuses it, together with
-    everything else that is wrong.
+    everything else that is wrong. Of a key that is given twice, the last value counts, which a warning says.
 
     Raises:
-      UserError: keys that are unknown or given twice, and arguments that set no key.
+      UserError: keys that are unknown, and arguments that set no key.
     """
     mistakes, given = Mistakes(), {}
     for argument, name, text in _read(arguments):
         with mistakes.collected():
             if name is None:
                 raise UserError(f"unexpected argument {argument!r}; keys are set with {PREFIX}KEY=VALUE, see --help")
-            if name in given and given[name] != text:
-                raise UserError(f"{PREFIX}{name} is given twice, as {given[name]!r} and {text!r}; give it once")
-            given[name] = text
+            if given.setdefault(name, text) != text:  # as scripts do that add arguments to those they get
+                message = "%s%s is given twice, as %r and %r; the last one counts"
+                logging.getLogger("beit_jax").warning(message, PREFIX, name, given[name], text)
+                given[name] = text
             _set(config, name, text)
     mistakes.raise_all()
 
