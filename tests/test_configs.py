@@ -4,13 +4,19 @@ import jax
 import pytest
 
 from beit_jax import config as configs
+from beit_jax import own_images
 from beit_jax.benchmarks import program
 from beit_jax.config import validate
 from beit_jax.errors import UserError
 from beit_jax.tasks import segment
 
 ARGUMENTS = {
-    "tokenizer": ["", "data=folder:somewhere", "runlocal"],
+    "tokenizer": ["", "data=folder:somewhere", "steps=1000", "runlocal"],
+    "own_images": [
+        "data=folder:somewhere",
+        "data=folder:somewhere,size=64,minutes=60,labels=10%,variant=S/16,codes=100,batch=16,seeds=1,flip",
+        "data=folder:somewhere,runlocal",
+    ],
     "pretrain": [
         "",
         "variant=Ti/16",
@@ -50,6 +56,13 @@ ARGUMENTS = {
     "digit_scenes": ["", "seeds=1,runlocal,scenes=50,steps=10,lr=1e-3,layer_decay=0.9"],
     "quickstart": ["", "labels=20,seeds=2,lr=4e-3,layer_decay=0.75,steps=1000", "runlocal"],
 }
+
+
+@pytest.fixture(autouse=True)
+def images(monkeypatch):
+    """What `configs/own_images.py` finds in the folder that it is given."""
+    found = own_images.Images("train[:90%]", "train[90%:]", 900, 100, ("ant", "bee"), 64, 64 * 64)
+    monkeypatch.setattr(own_images, "look_at", lambda source: found)
 
 
 def stages(repository, name, arg):
