@@ -25,6 +25,7 @@ SIZES = (32, 64, 96, 128, 160, 224)  # of images, in pixels
 LARGEST_ON_CPU = 64
 GRID = 8  # patches along the side of an image below 224 pixels
 MANY = 100_000  # images for which the published settings suit, if there is an accelerator
+FEWEST = 10  # images, of which one is held out
 SAMPLE = 256  # images whose sizes are read
 START_S, STAGE_S = 25.0, 15.0  # before the first stage; of each stage to compile, evaluate and save
 # Parts of the time, largest numbers of epochs, and the smallest number of steps.
@@ -68,6 +69,9 @@ def look_at(source: str) -> Images:
         raise UserError(f"data={source!r}; expected a folder of images, as data=folder:PATH")
     check_folder(root)
     chosen = configs.set_source(configs.defaults("classify"), source).data
+    everything = len(list_folder(root, "train").paths)
+    if everything < FEWEST:
+        raise UserError(f"{root} holds {everything} images to train on; expected at least {FEWEST}")
     train, held_out = list_folder(root, chosen.split), list_folder(root, chosen.eval_split)
     sizes = some_sizes(train.paths)
     side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))

@@ -32,11 +32,9 @@ from ml_collections import ConfigDict
 from beit_jax import own_images
 from beit_jax.config import defaults, parse_arg, recipe, set_source, shortened
 from beit_jax.errors import UserError
-from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.machine import find_machine
 from beit_jax.models import variants
 from beit_jax.own_images import Images, Plan
-from beit_jax.tasks import create_task
 
 NORMALIZE = "|normalize('inception')"
 
@@ -154,6 +152,9 @@ def flip(arg: ConfigDict) -> str:
 
 def flops_of(config: ConfigDict, stages: dict[str, ConfigDict], images: Images) -> int:
     """FLOPs of a training step of a stage, for an image."""
+    from beit_jax.experiment_tokenizer import fill_in_tokenizer
+    from beit_jax.tasks import create_task  # JAX, which `--help` and most mistakes do not need
+
     config = fill_in_tokenizer(config, Path(), {f"stage:{name}": stage for name, stage in stages.items()})
     if config.task == "classify":
         config.model.num_classes = len(images.classes)

@@ -45,13 +45,15 @@ def test_rows_of_the_ablation_differ_in_one_thing(repository, row, pretraining, 
     if pretraining is None:
         return
     differing = changed(found.pretrain_beit_seed0, found[name])
-    masks = {"random_masking": "random_mask(75, (14, 14))", "no_masking": "no_mask((14, 14))"}
+    masks = {"random_masking": "random_mask(num_masked, grid)", "no_masking": "no_mask(grid)"}
     masks["pixels_random_masking"] = masks["random_masking"]
     for key in ("ops", "eval_ops"):
         usual, ops = differing.pop(f"data.{key}", (found[name].data[key],) * 2)
-        usual = usual.replace("blockwise_mask(75, 16, (14, 14))", masks.get(row, "blockwise_mask(75, 16, (14, 14))"))
+        blocks = "blockwise_mask(num_masked, min_block, grid)"
+        usual = usual.replace(blocks, masks.get(row, blocks))
         if "pixels" in row:
             usual = usual.replace("map_pixels('tokenizer_image')|", "").replace("'tokenizer_image', ", "")
+            usual = usual.replace("tokenizer_size", "image_size")
         assert ops == usual
     assert differing == pretraining
 

@@ -33,7 +33,7 @@ def test_defaults_are_valid_and_survive_json(task):
         ({"model.image_size": 225}, "model.image_size=225 is not divisible by the patch size 16"),
         ({"data.labels": "0%"}, r"data\.labels='0%'; expected 'all', a percentage above 0 such as '10%', or a number"),
         ({"data.labels": "5"}, "data.labels='5'; expected 'all'"),
-        ({"optimizer.warmup": "10"}, "optimizer.warmup='10'; expected a duration such as '10 epochs' or '200 steps'"),
+        ({"optimizer.warmup": "10"}, "optimizer.warmup='10'; expected a duration such as '10 epochs', '200 steps'"),
         ({"optimizer.warmup": "1.5 steps"}, "optimizer.warmup='1.5 steps'; expected a duration"),
         ({"optimizer.schedule": "step"}, "optimizer.schedule='step'; expected one of cosine, linear"),
         ({"optimizer.schedule": "cosine,"}, "optimizer.schedule='cosine,'; expected one of cosine, linear"),

@@ -120,7 +120,7 @@ def test_what_is_refused(model, tmp_path):
         (model, tmp_path / "empty", (), "empty holds no images; expected .jpg"),
         (model, tmp_path / "nowhere", (), "nowhere does not exist; expected an image"),
         (model, tmp_path / "none", (), "none of the 1 images can be read"),
-        (tmp_path / "empty", images, (), "empty holds none; expected"),
+        (tmp_path / "empty", images, (), "empty holds no checkpoint; expected"),
         (model, images, (f"--out={images}",), "cannot be written"),
         (model, "gs://bucket/images", (), "is a URL"),
     ):

@@ -12,6 +12,13 @@ from PIL import Image
 
 from beit_jax import train
 
+# Ops with numbers where the configs name sizes.
+MASKS_OF_SIX = (
+    "decode|two_views(16, 16)|normalize|map_pixels|blockwise_mask(6, 1, 4)|keep('image', 'tokenizer_image', 'mask')"
+)
+CANVAS_OF_64 = (
+    "decode|resize_within(32, 64)|normalize|pad_for_evaluation(64, 32)|keep('image', 'label_map', 'size', 'label_size')"
+)
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
 
@@ -21,7 +28,11 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("pretrain", ["--config.optimizer.lrr=1"], ["lrr'; did you mean --config.optimizer.lr?"]),
         ("pretrain", ["--config.steps=many"], ["steps", "many"]),
         ("pretrain", ["--config.model.image_size=18"], ["18", "patch size 4", "multiple of 4"]),
-        ("pretrain", ["--config.tokenizer.groups=4"], ["tokenizer_image", "16, 16, 3", "32, 32, 3"]),
+        (
+            "pretrain",
+            [f"--config.data.ops={MASKS_OF_SIX}", "--config.tokenizer.groups=4"],
+            ["tokenizer_image", "16, 16, 3", "32, 32, 3"],
+        ),
         ("pretrain", ["--config.batch_size=12"], ["12", "8 devices", "multiple of 8"]),
         ("pretrain", ["--config.mesh.fsdp=3"], ["fsdp=3", "8 device"]),
         ("pretrain", ["--config.tokenizer.init_from=nowhere"], ["tokenizer", "nowhere", "no checkpoint"]),
@@ -30,12 +41,16 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("finetune", ["--config.data.source=no_such_set"], ["no_such_set"]),
         ("finetune", ["--config.data.source=folder:/no/such/folder"], ["/no/such/folder"]),
         ("finetune", ["--config.data.ops=decode|blur(3)"], ["blur"]),
-        ("finetune", ["--config.model.image_size=20"], ["image", "16, 16, 3", "20, 20, 3"]),
+        (
+            "finetune",
+            ["--config.data.ops=decode|resize(20)|normalize|keep('image', 'label')"],
+            ["data.ops", "16, 16, 3", "20, 20, 3"],
+        ),
         ("tokenizer", ["--config.optimizer.warmup=20 steps"], ["warm-up", "20"]),
         ("tokenizer", ["--flag=1"], ["flag"]),
         ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
         ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "auto, none, full"]),
-        ("pretrain", ["--config.num_masked=4"], ["masks of", "num_masked=4"]),
+        ("pretrain", [f"--config.data.ops={MASKS_OF_SIX}", "--config.num_masked=4"], ["masks of", "num_masked=4"]),
         ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
         ("finetune", ["--config.model.num_classes=7"], ["num_classes=7", "digits has 10 classes"]),
         ("finetune", ["--config.data.labels=900 per class"], ["900 per class", "class 0"]),
@@ -53,7 +68,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("segment", ["--config.model.layers=(0, 1)"], ["upernet", "four layers", "(0, 1)"]),
         ("segment", ["--config.model.layers=(0, 0, 1, 2)"], ["model.layers", "2", "blocks 0 to 1"]),
         ("segment", ["--config.inference.stride=40"], ["stride=40", "image_size=32"]),
-        ("segment", ["--config.inference.side=64"], ["eval_ops", "32, 32, 3", "64, 64, 3"]),
+        ("segment", [f"--config.data.eval_ops={CANVAS_OF_64}"], ["eval_ops", "32, 32, 3", "64, 64, 3"]),
         ("segment", ["--config.data.source=digits"], ["label map"]),
         ("segment", ["--config.data.labels=3 per class"], ["label maps", "take a slice"]),
         ("pretrain", ["--config.knn.k=5"], ["knn.ops leave no 'label'", "k-NN evaluation"]),
@@ -78,7 +93,11 @@ def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overri
                 ("--config.from_beit_seed1.model.variant=Micro/4", ["stage from_beit_seed1", "of another shape"]),
             )
         ),
-        ("", ["--config.pretrain.tokenizer.hidden=8"], ["stage pretrain: tokenizer from stage:tokenizer", "shape"]),
+        (
+            "",
+            ["--config.pretrain.tokenizer.hidden=8"],
+            ["stage pretrain: tokenizer.hidden=8, but stage:tokenizer has 16"],
+        ),
         ("", ["--config.from_beit_seed0.batch_size=12"], ["stage from_beit_seed0", "multiple of 8"]),
     ],
 )

@@ -1,6 +1,7 @@
 """The experiment of a config without data or checkpoints, for measuring its step."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.config.schema import durations_in_steps
 from beit_jax.experiment import Experiment, Lengths
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
+from beit_jax.runtime.checkpoint_folder import holds_checkpoint
 from beit_jax.tasks.encoder import compute_dtype
 from beit_jax.tasks.task import Task
 
@@ -31,8 +33,7 @@ def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str
     Raises:
       UserError: the config is wrong, or the recipe has no such stage.
     """
-    stages = {f"stage:{name}": section for name, section in configs.stages_of(config).items()}
-    sizes = fill_in_tokenizer(configs.stage_of(config, stage), Path(), stages).get("tokenizer", {})
+    sizes = _tokenizer_sizes(config, stage)
     config = configs.with_untrained_parts(config, stage)  # which take as long
     chosen = configs.stage_of(config, stage)
     if sizes:
@@ -45,6 +46,16 @@ def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str
         model.num_classes = CLASSES
     configs.validate(config)
     return chosen
+
+
+def _tokenizer_sizes(config: ConfigDict, stage: str) -> dict[str, Any]:
+    """Sizes of the tokenizer that a config reads, from the recipe or from its run, if that is there."""
+    chosen = configs.stage_of(config, stage)
+    stages = {f"stage:{name}": section for name, section in configs.stages_of(config).items()}
+    source = chosen.get("tokenizer", {}).get("init_from", "")
+    if source not in stages and not (source and holds_checkpoint(Path(source))):
+        return {}
+    return dict(fill_in_tokenizer(chosen, Path(), stages).tokenizer)
 
 
 def experiment_without_data(config: ConfigDict, task: Task | None = None) -> Experiment:

@@ -40,8 +40,7 @@ def masking_keys() -> Keys:
         loss_on=Key("masked", "patches that the loss counts", choices=("masked", "all")),
         num_masked=Key(
             0,
-            "patches of each image that the head predicts; no mask of data.ops may hide more of them; 0: in proportion "
-            "to the official 75 of 196, or all with loss_on=all",
+            "patches that the head predicts, at least those of any mask; 0: 75 of 196, or all with loss_on=all",
             at_least=0,
         ),
     )

@@ -1,10 +1,9 @@
 """What pre-trainings with masked patches share, whatever they predict (BEiT paper, section 2.3).
 
 The encoder sees patches of which some are replaced by the mask token, and a head predicts something for each masked
-patch. Masks hide different numbers of patches. To keep shapes static, the head runs at K positions of every image,
-where K is the config key `num_masked`: first the masked patches, then visible ones until there are K. The visible ones
-have weight 0, so the loss is the mean over all masked patches. The head costs K/n of its cost at all n patches. With
-`loss_on="all"`, K is n and all weights are 1.
+patch. Masks hide different numbers of patches. To keep shapes static, the head runs at K (`num_masked`) positions of
+every image: first the masked patches, then visible ones, of weight 0. So the loss is the mean over all masked patches.
+The head costs K/n of its cost at all n patches. With `loss_on="all"`, K is n and all weights are 1.
 """
 
 import dataclasses
@@ -47,11 +46,6 @@ class MaskedModelling(LearnedEncoder):
         return grid_side(self.config.model)
 
     @property
-    def num_masked(self) -> int:
-        """Patches of each image that the head predicts, k."""
-        return num_masked(self.config)
-
-    @property
     def on_all(self) -> bool:
         """Whether the loss counts visible patches too."""
         return self.config.loss_on == "all"
@@ -69,7 +63,7 @@ class MaskedModelling(LearnedEncoder):
 
     def check_batch(self, batch: HostBatch) -> None:
         """See `Task.check_batch`: every mask hides 1 to `num_masked` patches; with `on_all` it may hide none."""
-        counts, limit = batch["mask"].sum(axis=(1, 2)), self.num_masked
+        counts, limit = batch["mask"].sum(axis=(1, 2)), num_masked(self.config)
         if counts.max() > limit or not (self.on_all or counts.all()):
             raise UserError(
                 f"found masks of {counts.min()} to {counts.max()} patches, expected 1 to num_masked={limit}: make "
@@ -87,7 +81,7 @@ class MaskedModelling(LearnedEncoder):
         Returns:
           predictions float32 `[b, k, v]`; positions int32 `[b, k]`; float32 `[b, k]`, 1 at masked positions, else 0.
         """
-        positions, masked = masked_first(batch["mask"], self.num_masked)
+        positions, masked = masked_first(batch["mask"], num_masked(self.config))
         rngs = {} if key is None else {"drop_path": key}
         predicted = self.model.apply(
             {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
@@ -105,12 +99,12 @@ class MaskedModelling(LearnedEncoder):
     def overflow(self, batch: Batch) -> jax.Array:
         """The number of masked patches that the head leaves out; 0 is right."""
         masked = jnp.sum(batch["mask"], axis=(1, 2), dtype=jnp.float32)
-        return jnp.sum(jnp.maximum(masked - self.num_masked, 0.0) * batch["valid"].astype(jnp.float32))
+        return jnp.sum(jnp.maximum(masked - num_masked(self.config), 0.0) * batch["valid"].astype(jnp.float32))
 
     def training_flops(self) -> int:
         """See `Task.training_flops`; the tokenizer, if there is one, is not counted here."""
         variant, _ = variants.parse(self.config.model.variant)
-        head = 2 * self.num_masked * variant.width * self.outputs
+        head = 2 * num_masked(self.config) * variant.width * self.outputs
         return encoder_flops(self.config.model) + 3 * head
 
 

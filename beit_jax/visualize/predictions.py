@@ -42,7 +42,7 @@ def draw_mask(task: Pretrain, masked: int | None, seed: int) -> np.ndarray:
       UserError: there are not so many patches.
     """
     grid = task.grid
-    count = task.num_masked if masked is None else masked
+    count = num_masked(task.config) if masked is None else masked
     if not 0 < count < grid * grid:
         raise UserError(f"--masked={count}; expected 1 to {grid * grid - 1}, of {grid * grid} patches")
     uniform = np.random.default_rng(seed).random

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 import beit_jax
 from beit_jax import evaluate
-from beit_jax.config import tokenizer_image_size
+from beit_jax.config import fill_in_sizes, tokenizer_image_size
 from beit_jax.config.pretrain import num_masked
 from beit_jax.convert import preprocessing
 from beit_jax.convert.__main__ import main as convert
@@ -68,7 +68,8 @@ def test_ops_of_a_converted_model_make_what_its_task_takes(task, source):
     """Its config comes with evaluation ops that do the preprocessing; only the data must be named."""
     config = pretrained_config(task)
     config.data.source, config.data.eval_split = source, "test"
-    made = pipeline.spec(config.data, "test", task_layout(task).eval_ops(config))
+    config.data.eval_ops = task_layout(task).eval_ops(config)
+    made = pipeline.spec(config.data, "test", fill_in_sizes(config).data.eval_ops)
     for name, spec in create_task(config).eval_spec(1).items():
         assert made[name] == (spec.shape, spec.dtype)
 

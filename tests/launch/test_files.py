@@ -14,6 +14,7 @@ def test_table_names_every_file(repository):
     text = (folder / "README.md").read_text()
     linked = set(re.findall(r"\]\((?!\.\./)([^)]+)\)", text))
     helpers = {"common.sh", "slurm.sbatch", "example_sweep.py", "README.md", "Dockerfile.dockerignore", ".shellcheckrc"}
+    helpers |= {"colab/set_address.py"}
     files = {
         str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and "__pycache__" not in str(file)
     }
@@ -23,7 +24,9 @@ def test_table_names_every_file(repository):
 
 def commands(repository):
     text = (repository / "launch" / "README.md").read_text().replace("\n ", "")
-    return [command for command in re.findall(r"`([^`]+)`", text) if re.match(r"launch/|python launch/", command)]
+    return [
+        command for command in re.findall(r"`([^`]+)`", text) if re.match(r"launch/|python launch/(?!colab)", command)
+    ]
 
 
 def test_commands_of_the_readme(repository, launch, environment):

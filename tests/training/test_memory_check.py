@@ -152,6 +152,6 @@ def test_evaluation_in_micro_batches_gives_the_same(shards):
         params = jax.jit(task.init)(jax.random.key(0))
         frozen = {part: jax.jit(made.init)(jax.random.key(1)) for part, made in task.frozen_parts.items()}
         with jax.set_mesh(mesh):
-            results.append(Evaluator(task, mesh).run(params, frozen, Examples(images, 32)))
+            results.append(Evaluator(task, mesh).run(params, frozen, Examples(images, 32)).numbers)
     assert results[0]["images"] == 43
     assert results[1] == pytest.approx(results[0], rel=1e-5)
