@@ -12,6 +12,7 @@ from beit_jax.convert import __main__ as convert
 from beit_jax.errors import UserError
 from beit_jax.visualize import __main__ as visualize
 
+TOO_FEW = "holds 2 images to train on; expected at least 10"
 TOKENIZER = "configs/tokenizer.py"
 HEAVY = ("jax", "tensorflow", "orbax", "flax", "matplotlib", "torch")
 RUN = """
@@ -134,9 +135,6 @@ def test_without_arguments_a_command_prints_its_help(repository, capsys):
 
 
 @pytest.mark.usefixtures("in_the_checkout")
-TOO_FEW = "holds 2 images to train on; expected at least 10"
-
-
 class TestTrain:
     def test_everything_is_told_at_once(self, tmp_path):
         overrides = ["model.vocabulary=3", "batch_size=abc", "init_from=nowhere", "data.source=folder:PATH"]

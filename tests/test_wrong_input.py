@@ -96,7 +96,7 @@ def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overri
         (
             "",
             ["--config.pretrain.tokenizer.hidden=8"],
-            ["stage pretrain: tokenizer.hidden=8, but stage:tokenizer has 16"],
+            ["stage pretrain: tokenizer.hidden=8", "stage:tokenizer has 16"],
         ),
         ("", ["--config.from_beit_seed0.batch_size=12"], ["stage from_beit_seed0", "multiple of 8"]),
     ],

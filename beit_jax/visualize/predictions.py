@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from beit_jax.config.pretrain import num_masked
 from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
 from beit_jax.tasks.pretrain import Pretrain

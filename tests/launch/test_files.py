@@ -24,9 +24,8 @@ def test_table_names_every_file(repository):
 
 def commands(repository):
     text = (repository / "launch" / "README.md").read_text().replace("\n ", "")
-    return [
-        command for command in re.findall(r"`([^`]+)`", text) if re.match(r"launch/|python launch/(?!colab)", command)
-    ]
+    own = re.compile(r"launch/|python launch/(?!colab)")
+    return [command for command in re.findall(r"`([^`]+)`", text) if own.match(command)]
 
 
 def test_commands_of_the_readme(repository, launch, environment):
