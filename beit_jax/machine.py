@@ -6,10 +6,10 @@ from typing import NamedTuple
 from beit_jax.benchmarks import chips
 from beit_jax.runtime import distributed
 
-CORE_FLOPS = 15e9  # FLOP/s of training small networks in float32 on a core of a CPU; see docs/own_images.md
+CORE_FLOPS = 25e9  # FLOP/s of training small networks in float32 on a core of a CPU; see docs/own_images.md
 USED_PEAK = 0.25  # fraction of an accelerator's peak; an estimate
 UNKNOWN_PEAK = 50e12  # FLOP/s of an accelerator that is not in the table; an estimate
-INPUT_S, INPUT_PIXEL_S = 5e-4, 15e-9  # seconds of a core that reads an image: for its ops, and for each of its pixels
+INPUT_S, INPUT_PIXEL_S = 1.3e-3, 15e-9  # seconds of a core that reads an image: for its ops, and for each of its pixels
 
 
 class Machine(NamedTuple):

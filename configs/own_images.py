@@ -165,5 +165,5 @@ def set_length(config: ConfigDict, steps: int) -> None:
     """Sets, in place, the length of a stage, and how often it logs, evaluates and saves."""
     config.steps = steps
     config.log_every = max(min(steps // 20, 50), 1)
-    config.eval_every = max(steps // 4, 1)
-    config.save_every = max(min(steps // 4, 500), 1)
+    config.eval_every = -(-steps // 4)
+    config.save_every = min(config.eval_every, 500)
