@@ -215,9 +215,13 @@ def print_help(parser: Parser, file: str, overrides: Sequence[str]) -> NoReturn:
     """Prints the flags, and the keys of a config with their values if one is named, and exits with status 0."""
     parser.print_help()
     if file:
-        config = configs.load(file)
-        set_keys(parser, config, overrides)
-        print(f"\n{configs.describe_keys(config)}")
+        try:
+            config = configs.load(file)
+            set_keys(parser, config, overrides)
+        except UserError as error:
+            print(f"\nThe keys of the config cannot be listed: {error}")
+        else:
+            print(f"\n{configs.describe_keys(config)}")
     raise SystemExit(0)
 
 

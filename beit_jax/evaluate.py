@@ -115,11 +115,12 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
 
     from beit_jax import tasks
     from beit_jax.experiment import Experiment, complete
+    from beit_jax.experiment_tokenizer import fill_in_tokenizer
     from beit_jax.tasks.elbo import elbo_task
     from beit_jax.training import sharding
 
     configs.validate(opened.config)
-    config = complete(opened.config, to_train=False)
+    config = complete(fill_in_tokenizer(opened.config, opened.folder, {}), to_train=False)
     if "cache_features" in config:
         config.cache_features = False  # images are read once anyway
     task = tasks.create_task(config)

@@ -16,7 +16,8 @@ from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax.config.durations import in_steps
-from beit_jax.data.sources.folder import check_folder, list_folder, path_of
+from beit_jax.data.sources.folder import check_folder, is_paired, list_folder, list_pairs, path_of
+from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine, find_machine
 from beit_jax.models import variants
@@ -68,6 +69,8 @@ def look_at(source: str) -> Images:
     if not root:
         raise UserError(f"data={source!r}; expected a folder of images, as data=folder:PATH")
     check_folder(root)
+    if is_paired(root):
+        raise UserError(f"{root} has label maps, for segmentation: see configs/segment.py")
     chosen = configs.set_source(configs.defaults("classify"), source).data
     everything = len(list_folder(root, "train").paths)
     if everything < FEWEST:
@@ -99,7 +102,8 @@ def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
 
 def is_small(source: str) -> bool:
     """Whether a source is a folder for which the sizes and lengths of the papers are too large, on these devices."""
-    if not path_of(source) or not Path(path_of(source)).is_dir():
+    folder = path_of(source)
+    if not folder or not Path(folder).is_dir() or is_paired(folder):
         return False
     return find_machine().is_cpu or look_at(source).train < MANY
 
@@ -138,7 +142,7 @@ def choose(images: Images, machine: Machine, given: Plan) -> Plan:
     name = name or next(name for name, least, cpu in ENCODERS if images.train >= least and (cpu or not machine.is_cpu))
     variant = f"{name}/{patch or patch_of(size)}"
     variants.parse(variant)
-    return Plan(size, variant, given.codes or codes_of(images), given.batch or batch_of(images, machine))
+    return Plan(size, variant, given.codes or codes_of(images), given.batch or batch_of(images.train, machine))
 
 
 def patch_of(size: int) -> int:
@@ -164,40 +168,64 @@ def codes_of(images: Images) -> int:
     return min(max(2 ** round(math.log2(math.sqrt(8 * images.train))), 32), 8192)
 
 
-def batch_of(images: Images, machine: Machine) -> int:
-    """At least ten steps an epoch, and a multiple of the devices.
+def batch_of(images: int, machine: Machine) -> int:
+    """A batch for so many images: at least ten steps an epoch if it can be, and a multiple of the devices.
 
     Raises:
       UserError: there are fewer images than devices.
     """
     largest = 64 if machine.is_cpu else 1024
-    batch = min(largest, 2 ** int(math.log2(max(images.train / 10, 1))))
-    batch = max(batch, 8) // machine.devices * machine.devices or machine.devices
-    if batch > images.train:
-        raise UserError(
-            f"{images.train} images to train on do not fill a batch on {machine.devices} devices; add images"
-        )
+    wanted = max(min(largest, 2 ** int(math.log2(max(images / 10, 1)))), min(8, 2 ** int(math.log2(images))))
+    batch = wanted // machine.devices * machine.devices or machine.devices
+    if batch > images:
+        raise UserError(f"{images} images to train on do not fill a batch on {machine.devices} devices; add images")
     return batch
 
 
-def lengths(flops: Mapping[str, int], images: Images, machine: Machine, batch: int, minutes: float) -> dict[str, int]:
-    """The steps of each stage, so that all of them together take the minutes, by an estimate.
+def labelled(images: Images, labels: str) -> int:
+    """How many images have a label that `data.labels` takes, if the classes are of about one size.
+
+    Raises:
+      UserError: the text is no choice of labels.
+    """
+    choice = parse_labels(labels)
+    count = choice.per_class * len(images.classes) or round(choice.fraction * images.train)
+    return min(max(count, 1), images.train)
+
+
+class Work(NamedTuple):
+    """What decides how long a stage takes.
+
+    Attributes:
+      kind: of SHARES.
+      flops: of a training step, for an image.
+      batch: images of a step.
+      images: that it trains on.
+    """
+
+    kind: str
+    flops: int
+    batch: int
+    images: int
+
+
+def lengths(works: Mapping[str, Work], machine: Machine, pixels: int, minutes: float) -> dict[str, int]:
+    """The steps of stages, so that all of them together take the minutes, by an estimate.
 
     Args:
-      flops: of a training step of each stage, for an image; the names of fine-tunings begin with `from_`.
-      images: from `look_at`.
+      works: the stages by name; stages of a kind share the time of their kind.
       machine: from `find_machine`.
-      batch: images of a step.
+      pixels: of an image file.
       minutes: of the whole run.
     """
-    seconds = max(60 * minutes - START_S - STAGE_S * len(flops), 12 * minutes)
-    finetunings = sum(name.startswith("from_") for name in flops)
+    seconds = max(60 * minutes - START_S - STAGE_S * len(works), 12 * minutes)
+    kinds = [work.kind for work in works.values()]
+    whole = sum(SHARES[kind] for kind in set(kinds))
     steps = {}
-    for name, per_image in flops.items():
-        kind = "finetune" if name.startswith("from_") else name
-        share = SHARES[kind] / (finetunings if kind == "finetune" else 1)
-        affordable = share * seconds / (machine.seconds_per_image(per_image, images.pixels) * batch)
-        useful = MOST_EPOCHS[kind] * images.train / batch
+    for name, work in works.items():
+        share = SHARES[work.kind] / whole / kinds.count(work.kind)
+        affordable = share * seconds / (machine.seconds_per_image(work.flops, pixels) * work.batch)
+        useful = MOST_EPOCHS[work.kind] * work.images / work.batch
         steps[name] = max(round(min(affordable, useful)), LEAST_STEPS)
     return steps
 
@@ -227,4 +255,5 @@ def _images_in_folder(config: ConfigDict) -> int:
     folder = path_of(config.data.source)
     if not folder or not Path(folder).is_dir():
         return 0
-    return len(list_folder(folder, config.data.split).paths)
+    split = config.data.split
+    return len(list_pairs(folder, split) if is_paired(folder) else list_folder(folder, split).paths)

@@ -15,9 +15,11 @@ Arguments
              cifar100  from pre-training to CIFAR-100 (paper, appendix); the paper searches lr in {2, 3, 4, 5}e-3
              deit      from scratch (arXiv 2012.12877); with init_from, the same from BEiT
   variant  Ti/16 S/16 B/16 L/16; by default B/16; Ti and S take the settings of B
-  data     a tfds name, folder:PATH or digits; a folder of fewer than 100,000 images, or any on a CPU, gets the settings
-           of configs/own_images.py, unless `recipe`, `variant` or `image_size` is given; 1% and 10% of ImageNet are
-           imagenet2012_subset/1pct and /10pct
+  data     a tfds name, folder:PATH or digits; 1% and 10% of ImageNet are imagenet2012_subset/1pct and /10pct
+  epochs   length of the run; by default that of the recipe
+  minutes  of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
+           configs/own_images.py, and by default a length of 20 minutes. To start from published weights, give their
+           `variant`: with a recipe, variant or image_size the settings are those below
   image_size  224 (384 for higher), 384 or 512; the positions of a checkpoint of another size are interpolated
   statistics  pixel statistics, the same as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and
            the published weights); by default inception for 22k, 22k_to_1k and for all data except ImageNet-1k and
@@ -81,10 +83,11 @@ DATA = {"22k": "imagenet21k", "cifar100": "cifar100"}
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of a recipe."""
-    known = dict(recipe="", variant="", data="", image_size=0, statistics="", paper=False, runlocal=False)
-    arg = parse_arg(arg, **known)
-    chosen = any(arg[name] for name in known if name != "data")
-    if not chosen and (own := OWN_IMAGES.stage("from_beit_seed0", data=arg.data)):
+    known = dict(recipe="", variant="", image_size=0, statistics="", paper=False, runlocal=False)
+    arg = parse_arg(arg, data="", epochs=0.0, minutes=20.0, **known)
+    published = any(arg[name] for name in known)
+    own = None if published else OWN_IMAGES.stage("from_beit_seed0", arg.epochs, data=arg.data, minutes=arg.minutes)
+    if own:
         return own
     arg.recipe, arg.variant = arg.recipe or "1k", arg.variant or "B/16"
     size = "large" if arg.variant.startswith("L") else "base"
@@ -93,7 +96,7 @@ def get_config(arg: str = "") -> ConfigDict:
             f"recipe={arg.recipe!r}; expected one of {', '.join(dict.fromkeys(name for name, _ in RECIPES))}"
         )
     recipe, config = RECIPES[arg.recipe, size], defaults("classify")
-    config.epochs, config.batch_size = recipe.epochs, recipe.batch_size
+    config.epochs, config.batch_size = arg.epochs or recipe.epochs, recipe.batch_size
     config.mixup, config.cutmix = recipe.mixing
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup = recipe.lr, recipe.min_lr, f"{recipe.warmup:g} epochs"

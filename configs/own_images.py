@@ -34,7 +34,7 @@ from beit_jax.config import defaults, parse_arg, recipe, set_source, shortened
 from beit_jax.errors import UserError
 from beit_jax.machine import find_machine
 from beit_jax.models import variants
-from beit_jax.own_images import Images, Plan
+from beit_jax.own_images import Images, Plan, Work
 
 NORMALIZE = "|normalize('inception')"
 
@@ -52,37 +52,53 @@ def get_config(arg: str = "") -> ConfigDict:
     return recipe(**(shortened(stages, 4) if arg.runlocal else stages))
 
 
-def build(arg: ConfigDict) -> dict[str, ConfigDict]:
-    """The stages by name."""
+def build(arg: ConfigDict, only: str = "") -> dict[str, ConfigDict]:
+    """The stages by name; with `only`, one of them gets all the time."""
     images, machine = own_images.look_at(arg.data), find_machine()
     plan = own_images.choose(images, machine, Plan(arg.size, arg.variant, arg.codes, arg.batch))
     stages = {"tokenizer": tokenizer(plan, arg), "pretrain": pretrain(plan, arg)}
-    for arm, init_from in (("beit", "stage:pretrain"), ("scratch", "")):
-        for seed in range(arg.seeds if images.classes else 0):
-            stages[f"from_{arm}_seed{seed}"] = finetune(plan, arg, seed, init_from)
-    flops = {name: flops_of(config, stages, images) for name, config in stages.items()}
-    for name, steps in own_images.lengths(flops, images, machine, plan.batch, arg.minutes).items():
+    if len(images.classes) > 1:
+        some = own_images.labelled(images, arg.labels)
+        batch = min(plan.batch, own_images.batch_of(some, machine))
+        for arm, init_from in (("beit", "stage:pretrain"), ("scratch", "")):
+            for seed in range(arg.seeds):
+                stages[f"from_{arm}_seed{seed}"] = finetune(plan, arg, seed, init_from, batch)
+    works = {}
+    for name, config in stages.items():
+        kind, count = ("finetune", some) if config.task == "classify" else (name, images.train)
+        works[name] = Work(kind, flops_of(config, stages, images), config.batch_size, count)
+    chosen = {name: work for name, work in works.items() if only in ("", name)}
+    for name, steps in own_images.lengths(chosen, machine, images.pixels, arg.minutes).items():
         set_length(stages[name], steps)
     return stages
 
 
-def stage(name: str, epochs: float = 0.0, **given: Any) -> ConfigDict | None:
+def stage(name: str, epochs: float = 0.0, steps: int = 0, **given: Any) -> ConfigDict | None:
     """One stage as a config of its own, for configs/tokenizer.py, pretrain.py and finetune.py.
 
     Args:
       name: of the stage.
-      epochs: its length; 0: as in the recipe.
+      epochs: its length; 0: what the minutes allow.
+      steps: its length, likewise.
       **given: arguments of this config; those that are missing have their default.
 
     Returns:
       None if the data are no folder, or one with so many images, on an accelerator, that the published settings suit.
+
+    Raises:
+      UserError: the folder has no classes, and the stage needs them.
     """
     arg = ConfigDict(ARGUMENTS | given)
     if not own_images.is_small(arg.data):
         return None
-    config = build(arg)[name]
+    stages = build(arg, name)
+    if name not in stages:
+        raise UserError(f"{arg.data} has no class folders; fine-tuning needs a folder of images for each class")
+    config = stages[name]
     if epochs:
-        set_length(config, max(round(epochs * own_images.look_at(arg.data).train / config.batch_size), 1))
+        steps = max(round(epochs * own_images.look_at(arg.data).train / config.batch_size), 1)
+    if steps:
+        set_length(config, steps)
     for section in (config, config.get("tokenizer", {})):
         if section.get("init_from", ""):
             section.init_from = ""  # --config.init_from names a run instead
@@ -124,11 +140,11 @@ def pretrain(plan: Plan, arg: ConfigDict) -> ConfigDict:
     return config
 
 
-def finetune(plan: Plan, arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
+def finetune(plan: Plan, arg: ConfigDict, seed: int, init_from: str, batch: int) -> ConfigDict:
     """A classifier, of either arm. Evaluation sees the whole image, squeezed to a square if it is none."""
     config = shared("classify", plan, arg)
     config.model.update(dict(variant=plan.variant, image_size=plan.size, drop_path=0.1))
-    config.seed, config.init_from, config.data.labels = seed, init_from, arg.labels
+    config.seed, config.init_from, config.data.labels, config.batch_size = seed, init_from, arg.labels, batch
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.layer_decay = 4e-3, 1e-5, 0.65
     ending = f"{NORMALIZE}|keep('image', 'label')"

@@ -7,9 +7,11 @@
 
 Arguments
   variant  Ti/16 S/16 B/16 L/16; by default B/16
-  data     a tfds name, folder:PATH or digits; a folder of fewer than 100,000 images, or any on a CPU, gets the settings
-           of configs/own_images.py, unless `variant` is given
-  epochs   length of the run; by default 800; 0: --config.steps gives it
+  data     a tfds name, folder:PATH or digits
+  epochs   length of the run; by default 800
+  minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
+           configs/own_images.py, and by default a length of 20 minutes, unless `variant`, `paper`, `fast` or
+           `published` asks for those below
   paper    the plain ViT of the paper's main tables: absolute positions, no relative ones, no LayerScale
   fast     less work for the input, which decodes only the crop; the step jitters its colours and makes the tokenizer's
            view of it (device_augment; docs/data.md)
@@ -33,12 +35,14 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the official README; those of its ImageNet-22k command for any data set but ImageNet-1k."""
-    arg = parse_arg(arg, variant="", data="imagenet2012", epochs=-1.0, paper=False, fast=False, runlocal=False)
-    chosen = arg.variant or arg.paper or arg.fast or arg.runlocal
-    if not chosen and (own := OWN_IMAGES.stage("pretrain", max(arg.epochs, 0.0), data=arg.data)):
+    known = dict(variant="", data="imagenet2012", epochs=0.0, minutes=20.0)
+    arg = parse_arg(arg, **known, published=False, paper=False, fast=False, runlocal=False)
+    published = arg.variant or arg.published or arg.paper or arg.fast or arg.runlocal
+    own = None if published else OWN_IMAGES.stage("pretrain", arg.epochs, data=arg.data, minutes=arg.minutes)
+    if own:
         return own
     config = defaults("pretrain")
-    config.epochs = 800.0 if arg.epochs < 0 else arg.epochs
+    config.epochs = arg.epochs or 800.0
     set_source(config, arg.data)
     large, imagenet_1k = arg.variant.startswith("L"), arg.data == "imagenet2012"
 

@@ -5,10 +5,10 @@
   python -m beit_jax.train --config configs/tokenizer.py:runlocal --workdir runs/try      a minute on a laptop
 
 Arguments
-  data     a tfds name, folder:PATH or digits; a folder of fewer than 100,000 images, or any on a CPU, gets the settings
-           of configs/own_images.py, unless `steps` is given
-  steps    length of the run; the warm-up of the KL term and the annealing of the temperature are in steps too, and are
-           shortened in proportion
+  data     a tfds name, folder:PATH or digits
+  steps    length of the run; the warm-up of the KL term and the annealing of the temperature follow
+  minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
+           configs/own_images.py, and a length of 20 minutes, unless `published` asks for those of the paper
   runlocal
 
 Hardware: OpenAI used 64 V100 (16 GB), 8 images each. Time and memory of this code at this size: not measured.
@@ -29,8 +29,10 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The paper's settings, with a random resized crop in place of the random square crop of the paper's listing 1."""
-    arg = parse_arg(arg, data="imagenet2012", steps=0, runlocal=False)
-    if not arg.steps and not arg.runlocal and (own := OWN_IMAGES.stage("tokenizer", data=arg.data)):
+    arg = parse_arg(arg, data="imagenet2012", steps=0, minutes=20.0, published=False, runlocal=False)
+    chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes)
+    own = None if arg.published or arg.runlocal else OWN_IMAGES.stage("tokenizer", **chosen)
+    if own:
         return own
     config = defaults("tokenizer")
     config.batch_size = 512

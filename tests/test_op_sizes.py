@@ -9,6 +9,7 @@ from tiny import DVAE
 from tiny import config as tiny_config
 
 from beit_jax import config as configs
+from beit_jax import evaluate
 from beit_jax.benchmarks import program
 from beit_jax.config.op_sizes import fill_in_sizes, short_side
 from beit_jax.convert import preprocessing
@@ -153,3 +154,27 @@ def test_a_run_that_is_no_tokenizer(tmp_path):
 def test_benchmark_of_a_stage(in_the_checkout):
     config = program.complete_without_data(configs.load("configs/quickstart.py"), "pretrain", "float32")
     assert (config.tokenizer.vocab, config.tokenizer.init_from) == (32, "random")
+
+
+def test_evaluation_with_a_config_that_names_no_sizes(trained, tmp_path, in_the_checkout, capsys):
+    """`--config` of a pre-training, whose tokenizer has the sizes of its run."""
+    config = configs.load("configs/pretrain.py:runlocal")
+    config.update_from_flattened_dict({f"tokenizer.{name}": value for name, value in DVAE.items()})
+    config.tokenizer.init_from, config.batch_size = str(trained), 64
+    params = create_task(config).init(jax.random.key(0))
+    checkpoint.save_params(tmp_path / "pretrain", params, configs.to_json(config))
+    config.update_from_flattened_dict(
+        {f"tokenizer.{name}": configs.defaults("pretrain").tokenizer[name] for name in DVAE}
+    )
+    (tmp_path / "config.json").write_text(configs.to_json(config))
+    evaluate.main([f"--checkpoint={tmp_path}/pretrain", f"--config={tmp_path}/config.json"])
+    assert '"mlm_acc"' in capsys.readouterr().out
+
+
+def test_a_checkpoint_of_another_encoder(tmp_path, in_the_checkout):
+    made = tiny_config("classify")
+    checkpoint.save_params(tmp_path / "old", create_task(made).init(jax.random.key(0)), configs.to_json(made))
+    config = configs.load("configs/finetune.py:runlocal")
+    config.model.variant, config.init_from = "Nano/4", str(tmp_path / "old")
+    with pytest.raises(UserError, match=r"its encoder is Micro/4, and that of the config is Nano/4; give .*variant="):
+        Experiment.build(config, tmp_path / "run")

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from beit_jax import config as configs
-from beit_jax import own_images
+from beit_jax import own_images, train
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine
-from beit_jax.own_images import Images, Plan
+from beit_jax.own_images import Images, Plan, Work
 
 CPU = Machine("cpu", 1, 2, 3e10)
 GPU = Machine("NVIDIA H100 80GB HBM3", 8, 64, 2e15)
@@ -61,19 +61,27 @@ def test_sizes_that_are_given_stay():
 
 
 def test_a_batch_that_the_devices_share():
-    assert own_images.batch_of(images(train=100), GPU) == 8
+    assert [own_images.batch_of(count, GPU) for count in (8, 100, 3_000, 10**6)] == [8, 8, 256, 1024]
+    assert [own_images.batch_of(count, CPU) for count in (1, 5, 10, 700)] == [1, 4, 8, 64]
     with pytest.raises(UserError, match="5 images to train on do not fill a batch on 8 devices"):
-        own_images.batch_of(images(train=5), GPU)
+        own_images.batch_of(5, GPU)
 
 
 def test_lengths_take_the_minutes():
-    flops = dict(tokenizer=10**8, pretrain=10**8, from_beit_seed0=10**8, from_scratch_seed0=10**8)
-    steps = own_images.lengths(flops, images(train=100_000), CPU, 64, minutes=20)
-    seconds = sum(steps.values()) * 64 * CPU.seconds_per_image(10**8, 48 * 48)
-    assert seconds == pytest.approx(20 * 60 - own_images.START_S - 4 * own_images.STAGE_S, rel=0.01)
+    kinds = dict(tokenizer="tokenizer", pretrain="pretrain", from_beit_seed0="finetune", from_scratch_seed0="finetune")
+    works = {name: Work(kind, 10**8, 64, 100_000) for name, kind in kinds.items()}
+    for some in (works, {"pretrain": works["pretrain"]}):  # a stage of its own gets all the time
+        steps = own_images.lengths(some, CPU, 48 * 48, minutes=20)
+        seconds = sum(steps.values()) * 64 * CPU.seconds_per_image(10**8, 48 * 48)
+        assert seconds == pytest.approx(20 * 60 - own_images.START_S - len(some) * own_images.STAGE_S, rel=0.01)
+    steps = own_images.lengths(works, CPU, 48 * 48, minutes=20)
     assert steps["from_beit_seed0"] == steps["from_scratch_seed0"]  # the arms differ in nothing but the start
-    short = own_images.lengths(flops, images(train=64), GPU, 64, minutes=20)
+    short = own_images.lengths({"pretrain": Work("pretrain", 10**8, 64, 64)}, GPU, 48 * 48, minutes=20)
     assert short["pretrain"] == own_images.MOST_EPOCHS["pretrain"]  # and no longer
+
+
+def test_labels_that_are_few():
+    assert [own_images.labelled(images(), text) for text in ("all", "10%", "5 per class")] == [700, 70, 10]
 
 
 def test_what_a_folder_holds(folder):
@@ -104,12 +112,12 @@ def test_unreadable_images_are_passed_over(tmp_path):
 
 
 def test_the_recipe(folder, repository):
-    config = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder},seeds=1,minutes=5,labels=10%")
+    config = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder},seeds=1,minutes=5,labels=50%")
     configs.validate(config)
     assert list(config.stages) == ["tokenizer", "pretrain", "from_beit_seed0", "from_scratch_seed0"]
     beit, scratch = (configs.flatten(config[f"from_{arm}_seed0"]) for arm in ("beit", "scratch"))
     assert {key for key in beit if beit[key] != scratch[key]} == {"init_from"}
-    assert beit["data.labels"] == "10%" and "flip_lr" not in beit["data.ops"]
+    assert beit["data.labels"] == "50%" and "flip_lr" not in beit["data.ops"]
     assert config.pretrain.tokenizer.vocab == 8192  # its run says how many there are
     flipped = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder},flip")
     assert all("|flip_lr|" in flipped[name].data.ops for name in flipped.stages)
@@ -133,13 +141,45 @@ def test_published_settings_for_a_folder_that_is_small(folder, repository, name)
     stage = dict(tokenizer="tokenizer", pretrain="pretrain", finetune="from_beit_seed0")[name]
     recipe = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder}")[stage]
     own, theirs = configs.flatten(config), configs.flatten(recipe)
-    assert {key for key in own if own[key] != theirs[key]} <= {"init_from", "tokenizer.init_from"}
-    full = configs.load(source + dict(tokenizer=",steps=1000").get(name, ",variant=S/16"))
+    lengths = {"steps", "eval_every", "save_every", "log_every"}  # a stage of its own gets all the time
+    assert {key for key in own if own[key] != theirs[key]} <= {"init_from", "tokenizer.init_from"} | lengths
+    assert own["steps"] >= theirs["steps"]
+    full = configs.load(source + dict(tokenizer=",published").get(name, ",variant=S/16"))
     assert full.model.image_size in (224, 256) and full.batch_size == 8  # of 54 images
     assert full.optimizer.warmup in ("", "10%", "20 epochs")
     assert (full.data.split, full.data.eval_split) == ("train[:90%]", "train[90%:]")
 
 
-def test_epochs_of_a_small_folder(folder, repository):
+def test_lengths_of_a_small_folder(folder, repository):
     config = configs.load(f"{repository}/configs/pretrain.py:data=folder:{folder},epochs=300")
     assert config.steps == 300 * 54 // config.batch_size
+    assert configs.load(f"{repository}/configs/tokenizer.py:data=folder:{folder},steps=70").steps == 70
+    configs.override(config, ["--config.epochs=50"])
+    assert (config.epochs, config.steps) == (50, 0)
+    configs.override(config, ["--config.steps=7"])
+    assert (config.epochs, config.steps) == (0, 7)
+    configs.override(config, ["--config.steps=7", "--config.epochs=3"])  # `validate` refuses both
+    assert (config.epochs, config.steps) == (3, 7)
+
+
+def test_folders_that_do_not_suit(folder, tmp_path, repository):
+    with pytest.raises(UserError, match="has no class folders; fine-tuning needs a folder of images for each class"):
+        configs.load(f"{repository}/configs/finetune.py:data=folder:{folder / 'ant'}")
+    (tmp_path / "one" / "all").mkdir(parents=True)
+    for file in (folder / "ant").iterdir():
+        (tmp_path / "one" / "all" / file.name).symlink_to(file)
+    config = configs.load(f"{repository}/configs/own_images.py:data=folder:{tmp_path}/one")
+    assert list(config.stages) == ["tokenizer", "pretrain"]  # one class is none
+    for name in ("images", "annotations"):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(tmp_path / "pairs" / name / "a.png")
+    assert not own_images.is_small(f"folder:{tmp_path}/pairs")
+    with pytest.raises(UserError, match="has label maps, for segmentation"):
+        own_images.look_at(f"folder:{tmp_path}/pairs")
+
+
+def test_help_without_a_folder(repository, capsys):
+    with pytest.raises(SystemExit) as end:
+        train.main([f"--config={repository}/configs/own_images.py", "--help"])
+    printed = capsys.readouterr().out
+    assert end.value.code == 0 and "The keys of the config cannot be listed: data is missing" in printed

@@ -3,7 +3,7 @@
 import ast
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -36,7 +36,17 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
                 logging.getLogger("beit_jax").warning(message, PREFIX, name, given[name], text)
                 given[name] = text
             _set(config, name, text)
+    for name in given:
+        _clear_other_length(config, name, given)
     mistakes.raise_all()
+
+
+def _clear_other_length(config: ConfigDict, name: str, given: Mapping[str, str | None]) -> None:
+    """A length in epochs that is given replaces one in steps, and the other way round, unless both are given."""
+    section, dot, key = name.rpartition(".")
+    other = {"epochs": "steps", "steps": "epochs"}.get(key)
+    if other and f"{section}{dot}{other}" not in given and flatten(config).get(name):
+        (config[section] if section else config)[other] = 0.0 if other == "epochs" else 0
 
 
 def _read(arguments: Sequence[str]) -> Iterator[tuple[str, str | None, str | None]]:

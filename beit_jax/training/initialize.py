@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from beit_jax.config import class_names
+from beit_jax.config import class_names, from_json
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_started
 from beit_jax.tasks.task import FrozenPart, Task
@@ -86,12 +86,28 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
     elif config.init_from:
         with _named("init_from", config.init_from):
             found = interpolate_positions(shapes(config.init_from), params)
-            merge(params, found, config.init_optional, task.ignored_parameters, ADVICE)
+            try:
+                merge(params, found, config.init_optional, task.ignored_parameters, ADVICE)
+            except UserError:
+                if config.init_from not in pending:
+                    _check_variant(config, find_checkpoint(config.init_from, run.parent))
+                raise
     for name, part in task.frozen_parts.items():
         if part.source != "random":
             with _named(name, part.source):
                 _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source))
     return params
+
+
+def _check_variant(config: ConfigDict, source: Path) -> None:
+    """Raises UserError if the encoder of a checkpoint, which does not fit, has another size than that of the config."""
+    theirs = from_json(checkpoint.load_config(source)).get("model", {}).get("variant", "")
+    own = config.get("model", {}).get("variant", "")
+    if theirs and own and theirs != own:
+        raise UserError(
+            f"its encoder is {theirs}, and that of the config is {own}; give the config the same: variant={theirs} "
+            f"behind the name of its file, such as configs/finetune.py:variant={theirs}"
+        )
 
 
 def _check_classes(config: ConfigDict, source: Path) -> None:
