@@ -110,7 +110,8 @@ def _stages(workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
         config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{workdir / CONFIG} cannot be read ({error}); run it again") from error
-    if "stages" not in config and "task" not in config:
+    stages = config.get("stages", ())
+    if "task" not in config and not (isinstance(stages, tuple) and stages and set(stages) <= config.keys()):
         raise UserError(
             f"{workdir} holds no run: its {CONFIG} is none of this library; expected the --workdir of beit_jax.train"
         )
