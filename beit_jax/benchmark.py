@@ -25,6 +25,7 @@ from beit_jax import config as configs
 from beit_jax.benchmarks import input_pipeline, masks, table
 from beit_jax.benchmarks.one_core import positive_int
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.runtime import distributed
 
 STEPS = 20
 SUBCOMMANDS = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
@@ -36,20 +37,48 @@ def main(argv: Sequence[str]) -> None:
         if argv[0] not in SUBCOMMANDS:
             raise UserError(f"found the benchmark {argv[0]!r}, expected {', '.join(SUBCOMMANDS)}, or --config=FILE")
         return SUBCOMMANDS[argv[0]](argv[1:])
-    args, config = cli.parse_with_config(_parser(), argv, _check_command)
+    args, config = _parse(argv)
     if args.compile_only:
-        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is counted
         from beit_jax.benchmarks import compiled
 
-        return compiled.run(config, args.stage, args.devices or 1, args.json)
-    if args.vs:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
+        return compiled.run(config, args.stage, args.json)
     from beit_jax.benchmarks import step
 
     return step.run(config, args.stage, args.steps or STEPS, args.vs, args.tokens_given, args.real, args.json)
 
 
-def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
+def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
+    """Like `cli.parse_with_config`, but the flags choose the devices before the config, which may look for them."""
+    parser, mistakes, config = _parser(), Mistakes(), None
+    args, rest = parser.parse_known_args(argv)
+    if args.help:
+        cli.print_help(parser, args.config, rest)
+    with mistakes.collected():
+        _check_flags(args)
+        _choose_devices(args)
+    with mistakes.collected():
+        config = cli.load_config(parser, args, rest)
+    with mistakes.collected():
+        cli.set_keys(parser, config, rest)
+    with mistakes.collected():
+        if config is not None:
+            _check_config(config, args.stage, args.real)
+    mistakes.raise_all()
+    return args, config
+
+
+def _choose_devices(args: argparse.Namespace) -> None:
+    if args.vs:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
+    if args.compile_only:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is counted
+        import jax
+
+        distributed.stay_alone()
+        jax.config.update("jax_num_cpu_devices", args.devices or 1)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
     if args.compile_only and (args.vs or args.tokens_given or args.real or args.steps is not None):
         mistakes.add("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
@@ -58,9 +87,6 @@ def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
     with mistakes.collected():
         baseline = ("torch", "timm" if args.vs.startswith("timm") else "transformers") if args.vs else ()
         extras.check_installed(*baseline, *(("tensorflow", "tensorflow_datasets") if args.real else ()))
-    with mistakes.collected():
-        if config is not None:
-            _check_config(config, args.stage, args.real)
     mistakes.raise_all()
 
 

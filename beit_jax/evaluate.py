@@ -67,7 +67,7 @@ def _check(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str
     with mistakes.collected():
         locate.check_name(str(cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")))
     with mistakes.collected():
-        extras.check_installed("tensorflow", "tensorflow_datasets")
+        extras.check_installed("tensorflow", "tensorflow_datasets", *(["matplotlib"] if args.pictures else []))
     with mistakes.collected():
         config = configs.load(args.config) if args.config else None
         cli.set_keys(parser, config, overrides)

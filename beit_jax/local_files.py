@@ -12,7 +12,7 @@ from beit_jax.config.serialization import flatten
 from beit_jax.data.records.stored_tokens import check_folder
 from beit_jax.data.sources import folder as image_folder
 from beit_jax.errors import Mistakes, UserError
-from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_started
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 
 BUILT_IN = ("digits", "digit_scenes")
 SPLITS = ("split", "eval_split")
@@ -35,7 +35,7 @@ def check_run(config: ConfigDict, run: Path | None = None) -> None:
     with mistakes.collected():
         check_data(config.data)
     with mistakes.collected():
-        check_paths(config, without=STARTS if run and has_started(run) else ())
+        check_paths(config, without=STARTS if run and has_checkpoint(run) else ())
     mistakes.raise_all()
 
 

@@ -1,5 +1,6 @@
 """What the devices of a run can do, by estimates that choose lengths and tell users how long they will wait."""
 
+import functools
 import os
 from typing import NamedTuple
 
@@ -43,14 +44,15 @@ class Machine(NamedTuple):
         return step + reading if self.is_cpu else max(step, reading)
 
 
+@functools.cache  # all processes exchange their cores, once
 def find_machine() -> Machine:
-    """The devices of this run. Connects with the other processes of the run, if there are any."""
+    """The devices of this run, the same in all its processes, which must call this together; connects them first."""
     distributed.start()  # before JAX uses its devices
     import jax
 
     devices = jax.devices()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cores *= jax.process_count()
+    cores = sum(map(int, distributed.gather("cores", str(cores))))
     if devices[0].platform == "cpu":
         return Machine("cpu", len(devices), cores, cores * CORE_FLOPS)
     kind = devices[0].device_kind

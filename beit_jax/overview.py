@@ -12,7 +12,7 @@ from beit_jax.data.sources.folder import is_paired, list_folder, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
 from beit_jax.own_images import some_sizes
-from beit_jax.training.memory_estimate import estimated_bytes
+from beit_jax.training import memory_check
 
 HEAD = ("stage", "task", "images", "size", "model", "batch", "steps", "epochs", "warm-up", "lr", "minutes", "MiB")
 PHOTOGRAPH = 500 * 375  # pixels, about as many as an image of ImageNet has
@@ -58,7 +58,7 @@ def _cells(name: str, experiment: Experiment, machine: Machine) -> tuple[str, ..
         f"{in_steps(config.optimizer.warmup, lengths.per_epoch, lengths.total):,}",
         f"{config.optimizer.lr:.3g}",
         _minutes(experiment, machine),
-        f"{estimated_bytes(experiment.trace_step()) / machine.devices / 2**20:,.0f}",
+        f"{memory_check.estimate(experiment) / 2**20:,.0f}",
     )
 
 

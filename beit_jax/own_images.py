@@ -5,6 +5,7 @@ rules were tried on two cores with 600 to 12,000 images (docs/own_images.md); fo
 thumb.
 """
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -88,16 +89,21 @@ def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
     Raises:
       UserError: none of them can be read.
     """
-    sizes = []
-    for path in paths[:: -(-len(paths) // SAMPLE)]:
-        try:
-            with Image.open(path) as image:
-                sizes.append(image.size)
-        except (OSError, ValueError, Image.DecompressionBombError):
-            continue  # training counts and names such images
+    found = [_size_of(path) for path in paths[:: -(-len(paths) // SAMPLE)]]
+    sizes = [size for size in found if size]  # training counts and names images that cannot be read
     if not sizes:
         raise UserError(f"no image of {min(len(paths), SAMPLE)} can be read, such as {paths[0]}; expected image files")
     return sizes
+
+
+@functools.cache  # a command asks for the same images again, for each stage
+def _size_of(path: str) -> tuple[int, int] | None:
+    """Width and height of an image; None if it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def is_small(source: str) -> bool:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import cli, extras, local_files
 from beit_jax import config as configs
+from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import distributed, lock, preemption
 from beit_jax.runtime.atomic_write import write_text
@@ -33,7 +34,8 @@ def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.config_parser("beit_jax.train", __doc__, "configs/quickstart.py")
     parser.add_argument("--workdir", metavar="FOLDER", default="", help="folder of the run; made if it does not exist")
-    args, config = cli.parse_with_config(parser, argv, _check_command)
+    with listed_once():
+        args, config = cli.parse_with_config(parser, argv, _check_command)
     distributed.start()
     try:
         train(config, cli.local_folder("workdir", args.workdir))
@@ -103,9 +105,10 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     folders = folders_of(config, workdir)
     results = {name: _finished(folder) for name, folder in folders.items()}
     pending = {name: stage for name, stage in stages.items() if results[name] is None}
-    experiments = _build(pending, folders, workdir)
-    if experiments:
-        _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")
+    with listed_once():
+        experiments = _build(pending, folders, workdir)
+        if experiments:
+            _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")
     if distributed.is_main():
         remove_leftovers(workdir, config)
     _write(workdir / CONFIG, configs.to_json(config))
@@ -160,7 +163,9 @@ def _print_overview(experiments: Mapping[str, Any], prefix: str) -> None:
     from beit_jax.machine import find_machine
     from beit_jax.overview import describe_stages
 
-    distributed.print_once(describe_stages(experiments, find_machine(), prefix))
+    machine = find_machine()  # with the other processes
+    if distributed.is_main():
+        print(describe_stages(experiments, machine, prefix), flush=True)
 
 
 def _run(experiment: Any) -> dict[str, float]:

@@ -6,11 +6,10 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax.errors import UserError
+from beit_jax.runtime.checkpoint_folder import has_checkpoint
 
 CONFIG = "config.json"
 RESULT = "result.json"  # of a finished run: its last evaluation
-CHECKPOINTS = "checkpoints"
-TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed
 NAMED = 8  # keys in an error message
 # What a run writes before its first checkpoint, beside its config. Compiled programs may stay: their names are hashes
 # of all that they depend on.
@@ -95,11 +94,8 @@ def _trained(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
 
 
 def _is_trained(folder: Path) -> bool:
-    """Whether a run has ended, or has a checkpoint, be it a damaged one."""
-    checkpoints = folder / CHECKPOINTS
-    return (folder / RESULT).exists() or (
-        checkpoints.is_dir() and any(child.is_dir() and TEMPORARY not in child.name for child in checkpoints.iterdir())
-    )
+    """Whether a run has ended, or has a checkpoint."""
+    return (folder / RESULT).exists() or has_checkpoint(folder)
 
 
 def _value(config: ConfigDict, key: str) -> str:

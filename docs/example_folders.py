@@ -1,7 +1,7 @@
 """Makes the two folders of images that docs/own_images.md measures, from icons and fonts of a Linux desktop.
 
-  python docs/example_folders.py icons /usr/share/icons/Adwaita icons
-  python docs/example_folders.py letters /usr/share/fonts letters
+  python docs/example_folders.py icons icons /usr/share/icons/Adwaita
+  python docs/example_folders.py letters letters /usr/share/fonts FOLDER_OF_MORE_FONTS
 
 `icons` has 802 PNG files of 17 kinds of icons, named by the first word of their names, as people keep images:
 transparent, grey, with palettes, tiny, wide, with other files between them, and without split folders. `letters` has
@@ -21,7 +21,7 @@ LETTERS, TRAIN, VALIDATION = "abcdefghijklmnopqrst", 10_000, 2_000
 NO_LETTERS = ("symbol", "cmex", "cmsy", "nonuni", "siz", "emoji", "glyph", "bsy")  # in names of fonts
 
 
-def icons(theme: Path, out: Path) -> None:
+def icons(out: Path, theme: Path) -> None:
     """A folder for each kind of icon; a second size of some names makes up the number."""
     rng, kinds = random.Random(0), collections.defaultdict(dict)
     for file in sorted(theme.glob("*x*/*/*.png")):
@@ -62,10 +62,11 @@ def as_people_have_it(image: Image.Image, rng: random.Random) -> Image.Image:
     return image
 
 
-def letters(fonts: Path, out: Path) -> None:
+def letters(out: Path, *folders: Path) -> None:
     """Letters of all sizes, shifted and turned a little, white on black."""
     rng = random.Random(0)
-    files = [file for file in sorted([*fonts.rglob("*.ttf"), *fonts.rglob("*.otf")]) if has_letters(file)]
+    found = {file.name: file for folder in folders for kind in ("ttf", "otf") for file in folder.rglob(f"*.{kind}")}
+    files = [file for file in sorted(found.values()) if has_letters(file)]
     rng.shuffle(files)
     held_out = max(1, len(files) // 6)
     for split, some, count in (("validation", files[:held_out], VALIDATION), ("train", files[held_out:], TRAIN)):
@@ -98,8 +99,9 @@ def draw_letter(letter: str, font: ImageFont.FreeTypeFont, rng: random.Random) -
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 4 or sys.argv[1] not in ("icons", "letters"):
+    if len(sys.argv) < 4 or sys.argv[1] not in ("icons", "letters"):
         sys.exit(__doc__)
-    if Path(sys.argv[3]).exists():
-        sys.exit(f"{sys.argv[3]} exists; choose another folder")
-    globals()[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3]))
+    target, *sources = map(Path, sys.argv[2:])
+    if target.exists():
+        sys.exit(f"{target} exists; choose another folder")
+    {"icons": icons, "letters": letters}[sys.argv[1]](target, *sources)

@@ -183,6 +183,14 @@ def test_names_that_are_compared():
             class_names.check_same(known, found, source, "")
 
 
+def test_classes_without_names_are_taken_in_order_and_this_is_said(caplog):
+    class_names.check_same(tuple(f"LABEL_{number}" for number in range(6)), tuple("abcdef"), "folder:a", "")
+    order = "class 0 is 'a', class 1 is 'b', class 2 is 'c', class 3 is 'd', class 4 is 'e', ... (6)"
+    assert [record.getMessage().partition("those of ")[2] for record in caplog.records] == [f"folder:a: {order}"]
+    class_names.check_same(("LABEL_0", "LABEL_1"), ("0", "1"), "mnist", "")
+    assert len(caplog.records) == 1  # numbers say nothing new
+
+
 @pytest.mark.parametrize(
     ("labels", "classes", "found", "names", "expected"),
     [

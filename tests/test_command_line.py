@@ -95,6 +95,7 @@ def test_what_is_missing_is_told_before_heavy_libraries_are_imported(command, re
         ("tensorflow", ["benchmark", "masks"], ".[data]"),
         ("skimage", ["benchmark", "input"], ".[test]"),
         ("torch", ["benchmark", "--config=configs/pretrain.py:runlocal", "--vs=torch"], ".[parity]"),
+        ("matplotlib", ["evaluate", "--checkpoint=x", "--pictures=y"], ".[data]"),
         ("matplotlib", ["visualize", "report", "nowhere"], ".[data]"),
         ("matplotlib", ["visualize", "tokens", "--checkpoint=x", "--image=y", "--out=o"], ".[data]"),
         ("huggingface_hub", ["convert", "owner/name", "o", "--to=beit_jax"], ".[convert]"),

@@ -1,6 +1,8 @@
 """What `configs/own_images.py` chooses, and how: from the images of a folder, the devices and the minutes."""
 
+import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax import own_images, train
+from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine
 from beit_jax.own_images import Images, Plan, Work
@@ -109,6 +113,23 @@ def test_unreadable_images_are_passed_over(tmp_path):
         own_images.some_sizes([str(tmp_path / "a.png")])
     Image.new("RGB", (8, 5)).save(tmp_path / "b.png")
     assert own_images.some_sizes([str(tmp_path / name) for name in ("a.png", "b.png")]) == [(8, 5)]
+
+
+def test_a_command_lists_a_folder_and_reads_sizes_once(folder, tmp_path, monkeypatch):
+    """What is added is seen after it."""
+    root = tmp_path / "copy"
+    shutil.copytree(folder, root)
+    walked, opened, walk, opening = [], [], os.walk, Image.open
+    monkeypatch.setattr(os, "walk", lambda path, **more: walked.append(str(path)) or walk(path, **more))
+    monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or opening(path))
+    with listed_once():
+        found = own_images.look_at(f"folder:{root}")
+        assert own_images.look_at(f"folder:{root}") == found
+        assert len(list_folder(str(root), "train").paths) == 60
+    assert walked.count(str(root / "ant")) == 1 and len(opened) == 54
+    for number in range(10):
+        Image.new("RGB", (40, 52)).save(root / "ant" / f"new{number}.png")
+    assert own_images.look_at(f"folder:{root}").train == 63
 
 
 def test_the_recipe(folder, repository):

@@ -7,6 +7,7 @@ from beit_jax import config as configs
 from beit_jax import train
 from beit_jax.config import recipe
 from beit_jax.errors import UserError
+from beit_jax.runtime.checkpoint_folder import has_checkpoint
 from beit_jax.training import loop, memory_check
 from beit_jax.training.memory_limit import MemoryLimit
 from beit_jax.training.metrics import read_metrics
@@ -38,6 +39,15 @@ def start(workdir, made, trained=()):
 
 def files(folder):
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} - {"config.json"}
+
+
+def test_a_checkpoint_that_was_not_completed_is_none(tmp_path):
+    """For the owner of a workdir, and for a run that may go on from it."""
+    assert not has_checkpoint(tmp_path)
+    start(tmp_path, config())
+    assert not has_checkpoint(tmp_path)
+    (tmp_path / "checkpoints" / "10").mkdir()
+    assert has_checkpoint(tmp_path)
 
 
 def test_untrained_workdir_is_free_and_cleared_of_our_files(tmp_path):

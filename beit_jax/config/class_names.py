@@ -1,5 +1,6 @@
 """The number of classes and their names (`labels`): filled in from the data, and compared with what a run has."""
 
+import logging
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -45,6 +46,8 @@ def fill_in(config: ConfigDict, classes: int, names: Sequence[str]) -> None:
 def check_same(known: Sequence[str], found: Sequence[str], source: str, advice: str) -> None:
     """Compares names of classes; those that are not known, on either side, are not compared.
 
+    Says which classes a checkpoint of another library, which does not name them, is taken to have.
+
     Args:
       known: of a run or a checkpoint.
       found: in the data.
@@ -56,8 +59,13 @@ def check_same(known: Sequence[str], found: Sequence[str], source: str, advice: 
     """
     if not known or not found or tuple(known) == tuple(found):
         return
-    if len(known) == len(found) and (_are_placeholders(known) or _are_numbers(found, source)):
+    if len(known) == len(found) and _are_numbers(found, source):
         return
+    if len(known) == len(found) and _are_placeholders(known):
+        message = "the model does not name its classes; they are taken in the order of those of %s: %s"
+        numbered = [f"class {number} is {name!r}" for number, name in enumerate(found[:NAMED])]
+        more = [f"... ({len(found)})"] if len(found) > NAMED else []
+        return logging.getLogger("beit_jax").warning(message, source, ", ".join(numbered + more))
     kind, plural = ("class folder", "class folders") if source.startswith("folder:") else ("class", "classes")
     changes = [
         f"{plural if len(names) > 1 else kind} {_listed(names)} {'are' if len(names) > 1 else 'is'} {word}"

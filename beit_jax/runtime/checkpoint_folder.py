@@ -5,6 +5,7 @@ from pathlib import Path
 from beit_jax.errors import UserError
 
 FOLDER = "checkpoints"
+TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed
 FOREIGN = (".safetensors", ".bin", ".pth", ".pt", ".pkl")  # suffixes of the files of other libraries
 
 
@@ -13,9 +14,10 @@ def holds_checkpoint(folder: Path) -> bool:
     return any(any(folder.glob(pattern)) for pattern in (FOLDER, f"*/{FOLDER}", "params", "*/params"))
 
 
-def has_started(run: Path) -> bool:
-    """Whether a run has a checkpoint of its own, from which it goes on."""
-    return (run / FOLDER).is_dir() and any((run / FOLDER).iterdir())
+def has_checkpoint(run: Path) -> bool:
+    """Whether a run has a checkpoint of its own, from which it goes on, be it a damaged one."""
+    found = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
+    return any(child.is_dir() and TEMPORARY not in child.name for child in found)
 
 
 def find_checkpoint(path: str, recipe: Path | None = None) -> Path:

@@ -26,14 +26,28 @@ GRACE_S = 1.0  # between a process's message that it exits and its exit
 EXIT_TIMEOUT_S = 20  # for the others to learn of a failure, before the coordinator exits
 
 _rounds: collections.Counter[str] = collections.Counter()
+_alone = False  # whether this process only reads configs or compiles
 _joined = False  # whether the service knows this process; a call to it before that would end the process
 _joined_lock = threading.RLock()
+
+
+def stay_alone() -> None:
+    """Makes this process no part of a run, for commands that read configs or compile: it takes no accelerator.
+
+    `start` then waits for nobody. Called before JAX uses its devices; processes that are started are not affected.
+    """
+    global _alone
+    import jax
+
+    _alone = True
+    jax.config.update("jax_platforms", "cpu")
 
 
 def start() -> None:
     """Connects this process with the others of its run, if there are any; called before JAX uses its devices.
 
-    The three `VARIABLES` have precedence. Without them JAX asks Slurm, Open MPI, Kubernetes and TPU pods.
+    Called again, it does nothing. The three `VARIABLES` have precedence. Without them JAX asks Slurm, Open MPI,
+    Kubernetes and TPU pods.
 
     Raises:
       UserError: settings are missing or wrong, or other processes do not start.
@@ -41,7 +55,7 @@ def start() -> None:
     global _joined
     import jax
 
-    if not jax.distributed.is_initialized() and not _initialize():
+    if _alone or _joined or not (jax.distributed.is_initialized() or _initialize()):
         return
     _joined = True
     if process_count() > 1:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import class_names, from_json
 from beit_jax.errors import UserError
-from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_started
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.interpolate_positions import interpolate_positions
@@ -79,7 +79,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
             return pending[source]
         return checkpoint.load_shapes(find_checkpoint(source, run.parent))
 
-    if has_started(run):
+    if has_checkpoint(run):
         _check_classes(config, run)
     elif config.resume_from:
         _check_classes(config, find_checkpoint(config.resume_from, run.parent))

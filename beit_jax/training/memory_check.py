@@ -34,14 +34,14 @@ def check_shapes(experiment: "Experiment") -> None:
     limit = find_limit(experiment.mesh)
     if limit is None:
         return
-    held = _held(experiment, limit)
+    held = _held(experiment, limit.on_host)
     for name, traced in experiment.trace().items():
         # Compilers for accelerators may fuse any operation.
         least = held + (largest_written(traced) // experiment.mesh.size if limit.on_host else 0)
         if least > limit.size:
 
             def may_fit(smaller: "Experiment") -> bool:
-                return _held(smaller, limit) + MARGIN * _estimate(smaller) <= limit.size
+                return _held(smaller, limit.on_host) + MARGIN * _results(smaller) <= limit.size
 
             raise _too_large(f"{name} needs at least", least, limit, memory_advice.advise(experiment, may_fit))
 
@@ -60,19 +60,28 @@ def check_plan(experiment: "Experiment", name: str, program: jax.stages.Compiled
     """
     if limit is None:
         return
-    held, planned = 0 if limit.on_host else _held(experiment, limit), _planned(program)
+    held, planned = 0 if limit.on_host else _held(experiment, limit.on_host), _planned(program)
     if held + planned <= limit.size:
         return
     print_once(f"{experiment.folder.name}: {name} does not fit into memory; looking for a batch that does")
-    factor = planned / max(_estimate(experiment), 1)
+    factor = planned / max(_results(experiment), 1)
 
     def may_fit(smaller: "Experiment") -> bool:
-        return held + factor * _estimate(smaller) <= limit.size
+        return held + factor * _results(smaller) <= limit.size
 
     def fits(smaller: "Experiment") -> bool:
         return all(held + _planned(traced.lower().compile()) <= limit.size for traced in smaller.trace().values())
 
     raise _too_large(f"{name} needs", held + planned, limit, memory_advice.advise(experiment, may_fit, fits))
+
+
+def estimate(experiment: "Experiment") -> int:
+    """Bytes on each device that a run will take, by an estimate: what it holds, and the results of a program.
+
+    It allocates and compiles nothing.
+    """
+    on_host = experiment.mesh.devices.flat[0].platform == "cpu"
+    return _held(experiment, on_host) + _results(experiment)
 
 
 @contextlib.contextmanager
@@ -96,10 +105,10 @@ def _too_large(what: str, size: float, limit: MemoryLimit, advice: str) -> UserE
     return UserError(f"{what} {sizes[0]} of memory, and {sizes[1]} are {limit.where}; {advice}")
 
 
-def _held(experiment: "Experiment", limit: MemoryLimit) -> int:
+def _held(experiment: "Experiment", on_host: bool) -> int:
     """Bytes on each device of what is there beside a program's results: state, frozen parameters and a batch."""
     tree = experiment.abstract_state, experiment.abstract_frozen, experiment.abstract_batch
-    if limit.on_host:  # whose devices may share what is replicated
+    if on_host:  # whose devices may share what is replicated
         return sum(map(memory.total_bytes, jax.tree.leaves(tree))) // experiment.mesh.size
     return memory.bytes_per_device(tree)
 
@@ -109,6 +118,6 @@ def _planned(program: jax.stages.Compiled) -> int:
     return plan["outputs"] + plan["temporaries"]
 
 
-def _estimate(experiment: "Experiment") -> int:
+def _results(experiment: "Experiment") -> int:
     """Bytes on each device of the results of the largest program."""
     return max(map(estimated_bytes, experiment.trace().values())) // batch_shards(experiment.mesh)

@@ -77,7 +77,7 @@ def _report(settings: argparse.Namespace) -> None:
             markdown.replace_table(Path(settings.markdown), workdir.resolve().name, table)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{', '.join(map(str, workdirs))}: config.json or result.json cannot be read ({error}); run it again"
+            f"{', '.join(map(str, workdirs))}: result.json cannot be read ({error}); run it again"
         ) from error
     except OSError as error:
         raise UserError(f"the report cannot be written: {error}; choose another page with --out") from error

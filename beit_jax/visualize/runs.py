@@ -11,10 +11,12 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax.data.sources.label_choice import parse_labels
+from beit_jax.errors import UserError
 from beit_jax.evals import knn
 from beit_jax.tasks import Report, create_task
 from beit_jax.training import metrics
-from beit_jax.visualize.workdirs import CONFIG, recipe_of
+from beit_jax.visualize.workdirs import recipe_of
+from beit_jax.workdir import CONFIG, RESULT
 
 SEED = re.compile(r"[_,]?seed=?\d+")  # in the names of stages, of a sweep's members, and of workdirs
 
@@ -66,16 +68,13 @@ def collect_runs(*workdirs: Path, unfinished: bool = False) -> list[Group]:
     for workdir_name, workdir in zip(_workdir_names(workdirs), workdirs):
         for stage, folder, config in _stages(workdir):
             log = metrics.read_metrics(folder / metrics.FILE)
-            finished = (folder / "result.json").exists()
+            finished = (folder / RESULT).exists()
             if not finished and not (unfinished and log):
                 continue
             name, report = ": ".join(filter(None, (workdir_name, SEED.sub("", stage)))), report_of(config)
             labels = _describe_labels(config.data.labels)
             group = groups.setdefault((name, report.title, labels), Group(name, report, labels))
-            if finished:
-                result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-            else:
-                result = _last_evaluation(log)
+            result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if finished else _last_evaluation(log)
             group.runs.append(Run(folder, config, log, "" if finished else _describe_progress(config, log)))
             group.results.append(result)
     return list(groups.values())
@@ -98,12 +97,24 @@ def _workdir_names(workdirs: Sequence[Path]) -> list[str]:
 
 
 def _stages(workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
-    """Name, folder and config of each run of a workdir, or of a stage of a recipe."""
+    """Name, folder and config of each run of a workdir, or of a stage of a recipe.
+
+    Raises:
+      UserError: the config cannot be read, or is none of this library.
+    """
     if not (workdir / CONFIG).is_file() and (recipe := recipe_of(workdir)):
         name = workdir.resolve().name
         yield name, workdir, recipe[name]
         return
-    config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
+    try:
+        config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{workdir / CONFIG} cannot be read ({error}); run it again") from error
+    stages = config.get("stages", ())
+    if "task" not in config and not (isinstance(stages, tuple) and stages and set(stages) <= config.keys()):
+        raise UserError(
+            f"{workdir} holds no run: its {CONFIG} is none of this library; expected the --workdir of beit_jax.train"
+        )
     if "stages" not in config:
         yield config.task, workdir, config
     for name in config.get("stages", ()):

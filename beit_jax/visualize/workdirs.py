@@ -1,6 +1,5 @@
 """Which folder on disk is a workdir: of a run, of a recipe, or of a stage of a recipe."""
 
-import json
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -8,8 +7,7 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import FOLDER
-
-CONFIG = "config.json"
+from beit_jax.workdir import CONFIG
 
 
 def workdir_of(folder: Path) -> Path:
@@ -39,6 +37,7 @@ def recipe_of(folder: Path) -> ConfigDict | None:
     folder = folder.resolve()
     try:
         config = configs.from_json((folder.parent / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):  # also a file of another program
         return None
-    return config if folder.name in config.get("stages", ()) else None
+    stages = config.get("stages", ())
+    return config if isinstance(stages, tuple) and folder.name in stages else None

@@ -14,6 +14,7 @@ import pytest
 import tiny
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from PIL import Image
 
 from beit_jax.benchmarks import collectives, compiled, program
 from beit_jax.errors import UserError
@@ -210,6 +211,18 @@ def test_the_command(repository):
     assert (found["devices"], found["mesh"]) == (4, {"data": 2, "fsdp": 2, "tensor": 1})
     assert f"{found['parameters']:,} parameters" in done.stdout
     assert any(line.endswith(f"peak {found['memory']['peak'] / 2**20:,.1f}") for line in lines)
+
+
+@pytest.mark.slow
+def test_the_command_on_a_folder(repository, tmp_path):
+    """Whose config looks for the devices: it finds those that are simulated."""
+    for number in range(40):
+        Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    config = f"{repository}/configs/pretrain.py:data=folder:{tmp_path}"
+    command = [sys.executable, "-m", "beit_jax.benchmark", f"--config={config}", "--compile_only", "--devices=2"]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["devices"] == 2
 
 
 def test_a_stage_must_exist():

@@ -125,6 +125,31 @@ def test_members_run_in_order_and_finished_ones_are_skipped(sweep, config, train
     assert len(trainer()) == 3 and "kl_weight=0.5" in trainer()[2]  # the one without a result
 
 
+ON_DEVICES = """
+import jax
+from beit_jax.config import load
+from beit_jax.machine import find_machine
+
+def get_config(arg=""):
+    print(find_machine().kind, jax.default_backend())
+    return load("configs/tokenizer.py:runlocal")
+
+def get_sweep(arg=""):
+    yield {"seed": 1}
+"""
+
+
+def test_the_sweep_takes_no_accelerator_and_waits_for_nobody(sweep, program, environment, tmp_path):
+    """Also where its environment says that it is one of two processes on GPUs, as that of its members does."""
+    environment |= {"JAX_PLATFORMS": "cuda", "BEIT_JAX_COORDINATOR": "127.0.0.1:1", "BEIT_JAX_PROCESS_COUNT": "2"}
+    environment["BEIT_JAX_PROCESS_INDEX"] = "1"
+    program("member", "echo member on $JAX_PLATFORMS $BEIT_JAX_PROCESS_COUNT")
+    (tmp_path / "config.py").write_text(ON_DEVICES)
+    done = sweep(tmp_path / "config.py", "--via", "member")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("cpu cpu\n") and done.stdout.endswith("member on cuda 2\n")
+
+
 def test_members_after_a_failure_run(sweep, config, trainer, environment):
     environment["STATUS"] = "5"
     done = sweep(config(), "--via", "trainer")

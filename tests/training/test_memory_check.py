@@ -49,14 +49,14 @@ SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in ("tokenizer", "pr
 def test_advice_from_shapes_fits(task, limited):
     config, mesh = large(task), one_device()
     made = experiment(config, mesh)
-    held = memory_check._held(made, MemoryLimit(0, "", on_host=True))
+    held = memory_check._held(made, on_host=True)
     limit = MemoryLimit(held + largest_written(made.trace_step()) - 1, "free", on_host=True)
     limited(limit)
     with pytest.raises(UserError, match=r"needs at least [\d,]+ MiB of memory, and [\d,]+ MiB are free") as error:
         memory_check.check_shapes(made)
     smaller = experiment(followed(config, str(error.value)), mesh)
     memory_check.check_shapes(smaller)
-    held = memory_check._held(smaller, limit)
+    held = memory_check._held(smaller, on_host=True)
     assert held + memory_check.MARGIN * estimated_bytes(smaller.trace_step()) <= limit.size
 
 
@@ -75,9 +75,20 @@ def test_advice_from_the_plan_fits(task):
         memory_check.check_plan(smaller, name, traced.lower().compile(), limit)
 
 
+def test_the_estimate_is_of_each_device():
+    """State and results of a batch that eight devices divide: on each, what one has with an eighth of the batch."""
+    alone, shared = tiny("probe"), tiny("probe")
+    shared.batch_size = 8 * alone.batch_size
+    mesh = sharding.make_mesh(dict(data=8, fsdp=1, tensor=1))
+    one, eight = experiment(alone, one_device()), experiment(shared, mesh)
+    assert memory_check.estimate(one) > memory_check._held(one, on_host=True)
+    results = [memory_check.estimate(made) - memory_check._held(made, on_host=True) for made in (one, eight)]
+    assert results[1] == pytest.approx(results[0], rel=0.5)
+
+
 def test_accelerators_hold_the_state_beside_the_plan(limited):
     made = experiment(tiny("probe"), one_device())
-    held = memory_check._held(made, MemoryLimit(0, "", on_host=False))
+    held = memory_check._held(made, on_host=False)
     assert held > 3 * sum(leaf.size * 4 for leaf in jax.tree.leaves(made.abstract_params))  # and Adam's moments
     limited(MemoryLimit(held, "on each chip", on_host=False))
     memory_check.check_shapes(made)

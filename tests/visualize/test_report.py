@@ -273,25 +273,6 @@ def test_a_stage_of_a_recipe_has_a_report_of_its_own(recipe, capsys, drawn):
     assert "arm_seed0" in words and "scratch" not in words and not (recipe / "report.html").exists()
 
 
-def test_folders_that_are_no_workdirs(recipe, tmp_path):
-    for folder, part in (
-        (recipe / "arm_seed0" / "checkpoints" / "40", f"lies in the run {recipe / 'arm_seed0'}; give that folder"),
-        (recipe / "other", f"lies in the run {recipe}; give that folder"),
-        (tmp_path, f"holds several workdirs; give one of them or more: {recipe}"),
-    ):
-        folder.mkdir(parents=True, exist_ok=True)
-        with pytest.raises(UserError) as error:
-            visualize.main(["report", str(folder)])
-        assert str(error.value) == f"{folder} {part}"
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError) as error:
-        visualize.main(["report", str(tmp_path / "empty"), str(tmp_path / "file")])
-    empty, file = error.value.lines
-    assert empty == f"{tmp_path}/empty holds no run; expected the --workdir of beit_jax.train"
-    assert file.startswith(f"{tmp_path}/file holds no run: it is a file")
-
-
 def test_opens_in_a_browser(recipe, tmp_path, drawn):
     report.write_report(recipe)
     text = (recipe / "report.html").read_text()

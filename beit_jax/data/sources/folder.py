@@ -2,34 +2,20 @@
 
 import collections
 import contextlib
-import functools
 import hashlib
 import logging
 import os
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from beit_jax.data.sources.ignored_files import check_found, count_ignored
+from beit_jax.data.sources.listed_once import kept
 from beit_jax.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
-OTHER_EXTENSIONS = (
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-    ".avif",
-    ".svg",
-    ".ico",
-    ".jp2",
-    ".jxl",
-    ".psd",
-    ".dng",
-    ".cr2",
-    ".nef",
-)
 IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for segmentation
 SPLIT_FOLDERS = {"train": ("train", "training"), "validation": ("validation", "val"), "test": ("test",)}
 _SPLIT_OF = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
@@ -109,10 +95,18 @@ def list_folder(root: str, split: str) -> Listing:
       UserError: the folder is missing or empty, the split is unknown, or there are images beside class folders.
     """
     match = _parse_split(split)
+    images, classes = _list_images(root, match["name"])
+    images = _slice(images, match["start"], match["stop"], split)
+    return Listing([path for path, _ in images], [label for _, label in images], classes)
+
+
+@kept
+def _list_images(root: str, name: str) -> tuple[list[tuple[str, int]], list[str]]:
+    """Path and class of every image of a split, in its order, and the names of the classes."""
     top = Path(root)
     if not top.is_dir():
         raise UserError(_describe_missing(root))
-    folder, reference = _split_folder(top, match["name"])
+    folder, reference = _split_folder(top, name)
     with _warn_if_slow(folder):
         ignored: collections.Counter = collections.Counter()  # files of other formats, by extension
         by_class = _class_folders(folder, ignored)
@@ -121,11 +115,10 @@ def list_folder(root: str, split: str) -> Listing:
         if unknown:
             raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
         images = [(path, 0) for path in _images_in(folder, ignored)]
-        for label, name in enumerate(classes):
-            images += [(path, label) for path in by_class.get(name, ())]
-        _check_found(images, ignored, folder, f"{', '.join(EXTENSIONS)} files, in class folders or not")
-        images = _slice(_mix(images, folder), match["start"], match["stop"], split)
-    return Listing([path for path, _ in images], [label for _, label in images], classes)
+        for label, class_name in enumerate(classes):
+            images += [(path, label) for path in by_class.get(class_name, ())]
+        check_found(images, ignored, folder, f"{', '.join(EXTENSIONS)} files, in class folders or not")
+        return _mix(images, folder), classes
 
 
 def list_splits(root: str) -> list[str]:
@@ -157,12 +150,19 @@ def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
     Raises:
       UserError: an image has no label map or a label map has no image, or `list_folder` would fail.
     """
-    match, top = _parse_split(split), Path(root)
-    folder, _ = _split_folder(top / IMAGES, match["name"])
+    match = _parse_split(split)
+    return _slice(_match_pairs(root, match["name"]), match["start"], match["stop"], split)
+
+
+@kept
+def _match_pairs(root: str, name: str) -> list[tuple[str, str]]:
+    """Paths of every image of a split and of its label map, in their order."""
+    top = Path(root)
+    folder, _ = _split_folder(top / IMAGES, name)
     ignored: collections.Counter = collections.Counter()
     images = _by_name(folder, EXTENSIONS, ignored)
     maps = _by_name(top / ANNOTATIONS / folder.relative_to(top / IMAGES), (".png",), collections.Counter())
-    _check_found(images, ignored, folder, f"{', '.join(EXTENSIONS)} files")
+    check_found(images, ignored, folder, f"{', '.join(EXTENSIONS)} files")
     for files, partners, kind, partner in ((images, maps, "image", "label map"), (maps, images, "label map", "image")):
         alone = sorted(set(files) - set(partners))
         if alone:
@@ -171,8 +171,7 @@ def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
                 f"the {kind} {files[alone[0]]} has no {partner} of its name in {missing_in} ({len(alone)} of "
                 f"{len(files)} have none); add {'it' if len(alone) == 1 else 'them'} or remove the {kind}"
             )
-    pairs = _mix([(path, maps[name]) for name, path in images.items()], folder)
-    return _slice(pairs, match["start"], match["stop"], split)
+    return _mix([(path, maps[name]) for name, path in images.items()], folder)
 
 
 def _by_name(folder: Path, extensions: tuple[str, ...], ignored: collections.Counter) -> dict[str, str]:
@@ -234,15 +233,9 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def _count_ignored(names: Iterable[str], ignored: collections.Counter) -> None:
-    """Counts the files with extensions of other formats, by extension."""
-    others = (os.path.splitext(name)[1].lower() for name in names if name.lower().endswith(OTHER_EXTENSIONS))
-    ignored.update(others)
-
-
 def _images_in(folder: Path, ignored: collections.Counter) -> Iterator[str]:
     names = os.listdir(folder)
-    _count_ignored(names, ignored)
+    count_ignored(names, ignored)
     return (str(folder / name) for name in names if _is_image(name))
 
 
@@ -250,28 +243,8 @@ def images_below(folder: str | Path, ignored: collections.Counter | None = None)
     """Paths of the images in a folder and in all folders below it, in no order; counts files of other formats."""
     for parent, _, names in os.walk(folder, followlinks=True):
         if ignored is not None:
-            _count_ignored(names, ignored)
+            count_ignored(names, ignored)
         yield from (os.path.join(parent, name) for name in names if _is_image(name))
-
-
-def _check_found(images: Sized, ignored: collections.Counter, folder: Path, expected: str) -> None:
-    """Says how many images of other formats were ignored.
-
-    Raises:
-      UserError: no image was found that can be read.
-    """
-    others = ", ".join(f"{count:,} {extension}" for extension, count in ignored.most_common())
-    if not images:
-        advice = f" that can be read ({others} are not: convert them to PNG or JPEG)" if others else ""
-        raise UserError(f"{folder} holds no images{advice}; expected {expected}")
-    if others:
-        _warn_of_ignored(folder, ignored.total(), others)
-
-
-@functools.cache  # one warning, however often a run lists the folder
-def _warn_of_ignored(folder: Path, count: int, others: str) -> None:
-    message = "ignored %s of %s in formats that are not read: %s; convert them to PNG or JPEG to use them"
-    logging.getLogger("beit_jax").warning(message, "1 file" if count == 1 else f"{count:,} files", folder, others)
 
 
 def relative_name(path: str, folder: str | Path) -> str:

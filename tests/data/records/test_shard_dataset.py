@@ -6,8 +6,6 @@ import re
 import resource
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -216,43 +214,6 @@ def test_changed_folders_are_refused(tmp_path):
     assert files_of(tmp_path / "out") == before
     shard_dataset.main(arguments)
     assert len(stored(tmp_path / "out")) == 8
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--images=nowhere", "--out=out"], "there is no folder nowhere"),
-        (["--images=empty", "--out=out"], "empty holds no images"),
-        (["--images=images"], "--out"),
-        (["--images=images", "--out=images/out"], "--out=images/out lies in the folder of the images"),
-        (["--images=images", "--out=file"], "cannot write file/images/1.0.0: Not a directory; choose another --out"),
-        (["--images=images", "--out=taken"], "taken/images/1.0.0 has other files than shards"),
-        (["--images=images", "--out=gs://bucket"], "is a URL"),
-        (["--images=images", "--out=out", "--worker=2/2"], "found --worker=2/2, expected I/N with I from 0 to N - 1"),
-        (["--images=images", "--out=out", "--name=mnist"], "mnist is the name of another data set"),
-        (["--images=images", "--out=out", "--name=1st/photos"], "found the name '1st/photos'"),
-        (["--images=apart", "--out=out"], "the class folders of validation and test in apart differ"),
-    ],
-)
-def test_mistakes(tmp_path, monkeypatch, arguments, message):
-    monkeypatch.chdir(tmp_path)
-    many(tmp_path / "images", 2)
-    for folder in ("empty", "taken/images/1.0.0/mine", "apart"):
-        (tmp_path / folder).mkdir(parents=True)
-    (tmp_path / "file").touch()
-    for split, count in (("val", 2), ("test", 1)):
-        many(tmp_path / "apart" / split, count)
-    assert message in refused(arguments, shard_dataset)
-    assert not (tmp_path / "out").exists()
-
-
-def test_one_line_for_each_mistake_on_the_command_line(tmp_path):
-    arguments = [sys.executable, "-m", "beit_jax.shard_dataset", "--images=x", "--out=y", "--worker=1/1"]
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 3)
-    first, folder, worker = done.stderr.splitlines()
-    assert first == "error: 2 things are wrong:" and folder.startswith("  there is no folder x")
-    assert worker.startswith("  found --worker=1/1")
 
 
 @pytest.mark.slow
