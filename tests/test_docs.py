@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beit_jax import cli, own_images
+from beit_jax import benchmark, cli, own_images
 from beit_jax import config as configs
 from beit_jax.config import validate
 from beit_jax.convert import locate, opening
@@ -114,6 +114,7 @@ def parse_only(monkeypatch, registries):
     monkeypatch.setattr(cli, "override", overridden)
     monkeypatch.setattr(cli.Parser, "parse_args", parsed_args)
     monkeypatch.setattr(cli.Parser, "check", lambda *_: None)  # the files of the pages are not there
+    monkeypatch.setattr(benchmark, "_choose_devices", lambda args: None)  # those of the tests are chosen already
     monkeypatch.setattr(locate, "check_name", Path)
     monkeypatch.setattr(own_images, "look_at", lambda source: IMAGES)
     monkeypatch.setattr(opening, "holds_checkpoint", lambda path: True)

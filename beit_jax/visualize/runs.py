@@ -111,7 +111,7 @@ def _stages(workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:
     except ValueError as error:
         raise UserError(f"{workdir / CONFIG} cannot be read ({error}); run it again") from error
     stages = config.get("stages", ())
-    if "task" not in config and not (isinstance(stages, tuple) and stages and set(stages) <= config.keys()):
+    if "task" not in config and not (isinstance(stages, tuple) and stages and all(name in config for name in stages)):
         raise UserError(
             f"{workdir} holds no run: its {CONFIG} is none of this library; expected the --workdir of beit_jax.train"
         )
