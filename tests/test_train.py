@@ -168,9 +168,9 @@ def test_a_moved_recipe_is_evaluated_from_anywhere(tmp_path, monkeypatch, reposi
     assert printed == json.loads((tmp_path / "there" / "pretrain" / "result.json").read_text())
 
 
-def test_checkpoint_of_another_shape(finished, tmp_path):
+def test_checkpoint_of_another_encoder(finished, tmp_path):
     message = refused(command("finetune", tmp_path, f"--config.init_from={finished}", "--config.model.variant=Nano/4"))
-    assert "of another shape" in message and "encoder/cls_token (1, 1, 32) (expected (1, 1, 64))" in message
+    assert "its encoder is Micro/4, and that of the config is Nano/4" in message and "variant=Micro/4" in message
 
 
 def test_workdir_of_another_config(finished):
