@@ -53,4 +53,8 @@ def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, Co
 
 
 def _config_of(source: str, folder: Path) -> ConfigDict:
-    return configs.from_json(checkpoint.load_config(find_checkpoint(source, folder.parent)))
+    found = find_checkpoint(source, folder.parent)
+    try:
+        return configs.from_json(checkpoint.load_config(found))
+    except ValueError as error:
+        raise UserError(f"tokenizer.init_from={source}: {found} does not hold the config of a run ({error})") from error

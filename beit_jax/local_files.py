@@ -52,7 +52,7 @@ def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
     mistakes, values = Mistakes(), flatten(config)
     for name, key in declared_keys(config).items():
         path = values.get(name, "") if key.is_path and name not in without else ""
-        if path in ("", "random") or path.startswith("stage:"):
+        if path in ("", "random") or path.startswith("stage:") or "://" in path:  # `validate` refuses URLs
             continue
         with mistakes.collected(f"{name}="):
             if name.rpartition(".")[2] in STARTS:

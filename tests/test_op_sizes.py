@@ -178,3 +178,11 @@ def test_a_checkpoint_of_another_encoder(tmp_path, in_the_checkout):
     config.model.variant, config.init_from = "Nano/4", str(tmp_path / "old")
     with pytest.raises(UserError, match=r"its encoder is Micro/4, and that of the config is Nano/4; give .*variant="):
         Experiment.build(config, tmp_path / "run")
+
+
+def test_a_tokenizer_without_a_config(tmp_path):
+    params = create_task(tiny_config("tokenizer")).init(jax.random.key(0))
+    checkpoint.save_params(tmp_path / "tokenizer", params, "")
+    config = pretrain(**{"tokenizer.init_from": str(tmp_path / "tokenizer")})
+    with pytest.raises(UserError, match="does not hold the config of a run"):
+        fill_in_tokenizer(config, tmp_path / "pretrain", {})

@@ -106,7 +106,8 @@ def test_other_streams_are_refused_before_training(runs, tmp_path, overrides, me
 def test_another_tokenizer_is_refused(runs, tmp_path):
     config = configs.load("configs/pretrain.py:runlocal")
     params = jax.jit(create_task(config).tokenizer.init)(jax.random.key(1))
-    checkpoint.save_params(tmp_path / "tokenizer", params, "")
+    made = configs.to_json(configs.load("configs/tokenizer.py:runlocal"))
+    checkpoint.save_params(tmp_path / "tokenizer", params, made)
     other = [*SHORT, f"--config.tokenizer.init_from={tmp_path}/tokenizer", f"--config.tokens={runs}/tokens"]
     message = refused(command("pretrain", tmp_path / "run", *other))
     assert "of another stream or tokenizer: parameters of the tokenizer is" in message
