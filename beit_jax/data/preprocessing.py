@@ -121,7 +121,7 @@ def _read_call(node: ast.expr, spec: str) -> _Call:
     except ValueError:
         raise UserError(
             f"in the ops '{spec}', '{text}' has arguments that are not literals; expected numbers, quoted names and "
-            "tuples of them"
+            "tuples of them (`config.fill_in_sizes` puts numbers in place of the names of sizes)"
         ) from None
     return _Call(node.func.id, args, kwargs, text)
 
