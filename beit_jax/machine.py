@@ -7,7 +7,9 @@ from typing import NamedTuple
 from beit_jax.benchmarks import chips
 from beit_jax.runtime import distributed
 
-CORE_FLOPS = 25e9  # FLOP/s of training small networks in float32 on a core of a CPU; see docs/own_images.md
+# FLOP/s of training small networks in float32 on a core of a CPU, an estimate: on the machine of docs/own_images.md the
+# logs of Nano/4, with 0.09 to 0.1 GFLOP for an image, show 400 to 500 images a second on two cores.
+CORE_FLOPS = 25e9
 USED_PEAK = 0.25  # fraction of an accelerator's peak; an estimate
 UNKNOWN_PEAK = 50e12  # FLOP/s of an accelerator that is not in the table; an estimate
 INPUT_S, INPUT_PIXEL_S = 1.3e-3, 15e-9  # seconds of a core that reads an image: for its ops, and for each of its pixels

@@ -5,14 +5,13 @@ The names stand for numbers that follow from other keys of the config. A config 
 """
 
 import ast
-import difflib
 from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from beit_jax.config.encoder import grid_side
 from beit_jax.config.pretrain import largest_mask, smallest_block, tokenizer_image_size
-from beit_jax.errors import UserError
+from beit_jax.errors import UserError, did_you_mean
 
 OPS = ("data.ops", "data.eval_ops", "knn.ops")
 _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off a margin
@@ -80,9 +79,8 @@ def _replace(ops: str, known: dict[str, int], key: str) -> str:
         return ops
     for node in names:
         if node.id not in known:
-            near = difflib.get_close_matches(node.id, known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"the sizes are {', '.join(known) or 'none'}"
-            raise UserError(f"{key} names a size {node.id!r}, which the config does not have; {hint}")
+            hint = did_you_mean(node.id, known) or f"; the sizes are {', '.join(known) or 'none'}"
+            raise UserError(f"{key} names a size {node.id!r}, which the config does not have{hint}")
     return ast.unparse(_Fill(known).visit(tree))
 
 
