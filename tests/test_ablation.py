@@ -100,7 +100,9 @@ def test_two_rows_of_the_ablation_run_and_make_the_table(repository, tmp_path):
         ("pretrain_pixels", "squared error of masked, normalised pixels"),
         ("pretrain_no_masking", "accuracy of all tokens, %"),
         ("finetune_pixels", "top-1, %"),
+        ("finetune_pixels", "majority baseline, %"),
         ("finetune_no_masking", "top-1, %"),
+        ("finetune_no_masking", "majority baseline, %"),
     ]
     assert all(line.split("|")[4].strip() for line in table[1:])  # deviations over two seeds
     for picture in ("pretrain_pixels_seed0/pictures/filled.png", "pretrain_no_masking_seed1/pictures/recovered.png"):

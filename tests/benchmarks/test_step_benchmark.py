@@ -43,7 +43,7 @@ def test_the_command_without_tensorflow(repository):
     assert found["tflops"] == pytest.approx(found["gflop_per_image"] * found["images_per_second"] / 1e3)
     assert f"{found['images_per_second']:,.1f} images/s per device" in done.stdout
     done = subprocess.run([*command, "--vs=torch"], capture_output=True, text=True, timeout=120)
-    assert "UserError: --vs=torch needs torch and transformers: blocked: torch;" in done.stderr
+    assert "UserError: torch and transformers are not installed; run: pip install -e '.[parity]'" in done.stderr
 
 
 @pytest.fixture
