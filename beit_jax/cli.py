@@ -1,7 +1,9 @@
 """What every command shares: flags, `--help`, and one line for a user's mistake in place of a stack trace."""
 
 import argparse
+import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -277,6 +279,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
         print(f"error: {mistake}", file=sys.stderr)
         distributed.exit_all(2, str(mistake))
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # whoever presses the keys again will not wait
         print("interrupted; run the same command again to continue", file=sys.stderr)
         distributed.exit_all(130, "interrupted")
     except Exception as error:

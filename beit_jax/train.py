@@ -3,10 +3,10 @@
   python -m beit_jax.train --config configs/quickstart.py --workdir runs/quickstart
   python -m beit_jax.train --config configs/pretrain.py:variant=L/16 --workdir runs/large --config.batch_size=1024
 
-Run the same command again to continue after a stop of any kind; finished stages are skipped. SIGTERM saves and ends
-with status 0. Several processes, started alike, become one run (see launch/README.md). Each run writes
-checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json and, at its end, result.json into its
-folder, and names images that could not be read in unreadable.txt.
+Run the same command again to continue after a stop of any kind; finished stages are skipped. On SIGTERM, and
+when its terminal is closed, a run saves and ends with status 0. Several processes, started alike, become one run (see
+launch/README.md). Each run writes checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json
+and, at its end, result.json into its folder, and names images that could not be read in unreadable.txt.
 """
 
 import argparse
@@ -23,9 +23,9 @@ from beit_jax import cli, extras, local_files
 from beit_jax import config as configs
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError
-from beit_jax.runtime import distributed, lock, preemption
+from beit_jax.runtime import agreement, distributed, lock, preemption
 from beit_jax.runtime.atomic_write import write_text
-from beit_jax.workdir import CONFIG, RESULT, check_owner, folders_of, remove_leftovers
+from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
 
 LIBRARIES = ("tensorflow", "tensorflow_datasets", "matplotlib")  # for the images, and for the report at the end
 
@@ -67,11 +67,14 @@ def _check(config: ConfigDict, workdir: Path | None) -> None:
         configs.validate(config)
     with mistakes.collected():
         configs.check_stages(config, lambda name, stage: _check_files(stage, _folder(config, name, workdir)))
+    with mistakes.collected():
+        for folder in {workdir, *folders_of(config, workdir).values()} if workdir else ():
+            check_contents(folder)
     mistakes.raise_all()
 
 
 def _check_files(config: ConfigDict, run: Path | None) -> None:
-    if run is None or not (run / RESULT).exists():
+    if run is None or read_result(run) is None:
         local_files.check_run(config, run)
 
 
@@ -90,6 +93,7 @@ def train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
       UserError: a mistake of the user. Most mistakes are found before anything is written.
     """
     _check(config, workdir)
+    agreement.check_agreement({name: repr(value) for name, value in configs.flatten(config).items()})
     check_owner(workdir, config)
     with lock.lock_workdir(workdir) if distributed.is_main() else contextlib.nullcontext():
         distributed.barrier("workdir")
@@ -127,15 +131,8 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
 
 def _finished(folder: Path) -> dict[str, float] | None:
-    """The last evaluation of a run that has ended."""
-    try:
-        found = (folder / RESULT).read_text(encoding="utf-8") if distributed.is_main() else ""
-    except FileNotFoundError:
-        found = ""
-    try:
-        return json.loads(distributed.broadcast_from_main(found))
-    except json.JSONDecodeError:
-        return None
+    """The last evaluation of a run that has ended; every process sees what the main one sees."""
+    return json.loads(distributed.broadcast_from_main(json.dumps(read_result(folder))))
 
 
 def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdir: Path) -> dict[str, Any]:
@@ -202,5 +199,5 @@ def _report(workdir: Path) -> None:
 
 
 if __name__ == "__main__":
-    preemption.handle_sigterm()
+    preemption.handle_signals()
     cli.run(main)

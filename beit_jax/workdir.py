@@ -1,5 +1,7 @@
 """Which config a workdir belongs to: that of what was trained there. A start that trained nothing leaves it free."""
 
+import json
+import os
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -11,6 +13,8 @@ from beit_jax.runtime.checkpoint_folder import has_checkpoint
 CONFIG = "config.json"
 RESULT = "result.json"  # of a finished run: its last evaluation
 NAMED = 8  # keys in an error message
+FOLDERS = ("checkpoints", "checksums", "compiled", "pictures", "tables", "tensorboard")  # of a run
+FILES = (CONFIG, RESULT, "lock", "metrics.jsonl", "parameters.txt", "report.html", "unreadable.txt")
 # What a run writes before its first checkpoint, beside its config. Compiled programs may stay: their names are hashes
 # of all that they depend on.
 LEFTOVERS = (
@@ -25,6 +29,34 @@ LEFTOVERS = (
 def folders_of(config: ConfigDict, workdir: Path) -> dict[str, Path]:
     """The folder of each stage of a recipe, in order; that of a config without stages is the workdir."""
     return {name: workdir / name if "stages" in config else workdir for name in configs.stages_of(config)}
+
+
+def read_result(folder: Path) -> dict[str, float] | None:
+    """The last evaluation of a run that has ended; None where its file is missing or holds something else."""
+    try:
+        numbers = json.loads((folder / RESULT).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    is_result = isinstance(numbers, dict) and all(type(value) in (int, float) for value in numbers.values())
+    return numbers if is_result else None
+
+
+def check_contents(folder: Path) -> None:
+    """Checks that what a run will write into its folder does not meet a file in place of a folder, or the reverse.
+
+    Raises:
+      UserError: it does, or a part of the path is a file.
+    """
+    try:
+        for parent in (folder, *folder.parents):
+            if parent.is_file():
+                raise UserError(f"{parent} is a file; expected a folder: remove it, or choose another --workdir")
+        for path in (folder / name for name in (*FOLDERS, *FILES)):
+            expected = "folder" if path.name in FOLDERS else "file"
+            if os.path.lexists(path) and not (path.is_dir() if expected == "folder" else path.is_file()):
+                raise UserError(f"{path} is no {expected}; remove it, or choose another --workdir")
+    except OSError as error:
+        raise UserError(f"--workdir={folder} cannot be read: {error.strerror}; choose another folder") from error
 
 
 def check_owner(workdir: Path, config: ConfigDict) -> None:
@@ -95,7 +127,7 @@ def _trained(config: ConfigDict, workdir: Path) -> dict[str, ConfigDict]:
 
 def _is_trained(folder: Path) -> bool:
     """Whether a run has ended, or has a checkpoint."""
-    return (folder / RESULT).exists() or has_checkpoint(folder)
+    return read_result(folder) is not None or has_checkpoint(folder)
 
 
 def _value(config: ConfigDict, key: str) -> str:

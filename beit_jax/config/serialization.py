@@ -17,7 +17,10 @@ def from_json(text: str) -> ConfigDict:
     Raises:
       ValueError: the text is no JSON, or no object.
     """
-    values = json.loads(text)
+    try:
+        values = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     if not isinstance(values, dict):
         raise ValueError(f"found {type(values).__name__}, expected an object")
     return ConfigDict(_tuples(values)).lock()

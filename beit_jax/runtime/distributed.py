@@ -22,6 +22,7 @@ KEYS = "beit_jax"  # prefix of our keys in the coordination service
 START_TIMEOUT_S = 600  # for the last process to start
 BARRIER_TIMEOUT_S = 900  # for a process that prepares data or reads a large checkpoint
 POLL_S = 1.0  # between two checks whether another process has failed
+END_S = 10.0  # between the error of a single process and its end, at most
 GRACE_S = 1.0  # between a process's message that it exits and its exit
 EXIT_TIMEOUT_S = 20  # for the others to learn of a failure, before the coordinator exits
 
@@ -241,9 +242,15 @@ def finish() -> None:
 
 
 def exit_all(status: int, reason: str) -> NoReturn:
-    """Ends this process and all others with one status: they would wait for it for ever."""
+    """Ends this process and all others with one status: they would wait for it for ever.
+
+    Threads of libraries that do not end, such as those that wait for a disk, end with the process after `END_S`.
+    """
     if process_count() > 1:
         exit_process(status, f"process {_described(str(process_index()))}: {reason}")
+    timer = threading.Timer(END_S, os._exit, (status,))
+    timer.daemon = True  # runs while Python waits for other threads
+    timer.start()
     raise SystemExit(status)
 
 

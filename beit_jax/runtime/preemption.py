@@ -1,7 +1,9 @@
-"""SIGTERM: the run saves its state at a step that all of its processes agree on, and ends with status 0.
+"""SIGTERM and SIGHUP: the run saves at a step that all of its processes agree on, and ends with status 0.
+
+SIGHUP comes when a terminal is closed; a run started with nohup ignores it.
 
 A process is in one of two phases. While there is no state to save (data preparation, restoring, compilation, reports)
-SIGTERM ends it at once, from a thread of its own, because the main thread may be inside the compiler. Between
+a signal ends it at once, from a thread of its own, because the main thread may be inside the compiler. Between
 `defer_exit` and `allow_exit` it continues until `should_stop` returns True, which it does at the same call in every
 process: the threads exchange how often it was called, and choose the call after the last of them. If one process has no
 state to save yet, no process can have made a step without it, and all end at once.
@@ -21,10 +23,13 @@ ANSWER_TIMEOUT_S = 60  # for the threads of all processes to answer
 HOW_TO_CONTINUE = "run the same command again to continue"
 NEVER = float("inf")
 
+SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
 _change = threading.Condition()
 _calls = -1  # of `should_stop` since `defer_exit`; -1: there is no state to save
 _stop_at = NEVER  # the call of `should_stop` that returns True
 _agreeing = False
+_received = signal.SIGTERM  # which signal it was; where another process received it, the usual one
 
 
 class PreemptionRequested(SystemExit):
@@ -39,13 +44,22 @@ class Preempted(SystemExit):
         self.text = text
 
 
-def handle_sigterm() -> None:
-    """Installs the handler of SIGTERM; called once, from the main thread, before `distributed.start`."""
+def handle_signals() -> None:
+    """Installs the handler of `SIGNALS`; called once, from the main thread, before `distributed.start`."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    signal.signal(signal.SIGTERM, _do_nothing)
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves SIGHUP
+            signal.signal(number, _do_nothing)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    threading.Thread(target=_wait_for_signal, args=(reader,), name="preemption", daemon=True).start()
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]
+    arguments = reader, terminals
+    threading.Thread(target=_wait_for_signal, args=arguments, name="preemption", daemon=True).start()
+
+
+def describe_signal() -> str:
+    """The name of the signal that arrived."""
+    return _received.name
 
 
 def _do_nothing(*_: Any) -> None:
@@ -53,7 +67,7 @@ def _do_nothing(*_: Any) -> None:
 
 
 def defer_exit() -> None:
-    """From now on there is state to save: SIGTERM waits for the next `should_stop`."""
+    """From now on there is state to save: a signal waits for the next `should_stop`."""
     global _calls
     with _change:
         _change.wait_for(lambda: not _agreeing)
@@ -61,7 +75,7 @@ def defer_exit() -> None:
 
 
 def allow_exit() -> None:
-    """From now on there is no state to save: SIGTERM ends the process at once."""
+    """From now on there is no state to save: a signal ends the process at once."""
     global _calls
     with _change:
         _change.wait_for(lambda: not _agreeing)
@@ -72,10 +86,10 @@ def exit_if_preempted() -> None:
     """Ends a process whose stage was complete before the step that was agreed on; called between two stages.
 
     Raises:
-      Preempted: SIGTERM has arrived.
+      Preempted: a signal has arrived.
     """
     if _stop_at < NEVER:
-        raise Preempted(f"stopped by SIGTERM between two stages; {HOW_TO_CONTINUE}")
+        raise Preempted(f"stopped by {describe_signal()} between two stages; {HOW_TO_CONTINUE}")
 
 
 def should_stop() -> bool:
@@ -89,17 +103,31 @@ def should_stop() -> bool:
         return _calls >= _stop_at
 
 
-def _wait_for_signal(reader: int) -> None:
-    """The thread: waits for the signal, in this process or in another one."""
+def _wait_for_signal(reader: int, terminals: list[int]) -> None:
+    """The thread: waits for a signal, in this process or in another one."""
+    global _received
     while True:
         ready, _, _ = select.select([reader], [], [], POLL_S)
-        received = bool(ready) and signal.SIGTERM in os.read(reader, 64)
+        numbers = os.read(reader, 64) if ready else b""
+        received = [number for number in SIGNALS if number in numbers]
+        if received:
+            _received = received[0]
+        if signal.SIGHUP in received:
+            _detach(terminals)
         if received or _received_elsewhere():
             try:
                 _agree_on_a_call()
             except Exception as error:  # of the service: another process does not answer
                 distributed.exit_process(1, f"no agreement on where to stop: {str(error).splitlines()[0]}")
             return
+
+
+def _detach(terminals: list[int]) -> None:
+    """Discards what is printed to a terminal that was closed: writing to it would be an error."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    for stream in terminals:
+        os.dup2(null, stream)
+    os.close(null)
 
 
 def _received_elsewhere() -> bool:
@@ -116,7 +144,7 @@ def _agree_on_a_call() -> None:
         _agreeing, calls = True, _calls
     calls_of_all = _exchange(calls)
     if min(calls_of_all) < 0:
-        distributed.print_once(f"stopped by SIGTERM before there was anything to save; {HOW_TO_CONTINUE}")
+        distributed.print_once(f"stopped by {describe_signal()} before there was anything to save; {HOW_TO_CONTINUE}")
         distributed.exit_process(0)
     with _change:
         _agreeing, _stop_at = False, max(calls_of_all) + 1

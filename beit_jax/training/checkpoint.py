@@ -11,7 +11,7 @@ state) and `meta` (config, versions). The position in the data needs no item: it
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,22 @@ def load_shapes(checkpoint: Path) -> dict[str, Any]:
         return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), _metadata(item))
     except DAMAGE_ERRORS as error:
         raise UserError(f"checkpoint {item} cannot be read ({describe_error(error)}); choose another") from error
+
+
+def check_items(checkpoint: Path, items: Iterable[str]) -> None:
+    """Checks that a checkpoint has these items, by reading what describes their arrays.
+
+    Raises:
+      UserError: one is missing, or cannot be read.
+    """
+    for item in items:
+        try:
+            _metadata(checkpoint / item)
+        except DAMAGE_ERRORS as error:
+            raise UserError(
+                f"checkpoint {checkpoint} was written, and its {item} cannot be read back ({describe_error(error)}); "
+                "check the disk, and run the same command again"
+            ) from error
 
 
 def load_state(checkpoint: Path, abstract: TrainState) -> TrainState:

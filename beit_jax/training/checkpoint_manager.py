@@ -36,6 +36,8 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self.meta: dict[str, Any] = {}  # of the checkpoint restored
         self._pending: int | None = None  # the step that is being saved, or was saved and has no checksums yet
+        self._newest: int | None = None  # the step that was saved last
+        self._items: list[str] = []  # of that checkpoint; arrays
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checksums")
 
     def latest_step(self) -> int | None:
@@ -64,9 +66,16 @@ class Checkpoints:
         if is_main():
             checksums.remove_checksums(self._folder / str(step))
         with self._errors():
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            starts = self._manager.save(step, args=ocp.args.Composite(**items))
+        if not starts:
+            raise UserError(
+                f"the checkpoint of step {step} was not written, because {self._folder} has one of step "
+                f"{self._manager.latest_step()}, which was not there when the run started; remove that folder, and "
+                f"run the same command again{self._older()}"
+            )
         self.check_pending()  # the previous save has ended
-        self._pending = step
+        self._pending = self._newest = step
+        self._items = [name for name in items if name != "meta"]
 
     def check_pending(self) -> None:
         """Checks the save in the background, and writes its checksums when it is complete; cheap, for every step.
@@ -107,7 +116,7 @@ class Checkpoints:
           abstract: shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct`).
 
         Raises:
-          UserError: no checkpoint can be read, or one is of another model; all stay where they are.
+          UserError: no checkpoint can be read, or one is of another model or another step; all stay where they are.
         """
         damaged: dict[int, str] = {}
         # A network file system may show each host another list.
@@ -122,6 +131,7 @@ class Checkpoints:
             if any_process(state is None):
                 damaged[step] = reason or "another process cannot read it"
                 continue
+            _check_number(folder, int(state.step))
             for newer, reason in damaged.items():
                 self._set_aside(newer, reason)
             if is_main() and not checksums.has_checksums(folder):
@@ -138,16 +148,20 @@ class Checkpoints:
         return None
 
     def close(self) -> None:
-        """Waits for the save in the background.
+        """Waits for the save in the background, and checks that it can be read back.
 
         Raises:
           UserError: it failed.
         """
-        with self._errors():
-            self._manager.wait_until_finished()
-        self.check_pending()
-        self._thread.shutdown()
-        self._manager.close()
+        try:
+            with self._errors():
+                self._manager.wait_until_finished()
+            self.check_pending()
+        finally:
+            self._thread.shutdown()  # waits for the checksums, which read every byte of the checkpoint
+            self._manager.close()
+        if self._newest is not None:
+            checkpoint.check_items(self._folder / str(self._newest), self._items)
 
     def _set_aside(self, step: int, reason: str) -> None:
         """Renames a damaged checkpoint: Orbax would silently refuse to save a step that exists."""
@@ -163,4 +177,16 @@ class Checkpoints:
         warnings.warn(
             f"checkpoint {damaged} cannot be read ({reason}); set aside as {aside.name}, using the one before it",
             stacklevel=3,
+        )
+
+
+def _check_number(folder: Path, step: int) -> None:
+    """Orbax writes no checkpoint of a step below the highest number that it finds.
+
+    Raises:
+      UserError: the state in a folder is of another step than its name.
+    """
+    if folder.name != str(step):
+        raise UserError(
+            f"checkpoint {folder} holds the state of step {step}; rename the folder to {step}, or remove it"
         )

@@ -11,7 +11,9 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from beit_jax.config import class_names, from_json
+from beit_jax.config import class_names, differing_keys, from_json
+from beit_jax.config import flatten as flatten_config
+from beit_jax.config.schema import declared_keys
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
@@ -81,6 +83,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
 
     if has_checkpoint(run):
         _check_classes(config, run)
+        _check_config(config, run)
     elif config.resume_from:
         _check_classes(config, find_checkpoint(config.resume_from, run.parent))
     elif config.init_from:
@@ -118,6 +121,22 @@ def _check_classes(config: ConfigDict, source: Path) -> None:
 
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
     return merge(initial, interpolate_positions(loaded, initial), ignored=part.ignored)
+
+
+def _check_config(config: ConfigDict, run: Path) -> None:
+    """Raises UserError if the newest checkpoint of a run was made with another config; its paths may differ."""
+    try:
+        newest = find_checkpoint(str(run))
+        there = from_json(checkpoint.load_config(newest))
+    except (UserError, ValueError):
+        return  # damaged; an older one may be intact
+    declared, before, now = declared_keys(config), flatten_config(there), flatten_config(config)
+    for key in differing_keys(there, config):
+        if key not in declared or not declared[key].is_path:
+            raise UserError(
+                f"checkpoint {newest} was made with {key}={before.get(key, 'absent')!r}, and the config has "
+                f"{now.get(key, 'absent')!r}; choose another --workdir, or set it as it was"
+            )
 
 
 @contextlib.contextmanager

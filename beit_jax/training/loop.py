@@ -36,7 +36,7 @@ def train(experiment: "Experiment") -> dict[str, float]:
 
     Raises:
       UserError: what the user can change: a checkpoint or a mesh that does not fit, a loss that is not finite.
-      preemption.Preempted: the state is saved, because SIGTERM asked the run to stop.
+      preemption.Preempted: the state is saved, because a signal asked the run to stop.
     """
     with jax.set_mesh(experiment.mesh), contextlib.ExitStack() as at_end:
         at_end.callback(preemption.allow_exit)  # called last, after everything else is closed
@@ -85,7 +85,8 @@ class _Run:
             return results or self._evaluate()
         except preemption.PreemptionRequested:
             raise preemption.Preempted(
-                f"{self.name}: stopped by SIGTERM at step {self.step}, which is saved; {preemption.HOW_TO_CONTINUE}"
+                f"{self.name}: stopped by {preemption.describe_signal()} at step {self.step}, which is saved; "
+                f"{preemption.HOW_TO_CONTINUE}"
             ) from None
 
     def _steps(self) -> Iterator[None]:

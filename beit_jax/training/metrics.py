@@ -1,16 +1,20 @@
 """What a run writes: `metrics.jsonl`, event files of TensorBoard, and pictures as PNG."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
+from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.runtime.csv_table import write_csv
+from beit_jax.runtime.optional_writes import LineFile, OptionalWrites
 from beit_jax.tasks.report import Table
+from beit_jax.training.tensorboard import TensorBoard
 
 FILE = "metrics.jsonl"
 TABLES = "tables"  # the folder of the tables of the last evaluation
@@ -18,7 +22,7 @@ EVALUATION = "eval/"  # prefix of the metrics of an evaluation
 
 
 class MetricWriter:
-    """Writes the numbers and pictures of one run, from one process."""
+    """Writes the numbers and pictures of one run, from one process. What cannot be written does not end the run."""
 
     def __init__(self, run: Path, start_step: int = 0, writes: bool = True):
         """
@@ -27,17 +31,21 @@ class MetricWriter:
           start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its
             last checkpoint, are removed: these steps are repeated.
           writes: whether this process writes; in the others, every method does nothing.
+
+        Raises:
+          UserError: the folder cannot be written now.
         """
         self._writes = writes
         if not writes:
             return
-        run.mkdir(parents=True, exist_ok=True)
-        self._pictures, self._tables = run / "pictures", run / TABLES
-        self._path = path = run / FILE
-        kept = [line for line in read_metrics(path) if line["step"] <= start_step]
-        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        self._board = SummaryWriter(str(run / "tensorboard"), purge_step=start_step + 1, flush_secs=30)
+        self._pictures, self._tables, self._path = run / "pictures", run / TABLES, run / FILE
+        kept = [line for line in read_metrics(self._path) if line["step"] <= start_step]
+        try:
+            write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
+        except OSError as error:
+            raise UserError(f"{self._path} cannot be written: {error}; free some space, or make it writable") from error
+        self._lines, self._board = LineFile(self._path), TensorBoard(run / "tensorboard", start_step + 1)
+        self._files = OptionalWrites(f"the pictures and tables of {run}")
 
     def read_evaluation(self, step: int) -> dict[str, float]:
         """The metrics of an evaluation that was written before; empty where there is none."""
@@ -47,40 +55,40 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Writes one line of `metrics.jsonl`, such as `{"step": 10, "loss": 0.5}`, and the same to TensorBoard."""
-        if not self._writes:
-            return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        if self._writes:
+            self._lines.append(json.dumps({"step": step, **values}))
+            self._board.add_scalars(step, values)
 
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Writes images `[b, h, w, 3]` in [0, 1] side by side as `pictures/NAME.png`, and the same to TensorBoard."""
-        if not self._writes:
-            return
-        for name, strip in save_pictures(self._pictures, pictures).items():
-            self._board.add_image(name, strip, step, dataformats="HWC")
+        if self._writes:
+            strips = {name: to_strip(images) for name, images in pictures.items()}
+            self._files.attempt(lambda: save_strips(self._pictures, strips))
+            self._board.add_images(step, strips)
 
     def write_tables(self, tables: Mapping[str, Table]) -> None:
         """Writes each table as `tables/NAME.csv`."""
         if self._writes:
-            save_tables(self._tables, tables)
+            self._files.attempt(lambda: save_tables(self._tables, tables))
 
     def close(self) -> None:
-        """Flushes and closes the files."""
-        if not self._writes:
-            return
-        self._file.close()
-        self._board.close()
+        """Closes the files."""
+        if self._writes:
+            self._lines.close()
+            self._board.close()
 
 
-def save_pictures(folder: Path, pictures: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Writes one PNG for each name into `folder`; returns what was written, uint8 `[h, w, 3]`."""
-    strips = {name: to_strip(images) for name, images in pictures.items()}
+def save_pictures(folder: Path, pictures: Mapping[str, np.ndarray]) -> None:
+    """Writes images `[b, h, w, 3]` in [0, 1] side by side as one PNG for each name into `folder`."""
+    save_strips(folder, {name: to_strip(images) for name, images in pictures.items()})
+
+
+def save_strips(folder: Path, strips: Mapping[str, np.ndarray]) -> None:
+    """Writes images, uint8 `[h, w, 3]`, as one PNG for each name into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, strip in strips.items():
         file = "".join(c if c.isalnum() else "_" for c in name)
         Image.fromarray(strip).save(folder / f"{file}.png")
-    return strips
 
 
 def save_tables(folder: Path, tables: Mapping[str, Table]) -> None:
@@ -97,13 +105,24 @@ def to_strip(images: np.ndarray, gap: int = 2, min_side: int = 64) -> np.ndarray
     return (np.concatenate(list(padded), axis=1).clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def read_metrics(path: Path) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; leaves out a last line that a kill has truncated."""
-    lines = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                break
-    return lines
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`.
+
+    Lines that cannot be read are left out, with a warning; not for the last one, which a kill may have truncated.
+    """
+    texts = path.read_bytes().splitlines() if path.exists() else []
+    lines = [_parse_line(text) for text in texts]
+    damaged = [number for number, line in enumerate(lines, 1) if line is None and number < len(lines)]
+    if damaged:
+        more = f" and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        warnings.warn(f"line {damaged[0]}{more} of {path} cannot be read and is left out", stacklevel=2)
+    return [line for line in lines if line is not None]
+
+
+def _parse_line(text: bytes) -> dict[str, Any] | None:
+    """A line of `metrics.jsonl`; None where it is no object with a step."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):  # bytes that are not UTF-8 among them
+        return None
+    return line if isinstance(line, dict) and type(line.get("step")) is int else None

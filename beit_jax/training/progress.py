@@ -7,6 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from beit_jax.runtime.distributed import is_main, print_once
+from beit_jax.runtime.optional_writes import OptionalWrites
 
 PARAMETERS = "parameters.txt"
 
@@ -52,7 +53,11 @@ def describe_devices(mesh: Mesh) -> str:
 
 def write_parameters(run: Path, lines: Sequence[str], mode: str) -> None:
     """Keeps lines in the run's `parameters.txt`, and prints the last one."""
-    if is_main():
+
+    def write() -> None:
         with (run / PARAMETERS).open(mode, encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)
+
+    if is_main():
+        OptionalWrites(str(run / PARAMETERS)).attempt(write)
     print_once(f"{run.name}: {lines[-1]}")

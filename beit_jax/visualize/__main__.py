@@ -11,7 +11,6 @@ COMMAND --help explains each.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,10 +74,6 @@ def _report(settings: argparse.Namespace) -> None:
         for workdir in workdirs if settings.markdown else ():
             table = markdown.markdown_table(runs.collect_runs(workdir))
             markdown.replace_table(Path(settings.markdown), workdir.resolve().name, table)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{', '.join(map(str, workdirs))}: result.json cannot be read ({error}); run it again"
-        ) from error
     except OSError as error:
         raise UserError(f"the report cannot be written: {error}; choose another page with --out") from error
 

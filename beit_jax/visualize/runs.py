@@ -1,7 +1,6 @@
 """Workdirs as a report needs them: their runs, grouped by what differs in nothing but the seed."""
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from beit_jax.evals import knn
 from beit_jax.tasks import Report, create_task
 from beit_jax.training import metrics
 from beit_jax.visualize.workdirs import recipe_of
-from beit_jax.workdir import CONFIG, RESULT
+from beit_jax.workdir import CONFIG, read_result
 
 SEED = re.compile(r"[_,]?seed=?\d+")  # in the names of stages, of a sweep's members, and of workdirs
 
@@ -68,15 +67,15 @@ def collect_runs(*workdirs: Path, unfinished: bool = False) -> list[Group]:
     for workdir_name, workdir in zip(_workdir_names(workdirs), workdirs):
         for stage, folder, config in _stages(workdir):
             log = metrics.read_metrics(folder / metrics.FILE)
-            finished = (folder / RESULT).exists()
+            result = read_result(folder)
+            finished = result is not None
             if not finished and not (unfinished and log):
                 continue
             name, report = ": ".join(filter(None, (workdir_name, SEED.sub("", stage)))), report_of(config)
             labels = _describe_labels(config.data.labels)
             group = groups.setdefault((name, report.title, labels), Group(name, report, labels))
-            result = json.loads((folder / RESULT).read_text(encoding="utf-8")) if finished else _last_evaluation(log)
             group.runs.append(Run(folder, config, log, "" if finished else _describe_progress(config, log)))
-            group.results.append(result)
+            group.results.append(result if finished else _last_evaluation(log))
     return list(groups.values())
 
 

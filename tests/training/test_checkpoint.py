@@ -1,5 +1,7 @@
 """Checkpoints of a synthetic state: saved, found, and restored onto another mesh."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,6 +38,7 @@ def save(run, mesh):
         return jax.device_put(np.asarray(values, leaf.dtype), leaf.sharding)
 
     state = jax.tree.map(draw, abstract_state(mesh))
+    state = state.replace(step=jnp.zeros_like(state.step))
     checkpoints = checkpoint_manager.Checkpoints(run)
     checkpoints.save(state, 0, {"config": "{}"})
     checkpoints.close()
@@ -85,3 +88,37 @@ def test_the_folder_of_a_recipe_names_its_stages(tmp_path):
     (tmp_path / "pretrain" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match=r"holds several runs; name one of them: .*/pretrain"):
         find_checkpoint(str(tmp_path))
+
+
+def test_a_number_that_is_not_that_of_the_state_is_refused(tmp_path):
+    mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+    save(tmp_path, mesh)
+    folder = tmp_path / "checkpoints"
+    (folder / "0").rename(folder / "100000")
+    message = r"checkpoints/100000 holds the state of step 0; rename the folder to 0, or remove it"
+    with pytest.raises(UserError, match=message):
+        checkpoint_manager.Checkpoints(tmp_path).restore(abstract_state(mesh))
+    (folder / "100000").rename(folder / "0")
+    assert checkpoint_manager.Checkpoints(tmp_path).restore(abstract_state(mesh)).step == 0
+
+
+def test_a_save_that_orbax_skips_is_an_error(tmp_path):
+    mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), abstract_state(mesh))
+    checkpoints = checkpoint_manager.Checkpoints(tmp_path)
+    checkpoints.save(state, 7, {"config": "{}"})
+    checkpoints.check_pending()
+    with pytest.raises(UserError, match=r"step 3 was not written, because .*checkpoints has one of step 7"):
+        checkpoints.save(state, 3, {"config": "{}"})
+    checkpoints.close()
+
+
+def test_a_checkpoint_that_is_gone_at_the_end_is_an_error(tmp_path):
+    mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), abstract_state(mesh))
+    checkpoints = checkpoint_manager.Checkpoints(tmp_path)
+    checkpoints.save(state, 7, {"config": "{}"})
+    checkpoints._manager.wait_until_finished()
+    shutil.rmtree(tmp_path / "checkpoints" / "7" / "params")
+    with pytest.raises(UserError, match=r"checkpoints/7 was written, and its params cannot be read back"):
+        checkpoints.close()

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 
 from beit_jax.errors import UserError
+from beit_jax.runtime.optional_writes import OptionalWrites
 
 NAMED = 5  # images in an error message
 DEVIATIONS = 4  # standard deviations that are tolerated above the expected number
@@ -25,17 +26,14 @@ class UnreadableImages:
         self.count = 0
         self.names: dict[str, None] = {}  # in the order in which they were met
         self._file, self._in_file, self._size = file, set(), 0
+        self._pending, self._writes = [], OptionalWrites(str(file))  # names that could not be written yet
 
     def restart(self) -> None:
         """Starts to count from 0 again, for another pass over the same images."""
         self.seen = self.count = 0
 
     def add(self, seen: int, names: list[bytes], faults: list[bytes]) -> None:
-        """Counts a batch of `seen` images, with names and faults of the unreadable ones; warns once of each image.
-
-        Raises:
-          UserError: the file cannot be written.
-        """
+        """Counts a batch of `seen` images, with names and faults of the unreadable ones; warns once of each image."""
         self.seen += seen
         self.count += len(names)
         new = []
@@ -47,13 +45,8 @@ class UnreadableImages:
                 arguments = name, fault, len(self.names), self._where(", listed in ")
                 logging.getLogger("beit_jax").warning(message, *arguments)
         if new and self._file:
-            try:
-                self._append(self._file, new)
-            except OSError as error:
-                raise UserError(
-                    f"cannot write the names of unreadable images: {error}; free some disk space or allow the file to "
-                    "be written"
-                ) from error
+            file, pending = self._file, [*self._pending, *new]
+            self._pending = [] if self._writes.attempt(lambda: self._append(file, pending)) else pending
 
     def _append(self, file: Path, new: list[tuple[str, str]]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -83,8 +83,13 @@ def test_a_line_cut_off_by_a_power_failure_spoils_no_other(tmp_path):
     assert file.read_text() == "a.jpg\tempty\nb.jp\nb.jpg\tdamaged\n"
 
 
-def test_a_file_that_cannot_be_written(tmp_path):
-    (tmp_path / "unreadable.txt").mkdir()
-    with pytest.raises(UserError, match=r"cannot write the names of unreadable images: .*unreadable.txt") as error:
-        UnreadableImages(1.0, tmp_path / "unreadable.txt").add(9, [b"a.jpg"], [b"empty"])
-    assert "\n" not in str(error.value)
+def test_names_that_cannot_be_written_are_written_later(tmp_path, caplog):
+    file = tmp_path / "unreadable.txt"
+    file.mkdir()
+    images = UnreadableImages(1.0, file)
+    images.add(9, [b"a.jpg"], [b"empty"])
+    images.add(9, [b"b.jpg"], [b"empty"])
+    assert caplog.text.count(f"cannot write {file}") == 1
+    file.rmdir()
+    images.add(9, [b"c.jpg"], [b"damaged"])
+    assert file.read_text() == "a.jpg\tempty\nb.jpg\tempty\nc.jpg\tdamaged\n"

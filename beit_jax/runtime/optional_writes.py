@@ -1,0 +1,60 @@
+"""Writes that a run can do without: a full disk is no reason to lose hours of training for a line of a log."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+
+class OptionalWrites:
+    """Writes of one kind. A failure is logged, once until a write succeeds again; the run goes on."""
+
+    def __init__(self, what: str):
+        """
+        Args:
+          what: is written, for the message.
+        """
+        self._what, self._failing = what, False
+
+    def attempt(self, write: Callable[[], object]) -> bool:
+        """Whether `write` succeeded; one that raised `OSError` may be tried again."""
+        try:
+            write()
+        except OSError as error:
+            if not self._failing:
+                message = "cannot write %s (%s); the run goes on, and tries it again"
+                logging.getLogger("beit_jax").warning(message, self._what, error)
+            self._failing = True
+            return False
+        if self._failing:
+            logging.getLogger("beit_jax").warning("%s can be written again", self._what)
+        self._failing = False
+        return True
+
+
+class LineFile:
+    """A file of lines that grows at its end. Lines that cannot be written yet are kept, and written before the next."""
+
+    def __init__(self, path: Path):
+        self._path, self._pending, self._writes = path, [], OptionalWrites(str(path))
+
+    def append(self, line: str) -> None:
+        """Adds a line, given without its end."""
+        self._pending.append(line)
+        self._writes.attempt(self._write)
+
+    def close(self) -> None:
+        """Tries once more to write what is pending."""
+        if self._pending:
+            self._writes.attempt(self._write)
+
+    def _write(self) -> None:
+        with self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            data = "".join(f"{line}\n" for line in self._pending).encode()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(size)  # no line is written by halves
+                raise
+        self._pending.clear()

@@ -1,0 +1,67 @@
+"""Event files of TensorBoard."""
+
+import itertools
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tensorboardX import event_file_writer, summary
+from tensorboardX.proto import event_pb2
+
+from beit_jax.runtime.optional_writes import OptionalWrites
+
+_numbers = itertools.count()  # of the event files of this process, whose names must differ
+
+
+class TensorBoard:
+    """Writes the numbers and pictures of one run.
+
+    Numbers that cannot be written are left out (see `OptionalWrites`), and the next ones go into a new file.
+    `tensorboardX.SummaryWriter` is not used: it writes in a thread, and if that dies of a full disk, its caller waits
+    for it for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        """
+        Args:
+          folder: of the event files.
+          first_step: TensorBoard drops what earlier files say of this step and later ones.
+        """
+        self._folder, self._writer, self._writes = folder, None, OptionalWrites(str(folder))
+        self._first_step = first_step
+
+    def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Adds numbers by name."""
+        self._add(step, [summary.scalar(name, value) for name, value in values.items()])
+
+    def add_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
+        """Adds images, uint8 `[h, w, 3]`, by name."""
+        self._add(step, [summary.image(name, image, dataformats="HWC") for name, image in images.items()])
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._writer is not None:
+            self._writes.attempt(self._writer.close)
+            self._writer = None
+
+    def _add(self, step: int, summaries: list) -> None:
+        events = [event_pb2.Event(step=step, wall_time=time.time(), summary=entry) for entry in summaries]
+        if not self._writes.attempt(lambda: self._write(events)):
+            self._writer = None
+
+    def _write(self, events: list) -> None:
+        if self._writer is None:
+            self._writer = self._open()
+        for event in events:
+            self._writer.write_event(event)
+        self._writer.flush()
+
+    def _open(self) -> event_file_writer.EventsWriter:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        suffix = f".{os.getpid()}.{next(_numbers)}"
+        writer = event_file_writer.EventsWriter(str(self._folder / "events"), suffix)
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        writer.write_event(event_pb2.Event(step=self._first_step, wall_time=time.time(), session_log=start))
+        return writer
