@@ -142,6 +142,14 @@ def test_checkpoint_without_its_config(finished, tmp_path):
     assert "does not say which config made it" in refused([f"--checkpoint={tmp_path}"], evaluate)
 
 
+def test_a_run_without_its_config_is_compared_with_its_checkpoint(finished, tmp_path):
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    for name in ("config.json", "result.json"):
+        (tmp_path / name).unlink()
+    message = refused(command("finetune", tmp_path, "--config.optimizer.lr=0.5"))
+    assert "checkpoints/20 was made with optimizer.lr=" in message and "and the config has 0.5; choose" in message
+
+
 def test_a_recipe_is_no_config_of_a_checkpoint(finished):
     message = refused([f"--checkpoint={finished}", "--config=configs/quickstart.py"], evaluate)
     assert "quickstart.py is a recipe of several runs; leave it out" in message

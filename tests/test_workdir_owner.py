@@ -11,7 +11,7 @@ from beit_jax.runtime.checkpoint_folder import has_checkpoint
 from beit_jax.training import loop, memory_check
 from beit_jax.training.memory_limit import MemoryLimit
 from beit_jax.training.metrics import read_metrics
-from beit_jax.workdir import check_owner, remove_leftovers
+from beit_jax.workdir import FILES, FOLDERS, check_contents, check_owner, read_result, remove_leftovers
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 OURS = ("metrics.jsonl", "parameters.txt", "unreadable.txt", "unreadable-3.txt", "tensorboard/events.out.tfevents.1")
@@ -64,7 +64,10 @@ def test_untrained_workdir_is_free_and_cleared_of_our_files(tmp_path):
 @pytest.mark.parametrize("mark", ["checkpoints/10", "checkpoints/10.broken", "result.json"])
 def test_trained_workdir_is_refused_with_all_keys(tmp_path, mark):
     start(tmp_path, config())
-    (tmp_path / mark).mkdir()
+    if mark == "result.json":
+        (tmp_path / mark).write_text('{"loss": 1.5}')
+    else:
+        (tmp_path / mark).mkdir()
     check_owner(tmp_path, config(**{"mesh.data": 2, "data.max_bad_fraction": 0.5, "optimizer.accumulate": 4}))
     changes = {"seed": 3, "batch_size": 8, "mixup": 0.5, "cutmix": 0.25, "epochs": 2.0, "data.source": "digits"}
     more = {"optimizer.lr": 2.0, "optimizer.ema": 0.5, "optimizer.min_lr": 1.0, "label_smoothing": 0.0}
@@ -75,6 +78,37 @@ def test_trained_workdir_is_refused_with_all_keys(tmp_path, mark):
     assert message.count(" there and ") == 8 and "and 2 more keys differ" in message
     assert f"--config={tmp_path}/config.json" in message
     assert files(tmp_path) - {"result.json"} == {*OURS, *USERS}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '{"loss": "low"}', '{"loss": [1]}', "[" * 100_000, b"\xff"])
+def test_a_result_that_is_none_is_not_of_a_finished_run(tmp_path, text):
+    (tmp_path / "result.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert read_result(tmp_path) is None
+    (tmp_path / "result.json").write_text('{"loss": 1.5, "codes": 3}')
+    assert read_result(tmp_path) == {"loss": 1.5, "codes": 3}
+
+
+@pytest.mark.parametrize("name", [*FOLDERS, *FILES])
+def test_what_lies_where_a_run_writes(tmp_path, name):
+    check_contents(tmp_path / "run")
+    path = tmp_path / "run" / name
+    wrong = "folder" if name in FOLDERS else "file"
+    path.parent.mkdir()
+    path.write_text("text") if name in FOLDERS else path.mkdir()
+    with pytest.raises(UserError, match=f"run/{name} is no {wrong}; remove it, or choose another --workdir"):
+        check_contents(tmp_path / "run")
+    path.unlink() if name in FOLDERS else path.rmdir()
+    path.symlink_to(tmp_path / "missing")
+    with pytest.raises(UserError, match=f"run/{name} is no {wrong}"):
+        check_contents(tmp_path / "run")
+
+
+def test_a_workdir_below_a_file(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"/file is a file; expected a folder"):
+        check_contents(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=r"cannot be read: File name too long"):
+        check_contents(tmp_path / ("long" * 100))
 
 
 def test_stages_that_were_not_trained_may_change(tmp_path):
