@@ -33,14 +33,16 @@ def has_checksums(checkpoint: Path) -> bool:
     return _checksum_file(checkpoint).exists()
 
 
-def find_damage(checkpoint: Path) -> str:
-    """What is wrong with the files of a checkpoint; empty where nothing is."""
+def find_damage(checkpoint: Path, item: str = "*") -> str:
+    """What is wrong with the files of a checkpoint, or of one of its items; empty where nothing is."""
     try:
         expected = dict(json.loads(_checksum_file(checkpoint).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return _read_all_arrays(checkpoint)  # the run was killed before they were written
+    except (OSError, ValueError, TypeError, RecursionError):
+        # The run was killed before they were written, or the checkpoint was copied without its run.
+        return _read_all_arrays(checkpoint, item)
+    expected = {name: value for name, value in expected.items() if item in ("*", name.partition("/")[0])}
     try:
-        sums = _measure(checkpoint)
+        sums = _measure(checkpoint, item)
     except OSError as error:
         return str(error)
     wrong = [name for name in expected if sums.get(name) != expected[name]]
@@ -49,11 +51,11 @@ def find_damage(checkpoint: Path) -> str:
     return f"{wrong[0]} {'has changed' if wrong[0] in sums else 'is gone'}"
 
 
-def _read_all_arrays(checkpoint: Path) -> str:
+def _read_all_arrays(checkpoint: Path, item: str) -> str:
     """What is wrong with a checkpoint without checksums: reads all bytes of its arrays once."""
     import tensorstore
 
-    for manifest in sorted(checkpoint.glob("*/manifest.ocdbt")):
+    for manifest in sorted(checkpoint.glob(f"{item}/manifest.ocdbt")):
         spec = {"driver": "ocdbt", "base": f"file://{manifest.parent.absolute()}/"}
         try:
             store = tensorstore.KvStore.open(spec).result()
@@ -68,9 +70,9 @@ def _checksum_file(checkpoint: Path) -> Path:
     return checkpoint.parents[1] / FOLDER / f"{checkpoint.name}.json"
 
 
-def _measure(checkpoint: Path) -> dict[str, list[int]]:
+def _measure(checkpoint: Path, item: str = "*") -> dict[str, list[int]]:
     """`{"params/d/...": [bytes, crc32]}` of the files in the folders of a checkpoint."""
-    files = sorted(file for file in checkpoint.glob("*/**/*") if file.is_file())
+    files = sorted(file for file in checkpoint.glob(f"{item}/**/*") if file.is_file())
     return {file.relative_to(checkpoint).as_posix(): [file.stat().st_size, _crc(file)] for file in files}
 
 

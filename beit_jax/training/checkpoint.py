@@ -21,7 +21,9 @@ import orbax.checkpoint as ocp
 from beit_jax import __version__
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import UserError
+from beit_jax.runtime import checksums
 from beit_jax.runtime.checkpoint_folder import FOLDER, find_checkpoint
+from beit_jax.runtime.distributed import any_process, is_main
 from beit_jax.training.params import map_names
 from beit_jax.training.train_step import TrainState
 
@@ -57,6 +59,19 @@ def check_items(checkpoint: Path, items: Iterable[str]) -> None:
                 f"checkpoint {checkpoint} was written, and its {item} cannot be read back ({describe_error(error)}); "
                 "check the disk, and run the same command again"
             ) from error
+
+
+def check_bytes(checkpoint: Path, item: str = "*") -> None:
+    """Compares a checkpoint, or one of its items, with its checksums. Every process must call it.
+
+    Raises:
+      UserError: its bytes have changed since it was written.
+    """
+    damage = checksums.find_damage(checkpoint, item) if is_main() else ""
+    if any_process(bool(damage)):
+        raise UserError(
+            f"checkpoint {checkpoint} is damaged ({damage or 'see process 0'}); choose another, or copy it again"
+        )
 
 
 def load_state(checkpoint: Path, abstract: TrainState) -> TrainState:
@@ -112,6 +127,7 @@ def save_params(run: Path, params: Mapping[str, Any], config: str) -> None:
     with ocp.CheckpointManager((run / FOLDER).absolute()) as manager:
         meta = {"versions": library_versions(), "config": config}
         manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
+    checksums.write_checksums(run / FOLDER / "0")
 
 
 def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, Any]:
@@ -122,10 +138,11 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
       sharding: of every array.
 
     Raises:
-      UserError: the checkpoint cannot be read.
+      UserError: the checkpoint cannot be read, or its bytes have changed since it was written.
     """
     item = checkpoint / ("ema" if (checkpoint / "ema").is_dir() else "params")
     shapes = load_shapes(checkpoint)
+    check_bytes(checkpoint, item.name)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     try:
         with _damage_as_value_error(), ocp.StandardCheckpointer() as checkpointer:

@@ -187,6 +187,7 @@ def starting_state(
         return restored, f"continuing from step {int(restored.step)}"
     if config.resume_from:
         source = find_checkpoint(config.resume_from, run.parent)
+        checkpoint.check_bytes(source)
         try:
             restored = checkpoint.load_state(source, abstract)
         except checkpoint.DAMAGE_ERRORS as error:

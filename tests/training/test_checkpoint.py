@@ -122,3 +122,20 @@ def test_a_checkpoint_that_is_gone_at_the_end_is_an_error(tmp_path):
     shutil.rmtree(tmp_path / "checkpoints" / "7" / "params")
     with pytest.raises(UserError, match=r"checkpoints/7 was written, and its params cannot be read back"):
         checkpoints.close()
+
+
+def test_a_flipped_bit_is_noticed_wherever_parameters_are_read(tmp_path):
+    mesh = sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+    save(tmp_path, mesh)
+    found = find_checkpoint(str(tmp_path))
+    everywhere = sharding.replicated(mesh)
+    checkpoint.load_params(found, everywhere)
+    file = max((found / "ema").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 64
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"checkpoints/0 is damaged \(ema/.* has changed\); choose another, or copy it"):
+        checkpoint.load_params(found, everywhere)
+    with pytest.raises(UserError, match="is damaged"):
+        checkpoint.check_bytes(found)
+    checkpoint.check_bytes(found, "params")  # these are intact
