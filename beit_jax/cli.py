@@ -269,7 +269,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
     If several processes are one run: when one fails, all end; a process that is done waits for the others.
     """
-    logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot change
+    # Libraries warn of what a user cannot change, and Orbax logs each error once for each of its threads; what matters
+    # is raised too.
+    logging.set_verbosity(logging.FATAL)
     try:
         main(sys.argv[1:])
     except (UserError, ModuleNotFoundError) as error:

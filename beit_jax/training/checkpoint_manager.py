@@ -97,6 +97,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:
+            self._newest = None  # nothing to read back
             reason = str(error).partition("\n")[0].rpartition('": ')[2]  # the system's message is at the end
             raise UserError(
                 f"a checkpoint could not be written to {self._folder} ({type(error).__name__}: {reason}); free some "

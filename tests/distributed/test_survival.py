@@ -102,6 +102,7 @@ def test_files_that_cannot_grow(at_six, finished):
     done = subprocess.run(limited, capture_output=True, text=True)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert done.returncode == 2 and len(errors) == 1, done.stderr
+    assert "Traceback" not in done.stderr
     assert "a checkpoint could not be written to" in errors[0] and "File too large" in errors[0]
     assert errors[0].endswith("to continue from step 6, which is intact"), errors
     assert content(at_six, 6) == before
