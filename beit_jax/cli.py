@@ -272,6 +272,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # Libraries warn of what a user cannot change, and Orbax logs each error once for each of its threads; what matters
     # is raised too.
     logging.set_verbosity(logging.FATAL)
+    # What the main thread raises is printed below; this hook is left to the threads of libraries in C++, which
+    # report there what follows from an error that was raised already.
+    sys.excepthook = lambda *_: None
     try:
         main(sys.argv[1:])
     except (UserError, ModuleNotFoundError) as error:
