@@ -272,9 +272,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # Libraries warn of what a user cannot change, and Orbax logs each error once for each of its threads; what matters
     # is raised too.
     logging.set_verbosity(logging.FATAL)
-    # What the main thread raises is printed below; this hook is left to the threads of libraries in C++, which
-    # report there what follows from an error that was raised already.
-    sys.excepthook = lambda *_: None
+    sys.unraisablehook = _ignore_library_threads
     try:
         main(sys.argv[1:])
     except (UserError, ModuleNotFoundError) as error:
@@ -294,6 +292,15 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             distributed.finish()
         raise
     distributed.finish()
+
+
+def _ignore_library_threads(unraisable: Any) -> None:
+    """Prints what Python cannot raise, but not what comes from threads of libraries in C++, which name no object.
+
+    When a checkpoint cannot be written, each of tensorstore's threads reports that nobody waits for it any more.
+    """
+    if unraisable.object is not None:
+        sys.__unraisablehook__(unraisable)
 
 
 def _fail(error: Exception) -> NoReturn:
