@@ -2,7 +2,11 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+
+# C0 and C1 controls, and those that change the direction of what follows.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -13,13 +17,18 @@ class UserError(Exception):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line for each mistake."""
-        return tuple(map(str, self.args))
+        """One line for each mistake; the names of files in it cannot command a terminal."""
+        return tuple("\n".join(map(printable, str(line).split("\n"))) for line in self.args)
 
     def __str__(self) -> str:
         if len(self.args) < 2:
             return "".join(self.lines)
         return "\n  ".join((f"{len(self.args)} things are wrong:", *self.lines))
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which a terminal would obey; they are shown as `\\xNN`."""
+    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 class Mistakes:

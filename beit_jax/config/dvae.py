@@ -9,7 +9,7 @@ from beit_jax.config.keys import Key, Keys
 KEYS: Keys = dict(
     vocab=Key(8192, "number of tokens", at_least=1),
     hidden=Key(256, "width of the encoder's first group and of the decoder's last", at_least=1),
-    groups=Key(4, "groups of blocks; a token covers 2^(groups - 1) pixels a side", at_least=1),
+    groups=Key(4, "groups of blocks; a token covers 2^(groups - 1) pixels a side", at_least=1, at_most=8),
     blocks_per_group=Key(2, "residual blocks in a group", at_least=1),
     decoder_init=Key(128, "width of the codebook's vectors", at_least=1),
 )

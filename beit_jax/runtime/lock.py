@@ -110,7 +110,7 @@ def _owner(path: Path) -> dict[str, object]:
     """The last heartbeat. The file is opened again each time, because network file systems refresh only then."""
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, TypeError, RecursionError):  # gone, or no JSON object
         return {}
 
 

@@ -4,7 +4,7 @@ import logging
 import math
 from pathlib import Path
 
-from beit_jax.errors import UserError
+from beit_jax.errors import UserError, printable
 from beit_jax.runtime.optional_writes import OptionalWrites
 
 NAMED = 5  # images in an error message
@@ -82,4 +82,4 @@ class UnreadableImages:
 
 def _text(raw: bytes) -> str:
     """One line of text, different for different bytes."""
-    return raw.decode("utf-8", "backslashreplace").replace("\n", "\\n").replace("\t", "\\t")
+    return printable(raw.decode("utf-8", "backslashreplace"))
