@@ -89,6 +89,8 @@ def _read_safetensors(path: Path) -> state_dicts.StateDict:
         with safe_open(path, framework="np") as file:
             written_by = (file.metadata() or {}).get("format", "pt")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except AttributeError as error:  # float8
+        raise UserError(f"{path} holds numbers that NumPy lacks ({error}); save the model in float32") from error
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
     if written_by not in ("pt", "np"):
@@ -101,9 +103,7 @@ def _read_safetensors(path: Path) -> state_dicts.StateDict:
 
 def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> None:
     """Raises a UserError if a `config.json` is not of the library whose names the tensors beside it have."""
-    expected, named_in = (
-        ("transformers' BEiT", "transformers") if layout == "hf" else ("timm", "timm and official files")
-    )
+    expected = "transformers' BEiT" if layout == "hf" else "timm"
     for key in ("model_args", "pretrained_cfg"):
         if not isinstance(settings.get(key) or {}, Mapping):
             raise UserError(f"{path.with_name('config.json')} has {key}={settings[key]!r}; expected an object")
@@ -113,8 +113,8 @@ def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> N
         kind = settings.get("model_type")
         found = "timm" if is_timm else f"transformers (model_type={kind!r})" if kind else "another program"
         raise UserError(
-            f"{path.with_name('config.json')} is of {found}, but the tensors of {path.name} have the names of {named_in}"
-            f"; expected a config.json of {expected}: move one of the files to another folder"
+            f"{path.with_name('config.json')} is of {found}, and does not fit the names in {path.name} beside it; "
+            f"expected a config.json of {expected}: move one of the files to another folder"
         )
 
 

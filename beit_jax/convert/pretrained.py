@@ -69,7 +69,8 @@ def from_pretrained(
         name. Or it does not state something that must be given.
     """
     params, config = _load(str(name_or_path), heads, num_classes, seed)
-    if task in (None, config.task) and num_classes is None and image_size is None:
+    same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
+    if task in (None, config.task) and same_classes and image_size is None:
         return Pretrained(create_task(config).model, params, config)
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
@@ -97,8 +98,8 @@ def _load(
     new = _new_head(source, config, seed) if detect.is_headless(source, config) else {}
     shapes = {name: leaf for name, leaf in shapes.items() if name not in new}
     state = _without_unused(source, config.task)
-    by = f" by the {path if path.is_dir() else path.parent}/config.json beside it" if source.settings else ""
-    _check_names(state, names.shapes_in(shapes, source.layout, config.task), f"{path}{by}")
+    where = f"{path}, with the config.json in its folder," if source.settings else str(path)
+    _check_names(state, names.shapes_in(shapes, source.layout, config.task), where)
     for note in source.notes:
         print(f"{path}: {note}", file=sys.stderr)
     return unflatten(names.from_layout(state, shapes, source.layout, config.task) | new), config

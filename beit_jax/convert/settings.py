@@ -59,7 +59,9 @@ def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
     per_block, shared = stated["use_relative_position_bias"], stated["use_shared_relative_position_bias"]
     if per_block and shared:
         raise UserError(f"{where} has both a shared table of relative positions and one per block; expected one kind")
-    sizes = (stated[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    sizes = [stated[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
+    if min(sizes) < 1 or sizes[0] % sizes[2]:
+        raise UserError(f"{where} has the width, depth and heads {sizes} in config.json; expected heads that divide it")
     return dict(
         variant=variants.name_of(variants.Variant(*sizes), stated["patch_size"]),
         image_size=stated["image_size"],
