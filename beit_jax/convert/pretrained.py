@@ -113,7 +113,7 @@ def _new_head(source: files.Files, config: ConfigDict, seed: int) -> dict[str, n
         for name in initial
         if name.startswith(("head/", "fc_norm/"))
     }
-    return {name: np.asarray(initial[name]) for name, is_absent in absent.items() if is_absent}
+    return {name: np.array(initial[name]) for name, is_absent in absent.items() if is_absent}
 
 
 def _without_unused(source: files.Files, task: str) -> dict[str, np.ndarray]:

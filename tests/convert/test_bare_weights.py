@@ -117,9 +117,7 @@ def test_an_encoder_alone_gets_a_new_head(tmp_path, pooling, layout, capsys):
     state, params = state_of("classify", layout, pooling=pooling)
     state = alone(state) if layout == "hf" else {k: v for k, v in state.items() if not k.startswith("head.")}
     file = write(tmp_path, state)
-    with pytest.raises(
-        UserError, match=r"beit.safetensors is an encoder without a head, and no classifier; .*num_classes"
-    ):
+    with pytest.raises(UserError, match=r"beit.safetensors is an encoder without a head, .*num_classes"):
         beit_jax.from_pretrained(file)
     loaded = beit_jax.from_pretrained(file, num_classes=5)
     found = flatten(loaded.params)

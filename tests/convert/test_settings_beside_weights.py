@@ -51,7 +51,7 @@ def test_settings_are_read_beside_any_weights(theirs, format, weights, by_file, 
         (
             "hf",
             dict(model_type="vit"),
-            r"hf/config.json is of transformers \(model_type='vit'\), .* in beit.safetensors",
+            r"config.json is of transformers \(model_type='vit'\), .* in beit.safetensors",
         ),
         ("hf", dict(architecture="beit_base_patch16_224"), r"hf/config.json is of timm, .* of transformers' BEiT"),
         ("hf", dict(num_hidden_layers=3), r"hf, with the config.json in its folder, .*missing: "),

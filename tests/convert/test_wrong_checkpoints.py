@@ -1,5 +1,6 @@
 """Everything that can be wrong with a checkpoint: one line that says what."""
 
+import errno
 import json
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_settings_beside_the_weights(folder):
         (dict(do_normalize=False), "do_normalize=False; expected True"),
         (dict(resample=5), "resample=5"),
         (dict(size={}), "expected a size of at least the model's 16 pixels"),
-        (dict(image_mean=["x"]), "expected a size"),
+        (dict(image_mean=["x"]), "expected a number for each of three channels"),
     ]:
         (folder / "preprocessor_config.json").write_text(json.dumps(processor | changes))
         with pytest.raises(UserError, match=message):
@@ -119,3 +120,10 @@ def test_names_of_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="does not exist here, and the hub did not give it") as error:
         beit_jax.from_pretrained("microsoft/no-such-model")
     assert "\n" not in str(error.value)
+
+    def no_cache(*_, **__):
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", "home/.cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_cache)
+    with pytest.raises(UserError, match=r"home/.cache'\); set HF_HOME to a folder that can be written"):
+        beit_jax.from_pretrained("microsoft/no-such-model")
