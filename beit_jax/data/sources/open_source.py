@@ -103,8 +103,8 @@ def _prepare_once(
                 raise
             folder = Path(builder.data_dir).parents[len(Path(builder.name).parts)]
             raise UserError(
-                f"the data set {builder.name} cannot be written to {folder} ({error.strerror or error}); set the environment "
-                "variable TFDS_DATA_DIR, or the key data.data_dir, to a folder that can be written"
+                f"the data set {builder.name} cannot be written to {folder} ({error.strerror or error}); set the "
+                "environment variable TFDS_DATA_DIR, or the key data.data_dir, to a folder that can be written"
             ) from error
     return builder
 
