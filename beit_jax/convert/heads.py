@@ -63,6 +63,8 @@ def _check_settings(file: Mapping[str, Any], found: Mapping[str, Any], has: str,
     sizes = (file.get("pretrained_cfg") or {}).get("input_size")
     if isinstance(sizes, list):
         stated["img_size"] = sizes[1:]
+    if "global_pool" in file:
+        stated["global_pool"] = file["global_pool"]
     stated |= file.get("model_args") or {}
     for key, value in found.items():
         theirs = stated.get(key, value)
