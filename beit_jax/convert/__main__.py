@@ -3,6 +3,7 @@
   python -m beit_jax.convert beit_base_patch16_224_pt22k.pth runs/pt22k --to beit_jax      then --config.init_from=...
   python -m beit_jax.convert microsoft/beit-base-patch16-224 out --to timm
   python -m beit_jax.convert runs/finetune hf_model --to hf --verify
+  python -m beit_jax.convert narrow.pth runs/narrow --to beit_jax --heads 4
   python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
 
 SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is detected. Files of

@@ -50,6 +50,8 @@ def from_pretrained(
 ) -> Pretrained:
     """Loads a checkpoint: of this library, Hugging Face (folder or hub id), the official code, timm, or OpenAI's dVAE.
 
+    What a checkpoint does not state and is assumed, and what it holds and is not used, is told on stderr.
+
     >>> model, params, config = from_pretrained("microsoft/beit-base-patch16-224")  # doctest: +SKIP
     >>> logits = model.apply({"params": params}, preprocess(images, config.preprocess))  # doctest: +SKIP
 

@@ -131,7 +131,8 @@ def _arguments(content: Any) -> dict[str, Any]:
 def as_float32(values: np.ndarray) -> np.ndarray:
     """A contiguous copy, of floating numbers in float32."""
     floating = values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
-    return np.array(values, np.float32 if floating else values.dtype, order="C")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is an error elsewhere
+        return np.array(values, np.float32 if floating else values.dtype, order="C")
 
 
 def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> dict[str, Any]:
