@@ -97,7 +97,7 @@ def _check_data_set(source: str, data_dir: str) -> None:
         )
     if source in BUILT_IN or "://" in data_dir:
         return
-    prepared = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    prepared = Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
     if Path(source).is_dir() and not (prepared / name).is_dir():
         raise UserError(
             f"data.source={source} is a folder here, and not the name of a prepared data set; to read the images in "

@@ -3,11 +3,13 @@
   python -m beit_jax.convert beit_base_patch16_224_pt22k.pth runs/pt22k --to beit_jax      then --config.init_from=...
   python -m beit_jax.convert microsoft/beit-base-patch16-224 out --to timm
   python -m beit_jax.convert runs/finetune hf_model --to hf --verify
+  python -m beit_jax.convert narrow.pth runs/narrow --to beit_jax --heads 4
   python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
 
 SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is detected. Files of
 PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the largest
-difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor of SRC was converted.
+difference of each layer; above 1e-4 it is an error. The exit status is 0 only if every tensor of SRC was converted,
+or named on stderr as one that the model does not read. What SRC does not state and was assumed is named there, too.
 """
 
 import argparse
@@ -27,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.Parser(
         prog="python -m beit_jax.convert",
-        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--verify]",
+        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--heads N] [--num_classes N] [--verify]",
         description=__doc__,
         plugins=True,
         check=_check_command,
@@ -37,9 +39,11 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--to", required=True, choices=("beit_jax", "hf", "unilm", "timm", "dalle"), help="format of DST"
     )
+    parser.add_argument("--heads", metavar="N", type=int, help="attention heads, where SRC does not state them")
+    parser.add_argument("--num_classes", metavar="N", type=int, help="of a new head, for an encoder without one")
     parser.add_argument("--verify", action="store_true", help="compare with the other library; needs torch")
     args = parser.parse_args(argv)
-    convert(args.source, args.target, args.to, verify=args.verify)
+    convert(args.source, args.target, args.to, verify=args.verify, heads=args.heads, num_classes=args.num_classes)
 
 
 def _check_command(args: argparse.Namespace) -> None:
@@ -48,13 +52,20 @@ def _check_command(args: argparse.Namespace) -> None:
         locate.check_name(args.source)
     with mistakes.collected():
         locate.check_target(Path(args.target), args.to)
+    for name in ("heads", "num_classes"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            mistakes.add(f"found --{name}={getattr(args, name)}, expected at least 1")
     with mistakes.collected():
         extras.check_installed(*(("torch",) if args.verify else ()))
     mistakes.raise_all()
 
 
-def convert(source: str, target: str, to: str, *, verify: bool) -> None:
+def convert(
+    source: str, target: str, to: str, *, verify: bool, heads: int | None = None, num_classes: int | None = None
+) -> None:
     """Reads `source`, compares it with its own library if `verify`, and writes `target`.
+
+    `heads` and `num_classes` are those of `from_pretrained`.
 
     Raises:
       UserError: see `from_pretrained` and `save_pretrained`; or the two libraries differ.
@@ -63,21 +74,26 @@ def convert(source: str, target: str, to: str, *, verify: bool) -> None:
     from beit_jax.training.params import flatten
 
     locate.check_target(Path(target), to)
-    loaded = from_pretrained(source)
+    loaded = from_pretrained(source, heads=heads, num_classes=num_classes)
     if verify:
-        _verify(loaded, source)
+        _verify(loaded, source, is_new_head=num_classes is not None)
     save_pretrained(target, loaded.params, loaded.config, format=to)
     sizes = [leaf.size for leaf in flatten(loaded.params).values()]
     print(f"{target}: {loaded.config.task}, {sum(sizes):,} parameters in {len(sizes)} arrays, format {to}")
 
 
-def _verify(loaded: Any, source: str) -> None:
+def _verify(loaded: Any, source: str, *, is_new_head: bool) -> None:
     from beit_jax.convert import files
     from beit_jax.convert.verify import largest_differences
 
-    path = locate.local_path(source)
+    path, folder = locate.local_path(source), None
     is_ours = path.is_dir() and holds_checkpoint(path)
-    differences = largest_differences(loaded, path, "beit_jax" if is_ours else files.read_files(path).layout)
+    layout = "beit_jax" if is_ours else files.read_files(path).layout
+    if layout == "hf" and not is_new_head:
+        weights = locate.weights_file(path) if path.is_dir() else path
+        is_complete = weights.name in locate.WEIGHTS and weights.with_name("config.json").exists()
+        folder = weights.parent if is_complete else None
+    differences = largest_differences(loaded, folder, layout)
     width = max(map(len, differences))
     for layer, difference in differences.items():
         print(f"{layer.ljust(width)}  {difference:.2e}")

@@ -1,7 +1,7 @@
 """Detects which model a checkpoint holds.
 
-A `config.json` of transformers states it, and is believed: missing or additional tensors are then errors. In other
-checkpoints, names and shapes of the tensors tell.
+A `config.json` beside the weights states it, and is believed: a checkpoint that contradicts it is an error. Otherwise
+names and shapes of the tensors tell. What neither says is not guessed: it is asked for, or a line says what is assumed.
 """
 
 import math
@@ -15,47 +15,96 @@ from ml_collections import ConfigDict
 from beit_jax.config import defaults
 from beit_jax.convert import preprocessing, settings
 from beit_jax.convert.files import Files
+from beit_jax.convert.heads import heads_of
 from beit_jax.convert.layouts import detect_task, task_layout
 from beit_jax.convert.names import OURS, counterpart
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.models.pixel_statistics import STATISTICS
+from beit_jax.models.relative_position import relative_position_index
 
 BLOCK = re.compile(r"^(?:backbone\.)?(?:blocks|beit\.encoder\.layer)\.(\d+)\.")
-TIMM_ARGS = {"embed_dim": "width", "depth": "depth", "num_heads": "heads"}
+HF_EPSILON = settings.HF_DEFAULTS["layer_norm_eps"]
+HEADS = ("classifier.", "head.")
 
 
-def detect_config(files: Files, where: str) -> ConfigDict:
+def detect_config(files: Files, where: str, heads: int | None = None, num_classes: int | None = None) -> ConfigDict:
     """The config of the model that a checkpoint holds, with a section `preprocess`.
 
+    Args:
+      files: of the checkpoint; lines about what is assumed are added to its notes.
+      where: name of the checkpoint, for messages.
+      heads: attention heads, for checkpoints that do not state them.
+      num_classes: of the new head of an encoder without one.
+
     Raises:
-      UserError: a model that this library does not have, or settings that contradict each other.
+      UserError: a model that this library does not have, settings that contradict each other or the tensors, or
+        something that is neither stated nor given.
     """
     if files.layout == "dalle":
         return _dvae(files.state, where)
     tensors = _Tensors(files, detect_task(files.state), where)
     layout, is_stated = task_layout(tensors.task), files.layout == "hf" and files.settings
-    section = settings.from_hf(files.settings, where) if is_stated else _model_from_tensors(tensors)
+    section = settings.from_hf(files.settings, where) if is_stated else _model_from_tensors(tensors, files, heads)
     config = defaults(tensors.task)
     config.model.update({key: value for key, value in section.items() if key in config.model})
-    layout.configure_head(config, tensors.need, files.settings, where)
-    if "labels" in config:
-        config.labels = settings.labels_of(files.settings, config.model.num_classes, where)
-    size = config.model.image_size
+    own_heads = variants.parse(config.model.variant)[0].heads
+    if heads not in (None, own_heads):
+        raise UserError(f"{where} has {own_heads} attention heads by its config.json, and heads={heads} is given")
+    _check_indices(files, config.model, where)
+    if is_headless(files, config):
+        _set_new_head(config, files, tensors, num_classes)
+    else:
+        layout.configure_head(config, tensors.need, files.settings, where)
+        if "labels" in config:
+            config.labels = settings.labels_of(files.settings, config.model.num_classes, where)
     with config.unlocked():
-        if files.layout == "hf":
-            config.preprocess = preprocessing.from_hf(files.preprocessor, size)
-        elif isinstance(files.settings.get("pretrained_cfg"), Mapping):
-            config.preprocess = preprocessing.from_timm(files.settings["pretrained_cfg"], size)
-        else:
-            config.preprocess = layout.default_preprocess(size)
+        try:
+            config.preprocess = _preprocess(files, layout, config.model.image_size)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
     return config
+
+
+def is_headless(files: Files, config: ConfigDict) -> bool:
+    """Whether a checkpoint holds an encoder alone, which `detect_config` takes for that of a classifier."""
+    return config.task == "classify" and not any(name.startswith(HEADS) for name in files.state)
+
+
+def _set_new_head(config: ConfigDict, files: Files, tensors: "_Tensors", num_classes: int | None) -> None:
+    if num_classes is None:
+        raise UserError(
+            f"{tensors.where} is an encoder without a head, and no classifier; to start from it, give it a new head: "
+            "from_pretrained(..., num_classes=N), or python -m beit_jax.convert SRC DST --to beit_jax --num_classes N"
+        )
+    config.model.num_classes = num_classes
+    if not tensors.shape("encoder/norm/scale", 1) and not files.settings:
+        config.model.pooling = "mean"
+    files.notes.append(f"it has no head; a new one of {num_classes} classes was made")
+
+
+def _preprocess(files: Files, layout: Any, size: int) -> ConfigDict:
+    """The section `preprocess`, as far as files beside the weights state it."""
+    if files.preprocessor:
+        return preprocessing.from_hf(files.preprocessor, size)
+    if isinstance(files.settings.get("pretrained_cfg"), Mapping):
+        return preprocessing.from_timm(files.settings["pretrained_cfg"], size)
+    section = preprocessing.from_hf({"size": size}, size) if files.layout == "hf" else layout.default_preprocess(size)
+    if stated := files.arguments.get("statistics"):
+        section.mean, section.std = STATISTICS[stated]
+    else:
+        files.notes.append(
+            f"it does not state the statistics of pixels; assumed are mean {section.mean} and std {section.std}, those "
+            "of most published checkpoints of its kind; a preprocessor_config.json beside it would state others"
+        )
+    return section
 
 
 class _Tensors:
     """Shapes of a checkpoint's tensors, by our names."""
 
     def __init__(self, files: Files, task: str, where: str):
-        self.task, self.where, self.state, self.settings = task, where, files.state, files.settings
+        self.task, self.where, self.state = task, where, files.state
         self._layout = files.layout
         self.depth = 1 + max((int(match[1]) for match in map(BLOCK.match, files.state) if match), default=-1)
 
@@ -78,8 +127,8 @@ class _Tensors:
         return shape
 
 
-def _model_from_tensors(tensors: _Tensors) -> dict[str, Any]:
-    """The section `model`, from names and shapes."""
+def _model_from_tensors(tensors: _Tensors, files: Files, heads: int | None) -> dict[str, Any]:
+    """The section `model`, from names and shapes, and what else states it."""
     width, patch = tensors.need("encoder/cls_token", 3)[-1], tensors.need("encoder/patch_embed/kernel", 4)[-1]
     per_block = tensors.shape(OURS + "attn/relative_position/table", 2)
     shared = tensors.shape("encoder/relative_position/table", 2)
@@ -91,28 +140,51 @@ def _model_from_tensors(tensors: _Tensors) -> dict[str, Any]:
         raise UserError(
             f"{where} has {tensors.depth} blocks and no positions; expected a vision transformer of BEiT's kind"
         )
-    known = {variant.width: variant.heads for variant in variants.VARIANTS.values()}
-    heads = table[1] if table else known.get(width) or max(width // 64, 1)
-    grid = (math.isqrt(max(table[0] - 3, 0)) + 1) // 2 if table else math.isqrt(max(positions[1] - 1, 0))
-    variant = variants.Variant(width, tensors.depth, heads)
-    _check_timm(variant, tensors)
+    size = patch * _grid(table, positions, where)
+    mean = tensors.shape("fc_norm/scale", 1) or tensors.shape("fc_norm/bias", 1)
+    pooling = "mean" if mean else "cls"
+    found = dict(embed_dim=width, depth=tensors.depth, patch_size=patch, img_size=size, global_pool=pooling)
+    heads = heads_of(files, found, table[1] if table else None, heads, where)
+    if files.layout == "hf":
+        files.notes.append(f"no config.json states the epsilon of its layer norms; assumed is {HF_EPSILON}")
     return dict(
-        variant=variants.name_of(variant, patch),
-        image_size=max(grid, 1) * patch,
+        variant=variants.name_of(variants.Variant(width, tensors.depth, heads), patch),
+        image_size=size,
         absolute_positions=positions is not None,
         relative_position="shared" if shared else "per_block" if per_block else "none",
         layer_scale=0.1 if tensors.shape(OURS + "gamma_1", 1) else 0.0,
-        pooling="mean" if tensors.shape("fc_norm/scale", 1) or tensors.shape("fc_norm/bias", 1) else "cls",
+        pooling=pooling,
+        norm_eps=HF_EPSILON if files.layout == "hf" else 1e-6,
     )
 
 
-def _check_timm(variant: variants.Variant, tensors: _Tensors) -> None:
-    """Raises a UserError where a `config.json` of timm contradicts the tensors."""
-    stated = tensors.settings.get("model_args")
-    for key, ours in TIMM_ARGS.items():
-        actual = getattr(variant, ours)
-        if isinstance(stated, Mapping) and stated.get(key, actual) != actual:
-            raise UserError(f"{tensors.where} has {key}={stated[key]!r} in config.json, but its tensors say {actual}")
+def _grid(table: tuple[int, ...] | None, positions: tuple[int, ...] | None, where: str) -> int:
+    """Patches along a side of the square image that a table of relative positions, or absolute positions, are for."""
+    sides = {}
+    if table:
+        root = math.isqrt(max(table[0] - 3, 0))  # of (2 gh - 1) (2 gw - 1)
+        sides[f"{table[0]} relative positions"] = (root + 1) // 2 if root % 2 and root**2 == table[0] - 3 else None
+    if positions:
+        root = math.isqrt(max(positions[1] - 1, 0))
+        sides[f"{positions[1]} positions"] = root if root and root**2 == positions[1] - 1 else None
+    for found, side in sides.items():
+        if side is None:
+            raise UserError(f"{where} has {found}, which no square image has; expected a model of square images")
+    if len(set(sides.values())) > 1:
+        raise UserError(f"{where} has {' and '.join(sides)}, which are of two sizes of images; expected one")
+    return next(iter(sides.values()))
+
+
+def _check_indices(files: Files, model: ConfigDict, where: str) -> None:
+    """Raises a UserError if the indices of relative positions are not those of a square grid, which shapes may hide."""
+    side = model.image_size // variants.parse(model.variant)[1]
+    expected = relative_position_index((side, side)) if files.indices else None
+    for name, index in files.indices.items():
+        if not np.array_equal(index, expected):
+            raise UserError(
+                f"{where} has a {name} that is not of {side}x{side} patches; expected a model of square images of "
+                f"{model.image_size} pixels"
+            )
 
 
 def _dvae(state: Mapping[str, np.ndarray], where: str) -> ConfigDict:

@@ -8,42 +8,67 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit_jax import extras
-from beit_jax.convert import torch_reader
-from beit_jax.convert.locate import DALLE, WEIGHTS, weights_file
+from beit_jax.convert import state_dicts
+from beit_jax.convert.locate import DALLE, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
 from beit_jax.errors import UserError
 
 
 class Files(NamedTuple):
-    """Tensors by name, the layout of the names, and the contents of `config.json` and `preprocessor_config.json`."""
+    """What a checkpoint consists of.
+
+    Attributes:
+      state: tensors by name, without those that follow from others.
+      layout: of the names.
+      settings: the contents of `config.json`; empty: there is none.
+      preprocessor: the same of `preprocessor_config.json`.
+      arguments: see `state_dicts.StateDict`.
+      indices: of relative positions, int `[n+1, n+1]`, by name.
+      notes: lines for the user.
+    """
 
     state: dict[str, np.ndarray]
     layout: Layout
     settings: dict[str, Any]
     preprocessor: dict[str, Any]
+    arguments: dict[str, Any]
+    indices: dict[str, np.ndarray]
+    notes: list[str]
 
 
 def read_files(path: Path) -> Files:
-    """Reads a file, or a folder of one of the layouts.
+    """Reads a file with the settings that lie beside it, or a folder of one of the layouts.
 
     Raises:
-      UserError: nothing can be read, the layout is unknown, or a number is not finite.
+      UserError: nothing can be read, the layout is unknown, the settings are of another library, or a tensor does not
+        hold finite floating numbers.
     """
-    settings, preprocessor = {}, {}
     if path.is_dir() and all((path / name).exists() for name in DALLE):
-        parts = {name.removesuffix(".pkl"): torch_reader.read_tensors(path / name) for name in DALLE}
-        state = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
-    elif path.is_dir():
-        return read_files(weights_file(path))
-    else:
-        state = _tensors(path)
-        if path.name in WEIGHTS:
-            settings, preprocessor = (
-                _json(path.with_name(name)) for name in ("config.json", "preprocessor_config.json")
-            )
-    state = {name: value for name, value in state.items() if not BUFFERS.search(name)}
+        parts = {name.removesuffix(".pkl"): state_dicts.read_torch(path / name).tensors for name in DALLE}
+        stored = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
+        return Files(_weights(stored, path), "dalle", {}, {}, {}, {}, [])
+    if path.is_dir():
+        path = weights_file(path)
+    read = _read_safetensors(path) if path.suffix == ".safetensors" else state_dicts.read_torch(path)
+    layout = _layout(read.tensors, path)
+    settings, preprocessor = (_json(path.with_name(name)) for name in ("config.json", "preprocessor_config.json"))
+    if settings is not None:
+        _check_library(settings, layout, path)
+    indices = {name: value for name, value in read.tensors.items() if name.endswith("relative_position_index")}
+    state = _weights(read.tensors, path)
+    return Files(state, layout, settings or {}, preprocessor or {}, read.arguments, indices, read.notes)
+
+
+def _weights(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """The tensors that are learned."""
+    state = {name: value for name, value in tensors.items() if not BUFFERS.search(name)}
+    if others := sorted(name for name, value in state.items() if value.dtype != np.float32):
+        raise UserError(
+            f"{path} holds {state[others[0]].dtype} numbers in {', '.join(others)}; expected floating numbers: "
+            "quantized weights are not read, save the model in float32 or float16"
+        )
     check_finite(state, path)
-    return Files(state, _layout(state, path), settings, preprocessor)
+    return state
 
 
 def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -56,27 +81,50 @@ def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
         raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(names)}; choose another checkpoint")
 
 
-def _tensors(path: Path) -> dict[str, np.ndarray]:
-    if path.suffix != ".safetensors":
-        return torch_reader.read_tensors(path)
+def _read_safetensors(path: Path) -> state_dicts.StateDict:
     extras.check_installed("safetensors")
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
+            written_by = (file.metadata() or {}).get("format", "pt")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except AttributeError as error:  # float8
+        raise UserError(f"{path} holds numbers that NumPy lacks ({error}); save the model in float32") from error
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
-    return {name: torch_reader.as_float32(value) for name, value in tensors.items()}
+    if written_by not in ("pt", "np"):
+        raise UserError(
+            f"{path} was written for the framework {written_by!r}, whose axes may be in another order; expected a file "
+            "for PyTorch ('pt')"
+        )
+    return state_dicts.named_as_published(tensors, path)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> None:
+    """Raises a UserError if a `config.json` is not of the library whose names the tensors beside it have."""
+    expected = "transformers' BEiT" if layout == "hf" else "timm"
+    for key in ("model_args", "pretrained_cfg"):
+        if not isinstance(settings.get(key) or {}, Mapping):
+            raise UserError(f"{path.with_name('config.json')} has {key}={settings[key]!r}; expected an object")
+    is_timm = any(key in settings for key in ("architecture", "model_args", "pretrained_cfg"))
+    is_beit = not is_timm and settings.get("model_type", "") == "beit"
+    if not (is_beit if layout == "hf" else is_timm):
+        kind = settings.get("model_type")
+        found = "timm" if is_timm else f"transformers (model_type={kind!r})" if kind else "another program"
+        raise UserError(
+            f"{path.with_name('config.json')} is of {found}, and does not fit the names in {path.name} beside it; "
+            f"expected a config.json of {expected}: move one of the files to another folder"
+        )
+
+
+def _json(path: Path) -> dict[str, Any] | None:
     if not path.exists():
-        return {}
+        return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is no JSON that can be read ({error}); download it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected an object with settings")
     return value
@@ -87,8 +135,6 @@ def _layout(state: Mapping[str, Any], path: Path) -> Layout:
         return "hf"
     if any(f"{prefix}cls_token" in state for prefix in ("", "backbone.")):
         return "unilm"
-    if "encoder.blocks.input.w" in state:
-        return "dalle"
     some = ", ".join(sorted(state)[:5])
     raise UserError(
         f"{path} is of no known layout (its tensors: {some}, ...); expected a BEiT of the official "

@@ -25,7 +25,8 @@ class TaskLayout:
       converts_to: tasks that `from_pretrained` can make such a model for.
       hf_class: of transformers.
       hf_norm: name of the encoder's final norm in the layout "hf".
-      marker: a tensor that only checkpoints of this task hold, in the layouts "hf" and "unilm".
+      markers: tensors of which checkpoints of this task hold one, in the layouts "hf" and "unilm".
+      unused: a regular expression of tensors that other models left behind, and that the model does not read.
       unilm_prefix: of the encoder's names in the layout "unilm".
       unilm_nest: key of the state dict in files of the official code.
       takes_mask: whether the model takes a mask after the images.
@@ -36,7 +37,8 @@ class TaskLayout:
     converts_to: tuple[str, ...] = ()
     hf_class = ""
     hf_norm = ""
-    marker = ""
+    markers: tuple[str, ...] = ()
+    unused = r"$."
     unilm_prefix = ""
     unilm_nest = "model"
     takes_mask = False
@@ -122,7 +124,8 @@ class _PretrainPixels(_MaskedModelling):
 class _Pretrain(_MaskedModelling):
     formats = ("hf", "unilm")
     converts_to = ("pretrain", "classify")
-    hf_class, hf_norm, marker = "BeitForMaskedImageModeling", "layernorm", "lm_head.weight"
+    hf_class, hf_norm, markers = "BeitForMaskedImageModeling", "layernorm", ("lm_head.weight",)
+    unused = r"beit\.pooler\.layernorm\."
 
     def configure_head(self, config: ConfigDict, shape_of: ShapeOf, settings: Mapping[str, Any], where: str) -> None:
         config.tokenizer.vocab = shape_of("lm_head/kernel", 2)[0]
@@ -145,6 +148,8 @@ class _Classify(TaskLayout):
     formats = ("hf", "unilm", "timm")
     converts_to = ("classify",)
     hf_class, hf_norm = "BeitForImageClassification", "beit.layernorm"
+    markers = ("classifier.weight", "head.weight")
+    unused = r"(beit\.embeddings\.)?mask_token$|lm_head\.|layernorm\."
 
     def configure_head(self, config: ConfigDict, shape_of: ShapeOf, settings: Mapping[str, Any], where: str) -> None:
         config.model.num_classes = shape_of("head/kernel", 2)[0]
@@ -169,7 +174,8 @@ class _Classify(TaskLayout):
 
 class _Segment(TaskLayout):
     formats = ("hf", "unilm")
-    hf_class, marker = "BeitForSemanticSegmentation", "decode_head.bottleneck.conv.weight"
+    hf_class, markers = "BeitForSemanticSegmentation", ("decode_head.bottleneck.conv.weight",)
+    unused = r"(backbone|beit\.embeddings)\.mask_token$|beit\.pooler\.layernorm\."
     unilm_prefix, unilm_nest = "backbone.", "state_dict"
     hf_channels_first = True
 
@@ -247,5 +253,5 @@ def task_layout(task: str) -> TaskLayout:
 
 def detect_task(names: Mapping[str, Any]) -> str:
     """The task of a checkpoint with tensors of these names, in the layout "hf" or "unilm"."""
-    marked = (task for task, layout in _LAYOUTS.items() if layout.marker and layout.marker in names)
+    marked = (task for task in ("segment", "classify", "pretrain") if names.keys() & {*_LAYOUTS[task].markers})
     return next(marked, "classify")

@@ -1,5 +1,6 @@
 """Finds a checkpoint by its name, a path or a hub id, without JAX: what is missing is reported at once."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from beit_jax.runtime.checkpoint_folder import holds_checkpoint
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one that exists
 DALLE = ("encoder.pkl", "decoder.pkl")
+UNWRITABLE = (errno.EACCES, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -62,9 +64,9 @@ def local_path(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[weights, f"{weights}.index.json", "*config.json"]))
         except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            raise UserError(
-                f"{name} does not exist here, and the hub did not give it ({reason}); check the id and the network"
-            ) from error
+            no_cache = getattr(error, "errno", None) in UNWRITABLE
+            advice = "set HF_HOME to a folder that can be written" if no_cache else "check the id and the network"
+            raise UserError(f"{name} does not exist here, and the hub did not give it ({reason}); {advice}") from error
         if (folder / weights).exists():
             return folder
     raise UserError(f"{name} has none of {', '.join(WEIGHTS)} on the hub")

@@ -15,6 +15,14 @@ from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers in `preprocessor_config.json`
+HF_SIZE = {"height": 224, "width": 224}  # the default of transformers' `BeitImageProcessor`
+TIMM_DEFAULTS = {  # of timm's `PretrainedCfg`
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "mean": STATISTICS["imagenet"][0],
+    "std": STATISTICS["imagenet"][1],
+}
 
 
 def official_section(size: int) -> ConfigDict:
@@ -73,17 +81,50 @@ def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
             raise UserError(
                 f"preprocessor_config.json has {key}={file[key]!r}; expected {only}, no other is known here"
             )
-    stated = file.get("size", size) if file.get("do_center_crop", False) else size
-    keep_ratio = isinstance(stated, Mapping) and "shortest_edge" in stated
-    resize = stated.get("shortest_edge" if keep_ratio else "height") if isinstance(stated, Mapping) else stated
-    mean, std = (file.get(f"image_{key}", 0.5) for key in ("mean", "std"))
-    mean, std = (value if isinstance(value, list | tuple) else [value] * 3 for value in (mean, std))
-    if type(resize) is not int or resize < size or not all(type(n) in (int, float) for n in (*mean, *std)):
-        raise UserError(
-            f"preprocessor_config.json has size={stated!r}, image_mean={mean!r}, image_std={std!r}; expected a size of "
-            f"at least the model's {size} pixels, and numbers"
-        )
+    factor = file.get("rescale_factor", 1 / 255)
+    if type(factor) not in (int, float) or not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+        raise UserError(f"preprocessor_config.json has rescale_factor={factor!r}; expected 1/255")
+    mean, std = (_channels(file, f"image_{key}", 0.5, "preprocessor_config.json") for key in ("mean", "std"))
+    resize, keep_ratio = _hf_resize(file, size)
     return preprocess_section(size, names[resample], resize, keep_ratio, mean, std)
+
+
+def _hf_resize(file: Mapping[str, Any], size: int) -> tuple[int, bool]:
+    """The side to which images are resized, and whether their aspect ratio is kept.
+
+    Raises:
+      UserError: what is resized and cropped is not of the model's size.
+    """
+    stated, cropped = file.get("size", HF_SIZE), file.get("do_center_crop", False)
+    sides = stated
+    if not isinstance(stated, Mapping):
+        sides = {"shortest_edge" if file.get("default_to_square") is False else "height": stated}
+    keep_ratio = "shortest_edge" in sides
+    resize = sides.get("shortest_edge" if keep_ratio else "height")
+    crop = file.get("crop_size", HF_SIZE) if cropped else size
+    crops = {*crop.values()} if isinstance(crop, Mapping) else {crop}
+    square = keep_ratio or sides.get("width", resize) == resize
+    fits = resize >= size and (cropped or (resize == size and not keep_ratio)) if type(resize) is int else False
+    if not fits or not square or crops != {size}:
+        raise UserError(
+            f"preprocessor_config.json has size={stated!r} and {f'crop_size={crop!r}' if cropped else 'no crop'}; "
+            f"expected a size of at least the model's {size} pixels, and images of {size}x{size} pixels"
+        )
+    return resize, keep_ratio
+
+
+def _channels(file: Mapping[str, Any], key: str, default: Any, where: str) -> list[float]:
+    """A number for each of three channels.
+
+    Raises:
+      UserError: it is something else.
+    """
+    value = file.get(key, default)
+    values = value if isinstance(value, list | tuple) else [value] * 3
+    numbers = [n for n in values if type(n) in (int, float) and math.isfinite(n) and (n > 0 or "mean" in key)]
+    if len(values) != 3 or len(numbers) != 3:
+        raise UserError(f"{where} has {key}={value!r}; expected a number for each of three channels")
+    return list(values)
 
 
 def to_hf(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,12 +147,22 @@ def to_hf(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_timm(file: Mapping[str, Any], size: int) -> ConfigDict:
-    """From the `pretrained_cfg` of a timm `config.json`."""
-    known = {key: file[key] for key in ("interpolation", "mean", "std") if key in file}
-    if known.get("interpolation") not in PILLOW:
-        known["interpolation"] = "bicubic"  # timm's own default, also for "random"
-    keep_ratio = file.get("crop_mode", "center") != "squash"
-    return preprocess_section(size, resize=math.floor(size / file.get("crop_pct", 0.9)), keep_ratio=keep_ratio, **known)
+    """From the `pretrained_cfg` of a timm `config.json`; what it omits is as in timm.
+
+    Raises:
+      UserError: a setting that this library does not have.
+    """
+    stated = {key: file.get(key, default) for key, default in TIMM_DEFAULTS.items()}
+    known = {"interpolation": tuple(PILLOW), "crop_mode": ("center", "squash")}
+    for key, values in known.items():
+        if stated[key] not in values:
+            raise UserError(f"config.json has {key}={stated[key]!r}; expected {' or '.join(values)}")
+    crop = stated["crop_pct"]
+    if type(crop) not in (int, float) or not 0 < crop <= 1:
+        raise UserError(f"config.json has crop_pct={crop!r}; expected a number above 0 and at most 1")
+    mean, std = (_channels(stated, key, None, "config.json") for key in ("mean", "std"))
+    keep_ratio = stated["crop_mode"] == "center"
+    return preprocess_section(size, stated["interpolation"], math.floor(size / crop), keep_ratio, mean, std)
 
 
 def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:

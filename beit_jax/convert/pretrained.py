@@ -1,6 +1,8 @@
 """Loads models from checkpoints of any library, and saves them for any."""
 
 import json
+import re
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +16,7 @@ from beit_jax import config as configs
 from beit_jax.convert import detect, files, locate, names, preprocessing, retarget, settings, torch_writer
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
+from beit_jax.models import variants
 from beit_jax.runtime.atomic_write import atomic_write
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.tasks import create_task
@@ -41,10 +44,13 @@ def from_pretrained(
     *,
     num_classes: int | None = None,
     image_size: int | None = None,
+    heads: int | None = None,
     resize: str = "official",
     seed: int = 0,
 ) -> Pretrained:
     """Loads a checkpoint: of this library, Hugging Face (folder or hub id), the official code, timm, or OpenAI's dVAE.
+
+    What a checkpoint does not state and is assumed, and what it holds and is not used, is told on stderr.
 
     >>> model, params, config = from_pretrained("microsoft/beit-base-patch16-224")  # doctest: +SKIP
     >>> logits = model.apply({"params": params}, preprocess(images, config.preprocess))  # doctest: +SKIP
@@ -54,17 +60,19 @@ def from_pretrained(
       task: None for the task of the checkpoint; "classify" makes a classifier from a pre-trained model, as the official
         fine-tuning does: it copies the shared table to every block, drops the final norm, and initializes `fc_norm` and
         the head.
-      num_classes: of the classifier; the head is initialized where the checkpoint has another number.
+      num_classes: of the classifier; the head is initialized where the checkpoint has none, or another number.
       image_size: side in pixels; positions are interpolated where the checkpoint has another one.
+      heads: attention heads, for a checkpoint that does not state them.
       resize: the method, see `training.interpolate_positions.interpolate_positions`.
       seed: of parameters that are initialized.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged, of an unknown layout, or unlike its own settings; lists every
-        name.
+        name. Or it does not state something that must be given.
     """
-    params, config = _load(str(name_or_path))
-    if task in (None, config.task) and num_classes is None and image_size is None:
+    params, config = _load(str(name_or_path), heads, num_classes, seed)
+    same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
+    if task in (None, config.task) and same_classes and image_size is None:
         return Pretrained(create_task(config).model, params, config)
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
@@ -76,15 +84,46 @@ def from_pretrained(
     return Pretrained(made.model, merged, changed)
 
 
-def _load(name: str) -> tuple[dict[str, Any], ConfigDict]:
-    path = locate.local_path(name)
+def _load(
+    name_or_path: str, heads: int | None, num_classes: int | None, seed: int
+) -> tuple[dict[str, Any], ConfigDict]:
+    path = locate.local_path(name_or_path)
     if path.is_dir() and holds_checkpoint(path):
-        return _load_ours(find_checkpoint(str(path)))
+        params, config = _load_ours(find_checkpoint(str(path)))
+        own = variants.parse(config.model.variant)[0].heads if "variant" in config.get("model", {}) else None
+        if heads not in (None, own):
+            raise UserError(f"{path} has {own} attention heads, and heads={heads} is given")
+        return params, config
     source = files.read_files(path)
-    config = detect.detect_config(source, str(path))
+    config = detect.detect_config(source, str(path), heads, num_classes)
     shapes = flatten(_shapes(config))
-    _check_names(source.state, names.shapes_in(shapes, source.layout, config.task), str(path))
-    return unflatten(names.from_layout(source.state, shapes, source.layout, config.task)), config
+    new = _new_head(source, config, seed) if detect.is_headless(source, config) else {}
+    shapes = {name: leaf for name, leaf in shapes.items() if name not in new}
+    state = _without_unused(source, config.task)
+    where = f"{path}, with the config.json in its folder," if source.settings else str(path)
+    _check_names(state, names.shapes_in(shapes, source.layout, config.task), where)
+    for note in source.notes:
+        print(f"{path}: {note}", file=sys.stderr)
+    return unflatten(names.from_layout(state, shapes, source.layout, config.task) | new), config
+
+
+def _new_head(source: files.Files, config: ConfigDict, seed: int) -> dict[str, np.ndarray]:
+    """The initial parameters of the head and its norm, where a checkpoint has none of them."""
+    initial = flatten(jax.jit(create_task(config).init)(jax.random.key(seed)))
+    absent = {
+        name: names.counterpart(name, 1, source.layout, config.task).names[0][0] not in source.state
+        for name in initial
+        if name.startswith(("head/", "fc_norm/"))
+    }
+    return {name: np.array(initial[name]) for name, is_absent in absent.items() if is_absent}
+
+
+def _without_unused(source: files.Files, task: str) -> dict[str, np.ndarray]:
+    """The tensors without those that other models left behind, which a note names."""
+    unused = [name for name in source.state if re.match(task_layout(task).unused, name)]
+    if unused:
+        source.notes.append(f"not used, as this model does not read them: {', '.join(unused)}")
+    return {name: value for name, value in source.state.items() if name not in unused}
 
 
 def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:

@@ -9,6 +9,7 @@ from beit_jax.convert import preprocessing
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.models.upernet import POOLED
 
 # The defaults of transformers' `BeitConfig`.
 HF_DEFAULTS = {
@@ -16,8 +17,6 @@ HF_DEFAULTS = {
     "num_hidden_layers": 12,
     "num_attention_heads": 12,
     "intermediate_size": 3072,
-    "hidden_act": "gelu",
-    "num_channels": 3,
     "image_size": 224,
     "patch_size": 16,
     "layer_norm_eps": 1e-12,
@@ -28,6 +27,16 @@ HF_DEFAULTS = {
     "use_shared_relative_position_bias": False,
     "use_mean_pooling": True,
 }
+
+# Settings that have one value here; in files, null stands for it too.
+ONLY = {
+    "hidden_act": "gelu",
+    "num_channels": 3,
+    "problem_type": "single_label_classification",
+    "pool_scales": list(POOLED),
+}
+# Of ImageNet-22k's classes, the published classifiers lack two, and their files leave out these numbers.
+IMAGENET_22K = [number for number in range(21843) if number not in (9205, 15027)]
 
 
 def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -43,16 +52,16 @@ def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
             stated[key] = value = value[0]
         if not (type(value) is type(default) or (type(default) is float and type(value) is int)):
             raise UserError(f"{where} has {key}={value!r} in config.json; expected a value such as {default!r}")
-    expected = {"hidden_act": "gelu", "num_channels": 3, "intermediate_size": 4 * stated["hidden_size"]}
-    for key, value in expected.items():
-        if stated[key] != value:
-            raise UserError(
-                f"{where} has {key}={stated[key]!r} in config.json; expected {value!r}: no other is known here"
-            )
+    for key, only in (ONLY | {"intermediate_size": 4 * stated["hidden_size"]}).items():
+        value = file.get(key, HF_DEFAULTS.get(key))
+        if value not in (None, only):
+            raise UserError(f"{where} has {key}={value!r} in config.json; expected {only!r}: no other is known here")
     per_block, shared = stated["use_relative_position_bias"], stated["use_shared_relative_position_bias"]
     if per_block and shared:
         raise UserError(f"{where} has both a shared table of relative positions and one per block; expected one kind")
-    sizes = (stated[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads"))
+    sizes = [stated[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads")]
+    if min(sizes) < 1 or sizes[0] % sizes[2]:
+        raise UserError(f"{where} has the width, depth and heads {sizes} in config.json; expected heads that divide it")
     return dict(
         variant=variants.name_of(variants.Variant(*sizes), stated["patch_size"]),
         image_size=stated["image_size"],
@@ -68,27 +77,45 @@ def from_hf(file: Mapping[str, Any], where: str) -> dict[str, Any]:
 def labels_of(file: Mapping[str, Any], classes: int, where: str) -> tuple[str, ...]:
     """Names of the classes in a `config.json`, in the order of their numbers; none where it names none.
 
-    transformers calls them `id2label`. timm calls them `label_names`, and has a list of them, or numbers and names.
-    The numbers may have gaps: the published ImageNet-22k classifiers lack two of the data set's 21,843 classes, and
-    their files leave out these two numbers.
+    transformers calls them `id2label`, and writes LABEL_0, LABEL_1, ... where it knows no names. timm calls them
+    `label_names`, and has a list of them, or numbers and names.
 
     Raises:
-      UserError: there are not as many as the classifier has rows.
+      UserError: there are not as many as the classifier has rows, or they are not numbered 0, 1, 2, ...
     """
-    key = "id2label" if "id2label" in file else "label_names"
-    names = file.get(key)
-    if names is None:
-        return ()
+    pretrained_cfg = file.get("pretrained_cfg")
+    stated = [(key, file.get(key)) for key in ("num_labels", "num_classes", "id2label", "label_names")]
+    if isinstance(pretrained_cfg, Mapping):
+        stated.append(("label_names", pretrained_cfg.get("label_names")))
+    labels: tuple[str, ...] = ()
+    for key, value in stated:
+        if key.startswith("num_") and value not in (None, classes):
+            raise UserError(f"{where} has {key}={value!r} in config.json, but its classifier has {classes} rows")
+        if not key.startswith("num_") and value is not None:
+            labels = labels or _names_in_order(key, value, classes, where)
+    return () if labels == tuple(f"LABEL_{number}" for number in range(classes)) else labels
+
+
+def _names_in_order(key: str, names: Any, classes: int, where: str) -> tuple[str, ...]:
     if isinstance(names, list):
         names = {str(number): name for number, name in enumerate(names)}
-    numbered = isinstance(names, Mapping) and all(key.isdecimal() for key in names)
-    if not numbered or len(names) != classes:
-        found = f"{len(names)} classes" if numbered else repr(names)[:80]
+    is_numbered = isinstance(names, Mapping) and all(key.isdecimal() for key in names)
+    if not is_numbered or len(names) != classes:
+        found = f"{len(names)} classes" if is_numbered else repr(names)[:80]
         raise UserError(
             f"{where} has {key} for {found} in config.json; expected a number and a name for each of the "
             f"classifier's {classes} rows"
         )
-    return tuple(str(names[key]) for key in sorted(names, key=int))
+    numbers = sorted(map(int, names))
+    if numbers not in ([*range(classes)], IMAGENET_22K):
+        missing = ", ".join(str(row) for row in range(classes) if row not in numbers)
+        raise UserError(
+            f"{where} has {key} without the numbers {missing[:80]} in config.json; expected 0 to {classes - 1}: which "
+            "name belongs to which row is not known"
+        )
+    if not all(isinstance(name, str) for name in names.values()):
+        raise UserError(f"{where} has a {key} in config.json that is no text; expected names of the classes")
+    return tuple(names[key] for key in sorted(names, key=int))
 
 
 def to_hf(config: ConfigDict) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import collections
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,8 +19,7 @@ import numpy as np
 
 from beit_jax.errors import UserError
 
-EXTENSIONS = (".bin", ".pth", ".pt", ".pkl")
-NESTS = ("model", "module", "state_dict")  # where official checkpoints keep their tensors
+EXTENSIONS = (".bin", ".pth", ".pt", ".pkl", ".ckpt")
 
 KINDS = {
     "FloatStorage": np.float32,
@@ -180,6 +179,8 @@ def _load_zip(file: BinaryIO) -> Any:
                 cache[key, dtype] = np.frombuffer(archive.read(record), dtype)
             return cache[key, dtype]
 
+        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError("numbers of a machine with the other byte order")
         with archive.open(f"{root}data.pkl") as pickled:
             return _Unpickler(pickled, storage).load()
 
@@ -193,7 +194,9 @@ def _load_legacy(file: BinaryIO) -> Any:
 
     if plain() != LEGACY_MAGIC or plain() != LEGACY_PROTOCOL:
         raise ValueError("not a PyTorch file")
-    plain()  # byte order and sizes of the machine that wrote it
+    machine = plain()
+    if isinstance(machine, dict) and machine.get("little_endian", True) is not True:
+        raise ValueError("numbers of a machine with the other byte order")
     stored: dict[str, np.ndarray] = {}
 
     def storage(key: str, dtype: np.dtype, count: int) -> np.ndarray:
@@ -209,46 +212,3 @@ def _load_legacy(file: BinaryIO) -> Any:
             raise ValueError("stored values of an unexpected size")
         values[...] = np.frombuffer(file.read(values.nbytes), values.dtype)
     return content
-
-
-def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The named tensors of a file: a state dict, or a nest that official training scripts write. Floats are float32.
-
-    Raises:
-      UserError: see `load_pickle`; or there are none.
-    """
-    content = load_pickle(path)
-    for nest in NESTS:
-        if isinstance(content, Mapping) and isinstance(content.get(nest), Mapping):
-            content = content[nest]
-            break
-    named = content if isinstance(content, Mapping) else module_tensors(content) if isinstance(content, Record) else {}
-    out = {
-        name.removeprefix("module."): as_float32(value)
-        for name, value in named.items()
-        if isinstance(name, str) and isinstance(value, np.ndarray)
-    }
-    if not out:
-        raise UserError(f"{path} holds no named tensors; expected a state dict, alone or under {', '.join(NESTS)}")
-    return out
-
-
-def as_float32(values: np.ndarray) -> np.ndarray:
-    """A contiguous copy, of floating numbers in float32."""
-    floating = values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
-    return np.array(values, np.float32 if floating else values.dtype, order="C")
-
-
-def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """The parameters of a pickled module and of its submodules, by their dotted names."""
-    if depth > 50:
-        raise UserError("a pickled module that contains itself")
-    out = {f"{prefix}{name}": value for name, value in _dict(module, "_parameters").items() if value is not None}
-    for name, inner in _dict(module, "_modules").items():
-        out |= module_tensors(inner, f"{prefix}{name}.", depth + 1)
-    return out
-
-
-def _dict(module: Record, name: str) -> Mapping[str, Any]:
-    value = getattr(module, name, {})
-    return value if isinstance(value, Mapping) else {}

@@ -21,15 +21,16 @@ from beit_jax.typing import Params
 IMAGES = 2
 
 
-def largest_differences(ours: Pretrained, source: Path, layout: str) -> dict[str, float]:
+def largest_differences(ours: Pretrained, folder: Path | None, layout: str) -> dict[str, float]:
     """The largest difference of each layer's output between this library and another one, in float32 on random images.
 
     A dVAE is compared with `dall_e`, a classifier of the official layout with timm, and all other models with
-    transformers, which reads the files of `source` where that is a Hugging Face folder.
+    transformers.
 
     Args:
       ours: the converted model.
-      source: the checkpoint it was converted from.
+      folder: of Hugging Face's files that it was converted from, for transformers to read them itself; None: there is
+        none, and the converted parameters are given to transformers.
       layout: of the checkpoint; "beit_jax" for one of this library.
 
     Raises:
@@ -51,7 +52,7 @@ def largest_differences(ours: Pretrained, source: Path, layout: str) -> dict[str
             return _compare_with_dalle(ours)
         if layout == "unilm" and "timm" in formats:
             return _compare_encoders(ours, *_timm_model(ours))
-        return _compare_encoders(ours, *_transformers_model(ours, source if layout == "hf" else None))
+        return _compare_encoders(ours, *_transformers_model(ours, folder))
 
 
 def _compare_encoders(ours: Pretrained, reference: Any, outputs: Any) -> dict[str, float]:
@@ -77,7 +78,7 @@ def _largest(pairs: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     return {name: float(np.abs(np.asarray(mine) - theirs.numpy()).max()) for name, (mine, theirs) in pairs.items()}
 
 
-def _transformers_model(ours: Pretrained, source: Path | None) -> tuple[Any, Any]:
+def _transformers_model(ours: Pretrained, folder: Path | None) -> tuple[Any, Any]:
     extras.check_installed("transformers")
     try:
         import transformers
@@ -86,8 +87,8 @@ def _transformers_model(ours: Pretrained, source: Path | None) -> tuple[Any, Any
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--verify runs transformers, which cannot be imported here ({reason})") from error
-    if source is not None:
-        model = kind.from_pretrained(source if source.is_dir() else source.parent)
+    if folder is not None:
+        model = kind.from_pretrained(folder)
     else:
         state = names.to_layout(flatten(ours.params), "hf", ours.config.task)
         config = transformers.BeitConfig(**settings.to_hf(ours.config))

@@ -6,7 +6,7 @@ from beit_jax.errors import UserError
 
 FOLDER = "checkpoints"
 TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed
-FOREIGN = (".safetensors", ".bin", ".pth", ".pt", ".pkl")  # suffixes of the files of other libraries
+FOREIGN = (".safetensors", ".bin", ".pth", ".pt", ".pkl", ".ckpt")  # suffixes of the files of other libraries
 
 
 def holds_checkpoint(folder: Path) -> bool:

@@ -13,10 +13,15 @@ from random_models import pretrained
 
 import beit_jax
 from beit_jax.convert import names, torch_reader, torch_writer
+from beit_jax.convert.state_dicts import read_torch
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
 
 torch = pytest.importorskip("torch")
+
+
+def read_tensors(path):
+    return read_torch(path).tensors
 
 
 class Call:
@@ -52,10 +57,10 @@ def test_a_pickle_that_would_run_something(tmp_path, name, legacy):
     state = {"cls_token": torch.ones(1), "x": attacks(marker)[name]}
     torch.save({"model": state}, file, _use_new_zipfile_serialization=not legacy)
     if name == "numpy":  # read as an inert record, which is no tensor
-        assert "x" not in torch_reader.read_tensors(file)
+        assert "x" not in read_tensors(file)
     else:
         with pytest.raises(UserError, match=r"asks to run .* nothing of it was run"):
-            torch_reader.read_tensors(file)
+            read_tensors(file)
     assert not marker.exists()
 
 
@@ -84,7 +89,7 @@ def test_torchscript_is_not_run(tmp_path, capfd):
     torch.jit.script(Scripted()).save(str(tmp_path / "scripted.pth"))
     capfd.readouterr()
     with pytest.raises(UserError, match=r"asks to run __torch__\.|cannot be read"):
-        torch_reader.read_tensors(tmp_path / "scripted.pth")
+        read_tensors(tmp_path / "scripted.pth")
     assert "run while loading" not in capfd.readouterr().out
 
 
@@ -111,7 +116,7 @@ def test_changed_bytes_are_one_line(tmp_path, legacy):
             damaged[position] = rng.integers(0, 256)
         (tmp_path / "d.pth").write_bytes(damaged)
         try:
-            torch_reader.read_tensors(tmp_path / "d.pth")
+            read_tensors(tmp_path / "d.pth")
         except UserError as error:
             assert "\n" not in str(error)
 
@@ -121,7 +126,7 @@ def test_a_bare_pickle_that_would_run_something(tmp_path):
     for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
         (tmp_path / "w.pkl").write_bytes(pickle.dumps(Call(os.system, f"touch {marker}"), protocol))
         with pytest.raises(UserError):
-            torch_reader.read_tensors(tmp_path / "w.pkl")
+            read_tensors(tmp_path / "w.pkl")
     assert not marker.exists()
 
 
@@ -182,4 +187,4 @@ def test_truncated_files(tmp_path):
 
 def test_half_precision_is_read_as_float32(tmp_path):
     torch.save({"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(2, dtype=torch.float16)}, tmp_path / "h.pth")
-    assert {value.dtype for value in torch_reader.read_tensors(tmp_path / "h.pth").values()} == {np.dtype(np.float32)}
+    assert {value.dtype for value in read_tensors(tmp_path / "h.pth").values()} == {np.dtype(np.float32)}

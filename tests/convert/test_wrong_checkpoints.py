@@ -1,5 +1,6 @@
 """Everything that can be wrong with a checkpoint: one line that says what."""
 
+import errno
 import json
 
 import numpy as np
@@ -55,17 +56,17 @@ def test_settings_beside_the_weights(folder):
     config, processor = (
         json.loads((folder / name).read_text()) for name in ("config.json", "preprocessor_config.json")
     )
-    labels = {str(i): f"class {i}" for i in (*range(9), 11, 12)}  # the published ImageNet-22k files have gaps, too
+    labels = {str(i): f"class {i}" for i in range(11)}
     kept = {key: value for key, value in config.items() if key not in ("layer_norm_eps", "layer_scale_init_value")}
     (folder / "config.json").write_text(json.dumps(kept | {"id2label": labels, "image_size": [16, 16]}))
     loaded = beit_jax.from_pretrained(folder / "model.safetensors").config
-    assert loaded.labels[8:] == ("class 8", "class 11", "class 12")
+    assert loaded.labels[8:] == ("class 8", "class 9", "class 10")
     assert loaded.model.norm_eps == 1e-12  # transformers' default
     for changes, message in [
         (dict(do_normalize=False), "do_normalize=False; expected True"),
         (dict(resample=5), "resample=5"),
         (dict(size={}), "expected a size of at least the model's 16 pixels"),
-        (dict(image_mean=["x"]), "expected a size"),
+        (dict(image_mean=["x"]), "expected a number for each of three channels"),
     ]:
         (folder / "preprocessor_config.json").write_text(json.dumps(processor | changes))
         with pytest.raises(UserError, match=message):
@@ -96,7 +97,7 @@ def test_models_that_this_library_does_not_have(folder):
         (dict(use_mean_pooling=False), "missing: beit.layernorm.bias"),
         (dict(layer_scale_init_value=0.0), "unexpected: beit.encoder.layer.0.lambda_1"),
         (dict(image_size=24), "expected a size of at least the model's 24 pixels"),
-        (dict(image_size=12), "of another shape"),
+        (dict(image_size=12), "images of 12x12 pixels"),
         (dict(layer_norm_eps=None), "layer_norm_eps=None in config.json; expected a value such as 1e-12"),
         (dict(hidden_size="32"), "hidden_size='32' in config.json"),
         (dict(id2label=two), "id2label for 2 classes in config.json; expected .* 11 rows"),
@@ -119,3 +120,10 @@ def test_names_of_no_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="does not exist here, and the hub did not give it") as error:
         beit_jax.from_pretrained("microsoft/no-such-model")
     assert "\n" not in str(error.value)
+
+    def no_cache(*_, **__):
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory", "home/.cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", no_cache)
+    with pytest.raises(UserError, match=r"home/.cache'\); set HF_HOME to a folder that can be written"):
+        beit_jax.from_pretrained("microsoft/no-such-model")

@@ -83,18 +83,29 @@ def open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 def _prepare_once(
     builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str | None
 ) -> tfds.core.GeneratorBasedBuilder:
-    """A builder whose files are written under `data_dir` (None: tfds' default folder) unless they are there."""
+    """A builder whose files are written under `data_dir` (None: tfds' default folder) unless they are there.
+
+    Raises:
+      UserError: they cannot be written there, such as below a home folder that does not exist.
+    """
     builder = builder_class(data_dir=data_dir)
     if not builder.is_prepared():
         tfds.disable_progress_bar()
         try:
             with contextlib.redirect_stdout(sys.stderr):  # standard output is for the results of commands
                 builder.download_and_prepare()
-        except Exception:
+        except Exception as error:
             # Another process of the same run may have finished first, so that the folder was there already.
             builder = builder_class(data_dir=data_dir)
-            if not builder.is_prepared():
+            if builder.is_prepared():
+                return builder
+            if not isinstance(error, OSError):
                 raise
+            folder = Path(builder.data_dir).parents[len(Path(builder.name).parts)]
+            raise UserError(
+                f"the data set {builder.name} cannot be written to {folder} ({error.strerror or error}); set the "
+                "environment variable TFDS_DATA_DIR, or the key data.data_dir, to a folder that can be written"
+            ) from error
     return builder
 
 

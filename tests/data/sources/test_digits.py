@@ -1,3 +1,4 @@
+import errno
 import shutil
 
 import numpy as np
@@ -6,6 +7,7 @@ from sklearn.datasets import load_digits
 
 from beit_jax.data.sources import digits
 from beit_jax.data.sources.open_source import open_builder
+from beit_jax.errors import UserError
 
 
 def test_split_is_stratified_and_fixed():
@@ -38,10 +40,25 @@ def test_another_process_may_prepare_first(tmp_path, monkeypatch, sharded_dir):
     assert open_builder("digits", str(tmp_path)).info.splits["test"].num_examples == 359
 
 
-def test_other_failures_are_reported(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("failure", "kind", "message"),
+    [
+        (OSError("disk full"), UserError, r"digits cannot be written to .* \(disk full\); set .*TFDS_DATA_DIR"),
+        (OSError(errno.EROFS, "Read-only file system"), UserError, r"\(Read-only file system\); set .*data.data_dir"),
+        (ValueError("another bug"), ValueError, "another bug"),
+    ],
+)
+def test_other_failures_are_reported(tmp_path, monkeypatch, failure, kind, message):
     def fail(builder):
-        raise OSError("disk full")
+        raise failure
 
     monkeypatch.setattr(digits.Digits, "download_and_prepare", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(kind, match=message):
         open_builder("digits", str(tmp_path))
+
+
+def test_a_home_folder_that_cannot_be_written_is_one_line(tmp_path):
+    """tfds' default folder is below it."""
+    (tmp_path / "home").write_text("a file, and no folder")
+    with pytest.raises(UserError, match=r"digits cannot be written to .*home/tensorflow_datasets \(Not a directory\)"):
+        open_builder("digits", str(tmp_path / "home" / "tensorflow_datasets"))

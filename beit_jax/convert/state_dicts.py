@@ -1,0 +1,150 @@
+"""Finds the state dict in what a file holds, and calls its tensors by the names that the libraries publish.
+
+Training scripts wrap models (`module.` of DataParallel, `_orig_mod.` of `torch.compile`, `model.` of Lightning), nest
+the state dict beside the state of the run, and keep averaged weights beside it. transformers 5 has names in memory that
+differ from those in its files.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from beit_jax.convert.torch_reader import Record, load_pickle
+from beit_jax.errors import UserError
+
+NESTS = ("model", "module", "state_dict", "model_state_dict")
+AVERAGED = ("model_ema", "state_dict_ema", "ema")  # of the same names; taken only where nothing else is there
+INNER_WRAPPERS = re.compile(r"(^|\.)(?:module|_orig_mod)\.")
+OUTER_WRAPPERS = ("model.", "net.")  # taken off where all names have them
+STATISTICS_FLAG = "imagenet_default_mean_and_std"  # of the official code
+
+# Names in the memory of transformers 5, as regular expressions, and those in its files.
+IN_MEMORY = re.compile(r"^(?:beit\.)?layers\.\d+\.")
+PUBLISHED = (
+    (r"^beit\.layers\.(\d+)\.", r"beit.encoder.layer.\1."),
+    (r"\.attention\.q_proj\.", ".attention.attention.query."),
+    (r"\.attention\.k_proj\.", ".attention.attention.key."),
+    (r"\.attention\.v_proj\.", ".attention.attention.value."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"^(beit\.encoder\.layer\.\d+)\.relative_position_bias\.", r"\1.attention.attention.relative_position_bias."),
+    (r"^beit\.shared_position_bias\.", "beit.encoder.relative_position_bias."),
+    (r"^fpn\.fpn1\.conv_transpose1\.", "fpn1.0."),
+    (r"^fpn\.fpn1\.normalization\.", "fpn1.1."),
+    (r"^fpn\.fpn1\.conv_transpose2\.", "fpn1.3."),
+    (r"^fpn\.fpn2\.", "fpn2.0."),
+    (r"\.psp_modules\.blocks\.(\d+)\.conv\.", r".psp_modules.\1.1."),
+    (r"\.psp_bottleneck\.", ".bottleneck."),
+    (r"\.convolution\.", ".conv."),
+    (r"\.normalization\.", ".bn."),
+)
+
+
+class StateDict(NamedTuple):
+    """The tensors of a file, floats in float32, and what the file says of them.
+
+    Attributes:
+      tensors: by their published names.
+      arguments: of the run that wrote the file, where it states them: `architecture` and `model_args`, as in a
+        `config.json` of timm, and `statistics` of pixels, by name.
+      notes: lines for the user.
+    """
+
+    tensors: dict[str, np.ndarray]
+    arguments: dict[str, Any]
+    notes: list[str]
+
+
+def read_torch(path: Path) -> StateDict:
+    """Reads a file of PyTorch: a state dict, a nest that training scripts write, or a pickled module of OpenAI's dVAE.
+
+    Raises:
+      UserError: see `load_pickle`; or the file holds no named tensors.
+    """
+    content = load_pickle(path)
+    nests = [key for key in (*NESTS, *AVERAGED) if _is_state(content, key)]
+    named = content[nests[0]] if nests else content
+    named = named if isinstance(named, Mapping) else module_tensors(named) if isinstance(named, Record) else {}
+    tensors = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
+    if not tensors:
+        raise UserError(f"{path} holds no named tensors; expected a state dict, alone or under {', '.join(NESTS)}")
+    others = ", ".join(nests[1:])
+    notes = [f"taken are the weights under {nests[0]}, not those under {others}"] if others else []
+    return named_as_published(tensors, path)._replace(arguments=_arguments(content), notes=notes)
+
+
+def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDict:
+    """The tensors without the prefixes of wrappers, by the names in the libraries' own files, floats in float32.
+
+    Raises:
+      UserError: two tensors would have the same name.
+    """
+    names = {name: _wherever(INNER_WRAPPERS, name) for name in tensors}
+    for prefix in OUTER_WRAPPERS:
+        if all(name.startswith(prefix) for name in names.values()):
+            names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
+    if "embeddings.cls_token" in names.values():  # transformers' encoder alone
+        names = {name: f"beit.{plain}" for name, plain in names.items()}
+    if any(IN_MEMORY.match(name) for name in names.values()):
+        names = {name: _published(plain) for name, plain in names.items()}
+    out = {plain: as_float32(tensors[name]) for name, plain in names.items()}
+    if len(out) < len(names):
+        raise UserError(f"{path} holds some tensors twice, with and without a prefix such as module.; expected one set")
+    return StateDict(out, {}, [])
+
+
+def _is_state(content: Any, key: str) -> bool:
+    found = content.get(key) if isinstance(content, Mapping) else None
+    return isinstance(found, Mapping) and any(isinstance(value, np.ndarray) for value in found.values())
+
+
+def _wherever(wrapper: re.Pattern[str], name: str) -> str:
+    while (plain := wrapper.sub(r"\1", name)) != name:  # wrappers around wrappers
+        name = plain
+    return name
+
+
+def _published(name: str) -> str:
+    for pattern, replacement in PUBLISHED:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def _arguments(content: Any) -> dict[str, Any]:
+    """What the official code and timm's script write beside the weights (`args`, `arch`)."""
+    if not isinstance(content, Mapping):
+        return {}
+    args = content.get("args")
+    args = vars(args) if isinstance(args, Record) else args if isinstance(args, Mapping) else {}
+    out = {"architecture": content.get("arch", args.get("model")), "model_args": args.get("model_kwargs")}
+    if isinstance(args.get(STATISTICS_FLAG), bool):
+        out["statistics"] = "imagenet" if args[STATISTICS_FLAG] else "inception"
+    kinds = {"architecture": str, "model_args": Mapping, "statistics": str}
+    return {key: value for key, value in out.items() if isinstance(value, kinds[key])}
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """A contiguous copy, of floating numbers in float32."""
+    floating = values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is an error elsewhere
+        return np.array(values, np.float32 if floating else values.dtype, order="C")
+
+
+def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> dict[str, Any]:
+    """The parameters of a pickled module and of its submodules, by their dotted names."""
+    if depth > 50:
+        raise UserError("a pickled module that contains itself")
+    out = {f"{prefix}{name}": value for name, value in _dict(module, "_parameters").items() if value is not None}
+    for name, inner in _dict(module, "_modules").items():
+        out |= module_tensors(inner, f"{prefix}{name}.", depth + 1)
+    return out
+
+
+def _dict(module: Record, name: str) -> Mapping[str, Any]:
+    value = getattr(module, name, {})
+    return value if isinstance(value, Mapping) else {}
