@@ -268,6 +268,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     If several processes are one run: when one fails, all end; a process that is done waits for the others.
     """
     logging.set_verbosity(logging.ERROR)  # libraries warn of what a user cannot change
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         main(sys.argv[1:])
     except (UserError, ModuleNotFoundError) as error:

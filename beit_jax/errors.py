@@ -2,7 +2,10 @@
 
 import contextlib
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+
+UNDECODED = re.compile("[\udc80-\udcff]")  # what Python makes of bytes of file names that are not UTF-8
 
 
 class UserError(Exception):
@@ -13,8 +16,8 @@ class UserError(Exception):
 
     @property
     def lines(self) -> tuple[str, ...]:
-        """One line for each mistake."""
-        return tuple(map(str, self.args))
+        """One line for each mistake; bytes of file names that are not UTF-8 are `\\xNN`, so that it can be printed."""
+        return tuple(UNDECODED.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", str(arg)) for arg in self.args)
 
     def __str__(self) -> str:
         if len(self.args) < 2:

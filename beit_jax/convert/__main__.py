@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--verify", action="store_true", help="compare with the other library; needs torch")
     args = parser.parse_args(argv)
-    convert(args.source, args.target, args.to, verify=args.verify)
+    convert(args.source, str(cli.local_folder("target", args.target)), args.to, verify=args.verify)
 
 
 def _check_command(args: argparse.Namespace) -> None:
@@ -47,7 +47,7 @@ def _check_command(args: argparse.Namespace) -> None:
     with mistakes.collected():
         locate.check_name(args.source)
     with mistakes.collected():
-        locate.check_target(Path(args.target), args.to)
+        locate.check_target(cli.local_folder("target", args.target), args.to)
     with mistakes.collected():
         extras.check_installed(*(("torch",) if args.verify else ()))
     mistakes.raise_all()

@@ -23,6 +23,7 @@ def write_images(folder, classes):
         (["--images=empty", "--out=out"], "empty holds no images"),
         (["--images=images"], "--out"),
         (["--images=images", "--out=images/out"], "--out=images/out lies in the folder of the images"),
+        (["--images=records/photos", "--out=records"], "--out=records/photos lies in the folder of the images"),
         (["--images=images", "--out=file"], "cannot write file/images/1.0.0: Not a directory; choose another --out"),
         (["--images=images", "--out=taken"], "taken/images/1.0.0 has other files than shards"),
         (["--images=images", "--out=gs://bucket"], "is a URL"),
@@ -38,6 +39,7 @@ def test_mistakes(tmp_path, monkeypatch, arguments, message):
     for folder in ("empty", "taken/images/1.0.0/mine", "apart"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "file").touch()
+    write_images(tmp_path / "records" / "photos", "ab")
     for split, classes in (("val", "ab"), ("test", "a")):
         write_images(tmp_path / "apart" / split, classes)
     assert message in refused(arguments, shard_dataset)
