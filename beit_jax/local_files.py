@@ -14,6 +14,7 @@ from beit_jax.data.records.stored_tokens import check_folder
 from beit_jax.data.sources import folder_checks, layout
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
+from beit_jax.runtime.path_encoding import check_encoding
 
 BUILT_IN = ("digits", "digit_scenes")
 SPLITS = ("split", "eval_split")
@@ -36,9 +37,6 @@ def check_run(config: ConfigDict, run: Path | None = None) -> None:
     with mistakes.collected():
         check_data(config)
     with mistakes.collected():
-        if run:
-            check_outside("workdir", run, config)
-    with mistakes.collected():
         check_paths(config, without=STARTS if run and has_checkpoint(run) else ())
     mistakes.raise_all()
 
@@ -59,6 +57,7 @@ def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
         if path in ("", "random") or path.startswith("stage:") or "://" in path:  # `validate` refuses URLs
             continue
         with mistakes.collected(f"{name}="):
+            check_encoding("", Path(path).expanduser())
             if name.rpartition(".")[2] in STARTS:
                 find_checkpoint(path)
             elif not Path(path).expanduser().exists():
@@ -122,6 +121,7 @@ def _check_data_set(source: str, data_dir: str) -> None:
         )
     if source in BUILT_IN or "://" in data_dir:
         return
+    check_encoding("data.data_dir=", os.path.expanduser(data_dir))
     prepared = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     if Path(source).is_dir() and not (prepared / name).is_dir():
         raise UserError(

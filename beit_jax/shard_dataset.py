@@ -54,11 +54,11 @@ def _name_of(images: Path) -> str:
     """The name of a data set after its folder.
 
     Raises:
-      UserError: the folder's name has letters or digits that the name of a data set cannot have, or none.
+      UserError: the folder's name would lose more than blanks and the like, or begins with a digit.
     """
     folder = images.resolve().name
     name = re.sub(r"[\W_]+", "_", folder.lower()).strip("_")
-    if not (name.isascii() and name.isidentifier()):
+    if not (folder.isascii() and name.isidentifier()):
         raise UserError(
             f"the folder {folder!r} gives the data set no name, which has lower-case letters a to z, digits and _, and "
             "begins with a letter; give one with --name"
@@ -76,7 +76,7 @@ def _check_command(args: argparse.Namespace) -> None:
         for folder in (out, out / name):
             check_outside("out", folder, str(images))
     with mistakes.collected():
-        cli.local_folder("out", args.out)
+        cli.required_folder("out", args.out, "records")
     with mistakes.collected():
         if args.shards < 0:
             raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 for the default")

@@ -77,8 +77,7 @@ class ImageWalk:
         contents = Contents([], [])
         for entry in entries:
             if _is_hidden(entry.name):
-                if entry.name.lower().endswith(EXTENSIONS) or entry.is_dir():
-                    self.skipped.hidden[entry.name] += 1
+                self.skipped.add_hidden(entry.name, entry.is_dir(), entry.name.lower().endswith(EXTENSIONS))
             elif not entry.is_dir():
                 if _is_image(entry.name):
                     contents.images.append(entry.path)
@@ -133,7 +132,7 @@ def holds_images(folder: str | Path) -> bool:
         if (real := os.path.realpath(path)) in read:
             continue
         read.add(real)
-        with contextlib.suppress(OSError), os.scandir(path) as entries:  # the listing says why
+        with contextlib.suppress(OSError), os.scandir(path) as entries:  # `subfolders` says why
             if any(_is_image(entry.name) and not entry.is_dir() for entry in entries):
                 return True
         pending += [os.path.join(path, name) for name in reversed(subfolders(path))]
@@ -146,4 +145,7 @@ def is_run(folder: str | Path) -> bool:
         config = json.loads(Path(folder, RUN_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and ("stages" in config or {"task", "data", "optimizer"} <= config.keys())
+    if not isinstance(config, dict):
+        return False
+    stages = config.get("stages")
+    return {"task", "data", "optimizer"} <= config.keys() or (isinstance(stages, list) and set(stages) <= config.keys())

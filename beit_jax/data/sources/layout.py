@@ -156,13 +156,13 @@ def check_depth(root: str | Path, folders: Iterable[str]) -> None:
         parent, name = os.path.split(folder)
         if split := _SPLIT_OF.get(name.lower()):
             found.setdefault(parent, {})[split] = name
-    for parent, names in found.items():
-        if len(names) > 1:
-            raise UserError(
-                f"{parent} has the split folders {_listed(sorted(names.values()))}, whose images would be "
-                f"mixed; expected them right in {root}: give folder:{parent}, or move the splits above the "
-                "classes"
-            )
+    mixed = sorted(parent for parent, names in found.items() if len(names) > 1)
+    if mixed:
+        advice = f"give folder:{mixed[0]}" if len(mixed) == 1 else "move the splits above the classes"
+        raise UserError(
+            f"{mixed[0]} has the split folders {_listed(sorted(found[mixed[0]].values()))}, whose images would be "
+            f"mixed; expected them right in {root}: {advice}"
+        )
 
 
 def class_folders(folder: Path) -> dict[str, Path]:

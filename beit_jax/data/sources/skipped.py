@@ -10,7 +10,7 @@ from pathlib import Path
 
 from beit_jax.data.sources.names import as_text
 
-SHOWN = 8  # kinds or names of a message
+SHOWN = 10  # kinds or names of a message
 # Files that lie beside images and that nobody expects to be read as one.
 COMPANIONS = (
     *(".txt", ".md", ".rst", ".html", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".ini"),
@@ -27,7 +27,7 @@ class Skipped:
     Attributes:
       kinds: number of files with each extension that images do not have ("": none), without companions of images.
       companions: number of these: tables, texts and the like.
-      hidden: number of folders and images with each name that begins with a dot, or that a system gives.
+      hidden: number of folders with each name that begins with a dot, or that a system gives; images, by extension.
       links: links to folders that were read already.
       beside: number of images beside split folders.
       folders: names of folders beside class folders, without images.
@@ -49,6 +49,11 @@ class Skipped:
             self.companions += 1
         else:
             self.kinds[as_text(extension)] += 1
+
+    def add_hidden(self, name: str, is_folder: bool, is_image: bool) -> None:
+        """Counts a hidden file or folder; files that are no images are nothing to tell."""
+        if is_folder or is_image:
+            self.hidden[name if is_folder else f".*{os.path.splitext(name)[1].lower()}"] += 1
 
     def is_no_class(self) -> bool:
         """Whether a folder in which there was no image has other contents than a class."""
