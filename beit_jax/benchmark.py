@@ -96,7 +96,7 @@ def _check_config(config: ConfigDict, stage: str, real: bool) -> None:
         configs.validate(untrained)
     with mistakes.collected():
         if real:
-            local_files.check_data(configs.stage_of(config, stage).data, ("split",))
+            local_files.check_data(configs.stage_of(config, stage), ("split",))
     mistakes.raise_all()
 
 

@@ -18,6 +18,7 @@ from beit_jax.config import override
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 from beit_jax.extras import missing_library
 from beit_jax.runtime import distributed
+from beit_jax.runtime.path_encoding import check_encoding
 
 CONFIG_HELP = "config file, with arguments: FILE[:name=value,...]"
 KEY = "--config."
@@ -228,14 +229,16 @@ def print_help(parser: Parser, file: str, overrides: Sequence[str]) -> NoReturn:
 
 
 def required_folder(flag: str, path: str, example: str) -> Path:
-    """The folder that a required flag names.
+    """The folder that a required flag names, in which libraries read or write.
 
     Raises:
-      UserError: it is missing, or a URL.
+      UserError: it is missing, a URL, or not in UTF-8.
     """
     if not path:
         raise UserError(f"--{flag} is missing; expected a folder, such as --{flag}={example}")
-    return local_folder(flag, path)
+    folder = local_folder(flag, path)
+    check_encoding(f"--{flag}=", folder)
+    return folder
 
 
 def local_folder(flag: str, path: str) -> Path:
@@ -273,6 +276,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     # is raised too.
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _ignore_library_threads
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         main(sys.argv[1:])
     except (UserError, ModuleNotFoundError) as error:

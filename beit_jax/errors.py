@@ -5,8 +5,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
-# C0 and C1 controls, and those that change the direction of what follows.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+# Controls, what changes the direction of text, and what Python makes of bytes of file names that are not UTF-8.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
 
 
 class UserError(Exception):
@@ -27,8 +27,13 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """Text without control characters, which a terminal would obey; they are shown as `\\xNN`."""
-    return CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+    """Text without control characters, which a terminal would obey, and bytes that are no text: shown as `\\xNN`."""
+    return CONTROL.sub(lambda match: _escape(match[0]), text)
+
+
+def _escape(character: str) -> str:
+    byte = ord(character) - 0xDC00
+    return f"\\x{byte:02x}" if byte > 0 else character.encode("unicode_escape").decode()
 
 
 class Mistakes:

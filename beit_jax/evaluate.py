@@ -93,7 +93,10 @@ def _open(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str]
     with mistakes.collected():
         configs.validate(opened.config)
     with mistakes.collected():
-        local_files.check_data(opened.config.data, ("eval_split",))
+        local_files.check_data(opened.config, ("eval_split",))
+    with mistakes.collected():
+        if args.pictures:
+            local_files.check_outside("pictures", cli.local_folder("pictures", args.pictures), opened.config)
     with mistakes.collected():
         local_files.check_paths(opened.config, without=(*local_files.STARTS, local_files.TOKENS))
     mistakes.raise_all()
@@ -135,7 +138,7 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
         for evaluation in evaluations:
             values |= evaluation(experiment.mesh, params, experiment.frozen)
         if pictures:
-            _write_pictures(Path(pictures), experiment, evaluator, params, batches, tables)
+            _write_pictures(cli.local_folder("pictures", pictures), experiment, evaluator, params, batches, tables)
         return values
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from beit_jax.config.class_names import scores_classes
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.data.records.stored_tokens import check_folder
-from beit_jax.data.sources import folder as image_folder
+from beit_jax.data.sources import folder_checks, layout
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
+from beit_jax.runtime.path_encoding import check_encoding
 
 BUILT_IN = ("digits", "digit_scenes")
 SPLITS = ("split", "eval_split")
@@ -33,7 +35,7 @@ def check_run(config: ConfigDict, run: Path | None = None) -> None:
     """
     mistakes = Mistakes()
     with mistakes.collected():
-        check_data(config.data)
+        check_data(config)
     with mistakes.collected():
         check_paths(config, without=STARTS if run and has_checkpoint(run) else ())
     mistakes.raise_all()
@@ -55,6 +57,7 @@ def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
         if path in ("", "random") or path.startswith("stage:") or "://" in path:  # `validate` refuses URLs
             continue
         with mistakes.collected(f"{name}="):
+            check_encoding("", Path(path).expanduser())
             if name.rpartition(".")[2] in STARTS:
                 find_checkpoint(path)
             elif not Path(path).expanduser().exists():
@@ -64,28 +67,49 @@ def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
     mistakes.raise_all()
 
 
-def check_data(data: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
+def check_data(config: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
     """Checks the folder of the images, or of the prepared data sets.
 
     Args:
-      data: the section of a config.
+      config: of a run.
       splits: the keys of the splits that are needed.
 
     Raises:
-      UserError: the folder is missing, or has no such split.
+      UserError: the folder is missing, has no such split, or lacks the classes that the task scores.
     """
-    path = image_folder.path_of(data.source)
+    data = config.data
+    path = layout.path_of(data.source)
     if not path:
         return _check_data_set(data.source, data.data_dir)
     try:
-        image_folder.check_folder(path)
+        folder_checks.check_folder(path)
     except UserError as error:
         raise UserError(f"data.source={data.source}: {error}") from error
     mistakes = Mistakes()
     for name in splits:
         with mistakes.collected(f"data.{name}={data[name]}: "):
-            image_folder.check_split(path, data[name])
+            folder_checks.check_split(path, data[name])
     mistakes.raise_all()
+    if scores_classes(config) and not layout.is_paired(path):
+        try:
+            folder_checks.check_classes(path, data[splits[0]])
+        except UserError as error:
+            raise UserError(f"data.source={data.source}: {error}") from error
+
+
+def check_outside(flag: str, path: Path, config: ConfigDict) -> None:
+    """Checks that a command does not write among the images that a config reads.
+
+    Args:
+      flag: that names the path.
+      path: where the command writes.
+      config: of a run.
+
+    Raises:
+      UserError: it would.
+    """
+    if folder := layout.path_of(config.data.source):
+        folder_checks.check_outside(flag, path, folder)
 
 
 def _check_data_set(source: str, data_dir: str) -> None:
@@ -97,6 +121,7 @@ def _check_data_set(source: str, data_dir: str) -> None:
         )
     if source in BUILT_IN or "://" in data_dir:
         return
+    check_encoding("data.data_dir=", os.path.expanduser(data_dir))
     prepared = Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
     if Path(source).is_dir() and not (prepared / name).is_dir():
         raise UserError(

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.durations import in_steps
 from beit_jax.config.recipes import HELD_OUT
-from beit_jax.data.sources.folder import is_paired, list_folder, path_of
+from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
 from beit_jax.own_images import some_sizes

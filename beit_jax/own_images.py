@@ -17,8 +17,10 @@ from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax.config.durations import in_steps
-from beit_jax.data.sources.folder import check_folder, is_paired, list_folder, list_pairs, path_of
+from beit_jax.data.sources.folder import list_folder, list_pairs
+from beit_jax.data.sources.folder_checks import check_folder, count_classes
 from beit_jax.data.sources.label_choice import parse_labels
+from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine, find_machine
 from beit_jax.models import variants
@@ -72,6 +74,7 @@ def look_at(source: str) -> Images:
     check_folder(root)
     if is_paired(root):
         raise UserError(f"{root} has label maps, for segmentation: see configs/segment.py")
+    count_classes(root, "train")
     chosen = configs.set_source(configs.defaults("classify"), source).data
     everything = len(list_folder(root, "train").paths)
     if everything < FEWEST:

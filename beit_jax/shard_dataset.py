@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from beit_jax import cli, extras
-from beit_jax.data.sources import folder
+from beit_jax.data.sources.folder_checks import check_folder, check_outside
 from beit_jax.errors import Mistakes, UserError
 
 EVAL_SPLITS = ("validation", "test")
@@ -33,7 +33,9 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--images", required=True, metavar="FOLDER", help="folder of images")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder of data sets; DIR/NAME/1.0.0 is written")
-    parser.add_argument("--name", default="", help="name of the data set (default: that of FOLDER)")
+    parser.add_argument(
+        "--name", default="", help="name of the data set (default: that of FOLDER, lower-case, with _ for other signs)"
+    )
     parser.add_argument("--shards", type=int, default=0, metavar="N", help="files of each split (default: by size)")
     parser.add_argument("--worker", default="0/1", metavar="I/N", help="this is machine number I of N, from 0 on")
     args = parser.parse_args(argv)
@@ -42,18 +44,39 @@ def main(argv: Sequence[str]) -> None:
 
     from beit_jax.data.records import shard_writer
 
-    name = args.name or re.sub(r"\W+", "_", images.resolve().name.lower(), flags=re.ASCII)
-    print(f"listing the files in {images}", flush=True)
+    name = args.name or _name_of(images)
+    print(f"listing the files in {images}, for the data set {name}", flush=True)
     result = shard_writer.write_dataset(str(images), out, name, args.shards, index, count)
     print(_report(result, name, out))
+
+
+def _name_of(images: Path) -> str:
+    """The name of a data set after its folder.
+
+    Raises:
+      UserError: the folder's name would lose more than blanks and the like, or begins with a digit.
+    """
+    folder = images.resolve().name
+    name = re.sub(r"[\W_]+", "_", folder.lower()).strip("_")
+    if not (folder.isascii() and name.isidentifier()):
+        raise UserError(
+            f"the folder {folder!r} gives the data set no name, which has lower-case letters a to z, digits and _, and "
+            "begins with a letter; give one with --name"
+        )
+    return name
 
 
 def _check_command(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
-        folder.check_folder(str(cli.local_folder("images", args.images)))
+        images = cli.local_folder("images", args.images)
+        check_folder(str(images))
+        name = args.name or _name_of(images)
+        out = cli.local_folder("out", args.out)
+        for folder in (out, out / name):
+            check_outside("out", folder, str(images))
     with mistakes.collected():
-        cli.local_folder("out", args.out)
+        cli.required_folder("out", args.out, "records")
     with mistakes.collected():
         if args.shards < 0:
             raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 for the default")

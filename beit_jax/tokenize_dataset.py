@@ -47,16 +47,19 @@ def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
         extras.check_installed("tensorflow", "tensorflow_datasets")
     with mistakes.collected():
         if config is not None:
-            _check_stage(config, args.stage)
+            _check_stage(config, args.stage, args.out)
     mistakes.raise_all()
 
 
-def _check_stage(config: ConfigDict, stage: str) -> None:
+def _check_stage(config: ConfigDict, stage: str, out: str) -> None:
     mistakes, chosen = Mistakes(), configs.stage_of(config, stage)
     with mistakes.collected():
         configs.validate(config)
     with mistakes.collected():
-        local_files.check_data(chosen.data, ("split",))
+        local_files.check_data(chosen, ("split",))
+    with mistakes.collected():
+        if out and "://" not in out:
+            local_files.check_outside("out", cli.local_folder("out", out), chosen)
     with mistakes.collected():
         local_files.check_paths(chosen, without=(*local_files.STARTS, local_files.TOKENS))
     mistakes.raise_all()

@@ -66,16 +66,22 @@ def _check(config: ConfigDict, workdir: Path | None) -> None:
     with mistakes.collected():
         configs.validate(config)
     with mistakes.collected():
-        configs.check_stages(config, lambda name, stage: _check_files(stage, _folder(config, name, workdir)))
+        configs.check_stages(config, lambda name, stage: _check_files(stage, _folder(config, name, workdir), workdir))
     with mistakes.collected():
         for folder in {workdir, *folders_of(config, workdir).values()} if workdir else ():
             check_contents(folder)
     mistakes.raise_all()
 
 
-def _check_files(config: ConfigDict, run: Path | None) -> None:
-    if run is None or read_result(run) is None:
-        local_files.check_run(config, run)
+def _check_files(config: ConfigDict, run: Path | None, workdir: Path | None) -> None:
+    mistakes = Mistakes()
+    with mistakes.collected():
+        if run is None or read_result(run) is None:
+            local_files.check_run(config, run)
+    with mistakes.collected():
+        if workdir is not None:
+            local_files.check_outside("workdir", workdir, config)
+    mistakes.raise_all()
 
 
 def _folder(config: ConfigDict, stage: str, workdir: Path | None) -> Path | None:

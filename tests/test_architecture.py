@@ -76,7 +76,7 @@ def test_arrows_go_down(package):
     assert not found
     if package == "config":
         data = {other for module, others in GRAPH.items() if package_of(module) == "config" for other in others}
-        expected = {f"beit_jax.data.sources.{name}" for name in ("folder", "label_choice")}
+        expected = {f"beit_jax.data.sources.{name}" for name in ("layout", "label_choice")}
         assert {other for other in data if package_of(other) == "data"} == expected
 
 

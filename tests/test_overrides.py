@@ -141,7 +141,7 @@ def test_arguments_of_config_files_name_the_nearest_one():
     assert first.endswith("expected one of variant, data, epochs; did you mean variant?")
     assert second == "config argument epochs='x' is no float; its default is 1.0"
     (comma,) = lines("data=folder:a,b/c", **known)
-    assert "'b/c' is unknown" in comma and "A comma ends the value of data" in comma and "--config.data.source" in comma
+    assert "'b/c' is unknown" in comma and "A comma ends the value of data" in comma and "data=a\\,b" in comma
     assert configs.parse_arg("data=folder:my pics/x=y:z", **known).data == "folder:my pics/x=y:z"
 
 

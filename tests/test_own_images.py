@@ -1,6 +1,5 @@
 """What `configs/own_images.py` chooses, and how: from the images of a folder, the devices and the minutes."""
 
-import os
 import re
 import shutil
 
@@ -11,6 +10,7 @@ from PIL import Image
 from beit_jax import config as configs
 from beit_jax import own_images, train
 from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.image_walk import ImageWalk
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine
@@ -119,8 +119,8 @@ def test_a_command_lists_a_folder_and_reads_sizes_once(folder, tmp_path, monkeyp
     """What is added is seen after it."""
     root = tmp_path / "copy"
     shutil.copytree(folder, root)
-    walked, opened, walk, opening = [], [], os.walk, Image.open
-    monkeypatch.setattr(os, "walk", lambda path, **more: walked.append(str(path)) or walk(path, **more))
+    walked, opened, enter, opening = [], [], ImageWalk.enter, Image.open
+    monkeypatch.setattr(ImageWalk, "enter", lambda walk, path: walked.append(str(path)) or enter(walk, path))
     monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or opening(path))
     with listed_once():
         found = own_images.look_at(f"folder:{root}")

@@ -53,7 +53,7 @@ def _tokenizer_sizes(config: ConfigDict, stage: str) -> dict[str, Any]:
     chosen = configs.stage_of(config, stage)
     stages = {f"stage:{name}": section for name, section in configs.stages_of(config).items()}
     source = chosen.get("tokenizer", {}).get("init_from", "")
-    if source not in stages and not (source and holds_checkpoint(Path(source))):
+    if source not in stages and not (source and holds_checkpoint(Path(source).expanduser())):
         return {}
     return dict(fill_in_tokenizer(chosen, Path(), stages).tokenizer)
 

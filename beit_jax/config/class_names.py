@@ -31,6 +31,9 @@ def fill_in(config: ConfigDict, classes: int, names: Sequence[str]) -> None:
             f"{source} does not tell how many classes its label maps have; give model.num_classes, such as 150 for "
             "ADE20K"
         )
+    if scores_classes(config) and classes == 1:
+        what = "one class" if names else "no labels"
+        raise UserError(f"{source} has {what}; expected at least two classes to tell apart")
     if classes and classes != model.num_classes:
         raise UserError(
             f"model.num_classes={model.num_classes}, but {source} has {classes} classes; expected the same number: "
@@ -41,6 +44,14 @@ def fill_in(config: ConfigDict, classes: int, names: Sequence[str]) -> None:
             f"labels names {len(config.labels)} classes, and model.num_classes={model.num_classes}; expected a name "
             "for each class, or none"
         )
+
+
+def scores_classes(config: ConfigDict) -> bool:
+    """Whether a run needs the class of each image: to learn it, or for the nearest neighbours.
+
+    Segmentation, the task with sliding windows, has classes of pixels instead.
+    """
+    return ("labels" in config and "inference" not in config) or config.get("knn", {}).get("k", 0) > 0
 
 
 def check_same(known: Sequence[str], found: Sequence[str], source: str, advice: str) -> None:

@@ -49,7 +49,7 @@ def _load_json(file: str, arg: str) -> ConfigDict:
     if arg:
         raise UserError(f"config {file} takes no arguments, found {arg!r}; set its keys with --config.KEY=VALUE")
     try:
-        config = from_json(Path(file).read_text(encoding="utf-8"))
+        config = from_json(Path(file).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"config {file} cannot be read ({error}); expected the config.json of a run") from error
     if "task" not in config and "stages" not in config:
@@ -67,7 +67,7 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
     Raises:
       UserError: the file is missing, or fails.
     """
-    path = Path(file)
+    path = Path(file).expanduser()
     if not path.is_file():
         example = "configs/quickstart.py" if kind == "config" else "my_task.py"
         with_arguments = re.fullmatch(r"(.+\.py)[ ,](\w.*)", str(file))
@@ -98,11 +98,13 @@ def _error_in(file: str, error: Exception, kind: str = "config") -> UserError:
 def parse_arg(arg: str, **known: Any) -> ConfigDict:
     """Reads `name=value,flag` into the types of the defaults given: `parse_arg(arg, variant="B/16", runlocal=False)`.
 
+    A comma with a backslash before it belongs to the value.
+
     Raises:
       UserError: unknown names, and values of another type.
     """
     values, mistakes, before = dict(known), Mistakes(), ""
-    for item in filter(None, (arg or "").split(",")):
+    for item in (part.replace("\\,", ",") for part in re.split(r"(?<!\\),", arg or "") if part):
         name, given, text = item.partition("=")
         with mistakes.collected():
             if name not in known:
@@ -126,8 +128,8 @@ def _describe_unknown(item: str, name: str, known: Mapping[str, Any], before: st
     near, names = did_you_mean(name, known), ", ".join(known)
     if before and not near and not re.match(r"\w+=", item):
         return (
-            f"config argument {item!r} is unknown; expected one of {names}. A comma ends the value of {before}: set a "
-            "value that has one with its key, such as --config.data.source='folder:a,b'"
+            f"config argument {item!r} is unknown; expected one of {names}. A comma ends the value of {before}: if it "
+            f"belongs to the value, write '\\,' within quotation marks, such as 'FILE.py:{before}=a\\,b'"
         )
     return f"config argument {name!r} is unknown; expected one of {names}{near}"
 

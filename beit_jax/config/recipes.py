@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from beit_jax.config.nearest import listed
-from beit_jax.data.sources.folder import list_splits, path_of
+from beit_jax.data.sources.layout import list_splits, path_of
 from beit_jax.errors import UserError
 
 HELD_OUT = ("train[:90%]", "train[90%:]")  # of a folder without a split for evaluation

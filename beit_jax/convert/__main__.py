@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--num_classes", metavar="N", type=int, help="of a new head, for an encoder without one")
     parser.add_argument("--verify", action="store_true", help="compare with the other library; needs torch")
     args = parser.parse_args(argv)
-    convert(args.source, args.target, args.to, verify=args.verify, heads=args.heads, num_classes=args.num_classes)
+    target = str(cli.local_folder("target", args.target))
+    convert(args.source, target, args.to, verify=args.verify, heads=args.heads, num_classes=args.num_classes)
 
 
 def _check_command(args: argparse.Namespace) -> None:
@@ -51,7 +52,7 @@ def _check_command(args: argparse.Namespace) -> None:
     with mistakes.collected():
         locate.check_name(args.source)
     with mistakes.collected():
-        locate.check_target(Path(args.target), args.to)
+        locate.check_target(cli.local_folder("target", args.target), args.to)
     for name in ("heads", "num_classes"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             mistakes.add(f"found --{name}={getattr(args, name)}, expected at least 1")

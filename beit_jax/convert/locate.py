@@ -8,6 +8,7 @@ from beit_jax import extras
 from beit_jax.convert import torch_reader
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
+from beit_jax.runtime.path_encoding import check_encoding
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one that exists
 DALLE = ("encoder.pkl", "decoder.pkl")
@@ -22,6 +23,7 @@ def check_name(name: str) -> Path | None:
       UserError: there is no such path, and the name is no hub id, or the hub's client is not installed.
     """
     path = Path(name).expanduser()
+    check_encoding("", path)
     try:
         if path.exists():
             _check_contents(path)
@@ -97,8 +99,9 @@ def check_target(target: Path, format: str) -> None:
     """Checks the target before anything is read.
 
     Raises:
-      UserError: the target exists, or the format needs a library that is not installed.
+      UserError: the target exists, its path is not in UTF-8, or the format needs a library that is not installed.
     """
+    check_encoding("", target)
     try:
         exists = target.exists() or target.is_symlink()
     except OSError as error:

@@ -7,7 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from beit_jax.data.sources import folder
+from beit_jax.data.sources import folder, layout
+from beit_jax.data.sources.names import relative_name
 from beit_jax.data.sources.open_source import open_builder
 
 THREADS = 16  # that wait for a disk or a network
@@ -24,7 +25,7 @@ def fingerprint(config: Any) -> str:
     Raises:
       UserError: the split cannot be read.
     """
-    root = folder.path_of(config.source)
+    root = layout.path_of(config.source)
     files = _list_images(root, config.split) if root else _list_records(config)
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
@@ -33,13 +34,13 @@ def fingerprint(config: Any) -> str:
 
 
 def _list_images(root: str, split: str) -> list[tuple[bytes, int]]:
-    if folder.is_paired(root):
+    if layout.is_paired(root):
         paths = [image for image, _ in folder.list_pairs(root, split)]
     else:
         paths = folder.list_folder(root, split).paths
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         sizes = list(pool.map(_size, paths))
-    return [(os.fsencode(folder.relative_name(path, root)), size) for path, size in zip(paths, sizes, strict=True)]
+    return [(os.fsencode(relative_name(path, root)), size) for path, size in zip(paths, sizes, strict=True)]
 
 
 def _size(path: str) -> int:
@@ -50,7 +51,7 @@ def _size(path: str) -> int:
 
 
 def _list_records(config: Any) -> list[tuple[str, int, int, int]]:
-    builder = open_builder(config.source, config.data_dir or None)
+    builder = open_builder(config.source, config.data_dir)
     return [
         (os.path.basename(file.filename), tf.io.gfile.stat(file.filename).length, file.skip, file.take)
         for file in builder.info.splits[config.split].file_instructions

@@ -12,7 +12,6 @@ COMMAND --help explains each.
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from beit_jax import cli, extras
@@ -64,16 +63,21 @@ def _report(settings: argparse.Namespace) -> None:
     for workdir in dict.fromkeys(settings.workdirs):
         with mistakes.collected():
             workdirs.append(workdir_of(cli.local_folder("workdir", workdir)))
+    out, markdown_page = None, None
+    with mistakes.collected():
+        out = cli.local_folder("out", settings.out) if settings.out else None
+    with mistakes.collected():
+        markdown_page = cli.local_folder("markdown", settings.markdown) if settings.markdown else None
     with mistakes.collected():
         extras.check_installed("matplotlib")
     mistakes.raise_all()
     from beit_jax.visualize import markdown, report, runs
 
     try:
-        print(report.write_report(*workdirs, out=Path(settings.out) if settings.out else None))
-        for workdir in workdirs if settings.markdown else ():
+        print(report.write_report(*workdirs, out=out))
+        for workdir in workdirs if markdown_page else ():
             table = markdown.markdown_table(runs.collect_runs(workdir))
-            markdown.replace_table(Path(settings.markdown), workdir.resolve().name, table)
+            markdown.replace_table(markdown_page, workdir.resolve().name, table)
     except OSError as error:
         raise UserError(f"the report cannot be written: {error}; choose another page with --out") from error
 

@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from beit_jax import cli
 from beit_jax.convert.picture import to_rgb
 from beit_jax.errors import UserError
 
@@ -82,7 +83,7 @@ def write_pictures(folder: str, pictures: Sequence[tuple[str, np.ndarray | bytes
     Raises:
       UserError: the folder cannot be written.
     """
-    target = Path(folder)
+    target = cli.local_folder("out", folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures:

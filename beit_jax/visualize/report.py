@@ -20,5 +20,5 @@ def write_report(*workdirs: Path, out: Path | None = None) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     title = folder.resolve().name if len(workdirs) == 1 else " | ".join(path.resolve().name for path in workdirs)
     curve_folder = folder if len(workdirs) == 1 and out is None else None
-    target.write_text(page.render_page(title, groups, curve_folder), encoding="utf-8")
+    target.write_text(page.render_page(title, groups, curve_folder), encoding="utf-8", errors="backslashreplace")
     return f"{table.format_table(groups)}\n\nreport: {target}"

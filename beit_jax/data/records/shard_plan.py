@@ -1,6 +1,6 @@
 """The plan for storing a folder of images as records: which files go into which shard, and in which order.
 
-The order is that of `folder.list_folder`, a hash of the files' names: shards are mixed, slices of splits are those of
+The order is that of `list_folder`, a hash of the files' names: shards are mixed, slices of splits are those of
 the folder, and neither depends on the machine. The plan is a small JSON file beside the shards. Its fingerprints tell
 whether the folder has changed since.
 """
@@ -14,7 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from beit_jax.data.sources import folder
+from beit_jax.data.sources import layout
+from beit_jax.data.sources.folder import list_folder, list_pairs
+from beit_jax.data.sources.names import relative_name
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
 
@@ -45,16 +47,17 @@ def list_images(root: str) -> ImageFolder:
     """The images of a folder in any layout that `data.source=folder:PATH` reads.
 
     Raises:
-      UserError: there are no images, a file cannot be read, or splits have different classes.
+      UserError: there are no images, a file cannot be read, splits have different classes, or a class has a name that
+        tfds would change.
     """
     root = str(Path(root))
-    splits, classes, paired = {}, {}, folder.is_paired(root)
+    splits, classes, paired = {}, {}, layout.is_paired(root)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        for name in folder.list_splits(root):
+        for name in layout.list_splits(root):
             if paired:
-                files, labels, classes[name] = folder.list_pairs(root, name), [], []
+                files, labels, classes[name] = list_pairs(root, name), [], []
             else:
-                listing = folder.list_folder(root, name)
+                listing = list_folder(root, name)
                 files, labels, classes[name] = [(path,) for path in listing.paths], listing.labels, listing.classes
             splits[name] = _describe_split(root, files, labels, pool)
     first = next(iter(classes))
@@ -65,8 +68,11 @@ def list_images(root: str) -> ImageFolder:
                 "give both the same class folders"
             )
     for name in classes[first]:
-        if not name.isprintable():
-            raise UserError(f"found the class folder {name!r} in {root}, expected a printable name; rename it")
+        if name != name.strip() or not name.isprintable():
+            raise UserError(
+                f"found the class folder {name!r} in {root}, expected a printable name without blanks around it: tfds "
+                "would change it; rename it"
+            )
     return ImageFolder(root, splits, classes[first], paired)
 
 
@@ -77,7 +83,7 @@ def _describe_split(
     sizes = [size for chunk in pool.map(_sizes, chunks) for size in chunk]
     digest = hashlib.blake2b(digest_size=16)
     for index, (paths, sizes_of_paths) in enumerate(zip(files, sizes, strict=True)):
-        names = [os.fsencode(folder.relative_name(path, root)) for path in paths]
+        names = [os.fsencode(relative_name(path, root)) for path in paths]
         digest.update(repr((names, sizes_of_paths, labels[index] if labels else None)).encode())
     return Split(files, [sum(sizes_of_paths) for sizes_of_paths in sizes], labels, digest.hexdigest())
 

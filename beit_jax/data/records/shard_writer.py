@@ -20,7 +20,7 @@ from tqdm import tqdm
 from beit_jax.data.records import shard_plan
 from beit_jax.data.records.shard_plan import ImageFolder, Split
 from beit_jax.data.sources import image_label_pairs
-from beit_jax.data.sources.folder import relative_name
+from beit_jax.data.sources.names import relative_name
 from beit_jax.data.sources.source import FILE_NAME
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write
@@ -76,8 +76,6 @@ def write_dataset(images: str, out: Path, name: str, shards: int, worker: int, w
       UserError: a folder is wrong, a file cannot be read, or the disk is full. Finished shards stay.
     """
     check_name(name)
-    if out.resolve().is_relative_to(Path(images).resolve()):
-        raise UserError(f"--out={out} lies in the folder of the images, and would be listed with them; choose another")
     image_folder = shard_plan.list_images(images)
     folder = out / name / VERSION
     plan = shard_plan.make_plan(image_folder, lambda split: _number_of_shards(split, shards))

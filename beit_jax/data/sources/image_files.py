@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from beit_jax.data.sources.folder import EXTENSIONS, as_text, images_below, relative_name
+from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk
+from beit_jax.data.sources.names import as_text, relative_name
 from beit_jax.errors import UserError
 
 
 class ImageFile(NamedTuple):
-    """The path of an image, and its name in a table (see `folder.as_text`)."""
+    """The path of an image, and its name in a table (see `names.as_text`)."""
 
     path: str
     name: str
@@ -32,9 +33,11 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
     for path in paths:
         prefix = f"{path.rstrip('/')}/" if len(paths) > 1 else ""
         if Path(path).is_dir():
-            found = sorted((relative_name(file, path), file) for file in images_below(path))
+            walk = ImageWalk()
+            found = sorted((relative_name(file, path), file) for _, file in walk.images([path]))
             if not found:
                 raise UserError(f"{path} holds no images; expected {', '.join(EXTENSIONS)} files in it, at any depth")
+            walk.skipped.warn(path)
             images += [ImageFile(file, as_text(prefix + name)) for name, file in found]
         elif Path(path).is_file():
             images.append(ImageFile(path, as_text(path if len(paths) > 1 else os.path.basename(path))))

@@ -9,7 +9,8 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from beit_jax.data.sources import image_label_pairs
-from beit_jax.data.sources.folder import as_text, is_paired, list_folder, list_pairs, path_of
+from beit_jax.data.sources.folder import list_folder, list_pairs
+from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
@@ -29,7 +30,7 @@ def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Li
     """
     if folder := path_of(name):
         return _open_folder(folder, split)
-    builder = open_builder(name, data_dir or None)
+    builder = open_builder(name, data_dir)
     create = image_label_pairs.ShardedPairSource if image_label_pairs.has_label_maps(builder) else ShardedSource
     try:
         return create(builder, split, shuffle_buffer)
@@ -44,16 +45,17 @@ def _open_folder(folder: str, split: str) -> ListedSource:
     if is_paired(folder):
         return image_label_pairs.ListedPairSource(list_pairs(folder, split))
     listing = list_folder(folder, split)
-    paths, names = [os.fsencode(path) for path in listing.paths], tuple(map(as_text, listing.classes))
+    paths, names = [os.fsencode(path) for path in listing.paths], tuple(listing.classes)
     return ListedSource(paths, listing.labels, paths, listing.num_classes, in_files=True, class_names=names)
 
 
-def open_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """The tfds data set of a name, which is prepared.
 
     Raises:
       UserError: it is not prepared in `data_dir`, or has no images.
     """
+    data_dir = os.path.expanduser(data_dir) or None
     if name == "digits":
         from beit_jax.data.sources import digits
 

@@ -35,7 +35,7 @@ def test_split_folders_share_the_classes_of_train(tmp_path):
     touch(tmp_path, "val/c/5.png")
     with pytest.raises(UserError, match=r"class folder .*c is not in"):
         list_folder(str(tmp_path), "validation")
-    with pytest.raises(UserError, match="has the splits test, train, validation, not 'holdout'"):
+    with pytest.raises(UserError, match="has the splits train, validation, test, not 'holdout'"):
         list_folder(str(tmp_path), "holdout")
 
 
@@ -93,7 +93,7 @@ def test_names_that_are_not_utf_8(tmp_path, is_paired):
     records = [source.record(tf.constant(index, tf.int64)) for index in range(source.num_examples)]
     found = {record["image"].numpy() for record in records}
     assert found == ({b"images/\xff.png"} if is_paired else {b"\xfe/\xff.png", b"a/1.png"})
-    assert source.class_names == (() if is_paired else ("a", "\\xfe"))
+    assert source.class_names == (() if is_paired else ("\\xfe", "a"))
 
 
 def test_missing_folder(tmp_path):
@@ -103,16 +103,20 @@ def test_missing_folder(tmp_path):
 
 def test_webp_files_are_listed_and_other_formats_counted_once(tmp_path, caplog):
     touch(tmp_path, "a/1.webp", "a/2.WEBP", "b/3.png", "b/icon.svg", "b/deep/scan.tiff", "b/other.svg", "a/notes.txt")
+    touch(tmp_path, "b/4", "b/README")
     for _ in range(2):
         assert names(list_folder(str(tmp_path), "train"), tmp_path) == ["a/1.webp", "a/2.WEBP", "b/3.png"]
     (record,) = caplog.records
-    assert f"ignored 3 files of {tmp_path} in formats that are not read: 2 .svg, 1 .tiff" in record.getMessage()
+    assert record.getMessage() == (
+        f"not read in {tmp_path}: 4 files that are no images by the extension (2 .svg, 1 without extension, 1 .tiff; "
+        "convert pictures to PNG or JPEG to use them)"
+    )
 
 
 def test_pairs_count_other_formats_too(tmp_path, caplog):
     touch(tmp_path, "images/1.webp", "images/2.heic", "annotations/1.png")
     assert len(list_pairs(str(tmp_path), "train")) == 1
-    assert "ignored 1 file of" in caplog.text and "1 .heic" in caplog.text
+    assert "1 file that is no image by the extension (1 .heic;" in caplog.text
     (tmp_path / "images/1.webp").unlink()
     with pytest.raises(UserError, match=r"1 \.heic are not: convert them"):
         list_pairs(str(tmp_path), "train")
