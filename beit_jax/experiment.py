@@ -130,8 +130,9 @@ class Experiment:
 
     @functools.cached_property
     def _optimizer(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        lengths = self.lengths
-        return optimizer.build_optimizer(self.config.optimizer, lengths.total, lengths.warmup, lengths.schedule)
+        lengths, settings = self.lengths, self.config.optimizer
+        steps = lengths.total, lengths.warmup, lengths.schedule
+        return optimizer.build_optimizer(settings, *steps, self.task.no_decay)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:

@@ -55,6 +55,11 @@ class Segment(Task):
         """See `Task.ignored_parameters`."""
         return (r"^(lm_head|head|fc_norm)/", r"^encoder/(mask_token$|norm/)")
 
+    @property
+    def no_decay(self) -> tuple[str, ...]:
+        """See `Task.no_decay`."""
+        return tuple(self.config.optimizer.no_decay)
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         side = self.config.model.image_size

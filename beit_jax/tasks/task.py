@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from beit_jax.config.shared import TOKENS, VECTORS
 from beit_jax.errors import UserError
 from beit_jax.tasks.report import Report, Table
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
@@ -72,8 +73,8 @@ class Task:
 
         Returns:
           Metrics, (sum, count) by name; the step minimises sum / count of `loss`. And new values of the parameters that
-          have no gradient, such as running statistics: a tree with only these names, {} if there are none. The step
-          takes their mean over micro-batches.
+          have no gradient, such as running statistics: a tree with only these names, {} if there are none. Of several
+          micro-batches, each gets the new values of the one before it.
         """
         raise NotImplementedError
 
@@ -124,6 +125,11 @@ class Task:
     def ignored_parameters(self) -> tuple[str, ...]:
         """Regular expressions of parameters in the checkpoints of other tasks that this task has no use for."""
         return ()
+
+    @property
+    def no_decay(self) -> tuple[str, ...]:
+        """Regular expressions of parameters without weight decay."""
+        return VECTORS, TOKENS
 
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
