@@ -9,7 +9,7 @@ from beit_jax.data.decoding.assertions import assertion_message
 from beit_jax.data.features import ID
 from beit_jax.data.ops import image as image_ops
 from beit_jax.data.ops import segmentation
-from beit_jax.data.ops.resample import resize_bilinear
+from beit_jax.data.ops.resample import resize_bilinear, resize_pair
 from beit_jax.errors import UserError
 
 SEED = [7, 11]
@@ -93,7 +93,10 @@ def test_random_ratio_resize(random_ratio_resize, shape, index):
     old = [(np.arange(new) + 0.5) * side / new - 0.5 for new, side in zip(expected, shape, strict=True)]
     old = np.stack(np.meshgrid(*(np.clip(o, 0, side - 1) for o, side in zip(old, shape, strict=True)), indexing="ij"))
     assert np.abs(by_image - old).max() <= 0.5 / 16 + 1e-6  # bilinear keeps a ramp
-    assert np.abs(by_labels - old).max() <= 0.5 + 1e-6  # the label is that of the nearest pixel
+    scales = np.array([side / new for new, side in zip(expected, shape, strict=True)])[:, None, None]
+    below = old + 0.5 - 0.5 * scales - by_labels  # from the label's pixel to the upper left corner of the new one
+    inner = (slice(None), *(slice(1, -1),) * 2)  # `old` is clipped at the borders
+    assert -1e-6 <= below[inner].min() and below[inner].max() < 1
 
 
 def test_ratios_cover_their_range():
@@ -104,6 +107,24 @@ def test_ratios_cover_their_range():
         sides.append(int(tf.shape(resize(pair, tf.constant([0, index], tf.int64))["image"])[0]))
     assert 50 <= min(sides) < 60 and 190 < max(sides) <= 200
     assert 105 < np.mean(sides) < 145
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),  # of cv2.resize(np.arange(old), ..., interpolation=cv2.INTER_NEAREST), 4.5.5 and 5.0.0
+    [
+        (12, 5, [0, 2, 4, 7, 9]),
+        (3, 7, [0, 0, 0, 1, 1, 2, 2]),
+        # Rounding: 9 * 14 / 18 is 7, and 17 * 6 / 34 is 3.
+        (14, 18, [0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10, 10, 11, 12, 13]),
+        (6, 34, [0] * 6 + [1] * 6 + [2] * 6 + [3] * 5 + [4] * 6 + [5] * 5),
+    ],
+)
+def test_labels_are_resized_by_opencvs_nearest(old, new, expected):
+    labels = np.arange(old, dtype=np.uint8)
+    image = tf.zeros([old, 1, 3], tf.uint8)
+    assert resize_pair(image, tf.constant(labels[:, None, None]), new, 1)[1][:, 0, 0].numpy().tolist() == expected
+    image = tf.transpose(image, [1, 0, 2])
+    assert resize_pair(image, tf.constant(labels[None, :, None]), 1, new)[1][0, :, 0].numpy().tolist() == expected
 
 
 def test_bilinear_is_opencvs():
