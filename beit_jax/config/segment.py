@@ -34,10 +34,17 @@ KEYS: Keys = dict(
         ratios=Key((1.0,), "scales at which images are seen"),
         flip=Key(False, "whether images are seen mirrored too"),
         clamp_to_crop=Key(False, "whether scales below the window are raised to it, as in the released code"),
-        side=Key(1024, "side of the canvas on which data.eval_ops put images", at_least=1),
+        short_side=Key(0, "largest shorter side of images in the evaluation; 0: model.image_size", at_least=0),
+        long_side=Key(0, "largest longer side of images in the evaluation; 0: four times the shorter one", at_least=0),
         label_side=Key(2048, "side of the canvas of label maps", at_least=1),
     ),
 )
+
+
+def canvas(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of the canvas of images in the evaluation: bounds on their shorter and on their longer sides."""
+    short = config.inference.short_side or config.model.image_size
+    return short, config.inference.long_side or 4 * short
 
 
 def check(config: ConfigDict) -> None:
@@ -52,6 +59,9 @@ def check(config: ConfigDict) -> None:
         mistakes.add(
             f"inference.stride={inference.stride} leaves pixels between windows of model.image_size={model.image_size}"
         )
+    short, long = canvas(config)
+    if short > long:
+        mistakes.add(f"inference.long_side={long} is smaller than the shorter side, which is up to {short} pixels")
     if not inference.ratios or not all(type(ratio) in (int, float) and ratio > 0 for ratio in inference.ratios):
         mistakes.add(f"inference.ratios={inference.ratios!r}; expected numbers above 0, such as (0.75, 1.0)")
     mistakes.raise_all()

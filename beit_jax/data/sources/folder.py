@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import glob
 import hashlib
 import logging
 import os
@@ -167,11 +168,23 @@ def _match_pairs(root: str, name: str) -> list[tuple[str, str]]:
         alone = sorted(set(files) - set(partners))
         if alone:
             missing_in = top / (ANNOTATIONS if kind == "image" else IMAGES)
+            if kind == "image" and (
+                other := _of_another_format(missing_in / folder.relative_to(top / IMAGES), alone[0])
+            ):
+                raise UserError(
+                    f"the image {files[alone[0]]} has no label map of its name in {missing_in} but {other}; "
+                    "expected PNG, since the compression of other formats changes labels"
+                )
             raise UserError(
                 f"the {kind} {files[alone[0]]} has no {partner} of its name in {missing_in} ({len(alone)} of "
                 f"{len(files)} have none); add {'it' if len(alone) == 1 else 'them'} or remove the {kind}"
             )
     return _mix([(path, maps[name]) for name, path in images.items()], folder)
+
+
+def _of_another_format(folder: Path, name: str) -> str:
+    """The path of a file of that name, with any extension, in a folder; empty if there is none."""
+    return next(map(str, folder.glob(f"{glob.escape(name)}.*")), "")
 
 
 def _by_name(folder: Path, extensions: tuple[str, ...], ignored: collections.Counter) -> dict[str, str]:
