@@ -66,8 +66,8 @@ class Experiment:
     ) -> "Experiment":
         """An experiment that is ready to train. All mistakes that can be found before training are found here.
 
-        Nothing is computed and no image is read: the checks compare the config with the description of the data, the
-        devices, and the shapes of parameters.
+        Nothing is computed and no image is read, only label maps are: the checks compare the config with the
+        description of the data, the devices, and the shapes of parameters.
 
         Args:
           config: of the run, valid.

@@ -44,7 +44,7 @@ class ExperimentData:
     load_frozen: Callable[[], dict[str, Params]]
 
     def check(self, total_steps: int) -> None:
-        """Checks everything about the data that can be checked without reading an image.
+        """Checks everything about the data that can be checked without reading an image; of label maps some are read.
 
         Raises:
           UserError: ops, stored tokens or evaluations do not fit the task or the length of the run.
