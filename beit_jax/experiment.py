@@ -66,8 +66,8 @@ class Experiment:
     ) -> "Experiment":
         """An experiment that is ready to train. All mistakes that can be found before training are found here.
 
-        Nothing is computed and no image is read: the checks compare the config with the description of the data, the
-        devices, and the shapes of parameters.
+        Nothing is computed and no image is read, only label maps are: the checks compare the config with the
+        description of the data, the devices, and the shapes of parameters.
 
         Args:
           config: of the run, valid.
@@ -130,8 +130,9 @@ class Experiment:
 
     @functools.cached_property
     def _optimizer(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        lengths = self.lengths
-        return optimizer.build_optimizer(self.config.optimizer, lengths.total, lengths.warmup, lengths.schedule)
+        lengths, settings = self.lengths, self.config.optimizer
+        steps = lengths.total, lengths.warmup, lengths.schedule
+        return optimizer.build_optimizer(settings, *steps, self.task.no_decay)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:

@@ -6,7 +6,7 @@ TensorFlow is imported only when one of them is needed.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from beit_jax.config import class_names
+from beit_jax.config import class_names, fill_in_sizes
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Task, spec
+from beit_jax.tasks.task import Task, compare_specs, spec
 from beit_jax.training import sharding
 from beit_jax.training.params import digest
-from beit_jax.typing import HostBatch, Params, Spec
+from beit_jax.typing import HostBatch, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class ExperimentData:
     load_frozen: Callable[[], dict[str, Params]]
 
     def check(self, total_steps: int) -> None:
-        """Checks everything about the data that can be checked without reading an image.
+        """Checks everything about the data that can be checked without reading an image; of label maps some are read.
 
         Raises:
           UserError: ops, stored tokens or evaluations do not fit the task or the length of the run.
@@ -54,7 +54,7 @@ class ExperimentData:
         if self.stored_tokens:
             self.stored_tokens.check_key(self.stream_key(jax.process_count()))
             self.stored_tokens.check_length(total_steps)
-        _ = self.evaluations  # raises where they do not fit
+        _ = self.label_counts, self.evaluations  # raise where they do not fit
 
     @functools.cached_property
     def num_examples(self) -> int:
@@ -104,7 +104,8 @@ class ExperimentData:
         start = dict(seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.unreadable_log)
         if self.stored_tokens:
             self.stored_tokens.check_key(self.tokenizer_key())
-        return pipeline.make_train(config.data, **start, **this_process(), tokens=self.stored_tokens)
+        start |= dict(tokens=self.stored_tokens, num_classes=self._num_classes)
+        return pipeline.make_train(config.data, **start, **this_process())
 
     @functools.cached_property
     def eval_batches(self) -> Iterable[HostBatch]:
@@ -115,7 +116,8 @@ class ExperimentData:
         """As `eval_batches`, but images also if features are kept in memory; `log` names unreadable images."""
         from beit_jax.data import pipeline
 
-        return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, log=log, **this_process())
+        settings = dict(batch_size=self.config.batch_size, num_classes=self._num_classes, log=log)
+        return pipeline.make_eval(self.config.data, **settings, **this_process())
 
     @property
     def unreadable_log(self) -> Path:
@@ -164,6 +166,26 @@ class ExperimentData:
             )
         wanted = self.task.eval_spec(1) if part else self.task.ops_spec(1)
         compare_specs(pipeline.spec(data, data[f"{part}split"], ops), wanted, name, f"{self.config.task} task")
+
+    # Label maps.
+
+    @property
+    def _num_classes(self) -> int:
+        """Classes of label maps; 0 where there are none."""
+        return self.config.model.num_classes if "label_map" in self.task.train_spec(1) else 0
+
+    @functools.cached_property
+    def label_counts(self) -> tuple[Any, ...]:
+        """The labels of the splits to train and to evaluate on, `data.label_counts.LabelCounts`; () without label maps.
+
+        Raises:
+          UserError: they do not fit the model.
+        """
+        from beit_jax.data import label_counts
+
+        if not self._num_classes:
+            return ()
+        return label_counts.check_run(self.config.data, self._num_classes, self.config.inference.label_side)
 
     # Evaluations besides the task's own.
 
@@ -257,38 +279,16 @@ def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
     Raises:
       UserError: the data cannot be read, or have other classes than the model.
     """
-    from beit_jax.data import pipeline
+    from beit_jax.data import label_counts, pipeline
 
     config = config.copy_and_resolve_references()
     for name, path in flatten(config).items():
         if declared_keys(config)[name].is_path and path and path != "random" and not path.startswith("stage:"):
             config.update_from_flattened_dict({name: str(Path(path).expanduser().absolute())})
     if "num_classes" in config.get("model", {}):
-        split = config.data.split if to_train else config.data.eval_split
-        class_names.fill_in(config, *pipeline.classes(config.data, split))
+        splits = (config.data.split, config.data.eval_split) if to_train else (config.data.eval_split,)
+        number, names = pipeline.classes(config.data, splits[0])
+        if not number and not config.model.num_classes:
+            number = label_counts.count_classes(fill_in_sizes(config).data, splits)
+        class_names.fill_in(config, number, names)
     return config
-
-
-def compare_specs(found: Mapping[str, Any], wanted: Spec, ops: str, who: str) -> None:
-    """Checks that ops make what is needed.
-
-    Args:
-      found: shapes and dtypes of a batch of one example that the ops make, by name.
-      wanted: the shapes and dtypes that are needed.
-      ops: the config key of the ops, for the message.
-      who: what needs them, for the message.
-
-    Raises:
-      UserError: something is missing, or of another shape or type.
-    """
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        names = ", ".join(map(repr, missing))
-        raise UserError(f"{ops} leave no {names}, which the {who} needs; found {', '.join(found)}")
-    for name, expected in wanted.items():
-        shape, dtype = found[name]
-        if (shape, dtype) != (expected.shape, expected.dtype):
-            raise UserError(
-                f"{ops} make {name!r} {dtype}{list(shape[1:])}; the {who} expects "
-                f"{expected.dtype}{list(expected.shape[1:])}: make the ops and the model's sizes agree"
-            )

@@ -37,6 +37,7 @@ def describe_stages(experiments: Mapping[str, Experiment], machine: Machine, pre
             *lines,
             f"Minutes and MiB (of each device) are estimates for {machine.devices} {machine.kind} device(s){total}.",
             *_splits(experiments),
+            *_label_maps(experiments),
             f"Each value can be set: {prefix}KEY=VALUE; --help lists the keys.",
         ]
     )
@@ -92,4 +93,16 @@ def _splits(experiments: Mapping[str, Experiment]) -> list[str]:
                 f"{data.source} has no validation split: {count:,} images, a tenth, are held out by a hash of their "
                 f"names (data.split={data.split}, data.eval_split={data.eval_split})."
             )
+    return list(dict.fromkeys(lines))
+
+
+def _label_maps(experiments: Mapping[str, Experiment]) -> list[str]:
+    """What the label maps hold, a line for each split."""
+    from beit_jax.data.label_counts import describe
+
+    lines = [
+        describe(counts, experiment.config.model.num_classes)
+        for experiment in experiments.values()
+        for counts in experiment.data.label_counts
+    ]
     return list(dict.fromkeys(lines))

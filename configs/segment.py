@@ -1,4 +1,4 @@
-"""Semantic segmentation on ADE20K (arXiv 2106.08254, section 3.2; official `semantic_segmentation`).
+"""Semantic segmentation of ADE20K or of your own images (arXiv 2106.08254, section 3.2; official code likewise).
 
   python -m beit_jax.train --config configs/segment.py:data=folder:PATH/ADEChallengeData2016 --workdir runs/segment \\
       --config.init_from=runs/pretrain
@@ -13,12 +13,16 @@ Arguments
   size     512 or 640: side of the crops in training, and short side of the images in evaluation
   stage    pt: from pre-training; pt2ft: after intermediate fine-tuning, such as the first stage of configs/transfer.py
   data     folder:PATH with images/{training,validation} and annotations/{training,validation}
+  ade20k   label maps are numbered as in ADE20K: 0 is no class, and 1 to 150 are the classes. This is so without asking
+           if the folder is called ADEChallengeData2016. Other label maps are taken as they are: 255 does not count, and
+           the number of classes is found in the files, unless --config.model.num_classes gives it
+  binary   masks of 0 and 255: 255 is class 1. By itself 255 means that a pixel does not count
   runlocal scenes of digits, which are generated without a download
 
 Download ADE20K by hand (ADEChallengeData2016.zip): the data set scene_parse150 of tensorflow-datasets holds the
 instances of another challenge. The last command is the multi-scale evaluation of the released code, in which the three
-smallest scales are all raised to 1; without clamp_to_crop it is the paper's. Images whose long side is larger than the
-canvas of inference.side are reduced to fit it; make it larger where memory allows.
+smallest scales are all raised to 1; without clamp_to_crop it is the paper's. In the evaluation, as officially, the
+shorter side of an image is reduced or enlarged to `size`, unless its longer side were then above four times that.
 
 Hardware: the authors used 8 V100 (32 GB), 2 images each. Time of this code at this size: not measured; memory:
 docs/benchmarks.md. Expected mIoU: UPerNet B/16 at 640, pt2ft 53.6 (multi-scale 54.2), L/16 56.7 (57.0) (official
@@ -26,10 +30,13 @@ README); SETR-PUP B/16 at 512 from pre-training on ImageNet-1k 45.6, with interm
 3). Not measured here yet.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from beit_jax.config import defaults, parse_arg, set_source, shorten
 
+ADE20K = ("ADEChallengeData2016", "scene_parse150")  # names of the folder, and of the tfds data set
 # head, size of the encoder, stage: lr, layer decay, stochastic depth
 RECIPES = {
     ("upernet", "base", "pt"): (7e-4, 0.65, 0.1),
@@ -48,7 +55,15 @@ LAYERS = {
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of a row of the official table, or of the paper's appendix."""
     arg = parse_arg(
-        arg, head="upernet", variant="B/16", size=512, stage="pt", data="folder:ADEChallengeData2016", runlocal=False
+        arg,
+        head="upernet",
+        variant="B/16",
+        size=512,
+        stage="pt",
+        data="folder:ADEChallengeData2016",
+        ade20k=False,
+        binary=False,
+        runlocal=False,
     )
     encoder = "large" if arg.variant.startswith("L") else "base"
     if (arg.head, encoder, arg.stage) not in RECIPES:
@@ -68,20 +83,21 @@ def get_config(arg: str = "") -> ConfigDict:
             opt.accumulate = 2
     set_source(config, arg.data)
     config.data.shuffle_buffer = 20_000
-    config.model.num_classes, zero = 150, "reduce_zero_label|"
+    relabel = "map_labels({255: 1})|" if arg.binary else ""
     if arg.runlocal:
-        zero = ""
         runlocal(config)
-    config.inference.side = max(config.inference.side, config.model.image_size)
+    elif arg.ade20k or Path(arg.data.removeprefix("folder:")).name in ADE20K:
+        config.model.num_classes, relabel = 150, "reduce_zero_label|"
     normalize, keep = "normalize('imagenet')", "keep('image', 'label_map'"
     largest = 1.0 if arg.runlocal else 0.75  # fraction of a class in a crop; scenes of digits are mostly background
     config.data.ops = (
-        f"decode|{zero}random_ratio_resize(image_size, 4 * image_size)|random_segment_crop(image_size, {largest})"
+        f"decode|{relabel}random_ratio_resize(image_size, 4 * image_size)|random_segment_crop(image_size, {largest})"
         f"|flip_lr|photometric_distortion|{normalize}|pad_to(image_size, image_size)|{keep})"
     )
+    canvas = "canvas_short, canvas_long"
     config.data.eval_ops = (
-        f"decode|{zero}resize_within(image_size, canvas)|{normalize}"
-        f"|pad_for_evaluation(canvas, label_canvas)|{keep}, 'size', 'label_size')"
+        f"decode|{relabel}resize_within({canvas})|{normalize}"
+        f"|pad_for_evaluation({canvas}, label_canvas)|{keep}, 'size', 'label_size')"
     )
     return config
 
@@ -92,7 +108,5 @@ def runlocal(config: ConfigDict) -> None:
     config.batch_size = 16
     shorten(config, 20, warmup=5)
     layers = (0, 0, 1, 1) if config.model.head == "upernet" else (0, 1)
-    config.model.update(
-        dict(variant="Micro/4", image_size=32, num_classes=0, channels=16, auxiliary_channels=16, layers=layers)
-    )
-    config.inference.update(dict(side=32, label_side=32))
+    config.model.update(dict(variant="Micro/4", image_size=32, channels=16, auxiliary_channels=16, layers=layers))
+    config.inference.update(dict(long_side=32, label_side=32))

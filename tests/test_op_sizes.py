@@ -77,7 +77,7 @@ def test_official_evaluation_sizes():
             "data.ops names a size 'imagesize', which the config does not have; did you mean ",
         ),
         ("decode|resize(x)", "the sizes are image_size, short_side, grid, tokenizer_size, num_masked, min_block"),
-        ("decode|resize(canvas)", "names a size 'canvas', which the config does not have"),
+        ("decode|resize(canvas_long)", "names a size 'canvas_long', which the config does not have"),
     ],
 )
 def test_unknown_sizes(ops, message):

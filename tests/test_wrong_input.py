@@ -17,7 +17,8 @@ MASKS_OF_SIX = (
     "decode|two_views(16, 16)|normalize|map_pixels|blockwise_mask(6, 1, 4)|keep('image', 'tokenizer_image', 'mask')"
 )
 CANVAS_OF_64 = (
-    "decode|resize_within(32, 64)|normalize|pad_for_evaluation(64, 32)|keep('image', 'label_map', 'size', 'label_size')"
+    "decode|resize_within(32, 64)|normalize|pad_for_evaluation(64, 64, 32)"
+    "|keep('image', 'label_map', 'size', 'label_size')"
 )
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 

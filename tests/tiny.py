@@ -32,7 +32,7 @@ def config(task: str) -> ConfigDict:
         made.num_masked = 12
     elif task == "segment":
         made.model.update(dict(head="setr_pup", num_classes=4, channels=8, layers=(1,)))
-        made.inference.update(dict(side=24, label_side=24))
+        made.inference.update(dict(short_side=24, long_side=24, label_side=24))
     elif task == "probe":
         made.model.num_classes, made.encoder.init_from = 10, "random"
     else:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
+from beit_jax.config import segment
 from beit_jax.config.encoder import grid_side
 from beit_jax.config.pretrain import largest_mask, smallest_block, tokenizer_image_size
 from beit_jax.errors import UserError, did_you_mean
@@ -24,7 +25,8 @@ SIZES: dict[str, tuple[str, Callable[[ConfigDict], int]]] = {
     "tokenizer_size": ("tokenizer.kind", tokenizer_image_size),
     "num_masked": ("num_masked", largest_mask),
     "min_block": ("num_masked", smallest_block),
-    "canvas": ("inference.side", lambda config: config.inference.side),
+    "canvas_short": ("inference.short_side", lambda config: segment.canvas(config)[0]),
+    "canvas_long": ("inference.long_side", lambda config: segment.canvas(config)[1]),
     "label_canvas": ("inference.label_side", lambda config: config.inference.label_side),
 }
 

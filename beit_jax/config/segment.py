@@ -4,14 +4,22 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.classify import LABELS
 from beit_jax.config.encoder import encoder_keys, grid_side
-from beit_jax.config.keys import Key, Keys
-from beit_jax.config.shared import init_optional
+from beit_jax.config.keys import Key, Keys, check_regular_expressions
+from beit_jax.config.shared import VECTORS, init_optional
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
 
 OPTIONAL = (r"^(decode_head|auxiliary_head(_\d+)?|pyramid)/",)
 KEYS: Keys = dict(
     init_optional=init_optional(OPTIONAL),
+    optimizer=dict(
+        weight_decay=Key(0.05, "decay of the parameters that no_decay does not name", at_least=0),
+        # Class token and positions are decayed: the released code exempts "cls_token" and "pos_embed", but mmcv calls
+        # them "backbone.cls_token" and "backbone.pos_embed".
+        no_decay=Key(
+            (VECTORS,), "regular expressions of parameters without weight decay", check=check_regular_expressions
+        ),
+    ),
     model=dict(
         **encoder_keys("per_block", image_size=512),
         num_classes=Key(0, "number of classes; 0: as many as the data set has, where it tells", at_least=0),
@@ -26,10 +34,17 @@ KEYS: Keys = dict(
         ratios=Key((1.0,), "scales at which images are seen"),
         flip=Key(False, "whether images are seen mirrored too"),
         clamp_to_crop=Key(False, "whether scales below the window are raised to it, as in the released code"),
-        side=Key(1024, "side of the canvas on which data.eval_ops put images", at_least=1),
+        short_side=Key(0, "largest shorter side of images in the evaluation; 0: model.image_size", at_least=0),
+        long_side=Key(0, "largest longer side of images in the evaluation; 0: four times the shorter one", at_least=0),
         label_side=Key(2048, "side of the canvas of label maps", at_least=1),
     ),
 )
+
+
+def canvas(config: ConfigDict) -> tuple[int, int]:
+    """Height and width of the canvas of images in the evaluation: bounds on their shorter and on their longer sides."""
+    short = config.inference.short_side or config.model.image_size
+    return short, config.inference.long_side or 4 * short
 
 
 def check(config: ConfigDict) -> None:
@@ -44,6 +59,9 @@ def check(config: ConfigDict) -> None:
         mistakes.add(
             f"inference.stride={inference.stride} leaves pixels between windows of model.image_size={model.image_size}"
         )
+    short, long = canvas(config)
+    if short > long:
+        mistakes.add(f"inference.long_side={long} is smaller than the shorter side, which is up to {short} pixels")
     if not inference.ratios or not all(type(ratio) in (int, float) and ratio > 0 for ratio in inference.ratios):
         mistakes.add(f"inference.ratios={inference.ratios!r}; expected numbers above 0, such as (0.75, 1.0)")
     mistakes.raise_all()

@@ -8,6 +8,10 @@ from beit_jax.config.keys import Key, Keys, check_regular_expressions
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
 
+# Parameters without weight decay. The mask token and the tables of relative positions are decayed, as officially.
+VECTORS = r"(bias|scale|gamma_1|gamma_2)$"
+TOKENS = r"^encoder/(cls_token|pos_embed)$"
+
 
 def shared_keys(task: str) -> Keys:
     """The keys that a config of any task holds."""

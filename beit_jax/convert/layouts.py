@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from beit_jax.convert import preprocessing
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.models.label_maps import ADE20K_CLASSES
 from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.models.upernet import POOLED
 from beit_jax.tasks import create_task
@@ -207,11 +208,12 @@ class _Segment(TaskLayout):
         return preprocessing.preprocess_section(size, "bilinear", size, True, *STATISTICS["imagenet"])
 
     def eval_ops(self, config: ConfigDict) -> str:
-        side, label_side, section = config.inference.side, config.inference.label_side, config.preprocess
-        # Published checkpoints are of ADE20K, where label 0 is no class.
-        decode, resize = preprocessing.decode_op(section), f"resize_within({section.size}, {side})"
-        image = f"{decode}|reduce_zero_label|{resize}|{preprocessing.normalize_op(section)}"
-        return f"{image}|pad_for_evaluation({side}, {label_side})|keep('image', 'label_map', 'size', 'label_size')"
+        section, canvas = config.preprocess, "canvas_short, canvas_long"
+        # Label 0 of ADE20K, of which the published checkpoints are, is no class.
+        zero = "|reduce_zero_label" if config.model.num_classes == ADE20K_CLASSES else ""
+        image = f"{preprocessing.decode_op(section)}{zero}|resize_within({canvas})"
+        pad = f"pad_for_evaluation({canvas}, label_canvas)|keep('image', 'label_map', 'size', 'label_size')"
+        return f"{image}|{preprocessing.normalize_op(section)}|{pad}"
 
     def transformers_twin(self, model: nn.Module) -> nn.Module:
         # transformers numbers hidden states from the embeddings on, and so takes the outputs of the blocks two below.

@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.assertions import map_with_fallback
+from beit_jax.data.decoding.assertions import map_with_fallback, require
 from beit_jax.data.decoding.decode import replace_unreadable
 from beit_jax.data.features import (
     COUNTS,
@@ -26,6 +26,7 @@ from beit_jax.data.ops.image import unit_range
 from beit_jax.data.preprocessing import Program
 from beit_jax.data.sources.source import Source
 from beit_jax.errors import UserError
+from beit_jax.models.label_maps import IGNORE
 
 BATCHES_AHEAD = 2
 
@@ -33,7 +34,9 @@ BATCHES_AHEAD = 2
 plain_graph = tf.autograph.experimental.do_not_convert
 
 
-def make_batches(dataset: tf.data.Dataset, source: Source, program: Program, batch_size: int) -> tf.data.Dataset:
+def make_batches(
+    dataset: tf.data.Dataset, source: Source, program: Program, batch_size: int, num_classes: int = 0
+) -> tf.data.Dataset:
     """Batches of examples.
 
     Args:
@@ -41,10 +44,12 @@ def make_batches(dataset: tf.data.Dataset, source: Source, program: Program, bat
       source: of the raw elements.
       program: the ops.
       batch_size: examples of a batch.
+      num_classes: a larger label in a label map stops the input; 0: none does.
 
     Raises:
       UserError: the ops fail, or their results differ in size.
     """
+    program = _with_checked_labels(program, num_classes) if num_classes else program
     dataset = map_examples(dataset, program, functools.partial(_read, source))
     return _batch(dataset, program, batch_size).prefetch(BATCHES_AHEAD).with_options(_options())
 
@@ -105,6 +110,31 @@ def _finish_batch(batch: Features, program: Program) -> Features:
         batch[LABEL_MAP] = tf.cast(batch[LABEL_MAP][..., 0], tf.int32)
     unreadable = {key: tf.boolean_mask(column, counts & ~readable) for key, column in ((ID, names), (FAULT, faults))}
     return {**batch, VALID: counts & readable, INDEX: seeds[:, 1], **unreadable}
+
+
+def _with_checked_labels(program: Program, num_classes: int) -> Program:
+    """The program, whose label maps must hold classes or `IGNORE`."""
+
+    def example(features: Features, seed: tf.Tensor) -> Features:
+        features = program.example(features, seed)
+        if LABEL_MAP not in features:
+            return features
+        labels = features[LABEL_MAP]
+        largest = tf.cast(tf.reduce_max(tf.where(labels == IGNORE, tf.zeros_like(labels), labels)), tf.int32)
+        message = describe_wrong_label(features[ID], largest, num_classes)
+        with tf.control_dependencies([require(largest < num_classes, *message)]):
+            return {**features, LABEL_MAP: tf.identity(labels)}
+
+    return program._replace(example=example)
+
+
+def describe_wrong_label(name: Any, label: Any, num_classes: int) -> tuple[Any, ...]:
+    """The parts of the message for a label that is no class."""
+    expected = (
+        f", expected 0 to {num_classes - 1}, or {IGNORE} for pixels that do not count: set model.num_classes, or "
+    )
+    advice = "put an op behind decode that changes labels, such as map_labels({7: 0}) or, for ADE20K, reduce_zero_label"
+    return "the label map of ", name, " holds the label ", label, expected + advice
 
 
 def _repeat_readable(batch: Features, readable: tf.Tensor) -> Features:

@@ -114,6 +114,7 @@ def make_train(
     process_count: int = 1,
     log: Path | None = None,
     tokens: StoredTokens | None = None,
+    num_classes: int = 0,
 ) -> TrainStream:
     """Batches of `config.split` through `config.ops` from `start_step` on: dicts of arrays `[batch / processes, ...]`.
 
@@ -129,6 +130,7 @@ def make_train(
       process_count: number of processes.
       log: the file for the names of unreadable images, see `UnreadableImages`.
       tokens: the stored tokens of the same batches. They replace the tokenizer's view, which is then not made.
+      num_classes: of the model; a label map with other labels than these and 255 stops the stream. 0: not known.
 
     Raises:
       UserError: the split has less than one batch, or cannot be read.
@@ -157,7 +159,7 @@ def make_train(
     if tokens:
         program = preprocessing.without_image(program, TOKENIZER_IMAGE)
         reader = tokens.reader(start_step, process_index * local_batch)
-    batches = make_batches(dataset, source, program, local_batch)
+    batches = make_batches(dataset, source, program, local_batch, num_classes)
     return TrainStream(source, batches, steps_per_epoch, UnreadableImages(config.max_bad_fraction, log), reader)
 
 
@@ -188,17 +190,23 @@ def _raw_epochs(
 
 
 def make_eval(
-    config: Any, *, batch_size: int, process_index: int = 0, process_count: int = 1, log: Path | None = None
+    config: Any,
+    *,
+    batch_size: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    log: Path | None = None,
+    num_classes: int = 0,
 ) -> EvalSet:
     """`config.eval_split` through `config.eval_ops`: full batches `[batch / processes, ...]` with `valid` bool `[b]`.
 
     Over all processes each example is valid exactly once, and unreadable ones never. Every process has the same number
     of batches, filled up with repeated examples. Random ops draw the same numbers in every pass. A pass ends with a
-    UserError if too many images were unreadable.
+    UserError if too many images were unreadable; for `num_classes` see `make_train`.
     """
     source, process = _open(config, config.eval_split), Shard(process_index, process_count)
     where, unreadable = f"'{config.eval_split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
-    return _each_once(source, where, config.eval_ops, batch_size, process, unreadable)
+    return _each_once(source, where, config.eval_ops, batch_size, process, unreadable, num_classes)
 
 
 def make_train_once(
@@ -248,7 +256,13 @@ def _open_train_split(config: Any, seed: int) -> Source:
 
 
 def _each_once(
-    source: Source, where: str, ops: str, batch_size: int, process: Shard, unreadable: UnreadableImages
+    source: Source,
+    where: str,
+    ops: str,
+    batch_size: int,
+    process: Shard,
+    unreadable: UnreadableImages,
+    num_classes: int = 0,
 ) -> EvalSet:
     """Every example of a source, which is called `where` in messages, once, in file order."""
     if source.num_examples < process.count:
@@ -266,7 +280,7 @@ def _each_once(
 
     raw = source.raw(None, zero, zero, process).repeat().take(steps * local_batch)
     dataset = raw.enumerate().map(plain_graph(with_seed))
-    batches = make_batches(dataset, source, _program(ops), local_batch)
+    batches = make_batches(dataset, source, _program(ops), local_batch, num_classes)
     return EvalSet(source, batches, steps, unreadable)
 
 

@@ -12,10 +12,11 @@ import itertools
 import pkgutil
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from beit_jax.data import ops as op_files
-from beit_jax.data.features import Features
+from beit_jax.data.features import LABEL_MAP, Features
 from beit_jax.data.ops.registry import OPS, Op
 from beit_jax.errors import UserError
 
@@ -61,6 +62,16 @@ def build_program(spec: str) -> Program:
 def random_ops(spec: str) -> list[str]:
     """The names of the ops in a chain that draw random numbers."""
     return [call.name for call in _read_calls(spec) if call.name in OPS and OPS[call.name].random]
+
+
+def label_table(spec: str) -> np.ndarray:
+    """What a chain makes of each value that a label map may store, uint8 `[256]`; resizing and cropping aside."""
+    features = {LABEL_MAP: tf.reshape(tf.range(256), [256, 1, 1])}
+    features[LABEL_MAP] = tf.cast(features[LABEL_MAP], tf.uint8)
+    for call in _read_calls(spec):
+        if call.name in OPS and OPS[call.name].relabels:
+            features = _create_op(call)(features, tf.zeros([2], tf.int64))
+    return features[LABEL_MAP].numpy().ravel()
 
 
 def ops_on_examples(spec: str) -> list[str]:

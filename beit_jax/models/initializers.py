@@ -1,9 +1,12 @@
-"""The two ways in which BEiT draws its initial weights.
+"""How initial weights are drawn: the two ways of BEiT's encoder, and those of the layers that segmentation adds.
 
 "pretrain": a normal distribution of deviation 0.02 cut at one deviation, which leaves a deviation of 0.0108
 (`modeling_pretrain.py`; the paper's "small range, such as [-0.02, 0.02]").
 "finetune": the same normal uncut, and PyTorch's default of convolutions for the projection of patches
 (`modeling_finetune.py`). It matters only to models that are trained from scratch.
+
+Segmentation: `KAIMING` for the convolutions before a batch norm (mmcv's `ConvModule`), and `transposed_uniform`,
+PyTorch's default, for transposed convolutions (official `backbone/beit.py`).
 """
 
 import math
@@ -14,6 +17,7 @@ import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
 STDDEV = 0.02
+KAIMING = jax.nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # variance 2 / (kernel's pixels * outputs)
 Scheme = Literal["pretrain", "finetune"]
 
 
@@ -43,6 +47,14 @@ def symmetric_uniform(bound: float) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
     return init
+
+
+def transposed_uniform(outputs: int, pixels: int) -> Initializer:
+    """PyTorch's default for kernel and bias of a transposed convolution of so many output channels and kernel pixels.
+
+    PyTorch takes outputs for inputs here, since it stores the kernel of a transposed convolution as `[in, out, h, w]`.
+    """
+    return symmetric_uniform(1.0 / math.sqrt(outputs * pixels))
 
 
 def divided(init: Initializer, divisor: jax.Array) -> Initializer:

@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from beit_jax.models.initializers import KAIMING
+
 NORM_EPS, NORM_MOMENTUM = 1e-5, 0.1
 
 
@@ -54,7 +56,8 @@ class ConvNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[b, h, w, c]` -> float32 `[b, h, w, features]`."""
         kernel = (self.size, self.size)
-        x = nn.Conv(self.features, kernel, padding="SAME", use_bias=False, dtype=self.dtype, name="conv")(x)
+        settings = dict(padding="SAME", use_bias=False, kernel_init=KAIMING, dtype=self.dtype)
+        x = nn.Conv(self.features, kernel, **settings, name="conv")(x)
         return nn.relu(BatchNorm(name="norm")(x, train))
 
 

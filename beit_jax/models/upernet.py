@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, reduce
 
+from beit_jax.models.initializers import transposed_uniform
 from beit_jax.models.pixel_layers import BatchNorm, ConvNorm, block_maps, pixel_logits, resize
 from beit_jax.models.vit import Encoder
 
@@ -28,8 +29,9 @@ class Upsample2(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         width = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (2, 2, width, width), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (width,), jnp.float32)
+        init = transposed_uniform(width, pixels=4)
+        kernel = self.param("kernel", init, (2, 2, width, width), jnp.float32)
+        bias = self.param("bias", init, (width,), jnp.float32)
         x = jnp.einsum("bhwi,yxio->bhywxo", x.astype(self.dtype), kernel.astype(self.dtype))
         return rearrange(x, "b h y w x c -> b (h y) (w x) c") + bias.astype(self.dtype)[None, None, None]
 

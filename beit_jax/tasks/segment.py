@@ -12,7 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
+from beit_jax.config.segment import canvas
 from beit_jax.errors import UserError
 from beit_jax.models import setr_pup, upernet, vit
 from beit_jax.models.label_maps import IGNORE
@@ -35,7 +37,7 @@ class Segment(Task):
 
     Training batches hold `image` `[b, h, w, 3]` normalised and `label_map` int32 `[b, h, w]`, 255 where nothing counts;
     evaluation batches images and label maps of any size, at the top left of canvases, and `size` and `label_size`
-    int32 `[b, 2]`.
+    int32 `[b, 2]`. Images higher than wide lie on their canvas transposed, see `sliding_window`.
     """
 
     @functools.cached_property
@@ -55,6 +57,11 @@ class Segment(Task):
         """See `Task.ignored_parameters`."""
         return (r"^(lm_head|head|fc_norm)/", r"^encoder/(mask_token$|norm/)")
 
+    @property
+    def no_decay(self) -> tuple[str, ...]:
+        """See `Task.no_decay`."""
+        return tuple(self.config.optimizer.no_decay)
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         side = self.config.model.image_size
@@ -67,17 +74,20 @@ class Segment(Task):
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""
-        side, label_side = self.config.inference.side, self.config.inference.label_side
+        label_side = self.config.inference.label_side
         return {
-            "image": spec("float32", b, side, side, 3),
+            "image": spec("float32", b, *canvas(self.config), 3),
             "label_map": spec("int32", b, label_side, label_side),
             "size": spec("int32", b, 2),
             "label_size": spec("int32", b, 2),
         }
 
     def check_batch(self, batch: HostBatch) -> None:
-        """See `Task.check_batch`."""
-        check_labels(batch, self.config.model.num_classes)
+        """See `Task.check_batch`; that labels are classes is checked when images are read."""
+        if np.all(batch["label_map"] == IGNORE):
+            raise UserError(
+                f"found no labelled pixel in the first batch, expected labels 0 to {self.config.model.num_classes - 1}"
+            )
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
@@ -114,11 +124,15 @@ class Segment(Task):
         confusion = segmentation_metrics.confusion_matrix(
             self.classes(params, batch), labels, self.config.model.num_classes
         )
-        return {"confusion": confusion, "images": jnp.sum(valid, dtype=jnp.float32)}
+        height, width = batch["label_size"].T
+        pixels = jnp.sum(jnp.where(valid, height * width, 0), dtype=jnp.float32)
+        return {"confusion": confusion, "pixels": pixels, "images": jnp.sum(valid, dtype=jnp.float32)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        """`miou`, `mean_accuracy`, `pixel_accuracy` and the exact number of images."""
-        return segmentation_metrics.summarize_confusion(sums["confusion"]) | {"images": float(sums["images"])}
+        """Those of `summarize_confusion`, the fraction of pixels that do not count, and the exact number of images."""
+        numbers = segmentation_metrics.summarize_confusion(sums["confusion"])
+        ignored = max(1.0 - float(sums["confusion"].sum() / sums["pixels"]), 0.0)
+        return numbers | {"ignored": ignored, "images": float(sums["images"])}
 
     def tables(self, sums: Mapping[str, Any]) -> dict[str, Table]:
         """`classes`, the pixels and the accuracy of each class, and `confusion`."""
@@ -130,7 +144,7 @@ class Segment(Task):
 
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         """See `Task.pictures`."""
-        return overlays(batch, self.classes(params, batch), self.config.model.num_classes)
+        return overlays(batch, self.classes(params, batch), self.config.model)
 
     @property
     def integer_bounds(self) -> Mapping[str, int]:
@@ -154,6 +168,8 @@ class Segment(Task):
                 "miou": "intersection over union, mean over classes",
                 "mean_accuracy": "fraction of each class's pixels that are right, mean over classes",
                 "pixel_accuracy": "fraction of labelled pixels that are right",
+                "classes": "classes that occur in labels or predictions, over which miou is the mean",
+                "ignored": f"fraction of pixels that have no label ({IGNORE}) and do not count",
                 "images": "evaluation images counted",
             },
             captions={
@@ -162,21 +178,6 @@ class Segment(Task):
                 "segmentation": "the predicted classes",
             },
             matrices={"confusion": "pixels of true classes (rows) by predicted class"},
-        )
-
-
-def check_labels(batch: HostBatch, classes: int) -> None:
-    """
-    Raises:
-      UserError: a label that is neither a class nor 255, or none at all.
-    """
-    labels = batch["label_map"][batch["label_map"] != IGNORE]
-    if not labels.size:
-        raise UserError(f"found no labelled pixel in the first batch, expected labels 0 to {classes - 1}")
-    if labels.max() >= classes or labels.min() < 0:
-        raise UserError(
-            f"found the label {labels.max()}, expected 0 to {classes - 1}, or {IGNORE} for pixels that do not count: "
-            "set model.num_classes, or put reduce_zero_label into the ops where 0 is no class"
         )
 
 
@@ -189,21 +190,24 @@ def palette(classes: int) -> np.ndarray:
     return colours.astype(np.float32)
 
 
-def overlays(batch: Batch, predicted: jax.Array, classes: int) -> dict[str, jax.Array]:
+def overlays(batch: Batch, predicted: jax.Array, model: ConfigDict) -> dict[str, jax.Array]:
     """The images, with their true and their predicted classes on top, at the size that the network sees.
 
     Args:
       batch: of an evaluation.
       predicted: int32 `[b, label_side, label_side]`.
-      classes: number of classes.
+      model: the section of the config; larger images are reduced to squares of `image_size`.
 
     Returns:
-      `[b, side, side, 3]` in [0, 1] by name; contrast is stretched, since normalisation cannot be undone here.
+      `[b, image_size, image_size, 3]` in [0, 1] by name; contrast is stretched, since normalisation cannot be undone
+      here.
     """
-    images, size, label_size = batch["image"], batch["size"], batch["label_size"]
-    pixels = jnp.arange(images.shape[1], dtype=jnp.int32)[None]
+    size, label_size, side = batch["size"], batch["label_size"], model.image_size
+    scale = jnp.maximum(jnp.max(size, axis=1, keepdims=True), side)
+    pixels = (2 * jnp.arange(side, dtype=jnp.int32)[None] + 1) * scale // (2 * side)  # of the image: at these centres
     inside = [pixels < size[:, axis, None] for axis in (0, 1)]
     inside = (inside[0][:, :, None] & inside[1][:, None])[..., None]
+    images = _on_canvas(batch["image"], pixels, size)
     lowest = jnp.min(jnp.where(inside, images, jnp.inf), axis=(1, 2, 3), keepdims=True)
     highest = jnp.max(jnp.where(inside, images, -jnp.inf), axis=(1, 2, 3), keepdims=True)
     shown = jnp.where(inside, (images - lowest) / jnp.maximum(highest - lowest, 1e-6), 1.0)
@@ -214,12 +218,23 @@ def overlays(batch: Batch, predicted: jax.Array, classes: int) -> dict[str, jax.
         )
         for axis in (0, 1)
     )
-    colours = jnp.asarray(palette(classes))
+    colours = jnp.asarray(palette(model.num_classes))
 
     def painted(labels: jax.Array) -> jax.Array:
         seen = jax.vmap(lambda one, y, x: one[y][:, x])(labels, rows, columns)
-        colour = colours[jnp.clip(seen, 0, classes - 1)]
+        colour = colours[jnp.clip(seen, 0, model.num_classes - 1)]
         marked = (inside[..., 0] & (seen != IGNORE))[..., None]
         return jnp.where(marked, OPACITY * colour + (1 - OPACITY) * shown, shown)
 
     return {"image": shown, "label_map": painted(batch["label_map"]), "segmentation": painted(predicted)}
+
+
+def _on_canvas(canvases: jax.Array, pixels: jax.Array, size: jax.Array) -> jax.Array:
+    """The rows and columns `pixels`, int32 `[b, n]`, of the images on canvases, `[b, n, n, 3]`."""
+
+    def pick(canvas: jax.Array, index: jax.Array, transposed: jax.Array) -> jax.Array:
+        rows, columns = (jnp.minimum(index, length - 1) for length in canvas.shape[:2])
+        picked = canvas[rows][:, columns]
+        return jnp.where(transposed, jnp.swapaxes(picked, 0, 1), picked)
+
+    return jax.vmap(pick)(canvases, pixels, size[:, 0] > size[:, 1])

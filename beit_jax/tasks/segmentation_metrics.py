@@ -43,7 +43,9 @@ def iou_and_accuracy(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def summarize_confusion(counts: np.ndarray) -> dict[str, float]:
-    """`miou`, `mean_accuracy`, over the classes that have one, and `pixel_accuracy`, of a confusion matrix `[c, c]`.
+    """`miou`, `mean_accuracy`, over the classes that have one, `pixel_accuracy`, of a confusion matrix `[c, c]`.
+
+    `classes` is the number of classes that have an IoU.
 
     Raises:
       UserError: no pixel has a label.
@@ -56,6 +58,7 @@ def summarize_confusion(counts: np.ndarray) -> dict[str, float]:
         "miou": float(np.nanmean(iou)),
         "mean_accuracy": float(np.nanmean(accuracy)),
         "pixel_accuracy": float(np.trace(counts) / counts.sum()),
+        "classes": float(np.isfinite(iou).sum()),
     }
 
 

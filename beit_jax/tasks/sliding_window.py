@@ -4,7 +4,9 @@ Windows of the network's size cover the image. The logits of overlapping windows
 the label map's size, and the class with the largest logit is taken. Of several passes, at other scales or mirrored
 (`aug_test`), the probabilities are averaged there.
 
-Sizes differ between images, and shapes must not. So images lie at the top left of a canvas, and each step, from the
+Sizes differ between images, and shapes must not. So images lie at the top left of a canvas, which is as wide as the
+longer side may be and as high as the shorter side may be: an image higher than wide lies on it transposed, and its
+windows are turned back before the network sees them. A square canvas would be four times as large. Each step, from the
 canvas to windows and from windows to the label map, is linear in the pixels and separable: a product with two matrices,
 whose entries depend on the image's size. Neither the resized image nor the average at its size is ever stored, and
 logits at the label map's size are stored for a few rows at a time. The logits of all windows are stored, as large as
@@ -75,8 +77,9 @@ def predict(
 
     Args:
       logits_of: the network, `[b, crop, crop, 3]` -> float32 `[b, h, w, c]`, h and w at most `crop`.
-      image: float32 `[b, H, W, 3]`, normalised, each image at the top left and zeros beside and below it.
-      size: int32 `[b, 2]`, height and width of the images on the canvas.
+      image: float32 `[b, H, W, 3]`, normalised, each image at the top left and zeros beside and below it; an image
+        higher than wide is transposed.
+      size: int32 `[b, 2]`, height and width of the images, before that.
       label_size: int32 `[b, 2]`, height and width of the label maps.
       crop: side of a window.
       stride: from one window to the next, at most `crop`.
@@ -98,26 +101,47 @@ def predict(
     if not 0 < stride <= crop:
         raise UserError(f"found windows {stride} pixels apart, expected 1 to {crop}, the side of a window")
     size, label_size = jnp.maximum(size, 1), jnp.maximum(label_size, 1)
+    transposed = size[:, 0] > size[:, 1]
+    on_canvas = [jnp.where(transposed[:, None], jnp.flip(sides, 1), sides) for sides in (size, label_size)]
     flips = (False, True) if flip else (False,)
     blocks = -(-label_side // ROWS)
     passes = []
     for ratio in ratios:
-        scaled, largest = scaled_size(size, image.shape[1:3], ratio, crop if clamp_to_crop else 0)
+        scaled, largest = scaled_size(on_canvas[0], image.shape[1:3], ratio, crop if clamp_to_crop else 0)
         windows = Windows(crop, stride, scaled, largest)
-        logits = _all_logits(logits_of, windows, image, size, flips)
-        down = stitching(windows, 0, logits.shape[3], label_size, blocks * ROWS)
-        across = [stitching(windows, 1, logits.shape[5], label_size, label_side, mirrored) for mirrored in flips]
+        logits = _all_logits(logits_of, windows, image, on_canvas[0], transposed, flips)
+
+        def all_stitching(axis: int, cells: int, label_side: int, windows: Windows = windows) -> jax.Array:
+            """`stitching` of every flip, `[b, f, label_side, g * cells]`."""
+            return jnp.stack(
+                [
+                    stitching(windows, axis, cells, on_canvas[1], label_side, _is_mirrored(transposed, axis, flipped))
+                    for flipped in flips
+                ],
+                axis=1,
+            )
+
         passes.append(
             (
-                rearrange(down, "b (n r) k -> n b r k", r=ROWS),
-                jnp.stack(across, axis=1),
+                rearrange(all_stitching(0, logits.shape[3], blocks * ROWS), "b f (n r) k -> n b f r k", r=ROWS),
+                all_stitching(1, logits.shape[5], label_side),
                 rearrange(logits, "b f gy h gx w c -> b f (gy h) (gx w) c"),
             )
         )
     classes = jax.lax.map(partial(_vote, [rest for _, *rest in passes]), [down for down, *_ in passes])
-    classes = rearrange(classes, "n b r x -> b (n r) x")[:, :label_side]
+    classes = _turned(rearrange(classes, "n b r x -> b (n r) x")[:, :label_side], transposed)
     inside = jnp.arange(label_side)[None, None] < label_size[:, :, None]
     return jnp.where(inside[:, 0, :, None] & inside[:, 1, None, :], classes, IGNORE)
+
+
+def _turned(x: jax.Array, transposed: jax.Array) -> jax.Array:
+    """`[b, n, n, ...]` with its axes 1 and 2 exchanged where `transposed`, bool `[b]`."""
+    return jnp.where(jnp.expand_dims(transposed, range(1, x.ndim)), jnp.swapaxes(x, 1, 2), x)
+
+
+def _is_mirrored(transposed: jax.Array, axis: int, flipped: bool | jax.Array) -> jax.Array:
+    """bool `[b, 1]`: whether a pass mirrors images along an axis of the canvas; mirroring is from left to right."""
+    return (flipped & (transposed == (axis == 0)))[:, None]
 
 
 def _vote(passes: Sequence[tuple[jax.Array, jax.Array]], down: Sequence[jax.Array]) -> jax.Array:
@@ -125,11 +149,11 @@ def _vote(passes: Sequence[tuple[jax.Array, jax.Array]], down: Sequence[jax.Arra
 
     Args:
       passes: of each, the matrices across `[b, f, x, w]` and the logits `[b, f, k, w, c]`.
-      down: of each, the matrix that takes its logits down to these rows, `[b, r, k]`.
+      down: of each, the matrices that take its logits down to these rows, `[b, f, r, k]`.
     """
     votes = []
     for rows, (across, logits) in zip(down, passes, strict=True):
-        tall = jnp.einsum("brk,bfkwc->bfrwc", rows, logits, precision=EXACT)
+        tall = jnp.einsum("bfrk,bfkwc->bfrwc", rows, logits, precision=EXACT)
         votes.append(jnp.einsum("bfxw,bfrwc->bfrxc", across, tall, precision=EXACT))
     if len(votes) == 1 and votes[0].shape[1] == 1:
         total = votes[0]
@@ -162,9 +186,10 @@ def _all_logits(
     windows: Windows,
     image: jax.Array,
     size: jax.Array,
+    transposed: jax.Array,
     flips: Sequence[bool],
 ) -> jax.Array:
-    """Logits of all windows over the images resized from `size` to `windows.size`.
+    """Logits of all windows over the images resized from `size`, on the canvas, to `windows.size`.
 
     Returns:
       float32 `[b, f, gy, h, gx, w, c]`: for each of the `flips`, gy by gx maps of logits. The maps of windows that an
@@ -184,12 +209,14 @@ def _all_logits(
     def add(step: jax.Array, bank: jax.Array) -> jax.Array:
         flipped, index = step // most, step % most
         i, j = index // number[:, 1], index % number[:, 1]
-        vertical, horizontal = sampling(i, 0, jnp.bool_(False)), sampling(j, 1, flipped == 1)
+        vertical, horizontal = (
+            sampling(index, axis, _is_mirrored(transposed, axis, flipped == 1)) for axis, index in enumerate((i, j))
+        )
         window = jnp.einsum("byh,bhwc->bywc", vertical, image, precision=EXACT)
         window = batch_sharded(jnp.einsum("bxw,bywc->byxc", horizontal, window, precision=EXACT))
         # An image with fewer windows than others repeats some; their logits are never read, or dropped.
         put = jax.vmap(lambda bank, i, j, logits: bank.at[flipped, i, :, j].set(logits, mode="drop"))
-        return put(bank, i, j, logits_of(window))
+        return put(bank, i, j, _turned(logits_of(_turned(window, transposed)), transposed))
 
     h, w, c = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((batch, crop, crop, 3), image.dtype)).shape[1:]
     gy, gx = windows.most()
@@ -198,7 +225,7 @@ def _all_logits(
 
 
 def stitching(
-    windows: Windows, axis: int, cells: int, label_size: jax.Array, label_side: int, mirrored: bool = False
+    windows: Windows, axis: int, cells: int, label_size: jax.Array, label_side: int, mirrored: bool | jax.Array = False
 ) -> jax.Array:
     """The matrix from logits of windows to label pixels, along an axis: `[b, label_side, g * cells]`.
 
@@ -211,13 +238,13 @@ def stitching(
       cells: logits of a window along the axis.
       label_size: int32 `[b, 2]`, height and width of the label maps.
       label_side: side of their canvas.
-      mirrored: whether the windows saw the images mirrored along the axis.
+      mirrored: whether the windows saw the images mirrored along the axis, one bool or `[b, 1]`.
     """
     size, label_size = windows.size[:, axis, None], label_size[:, axis, None]
     index = jnp.arange(windows.most()[axis], dtype=jnp.int32)[None]
     starts, exists = windows.start(index, axis), index < windows.number()[:, axis, None]
     pixel = jnp.broadcast_to(jnp.arange(label_side, dtype=jnp.int32)[None], (size.shape[0], label_side))
-    position = source_position(label_size - 1 - pixel if mirrored else pixel, size, label_size)
+    position = source_position(jnp.where(mirrored, label_size - 1 - pixel, pixel), size, label_size)
     low = jnp.floor(position)
     fraction, low = position - low, low.astype(jnp.int32)
     total = jnp.zeros((), jnp.float32)

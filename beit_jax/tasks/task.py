@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from beit_jax.config.shared import TOKENS, VECTORS
 from beit_jax.errors import UserError
 from beit_jax.tasks.report import Report, Table
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
@@ -72,8 +73,8 @@ class Task:
 
         Returns:
           Metrics, (sum, count) by name; the step minimises sum / count of `loss`. And new values of the parameters that
-          have no gradient, such as running statistics: a tree with only these names, {} if there are none. The step
-          takes their mean over micro-batches.
+          have no gradient, such as running statistics: a tree with only these names, {} if there are none. Of several
+          micro-batches, each gets the new values of the one before it.
         """
         raise NotImplementedError
 
@@ -124,6 +125,11 @@ class Task:
     def ignored_parameters(self) -> tuple[str, ...]:
         """Regular expressions of parameters in the checkpoints of other tasks that this task has no use for."""
         return ()
+
+    @property
+    def no_decay(self) -> tuple[str, ...]:
+        """Regular expressions of parameters without weight decay."""
+        return VECTORS, TOKENS
 
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
@@ -185,3 +191,28 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
 def spec(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
     """Shape and dtype of one entry of a batch."""
     return jax.ShapeDtypeStruct(shape, np.dtype(dtype))
+
+
+def compare_specs(found: Mapping[str, Any], wanted: Spec, ops: str, who: str) -> None:
+    """Checks that ops make what is needed.
+
+    Args:
+      found: shapes and dtypes of a batch of one example that the ops make, by name.
+      wanted: the shapes and dtypes that are needed.
+      ops: the config key of the ops, for the message.
+      who: what needs them, for the message.
+
+    Raises:
+      UserError: something is missing, or of another shape or type.
+    """
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        names = ", ".join(map(repr, missing))
+        raise UserError(f"{ops} leave no {names}, which the {who} needs; found {', '.join(found)}")
+    for name, expected in wanted.items():
+        shape, dtype = found[name]
+        if (shape, dtype) != (expected.shape, expected.dtype):
+            raise UserError(
+                f"{ops} make {name!r} {dtype}{list(shape[1:])}; the {who} expects "
+                f"{expected.dtype}{list(expected.shape[1:])}: make the ops and the model's sizes agree"
+            )

@@ -19,11 +19,30 @@ def sum_over_micro_batches(function: Callable[[Batch, jax.Array], Any], batch: B
       count: of micro-batches; it divides b. Micro-batch i has the examples i, i + count, ...: each device splits its
         own examples and sends none.
     """
+    return carry_over_micro_batches(lambda carried, *part: (carried, function(*part)), {}, batch, count)[1]
+
+
+def carry_over_micro_batches(
+    function: Callable[[Any, Batch, jax.Array], tuple[Any, Any]], carried: Any, batch: Batch, count: int
+) -> tuple[Any, Any]:
+    """As `sum_over_micro_batches`, for a function that hands something on from each micro-batch to the next.
+
+    Args:
+      function: `function(carried, micro_batch, index)` gives what it hands on, and the sums.
+      carried: what the first micro-batch gets, a tree of arrays.
+      batch: see `sum_over_micro_batches`.
+      count: of micro-batches.
+
+    Returns:
+      What the last micro-batch hands on, and the sums.
+    """
     parts = {name: rearrange(values, "(b n) ... -> n b ...", n=count) for name, values in batch.items()}
     first = jax.tree.map(lambda values: values[0], parts)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(function, first, jnp.int32(0)))
+    _, sums = jax.eval_shape(function, carried, first, jnp.int32(0))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), sums)
 
-    def add(total: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, function(*part)), None
+    def add(state: tuple[Any, Any], part: tuple[Batch, jax.Array]) -> tuple[tuple[Any, Any], None]:
+        carried, sums = function(state[0], *part)
+        return (carried, jax.tree.map(jnp.add, state[1], sums)), None
 
-    return jax.lax.scan(add, zeros, (parts, jnp.arange(count)))[0]
+    return jax.lax.scan(add, (carried, zeros), (parts, jnp.arange(count)))[0]

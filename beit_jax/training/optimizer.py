@@ -1,5 +1,7 @@
 """AdamW as BEiT uses it: decay by name, warm-up and cosine, layer-wise rates, clipping (`optim_factory.py`)."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,17 +10,12 @@ import optax
 from ml_collections import ConfigDict
 
 from beit_jax.config.durations import parse_schedule
+from beit_jax.config.shared import TOKENS, VECTORS
 from beit_jax.errors import UserError
-from beit_jax.training.params import choose, flatten, map_names, unflatten
+from beit_jax.training.params import Rules, choose, flatten, map_names, unflatten
 from beit_jax.training.schedule import warmup_cosine, warmup_linear
 
-# Weight decay by name; a rule by rank would not survive the stacking of layers. The mask token and the tables of
-# relative positions are decayed, as in the official code.
-DECAY = (
-    (r"(bias|scale|gamma_1|gamma_2|cls_token|pos_embed)$", False),
-    (r"norm/(mean|var)$", False),  # running statistics, which are not learned
-    (r".*", True),
-)
+RUNNING_STATISTICS = (r"norm/(mean|var)$", False)  # which are not learned
 
 # The layer that a parameter belongs to, for layer-wise decay; the shared table counts with the head, as officially.
 STACKED, LAST = "stacked", "last"
@@ -30,7 +27,11 @@ LAYER = (
 
 
 def build_optimizer(
-    settings: ConfigDict, total_steps: int, warmup_steps: int, decay_steps: int = 0
+    settings: ConfigDict,
+    total_steps: int,
+    warmup_steps: int,
+    decay_steps: int = 0,
+    no_decay: Sequence[str] = (VECTORS, TOKENS),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer of a config's `optimizer` section, and its learning rate as a function of the step.
 
@@ -40,6 +41,7 @@ def build_optimizer(
       warmup_steps: length of the linear warm-up.
       decay_steps: length of the cosine, which follows the warm-up, or of the straight line, which starts with it; 0: to
         the end of the run.
+      no_decay: regular expressions of parameters without weight decay, see `Task.no_decay`.
 
     Raises:
       UserError: the warm-up is longer than the run.
@@ -55,7 +57,7 @@ def build_optimizer(
     b1, b2 = settings.betas
     parts = [
         optax.scale_by_adam(b1=b1, b2=b2),
-        optax.add_decayed_weights(settings.weight_decay, mask=_decayed),
+        optax.add_decayed_weights(settings.weight_decay, mask=partial(_decayed, decay_rules(no_decay))),
         optax.scale_by_learning_rate(rate),
     ]
     if settings.clip_norm:
@@ -65,8 +67,13 @@ def build_optimizer(
     return optax.chain(*parts), rate
 
 
-def _decayed(params: Any) -> Any:
-    return map_names(lambda name, _: choose(DECAY, name), params)
+def decay_rules(no_decay: Sequence[str]) -> Rules:
+    """Which parameters have weight decay, by their names; a rule by rank would not survive the stacking of layers."""
+    return *((pattern, False) for pattern in no_decay), RUNNING_STATISTICS, (r".*", True)
+
+
+def _decayed(rules: Rules, params: Any) -> Any:
+    return map_names(lambda name, _: choose(rules, name), params)
 
 
 def layer_scales(params: Any, layer_decay: float) -> Any:

@@ -9,7 +9,7 @@ import optax
 from flax import struct
 
 from beit_jax.tasks.task import Task
-from beit_jax.training.micro_batches import sum_over_micro_batches
+from beit_jax.training.micro_batches import carry_over_micro_batches
 from beit_jax.training.params import flatten, unflatten
 from beit_jax.typing import Batch, Metrics, Params
 
@@ -75,11 +75,16 @@ def make_step(
         return gradients, metrics, updates
 
     def accumulated(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
-        def part(batch: Batch, index: jax.Array) -> Any:
-            return gradient(params, frozen, batch, jax.random.fold_in(key, index), step)
+        flat = flatten(params)
 
-        gradients, metrics, updates = sum_over_micro_batches(part, batch, accumulate)
-        return gradients, metrics, jax.tree.map(lambda leaf: leaf / accumulate, updates)
+        def part(updates: Params, batch: Batch, index: jax.Array) -> Any:
+            own_key = jax.random.fold_in(key, index)
+            gradients, metrics, updates = gradient(unflatten(flat | updates), frozen, batch, own_key, step)
+            return flatten(updates), (gradients, metrics)
+
+        names = flatten(jax.eval_shape(task.loss, params, frozen, batch, key, step)[1])
+        updates, sums = carry_over_micro_batches(part, {name: flat[name] for name in names}, batch, accumulate)
+        return *sums, updates
 
     def step(state: TrainState, frozen: Params, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)

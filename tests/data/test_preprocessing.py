@@ -111,11 +111,12 @@ SPECS = {
     "blockwise_mask": "blockwise_mask(6, 2, (4, 4))",
     "algorithm1_mask": "algorithm1_mask(0.4, 2, (4, 4))",
     "random_mask": "random_mask(6, (4, 4))",
+    "map_labels": "map_labels({255: 1})",
     "random_ratio_resize": "random_ratio_resize(16, 64)",
     "random_segment_crop": "random_segment_crop(8, 1.0)",
     "resize_within": "resize_within(8, 32)",
     "pad_to": "normalize|pad_to(32, 32)",
-    "pad_for_evaluation": "normalize|pad_for_evaluation(32, 32)",
+    "pad_for_evaluation": "normalize|pad_for_evaluation(32, 32, 32)",
 }
 
 

@@ -63,6 +63,6 @@ def test_numbers_and_tables_of_a_classifier():
 def test_tables_of_a_segmentation():
     """Classes without names have numbers; a class that neither is there nor is predicted has no IoU."""
     counts = np.array([[3.0, 1, 0, 0], [0, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 2]])
-    tables = tasks.create_task(tiny("segment")).tables({"confusion": counts, "images": 1.0})
+    tables = tasks.create_task(tiny("segment")).tables({"confusion": counts, "pixels": 100.0, "images": 1.0})
     rows = [("0", 4, 0.75, 0.75), ("1", 4, 0.8, 1.0), ("2", 0, "", ""), ("3", 2, 1.0, 1.0)]
     assert tables["classes"].rows == rows and tables["confusion"].rows[0] == ("0", 3, 1, 0, 0)

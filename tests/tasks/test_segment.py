@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import random_batch
+from ml_collections import ConfigDict
 from tiny import config as tiny
 
 from beit_jax import tasks
@@ -13,7 +14,7 @@ from beit_jax.models.label_maps import IGNORE
 from beit_jax.tasks import segment
 from beit_jax.training import optimizer, sharding, train_step
 from beit_jax.training.evaluation import Evaluator
-from beit_jax.training.params import choose, flatten
+from beit_jax.training.params import choose, flatten, unflatten
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")  # with the promotion of types that optax needs
 
@@ -51,22 +52,29 @@ def test_loss_is_that_of_all_heads(made):
     assert len(auxiliary) == (4 if config.model.head == "setr_pup" else 1)
 
 
-@pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_running_statistics_are_the_step_s_and_have_no_gradient_and_no_decay(made, accumulate):
+    """Every micro-batch moves them, as in PyTorch: m <- 0.9 m + 0.1 (statistics of the micro-batch)."""
     config, task, params = made
     tx, _ = optimizer.build_optimizer(config.optimizer, total_steps=10, warmup_steps=0)
     batch = device_batch(task)
     current = train_step.TrainState(jnp.int32(0), params, tx.init(params), None)
     after, _ = jax.jit(train_step.make_step(task, tx, accumulate))(current, {}, batch, jax.random.key(0))
-    before, found = flatten(params), flatten(after.params)
-    names = [name for name in before if name.endswith(("/mean", "/var"))]
-    assert names and not any(choose(optimizer.DECAY, name) for name in names)
-    parts = [{name: rows[i::accumulate] for name, rows in batch.items()} for i in range(accumulate)]
-    each = [flatten(jax.jit(task.loss)(params, {}, part, jax.random.key(0), jnp.int32(0))[1]) for part in parts]
+    expected, found = flatten(params), flatten(after.params)
+    names = [name for name in expected if name.endswith(("/mean", "/var"))]
+    assert names and not any(choose(optimizer.decay_rules(task.no_decay), name) for name in names)
+    loss, fresh = jax.jit(task.loss), dict(expected)
+    for i in range(accumulate):
+        part = {name: rows[i::accumulate] for name, rows in batch.items()}
+        # From fresh statistics, mean 0 and variance 1, which tells those of the micro-batch.
+        updates = flatten(loss(unflatten(fresh), {}, part, jax.random.key(0), jnp.int32(0))[1])
+        assert set(updates) == set(names)
+        for name in names:
+            statistics = (updates[name] - 0.9 * fresh[name]) / 0.1
+            expected[name] = 0.9 * expected[name] + 0.1 * statistics
     for name in names:
-        np.testing.assert_allclose(found[name], np.mean([one[name] for one in each], axis=0), rtol=1e-4, atol=1e-6)
-        assert np.abs(np.asarray(found[name] - before[name])).max() > 1e-6
-    assert set(each[0]) == set(names)
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6)
+        assert np.abs(np.asarray(found[name] - fresh[name])).max() > 1e-6
 
 
 def scenes(task, sizes, side=24):
@@ -78,7 +86,9 @@ def scenes(task, sizes, side=24):
         label[:label_height, :label_width] = rng.integers(0, 4, (label_height, label_width))
         label[0, 0] = IGNORE
         image = np.zeros((side, side, 3), np.float32)
-        image[:height, :width] = rng.uniform(size=(height, width, 3))
+        pixels = rng.uniform(size=(height, width, 3))
+        lying = pixels.swapaxes(0, 1) if height > width else pixels
+        image[: lying.shape[0], : lying.shape[1]] = lying
         rows.append((image, label, (height, width), (label_height, label_width)))
     columns = [np.stack([np.asarray(row[i]) for row in rows]) for i in range(4)]
     names = ("image", "label_map", "size", "label_size")
@@ -103,36 +113,49 @@ def test_measures_do_not_depend_on_batches_or_devices(made):
             results.append(Evaluator(task, mesh).run(params, {}, list(batches(columns, batch_size))).numbers)
     assert results[0] == results[1]
     assert results[0]["images"] == len(sizes)
+    pixels = sum((height + index % 3) * width for index, (height, width) in enumerate(sizes))
+    assert results[0]["ignored"] == pytest.approx(len(sizes) / pixels, rel=1e-5)
     assert 0 < results[0]["miou"] < 0.5
 
 
-def test_labels_that_are_no_classes():
-    rows = {"label_map": np.array([[[0, 3], [255, 1]]], np.int32)}
-    segment.check_labels(rows, 4)
-    with pytest.raises(UserError, match=r"found the label 3, expected 0 to 2, or 255 .* reduce_zero_label"):
-        segment.check_labels(rows, 3)
-    with pytest.raises(UserError, match="found no labelled pixel"):
-        segment.check_labels({"label_map": np.full((1, 2, 2), 255)}, 3)
+def test_a_batch_without_labels(made):
+    with pytest.raises(UserError, match="found no labelled pixel in the first batch, expected labels 0 to 3"):
+        made[1].check_batch({"label_map": np.full((1, 2, 2), IGNORE)})
+    made[1].check_batch({"label_map": np.array([[[IGNORE, 1]]])})
 
 
-def test_overlays_lie_on_the_objects():
+def test_numbers_say_how_many_classes_and_pixels_count(made):
+    counts = np.diag([3.0, 0, 0, 1])
+    counts[0, 1] = 4  # class 1 is predicted only, class 2 is nowhere
+    found = made[1].summarize({"confusion": counts, "pixels": 32.0, "images": 2.0})
+    assert (found["classes"], found["ignored"]) == (3, 0.75)
+    assert found["miou"] == pytest.approx((3 / 7 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize("side", [16, 8])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_overlays_lie_on_the_objects(side, transposed):
     # A bright square in rows 4..7 and columns 8..11 of an image of 8x16 pixels, whose label map is twice as large.
     image = np.zeros((1, 16, 16, 3), np.float32)
-    image[0, 4:8, 8:12] = 1.0
+    image[0, 4:8, 8:12] = 1.0  # as it lies on the canvas, also if it is 16x8
     label = np.full((1, 32, 32), IGNORE, np.int32)
     label[0, :16, :32] = 0
     label[0, 8:16, 16:24] = 1
+    turn = (lambda x: x.swapaxes(1, 2)) if transposed else (lambda x: x)
+    order = -1 if transposed else 1
     batch = dict(
         image=jnp.asarray(image),
-        label_map=jnp.asarray(label),
-        size=jnp.array([[8, 16]], jnp.int32),
-        label_size=jnp.array([[16, 32]], jnp.int32),
+        label_map=jnp.asarray(turn(label)),
+        size=jnp.array([[8, 16][::order]], jnp.int32),
+        label_size=jnp.array([[16, 32][::order]], jnp.int32),
     )
-    pictures = segment.overlays(batch, jnp.asarray(label), 2)
-    marked = np.abs(np.asarray(pictures["label_map"]) - np.asarray(segment.palette(2)[0]) * 0.6).max(axis=-1)[0] > 1e-3
-    expected = np.zeros((16, 16), bool)
-    expected[4:8, 8:12] = True
-    expected[8:] = True  # beside the image, the canvas is white
-    np.testing.assert_array_equal(marked, expected)
+    pictures = segment.overlays(batch, batch["label_map"], ConfigDict(dict(num_classes=2, image_size=side)))
+    assert pictures["label_map"].shape == (1, side, side, 3)
+    marked = np.abs(turn(np.asarray(pictures["label_map"])) - np.asarray(segment.palette(2)[0]) * 0.6).max(axis=-1)[0]
+    n = side // 4
+    expected = np.zeros((side, side), bool)
+    expected[n : 2 * n, 2 * n : 3 * n] = True
+    expected[2 * n :] = True  # beside the image, the canvas is white
+    np.testing.assert_array_equal(marked > 1e-3, expected)
     np.testing.assert_array_equal(pictures["label_map"], pictures["segmentation"])
     assert float(pictures["image"].min()) >= 0 and float(pictures["image"].max()) <= 1

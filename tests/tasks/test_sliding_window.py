@@ -11,9 +11,10 @@ from beit_jax.tasks import sliding_window
 from beit_jax.training import sharding
 
 CROP, STRIDE, CANVAS, LABEL_SIDE, CLASSES = 8, 5, (20, 26), 37, 5
-# Smaller than, equal to and larger than the window, and one side of each; just before and at a further window.
-SIZES = [(5, 6), (8, 8), (20, 26), (7, 21), (19, 8), (13, 14), (14, 13), (1, 26)]
-LABEL_SIZES = [(5, 6), (16, 19), (37, 37), (7, 30), (9, 8), (13, 14), (28, 5), (3, 37)]
+# Smaller than, equal to and larger than the window, and one side of each; just before and at a further window; wide and
+# high ones, which lie on the canvas transposed.
+SIZES = [(5, 6), (8, 8), (20, 26), (26, 8), (13, 14), (14, 13), (1, 26), (25, 20)]
+LABEL_SIZES = [(5, 6), (16, 19), (37, 37), (9, 8), (13, 14), (28, 5), (3, 37), (24, 31)]
 
 
 def network(seed=0, cells=4):
@@ -30,12 +31,17 @@ def network(seed=0, cells=4):
     return logits_of
 
 
+def on_canvas(canvas, height, width):
+    """The part of a canvas `[H, W, ...]` that an image lies on, as `[height, width, ...]`."""
+    return canvas[:width, :height].swapaxes(0, 1) if height > width else canvas[:height, :width]
+
+
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(1)
     image = np.zeros((len(SIZES), *CANVAS, 3), np.float32)
     for row, (height, width) in zip(image, SIZES):
-        row[:height, :width] = rng.standard_normal((height, width, 3))
+        on_canvas(row, height, width)[:] = rng.standard_normal((height, width, 3))
     return image, np.array(SIZES, np.int32), np.array(LABEL_SIZES, np.int32)
 
 
@@ -70,10 +76,11 @@ def slide(logits_of, image):
 def reference(logits_of, batch, ratios=(1.0,), flips=(False,), clamp=False):
     """Scores `[label height, label width, c]` of each image: logits of one pass, probabilities of several."""
     for canvas, (height, width), label_size in zip(*batch):
-        image, scores = canvas[:height, :width], []
+        image, scores = on_canvas(canvas, height, width), []
+        room = np.sort(CANVAS)[:: 1 if height <= width else -1]
         for ratio in ratios:
             if clamp:
-                ratio = max(ratio, min(CROP / min(height, width), CANVAS[0] / height, CANVAS[1] / width))
+                ratio = max(ratio, min(CROP / min(height, width), room[0] / height, room[1] / width))
             scaled = resized(image.astype(np.float64), int(height * ratio + 0.5), int(width * ratio + 0.5))
             for flipped in flips:
                 logits = slide(logits_of, scaled[:, ::-1] if flipped else scaled)
@@ -172,14 +179,14 @@ def test_pixels_pass_unchanged(batch):
     for flip in (False, True):
         found = np.asarray(predict(lambda windows: windows, (image, size, size), flip=flip))
         for row, predicted, (height, width) in zip(image, found, SIZES, strict=True):
-            np.testing.assert_array_equal(predicted[:height, :width], row[:height, :width].argmax(-1))
+            np.testing.assert_array_equal(predicted[:height, :width], on_canvas(row, height, width).argmax(-1))
 
 
 def test_flip_mirrors_within_the_image():
     """Of a network that answers with the column, mirrored passes make every row a palindrome."""
     ramp = np.stack([np.arange(8), 3.4 * np.ones(8), 7 - 2 * np.arange(8)], axis=-1).astype(np.float32)
-    size = np.array([[8, 8], [6, 7], [8, 11], [20, 26]], np.int32)
-    image = np.zeros((4, *CANVAS, 3), np.float32)
+    size = np.array([[8, 8], [6, 7], [8, 11], [20, 26], [25, 12]], np.int32)
+    image = np.zeros((5, *CANVAS, 3), np.float32)
 
     def logits_of(windows):
         return jnp.broadcast_to(jnp.asarray(ramp)[None, None], (windows.shape[0], 8, 8, 3))

@@ -68,7 +68,8 @@ def test_each_tensor_receives_its_rate(decay):
 
 def test_what_is_decayed():
     names = [*flatten(abstract_params("pretrain", absolute_positions=True)), *flatten(abstract_params("classify"))]
-    decayed = {name for name in names if choose(optimizer.DECAY, name)}
+    rules = optimizer.decay_rules(tasks.create_task(configs.defaults("pretrain")).no_decay)
+    decayed = {name for name in names if choose(rules, name)}
     assert decayed == {
         "encoder/mask_token",
         "encoder/relative_position/table",
@@ -78,6 +79,22 @@ def test_what_is_decayed():
         "lm_head/kernel",
         "head/kernel",
     }
+
+
+def test_segmentation_decays_class_token_and_positions_too():
+    """The released code compares "cls_token" and "pos_embed" with names that begin with "backbone."."""
+    no_decay = tasks.create_task(configs.defaults("segment")).no_decay
+    names = flatten(abstract_params("segment", num_classes=4, absolute_positions=True, channels=8))
+    decayed = {name for name in names if choose(optimizer.decay_rules(no_decay), name)}
+    assert decayed == {
+        name for name in names if name.endswith(("/kernel", "/table", "encoder/cls_token", "encoder/pos_embed"))
+    }
+    assert {"encoder/cls_token", "encoder/pos_embed", "pyramid/up_1/kernel"} < decayed
+    tx, _ = optimizer.build_optimizer(section(lr=0.1, min_lr=0.1), 10, 0, no_decay=no_decay)
+    params = {"encoder": {"cls_token": jnp.full((1, 1, 4), 3.0), "norm": {"var": jnp.full(4, 3.0)}}}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["encoder"]["cls_token"], -3.0 * 0.1 * 0.05, rtol=1e-6)
+    assert not np.any(updates["encoder"]["norm"]["var"])
 
 
 def test_decoupled_decay_equals_the_formula():

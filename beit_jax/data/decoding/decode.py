@@ -91,7 +91,7 @@ def decode_pair(features: Features, decoding: Decoding) -> Features:
     """`image` and `label_map`, uint8 `[h, w, 3]` and `[h, w, 1]`, from their bytes.
 
     The label map tells which pixels it was drawn on: an image is turned unless the label map then has another size.
-    A label map in colour, or of another size than its image, stops the input.
+    A label map in colours, or of another size than its image, stops the input.
     """
     image = decode_rgb(features["image"], decoding._replace(exif_transpose=False))
     labels, is_labels = _decode_labels(features[LABEL_MAP])
@@ -99,8 +99,23 @@ def decode_pair(features: Features, decoding: Decoding) -> Features:
         orientation = read_orientation(features["image"])
         is_turned = tf.reduce_all(turned_size(tf.shape(image)[:2], orientation) == tf.shape(labels)[:2])
         image = turn(image, tf.where(is_turned, orientation, 1))
-    with tf.control_dependencies(_require_match(image, labels, is_labels, features.get(ID, tf.constant("an image")))):
+    with tf.control_dependencies(_require_match(tf.shape(image)[:2], labels, is_labels, features)):
         return {"image": tf.identity(image), LABEL_MAP: tf.identity(labels)}
+
+
+def decode_label_map(features: Features) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The label map of `decode_pair`, from bytes, or TensorFlow's errors; of the image only the header is read.
+
+    Returns:
+      uint8 `[h, w, 1]`; whether it holds labels, a scalar bool; height and width of the image, turned if the label map
+      is, int32 `[2]`.
+    """
+    labels, is_labels = _decode_labels(features[LABEL_MAP])
+    found, size = tf.shape(labels)[:2], tf.cast(image_header.read_size(features["image"]), tf.int32)
+    turned = turned_size(size, read_orientation(features["image"]))
+    # The header of a BMP file is not read.
+    is_right = tf.reduce_all(turned == found) | tf.reduce_all(size == 0)
+    return labels, is_labels, tf.where(is_right, found, size)
 
 
 def _decode_labels(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -108,19 +123,28 @@ def _decode_labels(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return decode_labels(tf.identity(encoded))
 
 
-def _require_match(image: tf.Tensor, labels: tf.Tensor, is_labels: tf.Tensor, name: tf.Tensor) -> list:
-    holds_labels = require(
-        is_labels,
-        *("the label map of ", name, " is a PNG file of colours or of 16 bits, expected one number of up to 8 bits "),
-        "per pixel; take label maps of classes (of ADE20K those of ADEChallengeData2016, which are not in tfds)",
+def _require_match(size: tf.Tensor, labels: tf.Tensor, is_labels: tf.Tensor, features: Features) -> list:
+    """Requires labels, and as many as an image of that size, int32 `[2]`, has pixels."""
+    name, found = features.get(ID, tf.constant("an image")), tf.shape(labels)
+    holds_labels = require(is_labels, *describe_colours(name))
+    return [holds_labels, require(tf.reduce_all(size == found[:2]), *describe_sizes(name, found, size))]
+
+
+def describe_colours(name: Any) -> tuple[Any, ...]:
+    """The parts of the message for a label map that holds no labels."""
+    return (
+        *("the label map of ", name, " is a PNG file of colours, or of numbers above 255; expected one number from 0 "),
+        "to 255 per pixel: give each colour the number of its class (of ADE20K take the label maps of "
+        "ADEChallengeData2016, which are not in tfds)",
     )
-    image, labels = tf.shape(image), tf.shape(labels)
-    has_same_size = require(
-        tf.reduce_all(image[:2] == labels[:2]),
-        *("the label map of ", name, " has ", labels[0], " x ", labels[1], " pixels, its image ", image[0], " x "),
-        *(image[1], "; expected the same: repair or remove the pair"),
+
+
+def describe_sizes(name: Any, found: Any, size: Any) -> tuple[Any, ...]:
+    """The parts of the message for a label map of another size, height and width, than its image."""
+    return (
+        *("the label map of ", name, " has ", found[0], " x ", found[1], " pixels, its image ", size[0], " x "),
+        *(size[1], "; expected the same: repair or remove the pair"),
     )
-    return [holds_labels, has_same_size]
 
 
 def replace_unreadable(features: Features) -> Features:
@@ -161,7 +185,12 @@ def _no_fault(encoded: Features) -> tf.Tensor:
 def _fault_of_label_map(encoded: Features) -> tf.Tensor:
     """Fails if the image cannot be read either."""
     with tf.control_dependencies([decode_rgb(encoded["image"], AS_STORED)]):
-        return tf.strings.join(["its label map: ", _describe_fault(encoded[LABEL_MAP])])
+        labels = encoded[LABEL_MAP]
+        is_jpeg = tf.io.is_jpeg(labels)
+        fault = tf.where(
+            is_jpeg, "a JPEG file, whose compression changes labels; expected PNG", _describe_fault(labels)
+        )
+        return tf.strings.join(["its label map: ", fault])
 
 
 def _fault_of_size(encoded: Features) -> tf.Tensor:

@@ -5,6 +5,7 @@ import zlib
 import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import require
+from beit_jax.data.decoding.rare_case import rare_case
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 BITS, KIND, CHECKSUM, END = 24, 25, 29, 33  # positions: bits per number, kind of pixels, the header's CRC-32, its end
@@ -16,15 +17,44 @@ CHECKSUM_CHANGE = zlib.crc32(b"IHDR" + bytes(9) + bytes([PALETTE, 0, 0, 0])) ^ z
 def decode_labels(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """uint8 `[h, w, 1]` of the bytes of a PNG file, or TensorFlow's errors; and whether they are labels, a scalar bool.
 
-    They are labels if a pixel is one number of at most 8 bits, a grey level or an index of a palette, and not a colour.
+    They are labels if a pixel is one number from 0 to 255: a grey level, also one that is written in 16 bits or as an
+    opaque colour of three equal parts, or an index of a palette.
     """
     require(tf.strings.substr(encoded, 0, len(SIGNATURE)) == SIGNATURE, "this is no PNG file")
     bits, kind = tf.unstack(tf.cast(_bytes(encoded, BITS, KIND + 1), tf.int32), num=2)
+    is_one_number = (kind == GREY) | (kind == PALETTE)
+    branch = tf.where(~is_one_number, 2, tf.where(bits > 8, 1, 0))
+    return tf.switch_case(
+        branch,
+        [
+            lambda: _decode_indices(encoded, bits, kind),
+            lambda: _decode_16_bits(encoded),
+            lambda: _decode_colours(encoded),
+        ],
+    )
+
+
+def _decode_indices(encoded: tf.Tensor, bits: tf.Tensor, kind: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     encoded = tf.cond(kind == PALETTE, lambda: _as_grey(encoded), lambda: encoded)
     levels = tf.cast(tf.io.decode_png(encoded, channels=1), tf.int32)
     # TensorFlow stretches numbers of 1, 2 and 4 bits to 0..255.
     stretch = 255 // (tf.bitwise.left_shift(1, tf.minimum(bits, 8)) - 1)
-    return tf.cast(levels // stretch, tf.uint8), (bits <= 8) & ((kind == GREY) | (kind == PALETTE))
+    return tf.cast(levels // stretch, tf.uint8), tf.constant(True)
+
+
+@rare_case
+def _decode_16_bits(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    levels = tf.cast(tf.io.decode_png(encoded, channels=1, dtype=tf.uint16), tf.int32)
+    return tf.cast(tf.minimum(levels, 255), tf.uint8), tf.reduce_max(levels) <= 255
+
+
+@rare_case
+def _decode_colours(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of 16 bits per channel, TensorFlow keeps the upper ones: no label is left of them."""
+    red, green, blue, alpha = tf.unstack(tf.io.decode_png(encoded, channels=4), num=4, axis=-1)
+    has_8_bits = _bytes(encoded, BITS, KIND)[0] == 8
+    is_grey = tf.reduce_all((red == green) & (green == blue) & (alpha == 255))
+    return red[..., None], is_grey & has_8_bits
 
 
 def _bytes(encoded: tf.Tensor, start: int, end: int) -> tf.Tensor:

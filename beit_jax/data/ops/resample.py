@@ -51,18 +51,22 @@ def _resize_first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) ->
 def resize_pair(
     image: tf.Tensor, labels: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """`resize_bilinear` of an image `[h, w, 3]`; a new label is that of `labels` `[h, w, 1]` at the new pixel's centre.
+    """`resize_bilinear` of an image `[h, w, 3]`, and `labels` `[h, w, 1]` by OpenCV's nearest neighbour.
 
-    OpenCV takes the labels at the upper left corners instead, up to half a pixel away from the image.
+    That takes the label at a new pixel's upper left corner and not at its centre: labels lie up to half a pixel beside
+    the image. The published models were trained so.
     """
     shape = tf.shape(labels)[:2]
-    rows, columns = (_at_centres(size, shape[axis]) for axis, size in enumerate((height, width)))
+    rows, columns = (_at_corners(size, shape[axis]) for axis, size in enumerate((height, width)))
     labels = tf.gather(tf.gather(labels, rows), columns, axis=1)
     return resize_bilinear(image, height, width), labels
 
 
-def _at_centres(size: int | tf.Tensor, old: tf.Tensor) -> tf.Tensor:
-    return ((2 * tf.range(size) + 1) * old) // (2 * size)  # floor((i + 1 / 2) old / size), exactly
+def _at_corners(size: int | tf.Tensor, old: tf.Tensor) -> tf.Tensor:
+    """floor(i old / size) in OpenCV's arithmetic, two divisions in float64, which is sometimes one less."""
+    step = 1 / (tf.cast(size, tf.float64) / tf.cast(old, tf.float64))
+    corners = tf.cast(tf.floor(tf.cast(tf.range(size), tf.float64) * step), tf.int32)
+    return tf.minimum(corners, old - 1)
 
 
 def resize_bilinear(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:

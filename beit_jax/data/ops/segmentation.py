@@ -4,6 +4,9 @@ The ops, their numbers and their order are those of mmsegmentation, with which t
 (unilm `beit/semantic_segmentation/configs/_base_/datasets/ade20k.py`).
 """
 
+from typing import Any
+
+import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import require
@@ -18,7 +21,7 @@ from beit_jax.models.label_maps import IGNORE
 ATTEMPTS = 10
 
 
-@register()
+@register(relabels=True)
 def reduce_zero_label() -> Op:
     """Label 0 is no class any more: it becomes 255 (`IGNORE`), and 1..254 become 0..253."""
 
@@ -27,6 +30,33 @@ def reduce_zero_label() -> Op:
         return {**features, LABEL_MAP: tf.where(labels == IGNORE, labels, labels - 1)}  # 0 - 1 is 255 in uint8
 
     return op
+
+
+@register(relabels=True)
+def map_labels(new: dict[int, int], others: int | None = None) -> Op:
+    """Replaces labels, all at once.
+
+    Args:
+      new: the new label of a stored one, as {255: 1} for masks of 0 and 255; 255 as a new label is no class.
+      others: the new label of all that `new` does not name; None: they stay.
+    """
+    if not isinstance(new, dict) or not new or not all(map(_is_level, [*new, *new.values(), others or 0])):
+        raise UserError(
+            f"map_labels: found {new!r} and {others!r}; expected labels 0 to 255, as map_labels({{255: 1}})"
+        )
+    table = np.arange(256) if others is None else np.full(256, others)
+    table[list(new)] = list(new.values())
+    table = table.astype(np.uint8)
+
+    def op(features: Features, seed: tf.Tensor) -> Features:
+        labels = _labels("map_labels", features)
+        return {**features, LABEL_MAP: tf.gather(table, tf.cast(labels, tf.int32))}
+
+    return op
+
+
+def _is_level(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= 255
 
 
 @register(random=True)
@@ -133,21 +163,23 @@ def pad_to(height: int, width: int) -> Op:
 
 
 @register()
-def pad_for_evaluation(side: int, label_side: int) -> Op:
-    """`pad_to` for evaluation, where images and label maps have different sizes, with one square for each.
+def pad_for_evaluation(short: int, long: int, label_side: int) -> Op:
+    """`pad_to` for evaluation, where images and label maps have different sizes: a canvas for each.
 
-    `image` becomes `[side, side, 3]` and `label_map` `[label_side, label_side, 1]`; `size` and `label_size`, int32
-    `[2]`, are height and width before. Larger ones stop the input.
+    `image` becomes `[short, long, 3]`; an image higher than wide lies on it transposed. `label_map` becomes
+    `[label_side, label_side, 1]` and is never transposed. `size` and `label_size`, int32 `[2]`, are height and width
+    before. Larger ones stop the input.
     """
-    check_size("pad_for_evaluation", side, label_side)
+    _check_sides("pad_for_evaluation", short, long)
+    check_size("pad_for_evaluation", label_side)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         image, labels = _normalized("pad_for_evaluation", features), _labels("pad_for_evaluation", features)
-        sizes = {"size": tf.shape(image)[:2], "label_size": tf.shape(labels)[:2]}
-        call = f"pad_for_evaluation({side}, {label_side})"
-        image = _pad(image, 0, side, side, features, f"; raise the first number of {call}")
-        labels = _pad(labels, IGNORE, label_side, label_side, features, f"; raise the second number of {call}")
-        return {**features, **sizes, "image": image, LABEL_MAP: labels}
+        size, label_size = tf.shape(image)[:2], tf.shape(labels)[:2]
+        image = tf.cond(size[0] > size[1], lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+        image = _pad(image, 0, short, long, features, "; reduce it before, or raise inference.long_side")
+        labels = _pad(labels, IGNORE, label_side, label_side, features, "; raise inference.label_side")
+        return {**features, "size": size, "label_size": label_size, "image": image, LABEL_MAP: labels}
 
     return op
 

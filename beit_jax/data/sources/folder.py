@@ -1,6 +1,7 @@
 """Lists the images of a folder that belong to a split, with their classes or their label maps."""
 
 import contextlib
+import glob
 import logging
 import os
 import threading
@@ -104,16 +105,27 @@ def _match_pairs(root: str, name: str) -> list[tuple[str, str]]:
     """Paths of every image of a split and of its label map, in their order."""
     top, annotations = layout.find_paired(root)
     folder, _ = layout.split_folder(top, name)
-    images, maps = _by_name(folder, EXTENSIONS), _by_name(layout.counterpart(folder, top, annotations, name), (".png",))
+    map_folder = layout.counterpart(folder, top, annotations, name)
+    images, maps = _by_name(folder, EXTENSIONS), _by_name(map_folder, (".png",))
     for files, partners, kind, partner in ((images, maps, "image", "label map"), (maps, images, "label map", "image")):
         alone = sorted(set(files) - set(partners))
         if alone:
             missing_in = annotations if kind == "image" else top
+            if kind == "image" and (other := _of_another_format(map_folder, alone[0])):
+                raise UserError(
+                    f"the image {files[alone[0]]} has no label map of its name in {missing_in} but {other}; "
+                    "expected PNG, since the compression of other formats changes labels"
+                )
             raise UserError(
                 f"the {kind} {files[alone[0]]} has no {partner} of its name in {missing_in} ({len(alone)} of "
                 f"{len(files)} have none); add {'it' if len(alone) == 1 else 'them'} or remove the {kind}"
             )
     return mix([(path, maps[name]) for name, path in images.items()], folder)
+
+
+def _of_another_format(folder: Path, name: str) -> str:
+    """The path of a file of that name, with any extension, in a folder; empty if there is none."""
+    return next(map(str, folder.glob(f"{glob.escape(name)}.*")), "")
 
 
 def _by_name(folder: Path, extensions: tuple[str, ...]) -> dict[str, str]:

@@ -10,9 +10,10 @@ from beit_jax.data.features import LABEL_MAP, Features
 from beit_jax.data.sources.listed import ListedSource, read_file
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
+from beit_jax.models.label_maps import ADE20K_CLASSES
 
 FEATURE = "annotation"  # the name that tfds' scene_parse150 gives to its label maps
-NUM_CLASSES = {"scene_parse150": 150, "digit_scenes": 11}  # of tfds data sets, whose features do not tell it
+NUM_CLASSES = {"scene_parse150": ADE20K_CLASSES, "digit_scenes": 11}  # of tfds data sets, whose features do not tell it
 UNKNOWN = 0
 
 

@@ -55,14 +55,32 @@ def test_grey_levels():
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA"])
-def test_colours_are_no_labels(mode):
-    assert not decoded(png(Image.fromarray(labels(256)).convert(mode)))[1]
+def test_grey_levels_written_as_colours(mode):
+    """As programs for drawing save them: three equal parts, and nothing transparent."""
+    expected = labels(256)
+    found, is_labels = decoded(png(Image.fromarray(expected).convert(mode)))
+    assert is_labels
+    np.testing.assert_array_equal(found[..., 0], expected)
 
 
-def test_sixteen_bits_are_no_labels():
-    encoded = png(Image.fromarray(np.full((4, 5), 300, np.uint16)))
+def test_colours_are_no_labels():
+    colours = labels(256)[..., None].repeat(3, 2)
+    colours[3, 4, 1] ^= 1  # one channel of one pixel
+    assert not decoded(png(Image.fromarray(colours)))[1]
+    levels = Image.fromarray(labels(256)).convert("LA")
+    levels.putpixel((2, 3), (7, 254))  # not opaque
+    assert not decoded(png(levels))[1]
+
+
+def test_sixteen_bits():
+    expected = labels(256).astype(np.uint16)
+    encoded = png(Image.fromarray(expected))
     assert encoded[24] == 16
-    assert not decoded(encoded)[1]
+    found, is_labels = decoded(encoded)
+    assert is_labels
+    np.testing.assert_array_equal(found[..., 0], expected)
+    expected[5, 5] = 256
+    assert not decoded(png(Image.fromarray(expected)))[1]
 
 
 @pytest.mark.parametrize("encoded", [b"", b"\x89PNG", b"not a PNG file, although it is long enough to be one", None])

@@ -9,7 +9,7 @@ from beit_jax.data.decoding.assertions import assertion_message
 from beit_jax.data.features import ID
 from beit_jax.data.ops import image as image_ops
 from beit_jax.data.ops import segmentation
-from beit_jax.data.ops.resample import resize_bilinear
+from beit_jax.data.ops.resample import resize_bilinear, resize_pair
 from beit_jax.errors import UserError
 
 SEED = [7, 11]
@@ -60,7 +60,7 @@ def test_decode_refuses_another_size_and_colours(picture):
         "the label map of a/b c.jpg has 30 x 20 pixels, its image 20 x 30; expected the same: repair or remove the"
     )
     assert failure(image_ops.decode(), pair) == message + " pair"
-    pair["label_map"] = encode(np.ones((20, 30), np.uint8), mode="RGB")
+    pair["label_map"] = encode(np.tile(np.array([200, 10, 30], np.uint8), (20, 30, 1)))
     assert failure(image_ops.decode(), pair).startswith("the label map of a/b c.jpg is a PNG file of colours")
 
 
@@ -68,6 +68,24 @@ def test_reduce_zero_label(both_ways):
     labels = np.array([0, 1, 2, 150, 151, 254, 255], np.uint8)[None, :, None]
     found = both_ways(segmentation.reduce_zero_label(), {"image": 0, "label_map": labels}, SEED)["label_map"]
     assert found[0, :, 0].tolist() == [255, 0, 1, 149, 150, 253, 255]
+
+
+def test_map_labels(both_ways):
+    labels = np.array([0, 1, 7, 254, 255], np.uint8)[None, :, None]
+    for arguments, expected in (
+        (({255: 1},), [0, 1, 7, 254, 1]),
+        (({0: 1, 1: 0},), [1, 0, 7, 254, 255]),
+        (({0: 0, 7: 1}, 255), [0, 255, 1, 255, 255]),
+    ):
+        op = segmentation.map_labels(*arguments)
+        found = both_ways(op, {"image": 0, "label_map": labels}, SEED)["label_map"]
+        assert found.dtype == np.uint8 and found[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("arguments", [(255,), ({},), ({0: 256},), ({-1: 0},), ({0: 1.0},), ({0: 1}, 300)])
+def test_map_labels_of_what_are_no_labels(arguments):
+    with pytest.raises(UserError, match=r"map_labels: found .*; expected labels 0 to 255, as map_labels\({255: 1}\)"):
+        segmentation.map_labels(*arguments)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +111,10 @@ def test_random_ratio_resize(random_ratio_resize, shape, index):
     old = [(np.arange(new) + 0.5) * side / new - 0.5 for new, side in zip(expected, shape, strict=True)]
     old = np.stack(np.meshgrid(*(np.clip(o, 0, side - 1) for o, side in zip(old, shape, strict=True)), indexing="ij"))
     assert np.abs(by_image - old).max() <= 0.5 / 16 + 1e-6  # bilinear keeps a ramp
-    assert np.abs(by_labels - old).max() <= 0.5 + 1e-6  # the label is that of the nearest pixel
+    scales = np.array([side / new for new, side in zip(expected, shape, strict=True)])[:, None, None]
+    below = old + 0.5 - 0.5 * scales - by_labels  # from the label's pixel to the upper left corner of the new one
+    inner = (slice(None), *(slice(1, -1),) * 2)  # `old` is clipped at the borders
+    assert below[inner].min() >= -1e-6 and below[inner].max() < 1
 
 
 def test_ratios_cover_their_range():
@@ -104,6 +125,24 @@ def test_ratios_cover_their_range():
         sides.append(int(tf.shape(resize(pair, tf.constant([0, index], tf.int64))["image"])[0]))
     assert 50 <= min(sides) < 60 and 190 < max(sides) <= 200
     assert 105 < np.mean(sides) < 145
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),  # of cv2.resize(np.arange(old), ..., interpolation=cv2.INTER_NEAREST), 4.5.5 and 5.0.0
+    [
+        (12, 5, [0, 2, 4, 7, 9]),
+        (3, 7, [0, 0, 0, 1, 1, 2, 2]),
+        # Rounding: 9 * 14 / 18 is 7, and 17 * 6 / 34 is 3.
+        (14, 18, [0, 0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9, 10, 10, 11, 12, 13]),
+        (6, 34, [0] * 6 + [1] * 6 + [2] * 6 + [3] * 5 + [4] * 6 + [5] * 5),
+    ],
+)
+def test_labels_are_resized_by_opencvs_nearest(old, new, expected):
+    labels = np.arange(old, dtype=np.uint8)
+    image = tf.zeros([old, 1, 3], tf.uint8)
+    assert resize_pair(image, tf.constant(labels[:, None, None]), new, 1)[1][:, 0, 0].numpy().tolist() == expected
+    image = tf.transpose(image, [1, 0, 2])
+    assert resize_pair(image, tf.constant(labels[None, :, None]), 1, new)[1][0, :, 0].numpy().tolist() == expected
 
 
 def test_bilinear_is_opencvs():
@@ -228,12 +267,15 @@ def test_pad_to(both_ways):
     np.testing.assert_array_equal(found["label_map"], expected)
 
 
-def test_pad_for_evaluation(both_ways):
-    pair = normalized(5, 7) | {"label_map": np.arange(30, dtype=np.uint8).reshape(10, 3, 1)}
-    found = both_ways(segmentation.pad_for_evaluation(8, 12), pair, SEED)
-    assert (found["size"].tolist(), found["label_size"].tolist()) == ([5, 7], [10, 3])
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (7, 5), (6, 6)])
+def test_pad_for_evaluation(both_ways, height, width):
+    pair = normalized(height, width) | {"label_map": np.arange(30, dtype=np.uint8).reshape(10, 3, 1)}
+    found = both_ways(segmentation.pad_for_evaluation(6, 8, 12), pair, SEED)
+    assert (found["size"].tolist(), found["label_size"].tolist()) == ([height, width], [10, 3])
     assert found["size"].dtype == found["label_size"].dtype == np.int32
-    np.testing.assert_array_equal(found["image"], np.pad(pair["image"], ((0, 3), (0, 1), (0, 0))))
+    lying = pair["image"].swapaxes(0, 1) if height > width else pair["image"]
+    expected = np.pad(lying, ((0, 6 - min(height, width)), (0, 8 - max(height, width)), (0, 0)))
+    np.testing.assert_array_equal(found["image"], expected)
     expected = np.pad(pair["label_map"], ((0, 2), (0, 9), (0, 0)), constant_values=255)
     np.testing.assert_array_equal(found["label_map"], expected)
 
@@ -243,13 +285,12 @@ def test_what_is_too_large_is_named():
     assert failure(segmentation.pad_to(9, 11), pair) == (
         "the image x.jpg has 9 x 12 pixels to pad, expected at most 9 x 11; crop it before, or pad to more"
     )
-    assert failure(segmentation.pad_for_evaluation(11, 12), pair) == (
-        "the image x.jpg has 9 x 12 pixels to pad, expected at most 11 x 11; "
-        "raise the first number of pad_for_evaluation(11, 12)"
+    assert failure(segmentation.pad_for_evaluation(9, 11, 12), pair) == (
+        "the image x.jpg has 9 x 12 pixels to pad, expected at most 9 x 11; reduce it before, or raise "
+        "inference.long_side"
     )
-    assert failure(segmentation.pad_for_evaluation(12, 11), pair) == (
-        "the label map of x.jpg has 9 x 12 pixels to pad, expected at most 11 x 11; "
-        "raise the second number of pad_for_evaluation(12, 11)"
+    assert failure(segmentation.pad_for_evaluation(9, 12, 11), pair) == (
+        "the label map of x.jpg has 9 x 12 pixels to pad, expected at most 11 x 11; raise inference.label_side"
     )
 
 
@@ -261,7 +302,8 @@ def test_what_is_too_large_is_named():
         (lambda: segmentation.random_segment_crop(0), "found the size 0"),
         (lambda: segmentation.random_segment_crop(8, 0), "found cat_max_ratio=0"),
         (lambda: segmentation.pad_to(8, 8)(levels(), None), "pad_to: expected normalized pixels"),
-        (lambda: segmentation.pad_for_evaluation(8, 8)(levels(), None), "put it after normalize"),
+        (lambda: segmentation.pad_for_evaluation(8, 8, 8)(levels(), None), "put it after normalize"),
+        (lambda: segmentation.pad_for_evaluation(9, 8, 8), "found 9 for the shorter and 8 for the longer side"),
         (lambda: segmentation.pad_to(8, -1), "found the size -1"),
         (lambda: segmentation.random_ratio_resize(8, 8)({"image": 0}, None), "there is no 'label_map'"),
         (lambda: segmentation.random_segment_crop(8)({"image": 0}, None), "there is no 'label_map'"),

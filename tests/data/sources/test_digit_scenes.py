@@ -12,7 +12,7 @@ OPS = (
     "decode|random_ratio_resize(32, 128, 0.75, 1.5)|random_segment_crop(32)|flip_lr|photometric_distortion|normalize"
     "|pad_to(32, 32)|keep('image', 'label_map')"
 )
-EVAL_OPS = "decode|resize_within(32, 128)|normalize|pad_for_evaluation(32, 32)"
+EVAL_OPS = "decode|resize_within(32, 128)|normalize|pad_for_evaluation(32, 32, 32)"
 
 
 @pytest.fixture(scope="module")
