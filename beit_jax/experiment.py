@@ -22,6 +22,7 @@ from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.config.schema import durations_in_steps
 from beit_jax.errors import UserError
 from beit_jax.experiment_data import ExperimentData, complete
+from beit_jax.experiment_start import fill_in_labels, fill_in_statistics, find_start
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks.task import Task
 from beit_jax.training import initialize, memory, memory_check, optimizer, sharding, train_step
@@ -79,7 +80,8 @@ class Experiment:
           UserError: data, ops, devices, lengths, stored tokens or checkpoints do not fit.
         """
         stages = {name: stage.config for name, stage in pending.items()}
-        config = complete(fill_in_tokenizer(config, folder, stages))
+        config, start = fill_in_tokenizer(config, folder, stages), find_start(config, folder, stages)
+        config = complete(fill_in_labels(fill_in_statistics(config, start), start), order=start.labels)
         lengths = cls(config, folder, tasks.create_task(config)).lengths
         config = durations_in_steps(config, lengths.per_epoch, lengths.total)
         experiment = cls(config, folder, tasks.create_task(config), stage=stage)

@@ -6,7 +6,7 @@ TensorFlow is imported only when one of them is needed.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,10 @@ class ExperimentData:
         start = dict(seed=config.seed, batch_size=config.batch_size, start_step=step, log=self.unreadable_log)
         if self.stored_tokens:
             self.stored_tokens.check_key(self.tokenizer_key())
-        return pipeline.make_train(config.data, **start, **this_process(), tokens=self.stored_tokens)
+        classes = self._classes(config.data.split)
+        return pipeline.make_train(
+            config.data, **start, **this_process(), tokens=self.stored_tokens, classes=classes
+        )
 
     @functools.cached_property
     def eval_batches(self) -> Iterable[HostBatch]:
@@ -115,7 +118,18 @@ class ExperimentData:
         """As `eval_batches`, but images also if features are kept in memory; `log` names unreadable images."""
         from beit_jax.data import pipeline
 
-        return pipeline.make_eval(self.config.data, batch_size=self.config.batch_size, log=log, **this_process())
+        once = dict(batch_size=self.config.batch_size, log=log) | this_process()
+        return pipeline.make_eval(self.config.data, **once, classes=self._classes(self.config.data.eval_split))
+
+    def _classes(self, split: str) -> Any:
+        """The numbers of the classes of a split, which are those of the model's classes of the same names."""
+        from beit_jax.data import pipeline
+
+        known = self.config.get("labels", ())
+        names = pipeline.classes(self.config.data, split).names if known else ()
+        numbers = class_names.numbers_of(known, names, self.config.data.source)
+        own = numbers == tuple(range(len(known)))
+        return pipeline.OWN_CLASSES if own else pipeline.ModelClasses(numbers, len(known))
 
     @property
     def unreadable_log(self) -> Path:
@@ -135,8 +149,10 @@ class ExperimentData:
             return None
         once = dict(batch_size=config.batch_size, log=self.unreadable_log) | this_process()
         sets = (
-            pipeline.make_train_once(config.data, config.data.ops, seed=config.seed, **once),
-            pipeline.make_eval(config.data, **once),
+            pipeline.make_train_once(
+                config.data, config.data.ops, seed=config.seed, **once, classes=self._classes(config.data.split)
+            ),
+            self.open_eval_set(self.unreadable_log),
         )
         with jax.set_mesh(self.mesh):
             extract = Extractor(self.task, self.mesh)
@@ -192,11 +208,13 @@ class ExperimentData:
             compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
         once = dict(batch_size=self.config.batch_size) | this_process()
         sets = (
-            pipeline.make_train_once(data, data.eval_ops, seed=self.config.seed, **once),
-            pipeline.make_eval(data, **once),
+            pipeline.make_train_once(
+                data, data.eval_ops, seed=self.config.seed, **once, classes=self._classes(data.split)
+            ),
+            pipeline.make_eval(data, **once, classes=self._classes(data.eval_split)),
         )
         train, test = (LabelledSet(images, images.num_examples) for images in sets)
-        return [Knn(self.task, train, test, info.num_classes, section.k)]
+        return [Knn(self.task, train, test, sets[0].num_classes, section.k)]
 
     # Stored tokens.
 
@@ -245,7 +263,7 @@ def this_process() -> dict[str, int]:
     return dict(process_index=jax.process_index(), process_count=jax.process_count())
 
 
-def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
+def complete(config: ConfigDict, *, to_train: bool = True, order: Sequence[str] = ()) -> ConfigDict:
     """A copy of the config with the number and the names of the classes, from the data, and with absolute paths.
 
     References to stages stay as they are: a recipe's folder can be moved.
@@ -253,6 +271,7 @@ def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
     Args:
       config: valid.
       to_train: whether the classes are those of `data.split`, or else of `data.eval_split`, the only one needed then.
+      order: see `class_names.fill_in`.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the model.
@@ -265,7 +284,7 @@ def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
             config.update_from_flattened_dict({name: str(Path(path).expanduser().absolute())})
     if "num_classes" in config.get("model", {}):
         split = config.data.split if to_train else config.data.eval_split
-        class_names.fill_in(config, *pipeline.classes(config.data, split))
+        class_names.fill_in(config, *pipeline.classes(config.data, split), to_train=to_train, order=order)
     return config
 
 

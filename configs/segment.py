@@ -13,6 +13,8 @@ Arguments
   size     512 or 640: side of the crops in training, and short side of the images in evaluation
   stage    pt: from pre-training; pt2ft: after intermediate fine-tuning, such as the first stage of configs/transfer.py
   data     folder:PATH with images/{training,validation} and annotations/{training,validation}
+  statistics  pixel statistics: by default those of the checkpoint in init_from. The released code has imagenet for all
+           segmentation, also of encoders that were pre-trained with inception
   runlocal scenes of digits, which are generated without a download
 
 Download ADE20K by hand (ADEChallengeData2016.zip): the data set scene_parse150 of tensorflow-datasets holds the
@@ -48,7 +50,14 @@ LAYERS = {
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of a row of the official table, or of the paper's appendix."""
     arg = parse_arg(
-        arg, head="upernet", variant="B/16", size=512, stage="pt", data="folder:ADEChallengeData2016", runlocal=False
+        arg,
+        head="upernet",
+        variant="B/16",
+        size=512,
+        stage="pt",
+        data="folder:ADEChallengeData2016",
+        statistics="",
+        runlocal=False,
     )
     encoder = "large" if arg.variant.startswith("L") else "base"
     if (arg.head, encoder, arg.stage) not in RECIPES:
@@ -67,13 +76,14 @@ def get_config(arg: str = "") -> ConfigDict:
         if arg.size == 640:
             opt.accumulate = 2
     set_source(config, arg.data)
+    config.data.statistics = arg.statistics
     config.data.shuffle_buffer = 20_000
     config.model.num_classes, zero = 150, "reduce_zero_label|"
     if arg.runlocal:
         zero = ""
         runlocal(config)
     config.inference.side = max(config.inference.side, config.model.image_size)
-    normalize, keep = "normalize('imagenet')", "keep('image', 'label_map'"
+    normalize, keep = "normalize(statistics)", "keep('image', 'label_map'"
     largest = 1.0 if arg.runlocal else 0.75  # fraction of a class in a crop; scenes of digits are mostly background
     config.data.ops = (
         f"decode|{zero}random_ratio_resize(image_size, 4 * image_size)|random_segment_crop(image_size, {largest})"

@@ -55,6 +55,11 @@ class Segment(Task):
         """See `Task.ignored_parameters`."""
         return (r"^(lm_head|head|fc_norm)/", r"^encoder/(mask_token$|norm/)")
 
+    @property
+    def class_parameters(self) -> tuple[str, ...]:
+        """See `Task.class_parameters`."""
+        return (r"head(_\d+)?/classifier/",)
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         side = self.config.model.image_size

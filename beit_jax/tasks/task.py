@@ -126,6 +126,11 @@ class Task:
         return ()
 
     @property
+    def class_parameters(self) -> tuple[str, ...]:
+        """Regular expressions of parameters that have a row for each class; useless for a model of other classes."""
+        return ()
+
+    @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """Parameters that are read and not learned, by name."""
         return {}
