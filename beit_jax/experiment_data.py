@@ -19,6 +19,7 @@ from beit_jax.config import class_names
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
+from beit_jax.experiment_splits import check_disjoint
 from beit_jax.tasks.task import Task, spec
 from beit_jax.training import sharding
 from beit_jax.training.params import digest
@@ -51,6 +52,10 @@ class ExperimentData:
         """
         self.check_ops("")
         self.check_ops("eval_")
+        check_disjoint(
+            self.config.data,
+            "so that the run would be scored on images that it learns; beit_jax.evaluate scores a run on any split",
+        )
         if self.stored_tokens:
             self.stored_tokens.check_key(self.stream_key(jax.process_count()))
             self.stored_tokens.check_length(total_steps)
@@ -203,6 +208,7 @@ class ExperimentData:
             raise UserError(
                 f"knn.k={section.k}, but {data.source} has no labels; expected two classes or more, or knn.k=0"
             )
+        check_disjoint(data, f"which would vote for themselves with knn.k={section.k}; knn.k=0 leaves this out")
         wanted = {"image": spec("float32", 1, side, side, 3), "label": spec("int32", 1)}
         for split in (data.split, data.eval_split):
             compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
@@ -263,7 +269,9 @@ def this_process() -> dict[str, int]:
     return dict(process_index=jax.process_index(), process_count=jax.process_count())
 
 
-def complete(config: ConfigDict, *, to_train: bool = True, order: Sequence[str] = ()) -> ConfigDict:
+def complete(
+    config: ConfigDict, *, to_train: bool = True, order: Sequence[str] = (), advice: str = class_names.BY_NUMBER
+) -> ConfigDict:
     """A copy of the config with the number and the names of the classes, from the data, and with absolute paths.
 
     References to stages stay as they are: a recipe's folder can be moved.
@@ -272,6 +280,7 @@ def complete(config: ConfigDict, *, to_train: bool = True, order: Sequence[str] 
       config: valid.
       to_train: whether the classes are those of `data.split`, or else of `data.eval_split`, the only one needed then.
       order: see `class_names.fill_in`.
+      advice: what else can be done about classes of other names, for the message.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the model.
@@ -284,7 +293,8 @@ def complete(config: ConfigDict, *, to_train: bool = True, order: Sequence[str] 
             config.update_from_flattened_dict({name: str(Path(path).expanduser().absolute())})
     if "num_classes" in config.get("model", {}):
         split = config.data.split if to_train else config.data.eval_split
-        class_names.fill_in(config, *pipeline.classes(config.data, split), to_train=to_train, order=order)
+        found = pipeline.classes(config.data, split)
+        class_names.fill_in(config, *found, to_train=to_train, order=order, advice=advice)
     return config
 
 

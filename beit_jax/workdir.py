@@ -14,6 +14,7 @@ NAMED = 8  # keys in an error message
 # What a run writes before its first checkpoint, beside its config. Compiled programs may stay: their names are hashes
 # of all that they depend on.
 LEFTOVERS = (
+    "data.json",
     "metrics.jsonl",
     "parameters.txt",
     "unreadable.txt",

@@ -17,7 +17,13 @@ BY_NUMBER = "with --config.labels='()' they are taken by their numbers"
 
 
 def fill_in(
-    config: ConfigDict, classes: int, names: Sequence[str], *, to_train: bool = True, order: Sequence[str] = ()
+    config: ConfigDict,
+    classes: int,
+    names: Sequence[str],
+    *,
+    to_train: bool = True,
+    order: Sequence[str] = (),
+    advice: str = BY_NUMBER,
 ) -> None:
     """Sets `model.num_classes` and `labels`, in place.
 
@@ -30,6 +36,7 @@ def fill_in(
       to_train: whether the data must have all classes of the model; an evaluation may have fewer.
       order: the names of the classes of a classifier that the run starts from: if they are those of the data, the run
         has their order.
+      advice: what else can be done about as many classes of other names, for the message.
 
     Raises:
       UserError: the data have classes that the config does not name, or another number of them.
@@ -39,7 +46,7 @@ def fill_in(
         known = tuple(config.labels) or (tuple(order) if same_classes(order, names) else ())
         by_name = bool(names) and not are_unnamed(known) and not _by_position(known, names, source)
         if by_name:
-            numbers = numbers_of(known, names, source, BY_NUMBER)
+            numbers = numbers_of(known, names, source, advice)
             _check_none_missing(known, numbers, source, to_train)
         elif names and (known or not to_train) and model.num_classes in (0, classes):
             _say_positions(known, names, source)

@@ -20,8 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from beit_jax.config import statistics
-from beit_jax.config.pretrain import tokenizer_image_size
+from beit_jax.config import statistics, tokenizer_image_size
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.xla_workarounds import value_at
 from beit_jax.tasks import device_augment

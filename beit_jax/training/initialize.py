@@ -171,7 +171,7 @@ def starting_state(
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
     loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
-    loaded, note = _without_other_classes(config, task, loaded, source)
+    loaded, note = _without_other_classes(config, task, loaded, abstract.params, source)
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
@@ -184,14 +184,17 @@ def _optional(config: ConfigDict, task: Task) -> tuple[str, ...]:
     return (*config.init_optional, *task.class_parameters)
 
 
-def _without_other_classes(config: ConfigDict, task: Task, loaded: Params, source: Path) -> tuple[Params, str]:
-    """The parameters of a checkpoint that a run takes: not the rows of its classes, if the run has others.
+def _without_other_classes(
+    config: ConfigDict, task: Task, loaded: Params, expected: Params, source: Path
+) -> tuple[Params, str]:
+    """The parameters of a checkpoint that a run takes: not the rows of its classes, if the run has as many others.
 
     Returns:
       The parameters, and what to add to the line that says where a run starts.
     """
     flat, ours, theirs = flatten(loaded), tuple(config.get("labels", ())), checkpoint.load_labels(source)
     rows = [name for name in flat if any(re.search(pattern, name) for pattern in task.class_parameters)]
+    rows = [name for name in rows if name not in unmatched_names(expected, loaded)]
     if not rows or ours == theirs:
         return loaded, ""
     if class_names.are_unnamed(ours) or class_names.are_unnamed(theirs):

@@ -31,7 +31,7 @@ class RenumberedSource:
         """See `Source`."""
         record, numbers = self._source.record(raw), tf.constant(self._numbers)
         label = tf.cast(record["label"], tf.int64)
-        return {**record, "label": numbers[tf.where(label < 0, len(self._numbers) - 1, label)]}
+        return {**record, "label": numbers[tf.where(label < 0, tf.size(numbers, tf.int64) - 1, label)]}
 
     def labels(self) -> np.ndarray:
         """See `Source`."""
