@@ -110,9 +110,7 @@ class ExperimentData:
         if self.stored_tokens:
             self.stored_tokens.check_key(self.tokenizer_key())
         classes = self._classes(config.data.split)
-        return pipeline.make_train(
-            config.data, **start, **this_process(), tokens=self.stored_tokens, classes=classes
-        )
+        return pipeline.make_train(config.data, **start, **this_process(), tokens=self.stored_tokens, classes=classes)
 
     @functools.cached_property
     def eval_batches(self) -> Iterable[HostBatch]:

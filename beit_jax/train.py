@@ -5,9 +5,9 @@
 
 Run the same command again to continue after a stop of any kind; finished stages are skipped. SIGTERM saves and ends
 with status 0. Several processes, started alike, become one run (see launch/README.md). Each run writes
-checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json, data.json and, at its end, result.json
-into its folder, and names images that could not be read in unreadable.txt. A run goes on only with the data that it
-began with, of which data.json tells.
+checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json, data.json and, at its end,
+result.json into its folder, and names images that could not be read in unreadable.txt. A run goes on only with the data
+that it began with, of which data.json tells.
 """
 
 import argparse

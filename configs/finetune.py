@@ -22,8 +22,8 @@ Arguments
            configs/own_images.py, and by default a length of 20 minutes. To start from published weights, give their
            `variant`: with a recipe, variant or image_size the settings are those below
   image_size  224 (384 for higher), 384 or 512; the positions of a checkpoint of another size are interpolated
-  statistics  pixel statistics: imagenet or inception; by default those of the checkpoint in init_from and, from scratch,
-           imagenet for ImageNet-1k and inception for other data
+  statistics  pixel statistics: imagenet or inception; by default those of the checkpoint in init_from or, from
+           scratch, imagenet for ImageNet-1k and inception for other data
   paper    the plain ViT of the paper's main tables, with the paper's stochastic depth of 0.1 for 1k, and with repeated
            augmentation for B (the released code has none)
   runlocal

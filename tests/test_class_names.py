@@ -191,7 +191,7 @@ def test_classes_of_a_part_of_the_data_and_in_another_order_keep_their_numbers(r
         assert rows[0][name] == rows[1][name]
     assert found["top1"] == pytest.approx(sum(int(rows[1][name]["right"]) for name in rows[1]) / 16)
 
-    model, params, config = beit_jax.from_pretrained(run)
+    _, params, config = beit_jax.from_pretrained(run)
     order = [2, 0, 1]
     params["head"] = {name: leaf[..., order] for name, leaf in params["head"].items()}
     config.labels = tuple(config.labels[number] for number in order)

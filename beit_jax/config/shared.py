@@ -3,8 +3,8 @@
 Names and defaults follow the official code (`run_beit_pretraining.py`, `run_class_finetuning.py`).
 """
 
-from beit_jax.config.durations import check_duration, check_schedule
 from beit_jax.config import statistics
+from beit_jax.config.durations import check_duration, check_schedule
 from beit_jax.config.keys import Key, Keys, check_regular_expressions
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError

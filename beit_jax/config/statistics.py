@@ -25,8 +25,7 @@ def _check(text: str) -> str:
 
 KEY = Key(
     "",
-    "imagenet, inception, or mean and deviation of the pixels' channels, which ops name `statistics`; empty: those of "
-    "the checkpoint that the run starts from, or else imagenet for ImageNet-1k and inception for other data",
+    "of pixels: imagenet, inception, or mean and deviation; empty: the checkpoint's, or those of the data set",
     check=_check,
 )
 

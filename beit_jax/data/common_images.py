@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from beit_jax.data.fingerprint import MANY
 from beit_jax.data.sources import folder
 from beit_jax.data.sources.open_source import open_builder
 
@@ -27,7 +28,7 @@ def count_common(config: Any, split: str, other: str) -> int:
 
 
 def _files(root: str, split: str) -> set[tuple[str, str]]:
-    """Folder and name of each image of a split; folders without symbolic links."""
+    """Folder and name of each image of a split, without symbolic links; of many images, only folders are followed."""
     if folder.is_paired(root):
         paths = [image for image, _ in folder.list_pairs(root, split)]
     else:
@@ -35,6 +36,7 @@ def _files(root: str, split: str) -> set[tuple[str, str]]:
     parents: dict[str, str] = {}
     files = set()
     for path in paths:
+        path = os.path.realpath(path) if len(paths) <= MANY and os.path.islink(path) else path
         parent, name = os.path.split(path)
         if parent not in parents:
             parents[parent] = os.path.realpath(parent)

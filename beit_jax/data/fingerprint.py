@@ -15,7 +15,7 @@ from beit_jax.data.sources.open_source import open_builder
 from beit_jax.errors import UserError
 
 THREADS, CHUNK = 16, 256  # threads that wait for a disk or a network, and files that each of them takes at a time
-MANY = 200_000  # files of a folder, of which `describe_split` takes the names alone: a network would take minutes
+MANY = 200_000  # files of a folder above which names alone count: a network would take minutes to tell more
 NAMED = 5  # classes in a message
 
 
@@ -75,7 +75,9 @@ def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     for word, names in (("new", new.keys() - old.keys()), ("missing", old.keys() - new.keys())):
         if names:
             parts.append(f"{'classes' if len(names) > 1 else 'class'} {_listed(sorted(names))} {word}")
-    counts = [f"{name!r} {old[name]} then and {new[name]} now" for name in old if name in new and old[name] != new[name]]
+    counts = [
+        f"{name!r} {old[name]} then and {new[name]} now" for name in old if name in new and old[name] != new[name]
+    ]
     parts += [*counts[:NAMED], *(["..."] if len(counts) > NAMED else [])]
     if not parts and list(old) != list(new):
         parts = ["the classes are in another order"]
