@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from beit_jax import tasks
 from beit_jax.config import class_names, fill_in_sizes, validate
 from beit_jax.config.durations import in_steps, parse_schedule
+from beit_jax.config.keys import LARGEST
 from beit_jax.config.schema import durations_in_steps
 from beit_jax.errors import UserError
 from beit_jax.experiment_data import ExperimentData, complete
@@ -131,6 +132,8 @@ class Experiment:
             raise UserError(
                 f"epochs={config.epochs:g} and steps={config.steps}: give the length of the run in one of them"
             )
+        if total > LARGEST:
+            raise UserError(f"epochs={config.epochs:g} are {total} steps; expected at most {LARGEST}")
         _, schedule = parse_schedule(config.optimizer.schedule, per_epoch, total)
         return Lengths(total, in_steps(config.optimizer.warmup, per_epoch, total), schedule, per_epoch)
 

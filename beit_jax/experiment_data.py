@@ -6,7 +6,7 @@ TensorFlow is imported only when one of them is needed.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
 from beit_jax.experiment_splits import check_disjoint
+from beit_jax.tasks.compare_specs import compare_specs
 from beit_jax.tasks.task import Task, spec
 from beit_jax.training import sharding
 from beit_jax.training.params import digest
-from beit_jax.typing import HostBatch, Params, Spec
+from beit_jax.typing import HostBatch, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -127,12 +128,13 @@ class ExperimentData:
     def _classes(self, split: str) -> Any:
         """The numbers of the classes of a split, which are those of the model's classes of the same names."""
         from beit_jax.data import pipeline
+        from beit_jax.data.sources.renumbered import OWN_CLASSES, ModelClasses
 
         known = self.config.get("labels", ())
         names = pipeline.classes(self.config.data, split).names if known else ()
         numbers = class_names.numbers_of(known, names, self.config.data.source)
         own = numbers == tuple(range(len(known)))
-        return pipeline.OWN_CLASSES if own else pipeline.ModelClasses(numbers, len(known))
+        return OWN_CLASSES if own else ModelClasses(numbers, len(known))
 
     @property
     def unreadable_log(self) -> Path:
@@ -294,28 +296,3 @@ def complete(
         found = pipeline.classes(config.data, split)
         class_names.fill_in(config, *found, to_train=to_train, order=order, advice=advice)
     return config
-
-
-def compare_specs(found: Mapping[str, Any], wanted: Spec, ops: str, who: str) -> None:
-    """Checks that ops make what is needed.
-
-    Args:
-      found: shapes and dtypes of a batch of one example that the ops make, by name.
-      wanted: the shapes and dtypes that are needed.
-      ops: the config key of the ops, for the message.
-      who: what needs them, for the message.
-
-    Raises:
-      UserError: something is missing, or of another shape or type.
-    """
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        names = ", ".join(map(repr, missing))
-        raise UserError(f"{ops} leave no {names}, which the {who} needs; found {', '.join(found)}")
-    for name, expected in wanted.items():
-        shape, dtype = found[name]
-        if (shape, dtype) != (expected.shape, expected.dtype):
-            raise UserError(
-                f"{ops} make {name!r} {dtype}{list(shape[1:])}; the {who} expects "
-                f"{expected.dtype}{list(expected.shape[1:])}: make the ops and the model's sizes agree"
-            )

@@ -48,6 +48,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ),
         ("tokenizer", ["--config.optimizer.warmup=20 steps"], ["warm-up", "20"]),
         ("tokenizer", ["--flag=1"], ["flag"]),
+        ("tokenizer", ["--config.epochs=1e300"], ["epochs=1e+300 are", "steps; expected at most 2147483647"]),
         ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
         ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "auto, none, full"]),
         ("pretrain", [f"--config.data.ops={MASKS_OF_SIX}", "--config.num_masked=4"], ["masks of", "num_masked=4"]),

@@ -11,6 +11,9 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 
 
+LARGEST = 2**31 - 1  # steps and sizes are int32 on the devices
+
+
 @dataclasses.dataclass(frozen=True)
 class Key:
     """One key.
@@ -55,6 +58,8 @@ class Key:
             raise UserError(f"{name}={value!r}; expected {self.range}")
         if self.is_path and "://" in value:  # `gs://bucket` would be taken for a folder called `gs:`
             raise UserError(f"{name}={value!r}; expected a folder, not a URL: mount the bucket and give its path here")
+        if type(value) is int and type(self.default) is int and abs(value) > LARGEST:
+            raise UserError(f"{name}={value!r}; expected at most {LARGEST}")
         if self.check and (expected := self.check(value)):
             raise UserError(f"{name}={value!r}; expected {expected}")
 

@@ -27,7 +27,7 @@ from beit_jax.data.sources import label_subset
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.open_source import open_source
-from beit_jax.data.sources.renumbered import RenumberedSource
+from beit_jax.data.sources.renumbered import OWN_CLASSES, ModelClasses, renumbered
 from beit_jax.data.sources.source import Shard, Source, count_streams
 from beit_jax.errors import UserError
 
@@ -49,16 +49,6 @@ class Classes(NamedTuple):
 
     number: int
     names: tuple[str, ...]
-
-
-class ModelClasses(NamedTuple):
-    """Which number a model gives to each class of a split (empty: that of the split), and how many classes it has."""
-
-    numbers: tuple[int, ...] = ()
-    num_classes: int = 0
-
-
-OWN_CLASSES = ModelClasses()
 
 
 def classes(config: Any, split: str) -> Classes:
@@ -215,7 +205,7 @@ def make_eval(
     of batches, filled up with repeated examples. Random ops draw the same numbers in every pass. A pass ends with a
     UserError if too many images were unreadable.
     """
-    source, process = _renumbered(_open(config, config.eval_split), classes), Shard(process_index, process_count)
+    source, process = renumbered(_open(config, config.eval_split), classes), Shard(process_index, process_count)
     where, unreadable = f"'{config.eval_split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
     return _each_once(source, where, config.eval_ops, batch_size, process, unreadable)
 
@@ -259,13 +249,9 @@ def _uses_all(config: Any) -> bool:
     return parse_labels(config.labels).fraction == 1
 
 
-def _renumbered(source: Source, classes: ModelClasses) -> Source:
-    return RenumberedSource(source, *classes) if classes.numbers else source
-
-
 def _open_train_split(config: Any, seed: int, classes: ModelClasses) -> Source:
     """The examples of the training split that `config.labels` and the seed choose."""
-    source = _renumbered(_open(config, config.split), classes)
+    source = renumbered(_open(config, config.split), classes)
     if _uses_all(config):
         return source
     return source.take(label_subset.choose_examples(source.labels(), source.num_classes, config.labels, seed))

@@ -1,13 +1,28 @@
 """A source whose classes have other numbers: those of a model that is evaluated on it, or that goes on learning."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.features import Features
 from beit_jax.data.sources.source import Shard, Source
+
+
+class ModelClasses(NamedTuple):
+    """Which number a model gives to each class of a source (empty: its own), and how many classes the model has."""
+
+    numbers: tuple[int, ...] = ()
+    num_classes: int = 0
+
+
+OWN_CLASSES = ModelClasses()
+
+
+def renumbered(source: Source, classes: ModelClasses) -> Source:
+    """The source with the numbers of a model."""
+    return RenumberedSource(source, *classes) if classes.numbers else source
 
 
 class RenumberedSource:
