@@ -14,7 +14,7 @@ from beit_jax.config import fill_in_sizes, flatten, from_json, statistics
 from beit_jax.config.op_sizes import OPS, uses_statistics
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import Statistics
-from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, own_checkpoints
 from beit_jax.training import checkpoint
 
 KEYS = ("resume_from", "init_from", "encoder.init_from")  # what a run starts from; the first that is set
@@ -53,8 +53,9 @@ def find_start(config: ConfigDict, folder: Path, pending: Mapping[str, ConfigDic
       folder: of the run; the stages of a recipe have folders with the same parent.
       pending: the configs of stages that have not run yet, `{"stage:NAME": config}`, complete.
     """
-    if has_checkpoint(folder):
-        return Start(_config_of(str(folder), folder), str(folder), continues=True)
+    for own in own_checkpoints(folder):  # the newest one may be damaged; all are of the same config
+        if found := _config_of(str(own), folder):
+            return Start(found, str(folder), continues=True)
     for key in KEYS:
         section, _, name = key.rpartition(".")
         source = (config.get(section, NO_CONFIG) if section else config).get(name, "")
@@ -100,6 +101,11 @@ def fill_in_statistics(config: ConfigDict, start: Start) -> ConfigDict:
     if not config.data.statistics and uses_statistics(config):
         config.data.statistics = statistics.as_text(statistics.of_config(config) if theirs is None else theirs)
     ours = list(_normalizations(config).items())
+    if start.source and not theirs and ours:
+        logging.getLogger("beit_jax").warning(
+            "%s does not tell by which statistics its images were normalized; %s have %s, which data.statistics sets",
+            *(start.source, ours[0][0], statistics.as_text(ours[0][1])),
+        )
     known = [(f"{start.source} was trained with", theirs)] if theirs else [(f"{key} have", pair) for key, pair in ours]
     for key, pair in ours:
         (who, first), *_ = known

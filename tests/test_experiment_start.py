@@ -9,6 +9,7 @@ import beit_jax
 from beit_jax import config as configs
 from beit_jax import evaluate
 from beit_jax.config import statistics
+from beit_jax.experiment import Experiment
 from beit_jax.experiment_start import fill_in_statistics, find_start
 from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.tasks import create_task
@@ -52,7 +53,6 @@ def warnings_of(caplog):
         (f"normalize{OWN}", f"normalize({OWN})"),
         ("normalize(0.5, std=0.25)", "normalize(((0.5, 0.5, 0.5), (0.25, 0.25, 0.25)))"),
         ("normalize((0.5, 0.5, 0.5), 0.5)", "normalize('inception')"),
-        ("flip_lr", "normalize('imagenet')"),  # that of the data set: the checkpoint does not tell
     ],
 )
 @pytest.mark.parametrize(("task", "key"), [("classify", "init_from"), ("probe", "encoder.init_from")])
@@ -66,6 +66,14 @@ def test_a_run_sees_pixels_as_the_encoder_that_it_starts_from(tmp_path, theirs, 
     assert statistics.parse(config.data.statistics) == statistics.of_ops(configs.fill_in_sizes(config).data.ops)
     again = configs.from_json(configs.to_json(config))
     assert statistics.of_config(again) == statistics.of_config(config)
+
+
+def test_a_checkpoint_that_does_not_tell(tmp_path, warnings_of):
+    old = made(ops="decode|flip_lr")
+    config = started(made(init_from="stage:old"), tmp_path, {"stage:old": old})
+    assert config.data.statistics == "inception"
+    (line,) = warnings_of()
+    assert line.startswith("stage:old does not tell by which statistics") and "data.ops have inception" in line
 
 
 def test_from_scratch_the_data_set_decides(tmp_path):
@@ -103,6 +111,9 @@ def test_a_run_goes_on_with_its_own_statistics(tmp_path):
     assert statistics.parse(config.data.statistics) == OWN
     other = made(resume_from=str(tmp_path / "run"), init_from=str(tmp_path / "old"))
     assert statistics.parse(started(other, tmp_path / "new").data.statistics) == OWN
+    (tmp_path / "run" / "checkpoints" / "1" / "meta").mkdir(parents=True)  # the newest one is damaged
+    config = started(made(init_from=str(tmp_path / "old")), tmp_path / "run")
+    assert statistics.parse(config.data.statistics) == OWN
 
 
 def test_statistics_of_a_converted_checkpoint(tmp_path):
@@ -113,7 +124,9 @@ def test_statistics_of_a_converted_checkpoint(tmp_path):
         model = beit_jax.from_pretrained(tmp_path / ("ours" if name == "hf" else "hf"))
         assert (model.config.preprocess.mean, model.config.preprocess.std) == OWN
         beit_jax.save_pretrained(tmp_path / name, model.params, model.config, format=format)
-    assert statistics.parse(started(made(init_from=str(tmp_path / "back")), tmp_path / "new").data.statistics) == OWN
+    experiment = Experiment.build(made(init_from=str(tmp_path / "back")), tmp_path / "new")
+    assert statistics.parse(experiment.config.data.statistics) == OWN  # which its checkpoints hold
+    assert f"normalize({OWN})" in experiment.data.config.data.ops
 
 
 def test_an_evaluation_by_another_config_has_the_statistics_of_the_checkpoint(

@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 
-
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the devices
 
 
