@@ -5,7 +5,7 @@ from typing import Any
 
 from beit_jax.data.fingerprint import MANY
 from beit_jax.data.sources import folder
-from beit_jax.data.sources.open_source import open_builder
+from beit_jax.data.sources.open_source import open_split
 
 
 def count_common(config: Any, split: str, other: str) -> int:
@@ -17,12 +17,11 @@ def count_common(config: Any, split: str, other: str) -> int:
       other: likewise.
 
     Raises:
-      UserError: a split of a folder cannot be read.
+      UserError: a split cannot be read.
     """
     root = folder.path_of(config.source)
     if not root:
-        builder = open_builder(config.source, config.data_dir or None)
-        return _count_common_records(*(_records(builder, name) for name in (split, other)))
+        return _count_common_records(*(_records(config, name) for name in (split, other)))
     files, others = (_files(root, name) for name in (split, other))
     return len(files & others)
 
@@ -44,11 +43,11 @@ def _files(root: str, split: str) -> set[tuple[str, str]]:
     return files
 
 
-def _records(builder: Any, split: str) -> list[tuple[str, int, int]]:
+def _records(config: Any, split: str) -> list[tuple[str, int, int]]:
     """The files of a split, each with the first of its records and the one after the last."""
     return [
         (os.path.realpath(file.filename), file.skip, file.skip + file.take)
-        for file in builder.info.splits[split].file_instructions
+        for file in open_split(config.source, config.data_dir, split)[1].file_instructions
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from beit_jax.data.sources import folder
-from beit_jax.data.sources.open_source import open_builder
+from beit_jax.data.sources.open_source import open_split
 from beit_jax.errors import UserError
 
 THREADS, CHUNK = 16, 256  # threads that wait for a disk or a network, and files that each of them takes at a time
@@ -48,11 +48,14 @@ def describe_split(config: Any, split: str) -> dict[str, Any]:
     """
     root = folder.path_of(config.source)
     if not root:
-        builder = open_builder(config.source, config.data_dir or None)
+        builder, found = open_split(config.source, config.data_dir, split)
         features = builder.info.features
         names = getattr(features["label"], "names", ()) if "label" in features else ()
-        images = builder.info.splits[split].num_examples
-        return {"images": images, "classes": dict.fromkeys(names), "hash": _hash(_list_records(config, split))}
+        return {
+            "images": found.num_examples,
+            "classes": dict.fromkeys(names),
+            "hash": _hash(_list_records(config, split)),
+        }
     classes: dict[str, int | None] = {}
     if folder.is_paired(root):
         pairs = folder.list_pairs(root, split)
@@ -117,11 +120,11 @@ def _size(path: str) -> int:
 
 
 def _list_records(config: Any, split: str) -> list[tuple[str, int, int, int]]:
-    builder = open_builder(config.source, config.data_dir or None)
+    _, found = open_split(config.source, config.data_dir, split)
     try:
         return [
             (os.path.basename(file.filename), tf.io.gfile.stat(file.filename).length, file.skip, file.take)
-            for file in builder.info.splits[split].file_instructions
+            for file in found.file_instructions
         ]
     except tf.errors.NotFoundError as error:
         raise UserError(f"a file of {config.source} is missing: {str(error).partition(';')[0]}") from None
