@@ -118,12 +118,14 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
 
     from beit_jax import tasks
     from beit_jax.experiment import Experiment, complete
+    from beit_jax.experiment_start import fill_in_statistics
     from beit_jax.experiment_tokenizer import fill_in_tokenizer
     from beit_jax.tasks.elbo import elbo_task
     from beit_jax.training import sharding
 
     configs.validate(opened.config)
-    config = complete(fill_in_tokenizer(opened.config, opened.folder, {}), to_train=False)
+    config = fill_in_statistics(fill_in_tokenizer(opened.config, opened.folder, {}), opened.start)
+    config = complete(config, to_train=False)
     if "cache_features" in config:
         config.cache_features = False  # images are read once anyway
     task = tasks.create_task(config)

@@ -17,11 +17,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax import tasks
-from beit_jax.config import fill_in_sizes, validate
+from beit_jax.config import class_names, fill_in_sizes, validate
 from beit_jax.config.durations import in_steps, parse_schedule
+from beit_jax.config.keys import LARGEST
 from beit_jax.config.schema import durations_in_steps
 from beit_jax.errors import UserError
 from beit_jax.experiment_data import ExperimentData, complete
+from beit_jax.experiment_splits import check_unchanged
+from beit_jax.experiment_start import fill_in_labels, fill_in_statistics, find_start
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks.task import Task
 from beit_jax.training import initialize, memory, memory_check, optimizer, sharding, train_step
@@ -79,7 +82,11 @@ class Experiment:
           UserError: data, ops, devices, lengths, stored tokens or checkpoints do not fit.
         """
         stages = {name: stage.config for name, stage in pending.items()}
-        config = complete(fill_in_tokenizer(config, folder, stages))
+        config, start = fill_in_tokenizer(config, folder, stages), find_start(config, folder, stages)
+        check_unchanged(config.data, folder)
+        config = fill_in_labels(fill_in_statistics(config, start), start)
+        advice = "choose another --workdir" if start.continues else class_names.BY_NUMBER
+        config = complete(config, order=start.labels, advice=advice)
         lengths = cls(config, folder, tasks.create_task(config)).lengths
         config = durations_in_steps(config, lengths.per_epoch, lengths.total)
         experiment = cls(config, folder, tasks.create_task(config), stage=stage)
@@ -125,6 +132,8 @@ class Experiment:
             raise UserError(
                 f"epochs={config.epochs:g} and steps={config.steps}: give the length of the run in one of them"
             )
+        if total > LARGEST:
+            raise UserError(f"epochs={config.epochs:g} are {total} steps; expected at most {LARGEST}")
         _, schedule = parse_schedule(config.optimizer.schedule, per_epoch, total)
         return Lengths(total, in_steps(config.optimizer.warmup, per_epoch, total), schedule, per_epoch)
 

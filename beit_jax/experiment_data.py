@@ -6,7 +6,7 @@ TensorFlow is imported only when one of them is needed.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from beit_jax.config import class_names, fill_in_sizes
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
-from beit_jax.tasks.task import Task, compare_specs, spec
+from beit_jax.experiment_splits import check_disjoint
+from beit_jax.tasks.compare_specs import compare_specs
+from beit_jax.tasks.task import Task, spec
 from beit_jax.training import sharding
 from beit_jax.training.params import digest
 from beit_jax.typing import HostBatch, Params
@@ -51,6 +53,10 @@ class ExperimentData:
         """
         self.check_ops("")
         self.check_ops("eval_")
+        check_disjoint(
+            self.config.data,
+            "so that the run would be scored on images that it learns; beit_jax.evaluate scores a run on any split",
+        )
         if self.stored_tokens:
             self.stored_tokens.check_key(self.stream_key(jax.process_count()))
             self.stored_tokens.check_length(total_steps)
@@ -105,6 +111,7 @@ class ExperimentData:
         if self.stored_tokens:
             self.stored_tokens.check_key(self.tokenizer_key())
         start |= dict(tokens=self.stored_tokens, num_classes=self._num_classes)
+        start |= dict(classes=self._classes(config.data.split))
         return pipeline.make_train(config.data, **start, **this_process())
 
     @functools.cached_property
@@ -117,7 +124,19 @@ class ExperimentData:
         from beit_jax.data import pipeline
 
         settings = dict(batch_size=self.config.batch_size, num_classes=self._num_classes, log=log)
+        settings |= dict(classes=self._classes(self.config.data.eval_split))
         return pipeline.make_eval(self.config.data, **settings, **this_process())
+
+    def _classes(self, split: str) -> Any:
+        """The numbers of the classes of a split, which are those of the model's classes of the same names."""
+        from beit_jax.data import pipeline
+        from beit_jax.data.sources.renumbered import OWN_CLASSES, ModelClasses
+
+        known = self.config.get("labels", ())
+        names = pipeline.classes(self.config.data, split).names if known else ()
+        numbers = class_names.numbers_of(known, names, self.config.data.source)
+        own = numbers == tuple(range(len(known)))
+        return OWN_CLASSES if own else ModelClasses(numbers, len(known))
 
     @property
     def unreadable_log(self) -> Path:
@@ -137,8 +156,10 @@ class ExperimentData:
             return None
         once = dict(batch_size=config.batch_size, log=self.unreadable_log) | this_process()
         sets = (
-            pipeline.make_train_once(config.data, config.data.ops, seed=config.seed, **once),
-            pipeline.make_eval(config.data, **once),
+            pipeline.make_train_once(
+                config.data, config.data.ops, seed=config.seed, **once, classes=self._classes(config.data.split)
+            ),
+            self.open_eval_set(self.unreadable_log),
         )
         with jax.set_mesh(self.mesh):
             extract = Extractor(self.task, self.mesh)
@@ -209,16 +230,19 @@ class ExperimentData:
             raise UserError(
                 f"knn.k={section.k}, but {data.source} has no labels; expected two classes or more, or knn.k=0"
             )
+        check_disjoint(data, f"which would vote for themselves with knn.k={section.k}; knn.k=0 leaves this out")
         wanted = {"image": spec("float32", 1, side, side, 3), "label": spec("int32", 1)}
         for split in (data.split, data.eval_split):
             compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
         once = dict(batch_size=self.config.batch_size) | this_process()
         sets = (
-            pipeline.make_train_once(data, data.eval_ops, seed=self.config.seed, **once),
-            pipeline.make_eval(data, **once),
+            pipeline.make_train_once(
+                data, data.eval_ops, seed=self.config.seed, **once, classes=self._classes(data.split)
+            ),
+            pipeline.make_eval(data, **once, classes=self._classes(data.eval_split)),
         )
         train, test = (LabelledSet(images, images.num_examples) for images in sets)
-        return [Knn(self.task, train, test, info.num_classes, section.k)]
+        return [Knn(self.task, train, test, sets[0].num_classes, section.k)]
 
     # Stored tokens.
 
@@ -267,7 +291,9 @@ def this_process() -> dict[str, int]:
     return dict(process_index=jax.process_index(), process_count=jax.process_count())
 
 
-def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
+def complete(
+    config: ConfigDict, *, to_train: bool = True, order: Sequence[str] = (), advice: str = class_names.BY_NUMBER
+) -> ConfigDict:
     """A copy of the config with the number and the names of the classes, from the data, and with absolute paths.
 
     References to stages stay as they are: a recipe's folder can be moved.
@@ -275,6 +301,8 @@ def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
     Args:
       config: valid.
       to_train: whether the classes are those of `data.split`, or else of `data.eval_split`, the only one needed then.
+      order: see `class_names.fill_in`.
+      advice: what else can be done about classes of other names, for the message.
 
     Raises:
       UserError: the data cannot be read, or have other classes than the model.
@@ -290,5 +318,5 @@ def complete(config: ConfigDict, *, to_train: bool = True) -> ConfigDict:
         number, names = pipeline.classes(config.data, splits[0])
         if not number and not config.model.num_classes:
             number = label_counts.count_classes(fill_in_sizes(config).data, splits)
-        class_names.fill_in(config, number, names)
+        class_names.fill_in(config, number, names, to_train=to_train, order=order, advice=advice)
     return config

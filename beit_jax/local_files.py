@@ -16,6 +16,7 @@ from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
 
+IMAGENET_22K = "imagenet21k"  # the name that configs expect of its records
 BUILT_IN = ("digits", "digit_scenes")
 SPLITS = ("split", "eval_split")
 TOKENS = "tokens"
@@ -123,6 +124,12 @@ def _check_data_set(source: str, data_dir: str) -> None:
         return
     check_encoding("data.data_dir=", os.path.expanduser(data_dir))
     prepared = Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
+    if name == IMAGENET_22K and not (prepared / name).is_dir():
+        raise UserError(
+            f"data.source={source}: ImageNet-22k is not in {prepared}, and tensorflow-datasets cannot prepare it; give "
+            "the folder of its images, with a folder for each class, as data=folder:PATH, or write records of it once: "
+            f"python -m beit_jax.shard_dataset --images PATH --out {prepared} --name {name}"
+        )
     if Path(source).is_dir() and not (prepared / name).is_dir():
         raise UserError(
             f"data.source={source} is a folder here, and not the name of a prepared data set; to read the images in "

@@ -5,8 +5,9 @@
 
 Run the same command again to continue after a stop of any kind; finished stages are skipped. On SIGTERM, and
 when its terminal is closed, a run saves and ends with status 0. Several processes, started alike, become one run (see
-launch/README.md). Each run writes checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json
-and, at its end, result.json into its folder, and names images that could not be read in unreadable.txt.
+launch/README.md). Each run writes checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json,
+data.json and, at its end, result.json into its folder, and names images that could not be read in unreadable.txt. A run
+goes on only with the data that it began with, of which data.json tells.
 """
 
 import argparse
@@ -172,8 +173,11 @@ def _print_overview(experiments: Mapping[str, Any], prefix: str) -> None:
 
 
 def _run(experiment: Any) -> dict[str, float]:
+    from beit_jax.experiment_splits import DATA, describe_splits
     from beit_jax.training import loop, memory_advice, memory_check
 
+    if distributed.is_main():
+        _write(experiment.folder / DATA, json.dumps(describe_splits(experiment.config.data), indent=1))
     with _named(experiment.stage), memory_check.explained(lambda: memory_advice.halve(experiment)):
         return loop.train(experiment)
 

@@ -18,6 +18,7 @@ FILES = (CONFIG, RESULT, "lock", "metrics.jsonl", "parameters.txt", "report.html
 # What a run writes before its first checkpoint, beside its config. Compiled programs may stay: their names are hashes
 # of all that they depend on.
 LEFTOVERS = (
+    "data.json",
     "metrics.jsonl",
     "parameters.txt",
     "unreadable.txt",

@@ -39,7 +39,6 @@ def segment(arg: ConfigDict, seed: int, init_from: str) -> ConfigDict:
     opt = config.optimizer
     opt.lr, opt.layer_decay, opt.warmup = arg.lr, arg.layer_decay, "50 steps"
     # A mild augmentation: with distorted colours and wide crops, neither arm learns the digits in so many steps.
-    augment = "decode|random_ratio_resize(32, 128, 0.9, 1.2)|random_segment_crop(32, 1.0)|normalize('inception')"
+    augment = "decode|random_ratio_resize(32, 128, 0.9, 1.2)|random_segment_crop(32, 1.0)|normalize(statistics)"
     config.data.ops = f"{augment}|pad_to(32, 32)|keep('image', 'label_map')"
-    config.data.eval_ops = config.data.eval_ops.replace("imagenet", "inception")
     return config

@@ -15,15 +15,15 @@ Arguments
              cifar100  from pre-training to CIFAR-100 (paper, appendix); the paper searches lr in {2, 3, 4, 5}e-3
              deit      from scratch (arXiv 2012.12877); with init_from, the same from BEiT
   variant  Ti/16 S/16 B/16 L/16; by default B/16; Ti and S take the settings of B
-  data     a tfds name, folder:PATH or digits; 1% and 10% of ImageNet are imagenet2012_subset/1pct and /10pct
+  data     a tfds name, folder:PATH, records of shard_dataset or digits; 1% and 10% of ImageNet are
+           imagenet2012_subset/1pct and /10pct; by default imagenet2012, for 22k records with the name imagenet21k
   epochs   length of the run; by default that of the recipe
   minutes  of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
            configs/own_images.py, and by default a length of 20 minutes. To start from published weights, give their
            `variant`: with a recipe, variant or image_size the settings are those below
   image_size  224 (384 for higher), 384 or 512; the positions of a checkpoint of another size are interpolated
-  statistics  pixel statistics, the same as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and
-           the published weights); by default inception for 22k, 22k_to_1k and for all data except ImageNet-1k and
-           CIFAR-100
+  statistics  pixel statistics: imagenet or inception; by default those of the checkpoint in init_from or, from
+           scratch, imagenet for ImageNet-1k and inception for other data
   paper    the plain ViT of the paper's main tables, with the paper's stochastic depth of 0.1 for 1k, and with repeated
            augmentation for B (the released code has none)
   runlocal
@@ -117,11 +117,10 @@ def get_config(arg: str = "") -> ConfigDict:
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))
-    of_1k = config.data.source.startswith(("imagenet2012", "cifar100")) and not arg.recipe.startswith("22k")
-    statistics = arg.statistics or ("imagenet" if of_1k else "inception")
-    normalize, keep = f"|normalize('{statistics}')", "|keep('image', 'label')"
+    config.data.statistics = arg.statistics
+    normalize, keep = "|normalize(statistics)", "|keep('image', 'label')"
     # Evaluation resizes the short side to 256/224 of the size (from 384 on: to the size), and crops the centre.
-    augment = f"decode|random_resized_crop(image_size)|flip_lr|randaugment(statistics='{statistics}'){normalize}"
+    augment = f"decode|random_resized_crop(image_size)|flip_lr|randaugment(statistics=statistics){normalize}"
     config.data.ops = augment + ("|random_erasing" if recipe.erasing else "") + keep
     config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){normalize}{keep}"
     return config

@@ -7,9 +7,9 @@ Both arms of a pair have the settings of configs/finetune.py and differ only in 
 accuracy over epochs, with a panel for each fraction of the labels, like the paper's figure of convergence. Every arm
 trains as many epochs as the recipe says, so small fractions get few steps: raise `epochs` for them.
 
-Arguments: init (a pre-training run or checkpoint), data, variant and statistics as in configs/finetune.py, epochs (0:
-those of the recipe), seeds, runlocal. The chosen examples of a tfds data set stay in memory, undecoded: 1.3 GB for 1%
-of ImageNet, 14 GB for 10%.
+Arguments: init (a pre-training run or checkpoint), data, variant and statistics as in configs/finetune.py (set the
+latter if the pre-training has other pixel statistics than the data set), epochs (0: those of the recipe), seeds,
+runlocal. The chosen examples of a tfds data set stay in memory, undecoded: 1.3 GB for 1% of ImageNet, 14 GB for 10%.
 """
 
 from pathlib import Path

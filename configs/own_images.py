@@ -36,7 +36,7 @@ from beit_jax.machine import find_machine
 from beit_jax.models import variants
 from beit_jax.own_images import Images, Plan, Work
 
-NORMALIZE = "|normalize('inception')"
+NORMALIZE = "|normalize(statistics)"
 
 ARGUMENTS = dict(
     data="", size=0, minutes=20.0, labels="all", variant="", codes=0, batch=0, seeds=2, flip=False, runlocal=False

@@ -2,12 +2,13 @@
 
   python -m beit_jax.train --config configs/pretrain.py --workdir runs/pretrain \\
       --config.tokenizer.init_from=runs/tokenizer
-  python -m beit_jax.train --config configs/pretrain.py:variant=L/16,data=imagenet21k,epochs=150 --workdir ...
+  python -m beit_jax.train --config configs/pretrain.py:variant=L/16,data=folder:PATH,epochs=150 --workdir ...
   python -m beit_jax.train --config configs/pretrain.py:runlocal --workdir runs/try       a minute on a laptop
 
 Arguments
   variant  Ti/16 S/16 B/16 L/16; by default B/16
-  data     a tfds name, folder:PATH or digits
+  data     a tfds name, folder:PATH, records of shard_dataset or digits; --config.data.statistics sets the pixel
+           statistics, by default imagenet for ImageNet-1k and inception for other data
   epochs   length of the run; by default 800
   minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
            configs/own_images.py, and by default a length of 20 minutes, unless `variant`, `paper`, `fast` or
@@ -66,14 +67,11 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(dict(variant="Micro/4", image_size=16))
         config.tokenizer.update(dict(vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
         config.tokenizer.init_from = "random"
-    statistics = "imagenet" if imagenet_1k else "inception"
     masks = "blockwise_mask(num_masked, min_block, grid)"
-    ending = (
-        f"|normalize('{statistics}')|map_pixels('tokenizer_image')|{masks}|keep('image', 'tokenizer_image', 'mask')"
-    )
+    ending = f"|normalize(statistics)|map_pixels('tokenizer_image')|{masks}|keep('image', 'tokenizer_image', 'mask')"
     config.data.ops = "decode|color_jitter(0.4)|flip_lr|two_views(image_size, tokenizer_size)" + ending
     if arg.fast:
-        config.device_augment = statistics
+        config.device_augment = True
         config.data.ops = f"decode_view(image_size)|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
     config.data.eval_ops = "decode|two_views_center(image_size, tokenizer_size)" + ending
     return config

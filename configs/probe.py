@@ -9,8 +9,7 @@ Arguments
            code: class token and mean side by side, a probe on every layer, 100 epochs; the best layer is reported
   cache    no augmentation, so that features are computed once: minutes in place of hours, and some points less
            accuracy. The features stay in memory: 4 bytes x images x layers x width
-  statistics  pixel statistics, the same as in the pre-training: imagenet (ImageNet-1k) or inception (ImageNet-22k and
-           the published weights); by default imagenet for ImageNet-1k, else inception
+  statistics  pixel statistics, imagenet or inception; by default those of the checkpoint in encoder.init_from
   variant, data, runlocal
 
 --config.knn.k=20 adds nearest neighbours. They need the features of all images in memory, as `cache` does.
@@ -48,9 +47,8 @@ def get_config(arg: str = "") -> ConfigDict:
         shorten(config, 40)
         config.model.update(dict(variant="Micro/4", image_size=16))
         config.encoder.init_from, config.layers, config.knn.k = "random", (), 10
-    of_1k = config.data.source.startswith("imagenet2012")
-    statistics = arg.statistics or ("imagenet" if of_1k else "inception")
-    ending = f"|normalize('{statistics}')|keep('image', 'label')"
+    config.data.statistics = arg.statistics
+    ending = "|normalize(statistics)|keep('image', 'label')"
     config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){ending}"
     config.data.ops = f"decode|random_resized_crop(image_size, method='bilinear')|flip_lr{ending}"
     if config.cache_features:

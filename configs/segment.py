@@ -17,6 +17,8 @@ Arguments
            if the folder is called ADEChallengeData2016. Other label maps are taken as they are: 255 does not count, and
            the number of classes is found in the files, unless --config.model.num_classes gives it
   binary   masks of 0 and 255: 255 is class 1. By itself 255 means that a pixel does not count
+  statistics  pixel statistics: by default those of the checkpoint in init_from. The released code has imagenet for all
+           segmentation, also of encoders that were pre-trained with inception
   runlocal scenes of digits, which are generated without a download
 
 Download ADE20K by hand (ADEChallengeData2016.zip): the data set scene_parse150 of tensorflow-datasets holds the
@@ -63,6 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
         data="folder:ADEChallengeData2016",
         ade20k=False,
         binary=False,
+        statistics="",
         runlocal=False,
     )
     encoder = "large" if arg.variant.startswith("L") else "base"
@@ -82,13 +85,14 @@ def get_config(arg: str = "") -> ConfigDict:
         if arg.size == 640:
             opt.accumulate = 2
     set_source(config, arg.data)
+    config.data.statistics = arg.statistics
     config.data.shuffle_buffer = 20_000
     relabel = "map_labels({255: 1})|" if arg.binary else ""
     if arg.runlocal:
         runlocal(config)
     elif arg.ade20k or Path(arg.data.removeprefix("folder:")).name in ADE20K:
         config.model.num_classes, relabel = 150, "reduce_zero_label|"
-    normalize, keep = "normalize('imagenet')", "keep('image', 'label_map'"
+    normalize, keep = "normalize(statistics)", "keep('image', 'label_map'"
     largest = 1.0 if arg.runlocal else 0.75  # fraction of a class in a crop; scenes of digits are mostly background
     config.data.ops = (
         f"decode|{relabel}random_ratio_resize(image_size, 4 * image_size)|random_segment_crop(image_size, {largest})"

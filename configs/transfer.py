@@ -8,8 +8,8 @@ The stage `intermediate` learns the labels of a large data set from a pre-traine
 scratch, with DeiT's recipe). The stage `finetune` learns those of the data set of interest, at `image_size`. Their
 settings are the recipes 22k (or deit) and 22k_to_1k of configs/finetune.py.
 
-Arguments: init (a pre-training run or checkpoint), variant, middle (the large data set: a tfds name or folder:PATH),
-data, image_size (of the last stage), supervised, runlocal.
+Arguments: init (a pre-training run or checkpoint), variant, middle (the large data set: folder:PATH, or records that
+shard_dataset wrote under the name imagenet21k), data, image_size (of the last stage), supervised, runlocal.
 
 Expected: B/16 85.2% at 224 and 86.8% at 384, L/16 87.4% and 88.4% (official README). Not measured here yet.
 """

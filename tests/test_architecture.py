@@ -22,9 +22,13 @@ MAY_IMPORT = {
     "tasks": LEAVES | {"config", "models"},
     "training": LEAVES | {"config", "runtime", "tasks", "models"},
     "evals": LEAVES | {"tasks", "training"},
-    "experiment_data": LEAVES | {"config", "data", "evals", "tasks", "training"},
+    "experiment_splits": LEAVES | {"data", "runtime"},
+    "experiment_start": LEAVES | {"config", "models", "runtime", "training"},
+    "experiment_data": LEAVES | {"config", "data", "evals", "experiment_splits", "tasks", "training"},
     "experiment_tokenizer": LEAVES | {"config", "runtime", "training"},
-    "experiment": LEAVES | {"config", "experiment_data", "experiment_tokenizer", "tasks", "training"},
+    "experiment": LEAVES
+    | {"config", "experiment_data", "experiment_splits", "experiment_start", "experiment_tokenizer"}
+    | {"tasks", "training"},
 }
 HEAVY = {
     "tensorflow": ("data", "benchmarks"),  # where it is timed

@@ -21,6 +21,7 @@ from beit_jax.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 CLASSES = ("ant", "bee", "=cat, $x$")
+EVERYTHING = "--config.data.eval_split=train"
 OPS = "decode|resize_small(18)|central_crop(16)|normalize('imagenet')|keep('image', 'label')"
 
 
@@ -40,7 +41,8 @@ def run_config(images):
     config = tiny("classify")
     config.model.num_classes, config.model.init_scale, config.steps = 0, 1.0, 2
     config.optimizer.warmup = "1 steps"
-    config.data.update(dict(source=f"folder:{images}", split="train", eval_split="train", ops=OPS, eval_ops=OPS))
+    config.data.update(dict(source=f"folder:{images}", split="train[:90%]", eval_split="train[90%:]"))
+    config.data.update(dict(ops=OPS, eval_ops=OPS))
     return config
 
 
@@ -84,8 +86,7 @@ def test_the_accuracy_of_the_table_is_that_of_the_evaluation(run, images, tmp_pa
     convert([str(run), str(tmp_path / "hf"), "--to", "hf"])
     for name, more in ((run, []), (tmp_path / "hf", [f"--config.data.source=folder:{images}"])):
         capsys.readouterr()
-        splits = ["--config.data.eval_split=train", "--config.batch_size=8"] if more else []
-        evaluate.main([f"--checkpoint={name}", *more, *splits])
+        evaluate.main([f"--checkpoint={name}", *more, "--config.data.eval_split=train", "--config.batch_size=8"])
         numbers = json.loads(capsys.readouterr().out)
         assert numbers["images"] == 24 and numbers["majority"] == pytest.approx(9 / 24) and "top5" not in numbers
         out = tmp_path / "predictions.csv"
@@ -99,7 +100,7 @@ def test_the_accuracy_of_the_table_is_that_of_the_evaluation(run, images, tmp_pa
 
 
 def test_pictures_of_an_evaluation(run, tmp_path, capsys):
-    evaluate.main([f"--checkpoint={run}", f"--pictures={tmp_path}/out"])
+    evaluate.main([f"--checkpoint={run}", f"--pictures={tmp_path}/out", EVERYTHING])
     numbers = json.loads(capsys.readouterr().out)
     for name in ("confusion", "predictions"):
         assert Image.open(tmp_path / "out" / f"{name}.png").size[0] > 100
@@ -132,9 +133,9 @@ def changed(images, tmp_path, change):
 
 
 CHANGES = {
-    "more": "class folder 'wasp' is new;",
-    "fewer": "class folder 'bee' is missing;",
-    "renamed": "class folder 'wasp' is new, class folder 'bee' is missing;",
+    "more": "class folder 'wasp' is new",
+    "fewer": "class folder 'bee' is missing",
+    "renamed": "class folder 'wasp' is new, class folder 'bee' is missing",
 }
 
 
@@ -142,53 +143,158 @@ CHANGES = {
 def test_other_class_folders_are_refused_by_name(run, images, tmp_path, change):
     """When a run is evaluated, when it continues, and when a config names classes."""
     other = changed(images, tmp_path, change)
-    message = refused([f"--checkpoint={run}", f"--config.data.source=folder:{other}"], evaluate)
-    assert CHANGES[change] in message and ("--config.labels='()'" in message) == (change == "renamed")
-    shutil.copytree(run, tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
+    if change != "fewer":  # an evaluation may have some of the classes
+        message = refused([f"--checkpoint={run}", f"--config.data.source=folder:{other}", EVERYTHING], evaluate)
+        assert CHANGES[change] in message and ("--config.labels='()'" in message) == (change == "renamed")
     config = run_config(other)
-    (tmp_path / "run" / "config.json").write_text(to_json(config))
-    with warnings.catch_warnings(), pytest.raises(UserError, match=re.escape(CHANGES[change])):
-        warnings.simplefilter("ignore")
-        train.train(config, tmp_path / "run")
     config.labels = tuple(sorted(CLASSES))
     with pytest.raises(UserError, match=re.escape(CHANGES[change])):
         train.train(config, tmp_path / "new")
     assert not (tmp_path / "new").exists() or not (tmp_path / "new" / "config.json").exists()
+    continued(run, tmp_path / "run", other)
+    (tmp_path / "run" / "data.json").unlink()
+    with warnings.catch_warnings(), pytest.raises(UserError, match=re.escape(CHANGES[change])) as error:
+        warnings.simplefilter("ignore")
+        train.train(run_config(other), tmp_path / "run")
+    assert "--config.labels" not in str(error.value)  # which would not help
+
+
+def continued(run, copy, images):
+    """A copy of a run, on other images, that has not ended."""
+    shutil.copytree(run, copy)
+    (copy / "result.json").unlink()
+    (copy / "config.json").write_text(to_json(run_config(images)))
+
+
+def numbers_of(arguments, capsys):
+    capsys.readouterr()
+    evaluate.main([*arguments, EVERYTHING, "--config.batch_size=8"])
+    return json.loads(capsys.readouterr().out)
 
 
 def test_the_same_classes_under_other_names(run, images, tmp_path, capsys):
     other = changed(images, tmp_path, "renamed")
     source = f"--config.data.source=folder:{other}"
-    evaluate.main([f"--checkpoint={run}", source, "--config.labels=()"])
-    assert json.loads(capsys.readouterr().out)["images"] == 24
+    assert numbers_of([f"--checkpoint={run}", source, "--config.labels=()"], capsys)["images"] == 24
+
+
+def test_classes_of_a_part_of_the_data_and_in_another_order_keep_their_numbers(run, images, tmp_path, capsys):
+    """Of a folder with fewer classes, and of a model that has the same classes in another order."""
+    part = changed(images, tmp_path, "fewer")
+    numbers_of([f"--checkpoint={run}", f"--pictures={tmp_path}/all"], capsys)
+    found = numbers_of(
+        [f"--checkpoint={run}", f"--config.data.source=folder:{part}", f"--pictures={tmp_path}/part"], capsys
+    )
+    rows = [{row["class"]: row for row in read(tmp_path / name / "classes.csv")} for name in ("all", "part")]
+    assert rows[1].keys() == set(CLASSES) and rows[1]["bee"]["images"] == "0" and found["images"] == 16
+    for name in ("ant", "=cat, $x$"):
+        assert rows[0][name] == rows[1][name]
+    assert found["top1"] == pytest.approx(sum(int(rows[1][name]["right"]) for name in rows[1]) / 16)
+
+    _, params, config = beit_jax.from_pretrained(run)
+    order = [2, 0, 1]
+    params["head"] = {name: leaf[..., order] for name, leaf in params["head"].items()}
+    config.labels = tuple(config.labels[number] for number in order)
+    beit_jax.save_pretrained(tmp_path / "other_order", params, config, format="hf")
+    whole = [f"--config.data.source=folder:{images}"]
+    assert numbers_of([f"--checkpoint={tmp_path}/other_order", *whole], capsys) == pytest.approx(
+        numbers_of([f"--checkpoint={run}"], capsys), rel=1e-5
+    )
+
+
+def test_a_head_of_as_many_other_classes_is_not_taken(run, images, tmp_path, capsys):
+    """By `init_from`; the head of the same classes in another order is, and the run then has this order."""
+    _, params, config = beit_jax.from_pretrained(run)
+    reversed_ = tuple(reversed(config.labels))
+    for name, labels, told in (
+        ("same", reversed_, ""),
+        ("others", ("x", "y", "z"), "initialised anew, not there: head/bias, head/kernel; the classes of the "),
+        ("unnamed", (), "do not name their classes, which are taken by their numbers"),
+    ):
+        config.labels = labels
+        beit_jax.save_pretrained(tmp_path / name, params, config, format="beit_jax")
+        started = run_config(images)
+        started.init_from, started.optimizer.lr, started.steps = str(tmp_path / name), 0.0, 1
+        started.optimizer.update(dict(min_lr=0.0, warmup=""))
+        train.train(started, tmp_path / f"from_{name}")
+        assert (told or "starting from the parameters") in (output := capsys.readouterr().out)
+        assert told or "anew" not in output
+        model = beit_jax.from_pretrained(tmp_path / f"from_{name}")
+        same = np.array_equal(model.params["head"]["kernel"], params["head"]["kernel"])
+        assert same == (name != "others")
+        assert model.config.labels == (reversed_ if name == "same" else tuple(sorted(CLASSES)))
+
+
+def test_data_that_changed_under_a_run(run, images, tmp_path):
+    other = tmp_path / "images"
+    shutil.copytree(images, other)
+    config = run_config(other)
+    continued(run, tmp_path / "run", other)
+    before = json.loads((tmp_path / "run" / "data.json").read_text())["data.split"]["classes"]
+    for change, words in (
+        (lambda: (other / "ant" / "9.png").write_bytes(b"x"), "images then and"),
+        (lambda: (other / "ant" / "9.png").unlink(), ""),
+        (lambda: (other / "ant" / "0.png").write_bytes(b"y"), "as many images, but files of other names or sizes"),
+        (lambda: (other / "ant" / "0.png").unlink(), f"'ant' {before['ant']} then and {before['ant'] - 1} now"),
+        (lambda: (other / "bee").rename(other / "wasp"), "class 'wasp' new, class 'bee' missing"),
+    ):
+        change()
+        if not words:
+            continue
+        with pytest.raises(UserError, match="has changed since the run in") as error:
+            train.train(config, tmp_path / "run")
+        assert words in str(error.value) and "choose another --workdir" in str(error.value)
+        assert ("delete" in str(error.value)) == ("wasp" not in words)
+    (other / "wasp").rename(other / "bee")
+    (tmp_path / "run" / "data.json").unlink()  # accepts the data as they are
+    assert train.train(config, tmp_path / "run")["classify"]["images"] == 2
+    assert json.loads((tmp_path / "run" / "data.json").read_text())["data.split"]["classes"] != before
 
 
 def test_names_that_are_compared():
     folder = "folder:a"
-    for known, found, source, words in (
-        ((), ("a", "b"), folder, ""),
-        (("a", "b"), (), folder, ""),
-        (("LABEL_0", "LABEL_1"), ("a", "b"), folder, ""),
-        (("a", "b"), ("0", "1"), "mnist", ""),
+    for known, found, source, expected in (
+        ((), ("a", "b"), folder, (0, 1)),
+        (("a", "b"), (), folder, ()),
+        (("LABEL_0", "LABEL_1"), ("a", "b"), folder, (0, 1)),
+        (("a", "b"), ("0", "1"), "mnist", (0, 1)),
+        (("0", "1", "10", "2"), ("0", "1", "2", "10"), "numbers", (0, 1, 3, 2)),
+        (("b", "a"), ("a", "b"), "cats", (1, 0)),
+        (("a", "b", "c"), ("c", "a"), folder, (2, 0)),
+        (("caf\u00e9", "b"), ("b", "cafe\u0301"), folder, (1, 0)),
+        (("a", "a", "b"), ("a", "a", "b"), folder, (0, 1, 2)),
+        (("a", "a", "b"), ("b",), folder, (2,)),
+        (("a", "a", "b"), ("a", "b"), folder, "folder:a has a class 'a', and the model has 2 classes of this name"),
         (("a", "b"), ("0", "1"), folder, "class folders '0', '1' are new, class folders 'a', 'b' are missing"),
-        (("a", "b"), ("b", "a"), "cats", "the classes are in another order"),
         (("0", "1"), ("0", "x"), folder, "class folder 'x' is new, class folder '1' is missing"),
-        (tuple("abcdefg"), ("a",), "letters", "classes 'b', 'c', 'd', 'e', 'f', ... (6) are missing"),
+        (("a",), tuple("abcdefg"), "letters", "classes 'b', 'c', 'd', 'e', 'f', ... (6) are new"),
     ):
-        if not words:
-            class_names.check_same(known, found, source, "")
+        if isinstance(expected, tuple):
+            assert class_names.numbers_of(known, found, source) == expected
             continue
-        with pytest.raises(UserError, match=re.escape(words)):
-            class_names.check_same(known, found, source, "")
+        with pytest.raises(UserError, match=re.escape(expected)):
+            class_names.numbers_of(known, found, source)
+
+
+def evaluated(labels, classes, found, names, source="folder:a"):
+    config = tiny("classify")
+    config.labels, config.model.num_classes, config.data.source = labels, classes, source
+    class_names.fill_in(config, found, names, to_train=False)
+    return config
 
 
 def test_classes_without_names_are_taken_in_order_and_this_is_said(caplog):
-    class_names.check_same(tuple(f"LABEL_{number}" for number in range(6)), tuple("abcdef"), "folder:a", "")
     order = "class 0 is 'a', class 1 is 'b', class 2 is 'c', class 3 is 'd', class 4 is 'e', ... (6)"
-    assert [record.getMessage().partition("those of ")[2] for record in caplog.records] == [f"folder:a: {order}"]
-    class_names.check_same(("LABEL_0", "LABEL_1"), ("0", "1"), "mnist", "")
-    assert len(caplog.records) == 1  # numbers say nothing new
+    for labels in (tuple(f"LABEL_{number}" for number in range(6)), ()):
+        assert evaluated(labels, 6, 6, tuple("abcdef")).labels == tuple("abcdef")
+        assert caplog.records.pop().getMessage().partition("those of ")[2] == f"folder:a: {order}"
+    evaluated(("LABEL_0", "LABEL_1"), 2, 2, ("0", "1"), "mnist")
+    assert not caplog.records  # numbers say nothing new
+    assert evaluated(("a", "b"), 2, 2, ("0", "1"), "mnist").labels == ("a", "b")
+    expected = "mnist does not name its classes; they are taken in the order of those of the model: class 0 is 'a', "
+    assert expected in caplog.records.pop().getMessage()
+    assert evaluated(("a", "b"), 2, 2, ("b", "a")).labels == ("a", "b") and not caplog.records
+    assert evaluated(("a", "b"), 0, 1, ("b",)).model.num_classes == 2
 
 
 @pytest.mark.parametrize(

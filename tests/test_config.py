@@ -1,9 +1,12 @@
+import re
+
 import pytest
 
 from beit_jax import config as configs
 from beit_jax.config import validate
 from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.config.keys import flatten_keys
+from beit_jax.config.schema import declared_keys
 from beit_jax.errors import UserError
 
 
@@ -46,7 +49,10 @@ def test_defaults_are_valid_and_survive_json(task):
         ({"batch_size": 0}, "batch_size=0; expected at least 1"),
         ({"optimizer.accumulate": 3}, "not divisible by optimizer.accumulate=3"),
         ({"optimizer.layer_decay": 1.5}, "layer_decay=1.5; expected above 0 and at most 1"),
-        ({"optimizer.lr": float("nan")}, "optimizer.lr=nan"),
+        ({"optimizer.lr": float("nan")}, "optimizer.lr=nan; expected a finite number, at least 0"),
+        ({"seed": 2**31}, "seed=2147483648; expected at least 0 and below 2147483648"),
+        ({"steps": 2**31}, "steps=2147483648; expected at most 2147483647"),
+        ({"optimizer.warmup": "9" * 400 + " epochs"}, "expected a duration"),
         ({"model.drop_path": 1.0}, "model.drop_path=1.0; expected at least 0 and below 1"),
         ({"model.relative_position": "both"}, "expected one of none, shared, per_block"),
         ({"model.variant": "Q/16"}, "Q/16"),
@@ -112,7 +118,7 @@ def test_keys_that_change_no_number_may_differ_in_a_continuation():
 def test_every_key_has_help_and_there_are_few(task):
     keys = flatten_keys(configs.keys_of(task))
     assert all(key.help and len(key.help) < 120 and "\n" not in key.help for key in keys.values())
-    assert len(keys) <= 60, len(keys)
+    assert len(keys) <= 61, len(keys)
     text = configs.describe_keys(valid(task))
     assert all(f"--config.{name}=" in text for name in keys if name != "task")
 
@@ -224,3 +230,16 @@ def test_files_that_are_no_configs(tmp_path):
         with pytest.raises(UserError, match=message) as error:
             configs.load(str(tmp_path / "broken.py"))
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("task", configs.task_names())
+def test_no_number_is_infinite(task):
+    """Of every key that holds a number, or numbers."""
+    keys = declared_keys(configs.defaults(task))
+    numbers = [name for name, key in keys.items() if type(key.default) in (int, float, tuple)]
+    assert len(numbers) > 20
+    for name in numbers:
+        for value in (float("nan"), float("inf"), -float("inf"), 10**400):
+            given = (value,) * max(len(keys[name].default), 1) if isinstance(keys[name].default, tuple) else value
+            with pytest.raises(UserError, match=f"{re.escape(name)}=.*; expected a finite number"):
+                keys[name].validate(name, given)

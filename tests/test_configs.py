@@ -112,6 +112,10 @@ def test_lowers_sharded_over_eight_devices(repository, name, arg):
             assert '{"fsdp"}' in text or config.get("cache_features", False)  # a probe's own are few, and replicated
 
 
+def ops_of(config):
+    return configs.fill_in_sizes(config).data.ops
+
+
 def test_official_values_are_the_defaults(repository):
     (base,) = stages(repository, "pretrain", "").values()
     assert (base.optimizer.lr, base.optimizer.min_lr, base.optimizer.clip_norm) == (1.5e-3, 1e-5, 3.0)
@@ -123,12 +127,11 @@ def test_official_values_are_the_defaults(repository):
     )
     (large,) = stages(repository, "pretrain", "variant=L/16,data=imagenet21k,epochs=150").values()
     assert (large.optimizer.clip_norm, large.model.layer_scale, large.optimizer.warmup) == (1.0, 1e-5, "10000 steps")
-    assert "inception" in large.data.ops and "imagenet" in base.data.ops
+    assert "normalize('inception')" in ops_of(large) and "normalize('imagenet')" in ops_of(base)
     (finetune,) = stages(repository, "finetune", "").values()
     assert (finetune.mixup, finetune.cutmix, finetune.label_smoothing) == (0.8, 1.0, 0.1)
-    assert "|randaugment(statistics='imagenet')|" in finetune.data.ops and finetune.data.ops.endswith(
-        "random_erasing|keep('image', 'label')"
-    )
+    assert " | randaugment(statistics='imagenet') | " in ops_of(finetune)
+    assert finetune.data.ops.endswith("random_erasing|keep('image', 'label')")
     (intermediate,) = stages(repository, "finetune", "recipe=22k_to_1k").values()
     assert (intermediate.mixup, intermediate.cutmix) == (0, 0)
     (tokenizer,) = stages(repository, "tokenizer", "").values()
@@ -192,25 +195,29 @@ def test_evaluation_crops(repository, size, statistics, ending):
 
 
 @pytest.mark.parametrize(
-    ("name", "arg", "expected"),  # an encoder goes on seeing pixels as in its pre-training
+    ("name", "arg", "expected"),  # from scratch; an encoder goes on seeing pixels as in its pre-training
     [
         ("pretrain", "", "imagenet"),
         ("finetune", "", "imagenet"),
         ("finetune", "recipe=higher,image_size=384", "imagenet"),
-        ("finetune", "recipe=cifar100", "imagenet"),
+        ("finetune", "recipe=cifar100", "inception"),
+        ("pretrain", "data=cifar100", "inception"),
         ("finetune", "statistics=inception", "inception"),
         ("pretrain", "data=imagenet21k", "inception"),
         ("finetune", "recipe=22k", "inception"),
-        ("finetune", "recipe=22k_to_1k", "inception"),
-        ("transfer", "init=runs/pretrain", "inception"),
-        ("transfer", "supervised", "inception"),
+        ("finetune", "data=imagenet2012_subset/1pct", "imagenet"),
+        ("finetune", "data=folder:photos", "inception"),
+        ("pretrain", "data=folder:photos", "inception"),
+        ("segment", "statistics=imagenet", "imagenet"),
+        ("segment", "", "inception"),
         ("probe", "", "imagenet"),
         ("probe", "statistics=inception", "inception"),
     ],
 )
 def test_statistics_of_the_pixels(repository, name, arg, expected):
     for config in stages(repository, name, arg).values():
-        assert f"normalize('{expected}')" in config.data.ops and f"normalize('{expected}')" in config.data.eval_ops
+        filled = configs.fill_in_sizes(config).data
+        assert f"normalize('{expected}')" in filled.ops and f"normalize('{expected}')" in filled.eval_ops
 
 
 def test_stochastic_depth_of_the_paper(repository):

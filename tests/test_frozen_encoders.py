@@ -70,7 +70,8 @@ def test_a_head_of_another_number_of_classes_is_made_anew_and_told(pretrained, t
         folder.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(index).integers(0, 255, (16, 16, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
-    source = [f"--config.data.source=folder:{tmp_path}/images", "--config.data.eval_split=train"]
+    splits = ["--config.data.split=train[:80%]", "--config.data.eval_split=train[80%:]"]
+    source = [f"--config.data.source=folder:{tmp_path}/images", *splits]
     train.main(command("finetune", second, f"--config.init_from={first}", *source, *SHORT))
     told = "initialised anew, of another shape: head/bias (10,) to (2,), head/kernel (32, 10) to (32, 2)"
     assert told in capsys.readouterr().out

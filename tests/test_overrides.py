@@ -53,8 +53,11 @@ def test_a_value_may_be_an_argument_of_its_own():
     [
         ("batch_size=abc", "batch_size='abc' is str; expected int, a whole number"),
         ("batch_size=1e3", "batch_size='1e3' is str; expected int, a whole number"),
-        ("epochs=1e", "epochs='1e' is str; expected a finite number"),
-        ("epochs=nan", "epochs=nan is float; expected a finite number"),
+        ("epochs=1e", "epochs='1e' is str; expected float, a number"),
+        ("epochs=nan", "epochs=nan; expected a finite number, at least 0"),
+        ("epochs=-1e400", "epochs=-inf; expected a finite number, at least 0"),
+        ("batch_size=1e400", "batch_size='1e400' is str; expected int, a whole number"),
+        ("optimizer.betas=(0.9,1e400)", "optimizer.betas=(0.9, inf); expected a finite number"),
         ("optimizer.betas=0.9,", "optimizer.betas=(0.9,); expected two numbers"),
         ("optimizer.betas=high", "optimizer.betas='high' is str; expected tuple, such as (0.9, 0.999)"),
     ],
@@ -140,6 +143,10 @@ def test_arguments_of_config_files_name_the_nearest_one():
     first, second = lines("varient=S/16,epochs=x", **known)
     assert first.endswith("expected one of variant, data, epochs; did you mean variant?")
     assert second == "config argument epochs='x' is no float; its default is 1.0"
+    for text in ("nan", "inf", "-inf", "1e400", "9" * 400):
+        assert lines(f"epochs={text}", **known) == (
+            f"config argument epochs={text!r} is no finite number; its default is 1.0",
+        )
     (comma,) = lines("data=folder:a,b/c", **known)
     assert "'b/c' is unknown" in comma and "A comma ends the value of data" in comma and "data=a\\,b" in comma
     assert configs.parse_arg("data=folder:my pics/x=y:z", **known).data == "folder:my pics/x=y:z"

@@ -5,7 +5,7 @@ import re
 from beit_jax.errors import UserError
 
 SCHEDULES = ("cosine", "linear")
-PATTERN = re.compile(r"(\d+(?:\.\d+)?) *(epochs?|steps?|%)")
+PATTERN = re.compile(r"(\d{1,12}(?:\.\d{1,12})?) *(epochs?|steps?|%)")
 
 
 def in_steps(text: str, steps_per_epoch: int, total: int) -> int:

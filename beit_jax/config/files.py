@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from beit_jax.config.keys import is_finite
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 
@@ -138,11 +139,11 @@ def _convert(name: str, text: str, default: Any) -> Any:
     if isinstance(default, str):
         return text
     try:
-        value = ast.literal_eval(text)
-        if isinstance(default, float) and type(value) is int:
-            value = float(value)
+        value = float(text) if isinstance(default, float) else ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = None
+    if not is_finite(value):
+        raise UserError(f"config argument {name}={text!r} is no finite number; its default is {default!r}")
     if type(value) is not type(default):
         raise UserError(f"config argument {name}={text!r} is no {type(default).__name__}; its default is {default!r}")
     return value

@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 
+LARGEST = 2**31 - 1  # steps and sizes are int32 on the devices
+
 
 @dataclasses.dataclass(frozen=True)
 class Key:
@@ -45,6 +47,8 @@ class Key:
         Raises:
           UserError: the value has another type, is out of range, or is none of the choices.
         """
+        if not is_finite(value):
+            raise UserError(f"{name}={value!r}; expected {self.finite}")
         if not self.has_type(value):
             raise UserError(f"{name}={value!r} is {type(value).__name__}; expected {self._type_in_words()}")
         if self.choices and value not in self.choices:
@@ -53,6 +57,8 @@ class Key:
             raise UserError(f"{name}={value!r}; expected {self.range}")
         if self.is_path and "://" in value:  # `gs://bucket` would be taken for a folder called `gs:`
             raise UserError(f"{name}={value!r}; expected a folder, not a URL: mount the bucket and give its path here")
+        if type(value) is int and type(self.default) is int and abs(value) > LARGEST:
+            raise UserError(f"{name}={value!r}; expected at most {LARGEST}")
         if self.check and (expected := self.check(value)):
             raise UserError(f"{name}={value!r}; expected {expected}")
 
@@ -62,14 +68,19 @@ class Key:
         limits = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
         return " and ".join(f"{words} {limit}" for words, limit in limits if limit is not None)
 
+    @property
+    def finite(self) -> str:
+        """The numbers that are expected in place of an infinite one, in words."""
+        return f"a finite number, {self.range}" if self.range else "a finite number"
+
     def has_type(self, value: Any) -> bool:
-        """Whether a value has the type of the default; for a float, whether it is a finite number."""
+        """Whether a value has the type of the default; an int is a float, too."""
         if isinstance(self.default, float):
-            return type(value) in (int, float) and math.isfinite(value)
+            return type(value) in (int, float)
         return type(value) is type(self.default)
 
     def _type_in_words(self) -> str:
-        words = {int: "int, a whole number", float: "a finite number", bool: "bool, true or false"}
+        words = {int: "int, a whole number", float: "float, a number", bool: "bool, true or false"}
         example = self.default or ("...",)
         return words.get(type(self.default), f"{type(self.default).__name__}, such as {example!r}")
 
@@ -98,6 +109,16 @@ def default_values(keys: Keys) -> ConfigDict:
     return ConfigDict(
         {name: key.default if isinstance(key, Key) else default_values(key) for name, key in keys.items()}
     )
+
+
+def is_finite(value: Any) -> bool:
+    """Whether every number in a value, or in a tuple of values, is one that a float can be: no inf, nan or 1e400."""
+    if isinstance(value, tuple | list):
+        return all(map(is_finite, value))
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_regular_expressions(patterns: tuple[str, ...]) -> str:

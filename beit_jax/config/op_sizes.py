@@ -1,24 +1,27 @@
 """Names of sizes in `data.ops`, so that a size is given once: `random_resized_crop(image_size)`.
 
-The names stand for numbers that follow from other keys of the config. A config keeps the names, also in a checkpoint;
-`fill_in_sizes` puts the numbers in their place where the ops are used.
+The names stand for values that follow from other keys of the config: sizes, and `statistics` of the pixels. A config
+keeps the names, also in a checkpoint; `fill_in_sizes` puts the values in their place where the ops are used.
 """
 
 import ast
+import re
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import segment
+from beit_jax.config import segment, statistics
 from beit_jax.config.encoder import grid_side
 from beit_jax.config.pretrain import largest_mask, smallest_block, tokenizer_image_size
 from beit_jax.errors import UserError, did_you_mean
+from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
 OPS = ("data.ops", "data.eval_ops", "knn.ops")
 _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off a margin
 
 # What each name stands for, and the key whose presence says that a config has it.
-SIZES: dict[str, tuple[str, Callable[[ConfigDict], int]]] = {
+SIZES: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
     "image_size": ("model.image_size", lambda config: config.model.image_size),
     "short_side": ("model.image_size", lambda config: short_side(config.model.image_size)),
     "grid": ("model.variant", lambda config: grid_side(config.model)),
@@ -28,6 +31,7 @@ SIZES: dict[str, tuple[str, Callable[[ConfigDict], int]]] = {
     "canvas_short": ("inference.short_side", lambda config: segment.canvas(config)[0]),
     "canvas_long": ("inference.long_side", lambda config: segment.canvas(config)[1]),
     "label_canvas": ("inference.label_side", lambda config: config.inference.label_side),
+    "statistics": ("data.statistics", lambda config: _by_name(statistics.of_config(config))),
 }
 
 
@@ -36,13 +40,25 @@ def short_side(image_size: int) -> int:
     return image_size if image_size >= _FULL_SIZE else round(image_size * 256 / 224)
 
 
-def sizes_of(config: ConfigDict) -> dict[str, int]:
+def _by_name(pair: Statistics) -> str | Statistics:
+    """Statistics by their name, if they have one, which is shorter in ops."""
+    text = statistics.as_text(pair)
+    return text if text in STATISTICS else pair
+
+
+def sizes_of(config: ConfigDict) -> dict[str, Any]:
     """The names that the ops of a valid config may use, and their values."""
     return {name: value(config) for name, (key, value) in SIZES.items() if _has(config, key)}
 
 
+def uses_statistics(config: ConfigDict) -> bool:
+    """Whether the ops of a config, or its training step, name the pixel statistics."""
+    texts = (config[section][name] for section, _, name in (key.partition(".") for key in OPS) if section in config)
+    return bool(config.get("device_augment", False)) or any(re.search(r"\bstatistics\b(?!\s*=)", t) for t in texts)
+
+
 def fill_in_sizes(config: ConfigDict) -> ConfigDict:
-    """A copy of a config with numbers in place of the names in its ops.
+    """A copy of a config with values in place of the names in its ops.
 
     Raises:
       UserError: a name is unknown.
@@ -64,8 +80,8 @@ def _has(config: ConfigDict, key: str) -> bool:
     return True
 
 
-def _replace(ops: str, known: dict[str, int], key: str) -> str:
-    """The text of a chain of ops with numbers for names. What cannot be parsed stays as it is; `data` refuses it."""
+def _replace(ops: str, known: dict[str, Any], key: str) -> str:
+    """The text of a chain of ops with values for names. What cannot be parsed stays as it is; `data` refuses it."""
     try:
         tree = ast.parse(ops.strip(), mode="eval")
     except SyntaxError:
@@ -87,9 +103,9 @@ def _replace(ops: str, known: dict[str, int], key: str) -> str:
 
 
 class _Fill(ast.NodeTransformer):
-    """Replaces the names of sizes by numbers, and products such as `4 * image_size` by their value."""
+    """Replaces the names of sizes by values, and products such as `4 * image_size` by their value."""
 
-    def __init__(self, sizes: dict[str, int]) -> None:
+    def __init__(self, sizes: dict[str, Any]) -> None:
         self._sizes = sizes
 
     def visit_Name(self, node: ast.Name) -> ast.AST:

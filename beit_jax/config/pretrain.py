@@ -19,11 +19,7 @@ def keys(kind: str) -> Keys:
         model=encoder_keys("shared"),
         tokenizer=dict(kind=Key(kind, "kind of tokenizer"), init_from=init_from, **KINDS.find(kind).keys),
         **masking_keys(),
-        device_augment=Key(
-            "",
-            "pixel statistics, if the training step jitters and normalizes uint8 images; empty: data.ops do it",
-            choices=("", "imagenet", "inception"),
-        ),
+        device_augment=Key(False, "whether the training step, and not data.ops, jitters and normalizes uint8 images"),
         tokens=Key(
             "",
             "folder of stored tokens; empty: the step computes them",

@@ -3,6 +3,7 @@
 Names and defaults follow the official code (`run_beit_pretraining.py`, `run_class_finetuning.py`).
 """
 
+from beit_jax.config import statistics
 from beit_jax.config.durations import check_duration, check_schedule
 from beit_jax.config.keys import Key, Keys, check_regular_expressions
 from beit_jax.data.sources.label_choice import parse_labels
@@ -59,6 +60,7 @@ def _data() -> Keys:
         eval_split=Key("validation", "split to evaluate on"),
         ops=Key("", "operations on training images, such as decode|resize(224)"),
         eval_ops=Key("", "operations on evaluation images"),
+        statistics=statistics.KEY,
         labels=Key("all", "labels to train on: all, 10% (of each class) or 5 per class", check=_labels),
         repeats=Key(1, "repeated augmentation: views of an image in a row, each with its own random draws", at_least=1),
         shuffle_buffer=Key(50_000, "undecoded records to draw the next one from, over all processes", at_least=1),

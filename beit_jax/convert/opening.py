@@ -9,6 +9,7 @@ from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.convert import locate
 from beit_jax.convert.pretrained import from_pretrained, run_config
+from beit_jax.experiment_start import Start, fill_in_labels, start_at
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.training import checkpoint
 from beit_jax.typing import Params
@@ -22,11 +23,13 @@ class Opened(NamedTuple):
         library.
       source: of the parameters, for `Experiment.load_params`.
       folder: of the run, beside which the stages of its recipe lie.
+      start: what the checkpoint says of its training.
     """
 
     config: ConfigDict
     source: Path | Params
     folder: Path
+    start: Start
 
 
 def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
@@ -45,11 +48,9 @@ def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
         source = find_checkpoint(str(path))
         folder = source.parent.parent  # of RUN/checkpoints/STEP
         own = configs.from_json(checkpoint.load_config(source)) if config is None else None
-        labels = checkpoint.load_labels(source) if own is None else ()
+        start = start_at(source, name)
     else:
         loaded, folder = from_pretrained(path), path.absolute()
         own, source = run_config(loaded.config), loaded.params
-        labels = own.get("labels", ())
-    if config is not None and "labels" in config:
-        config.labels = config.labels or labels
-    return Opened(own if config is None else config, source, folder)
+        start = Start(own, name, continues=True)
+    return Opened(own if config is None else fill_in_labels(config, start), source, folder, start)

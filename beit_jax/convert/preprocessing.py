@@ -9,6 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
+from beit_jax.config import statistics
 from beit_jax.config.op_sizes import fill_in_sizes, short_side
 from beit_jax.convert.picture import WHITE, Background, to_rgb
 from beit_jax.errors import UserError
@@ -208,22 +209,17 @@ def from_config(config: ConfigDict) -> ConfigDict:
 def from_ops(ops: str, size: int) -> ConfigDict:
     """From `data.eval_ops` with numbers for all sizes; what they do not say is as in the official evaluation."""
     calls = dict(_calls(ops))
-    arguments = calls.get("normalize") or ("inception",)
-    mean, std = STATISTICS[arguments[0]] if isinstance(arguments[0], str) else map(_three, arguments)
-    statistics = dict(mean=mean, std=std, **_decoding(ops))
+    mean, std = statistics.of_ops(ops) or STATISTICS["inception"]
+    known = dict(mean=mean, std=std, **_decoding(ops))
     for name in ("resize", "resize_small"):
         if name in calls:
             resize, method = (*calls[name], "bicubic")[:2]
-            return preprocess_section(size, method, resize, name == "resize_small", **statistics)
+            return preprocess_section(size, method, resize, name == "resize_small", **known)
     if "resize_within" in calls:
-        return preprocess_section(size, "bilinear", size, True, **statistics)
+        return preprocess_section(size, "bilinear", size, True, **known)
     if "two_views_center" in calls:
-        return preprocess_section(size, resize=round(size / (*calls["two_views_center"], 0.875)[2]), **statistics)
-    return preprocess_section(size, resize=official_section(size).resize, **statistics)
-
-
-def _three(value: Any) -> tuple[float, ...]:
-    return tuple(value) if isinstance(value, Sequence) else (float(value),) * 3
+        return preprocess_section(size, resize=round(size / (*calls["two_views_center"], 0.875)[2]), **known)
+    return preprocess_section(size, resize=official_section(size).resize, **known)
 
 
 def _decoding(ops: str) -> dict[str, Any]:

@@ -1,17 +1,23 @@
-"""A fingerprint of the files of a split, by which two runs can tell whether they read the same data."""
+"""What the files of a split are, by which a run can tell whether it reads the same data as before."""
 
+import collections
 import concurrent.futures
 import hashlib
+import itertools
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from beit_jax.data.sources import folder, layout
 from beit_jax.data.sources.names import relative_name
-from beit_jax.data.sources.open_source import open_builder
+from beit_jax.data.sources.open_source import open_split
+from beit_jax.errors import UserError
 
-THREADS = 16  # that wait for a disk or a network
+THREADS, CHUNK = 16, 256  # threads that wait for a disk or a network, and files that each of them takes at a time
+MANY = 200_000  # files of a folder above which names alone count: a network would take minutes to tell more
+NAMED = 5  # classes in a message
 
 
 def fingerprint(config: Any) -> str:
@@ -26,21 +32,85 @@ def fingerprint(config: Any) -> str:
       UserError: the split cannot be read.
     """
     root = layout.path_of(config.source)
-    files = _list_images(root, config.split) if root else _list_records(config)
+    return _hash(_with_sizes(_list_images(root, config.split), root) if root else _list_records(config, config.split))
+
+
+def describe_split(config: Any, split: str) -> dict[str, Any]:
+    """Number of images, how many of each class (null: not known without reading), and a hash, as JSON has them.
+
+    The hash is of names and sizes of the files, and of the label maps where there are such.
+
+    Args:
+      config: of the input, see `pipeline`.
+      split: with or without a slice.
+
+    Raises:
+      UserError: the split cannot be read.
+    """
+    root = layout.path_of(config.source)
+    if not root:
+        builder, found = open_split(config.source, config.data_dir, split)
+        features = builder.info.features
+        names = getattr(features["label"], "names", ()) if "label" in features else ()
+        return {
+            "images": found.num_examples,
+            "classes": dict.fromkeys(names),
+            "hash": _hash(_list_records(config, split)),
+        }
+    classes: dict[str, int | None] = {}
+    if layout.is_paired(root):
+        pairs = folder.list_pairs(root, split)
+        paths, images = list(itertools.chain(*pairs)), len(pairs)
+    else:
+        listing = folder.list_folder(root, split)
+        paths, images, counts = listing.paths, len(listing.paths), collections.Counter(listing.labels)
+        classes = {name: counts[number] for number, name in enumerate(listing.classes)}
+    if len(paths) > MANY:
+        return {"images": images, "classes": classes, "hash": _hash(relative_name(path, root) for path in paths)}
+    return {"images": images, "classes": classes, "hash": _hash(_with_sizes(paths, root))}
+
+
+def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two results of `describe_split`, in words; empty: nothing."""
+    if before == now:
+        return ""
+    old, new = before["classes"], now["classes"]
+    parts = [f"{before['images']} images then and {now['images']} now"] if before["images"] != now["images"] else []
+    for word, names in (("new", new.keys() - old.keys()), ("missing", old.keys() - new.keys())):
+        if names:
+            parts.append(f"{'classes' if len(names) > 1 else 'class'} {_listed(sorted(names))} {word}")
+    counts = [
+        f"{name!r} {old[name]} then and {new[name]} now" for name in old if name in new and old[name] != new[name]
+    ]
+    parts += [*counts[:NAMED], *(["..."] if len(counts) > NAMED else [])]
+    if not parts and list(old) != list(new):
+        parts = ["the classes are in another order"]
+    return ", ".join(parts) or "as many images, but files of other names or sizes"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:NAMED])) + (f", ... ({len(names)})" if len(names) > NAMED else "")
+
+
+def _hash(files: Iterable[Any]) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for file in files:
         digest.update(repr(file).encode())
     return digest.hexdigest()
 
 
-def _list_images(root: str, split: str) -> list[tuple[bytes, int]]:
+def _list_images(root: str, split: str) -> list[str]:
     if layout.is_paired(root):
-        paths = [image for image, _ in folder.list_pairs(root, split)]
-    else:
-        paths = folder.list_folder(root, split).paths
+        return [image for image, _ in folder.list_pairs(root, split)]
+    return folder.list_folder(root, split).paths
+
+
+def _with_sizes(paths: Sequence[str], root: str) -> list[tuple[bytes, int]]:
+    """Names relative to the folder, and sizes in bytes."""
+    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        sizes = list(pool.map(_size, paths))
-    return [(os.fsencode(relative_name(path, root)), size) for path, size in zip(paths, sizes, strict=True)]
+        sizes = itertools.chain.from_iterable(pool.map(lambda chunk: list(map(_size, chunk)), chunks))
+        return [(os.fsencode(relative_name(path, root)), size) for path, size in zip(paths, sizes, strict=True)]
 
 
 def _size(path: str) -> int:
@@ -50,9 +120,12 @@ def _size(path: str) -> int:
         return -1  # training replaces what it cannot read
 
 
-def _list_records(config: Any) -> list[tuple[str, int, int, int]]:
-    builder = open_builder(config.source, config.data_dir)
-    return [
-        (os.path.basename(file.filename), tf.io.gfile.stat(file.filename).length, file.skip, file.take)
-        for file in builder.info.splits[config.split].file_instructions
-    ]
+def _list_records(config: Any, split: str) -> list[tuple[str, int, int, int]]:
+    _, found = open_split(config.source, config.data_dir, split)
+    try:
+        return [
+            (os.path.basename(file.filename), tf.io.gfile.stat(file.filename).length, file.skip, file.take)
+            for file in found.file_instructions
+        ]
+    except tf.errors.NotFoundError as error:
+        raise UserError(f"a file of {config.source} is missing: {str(error).partition(';')[0]}") from None

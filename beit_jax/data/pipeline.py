@@ -27,6 +27,7 @@ from beit_jax.data.sources import label_subset
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.open_source import open_source
+from beit_jax.data.sources.renumbered import OWN_CLASSES, ModelClasses, renumbered
 from beit_jax.data.sources.source import Shard, Source, count_streams
 from beit_jax.errors import UserError
 
@@ -115,6 +116,7 @@ def make_train(
     log: Path | None = None,
     tokens: StoredTokens | None = None,
     num_classes: int = 0,
+    classes: ModelClasses = OWN_CLASSES,
 ) -> TrainStream:
     """Batches of `config.split` through `config.ops` from `start_step` on: dicts of arrays `[batch / processes, ...]`.
 
@@ -131,13 +133,14 @@ def make_train(
       log: the file for the names of unreadable images, see `UnreadableImages`.
       tokens: the stored tokens of the same batches. They replace the tokenizer's view, which is then not made.
       num_classes: of the model; a label map with other labels than these and 255 stops the stream. 0: not known.
+      classes: the numbers that labels get.
 
     Raises:
       UserError: the split has less than one batch, or cannot be read.
     """
     if not 0 <= seed < 2**31:
         raise UserError(f"found the seed {seed}; expected a whole number from 0 to 2147483647")
-    source, process = _open_train_split(config, seed), Shard(process_index, process_count)
+    source, process = _open_train_split(config, seed, classes), Shard(process_index, process_count)
     local_batch = _local_batch_size(batch_size, process_count)
     steps_per_epoch = source.num_examples // batch_size
     if not steps_per_epoch:
@@ -197,6 +200,7 @@ def make_eval(
     process_count: int = 1,
     log: Path | None = None,
     num_classes: int = 0,
+    classes: ModelClasses = OWN_CLASSES,
 ) -> EvalSet:
     """`config.eval_split` through `config.eval_ops`: full batches `[batch / processes, ...]` with `valid` bool `[b]`.
 
@@ -204,7 +208,7 @@ def make_eval(
     of batches, filled up with repeated examples. Random ops draw the same numbers in every pass. A pass ends with a
     UserError if too many images were unreadable; for `num_classes` see `make_train`.
     """
-    source, process = _open(config, config.eval_split), Shard(process_index, process_count)
+    source, process = renumbered(_open(config, config.eval_split), classes), Shard(process_index, process_count)
     where, unreadable = f"'{config.eval_split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
     return _each_once(source, where, config.eval_ops, batch_size, process, unreadable, num_classes)
 
@@ -218,9 +222,10 @@ def make_train_once(
     process_index: int = 0,
     process_count: int = 1,
     log: Path | None = None,
+    classes: ModelClasses = OWN_CLASSES,
 ) -> EvalSet:
     """As `make_eval`, for the examples that `make_train` reads with this seed, through `ops`."""
-    source, process = _open_train_split(config, seed), Shard(process_index, process_count)
+    source, process = _open_train_split(config, seed, classes), Shard(process_index, process_count)
     where, unreadable = f"'{config.split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
     return _each_once(source, where, ops, batch_size, process, unreadable)
 
@@ -247,9 +252,9 @@ def _uses_all(config: Any) -> bool:
     return parse_labels(config.labels).fraction == 1
 
 
-def _open_train_split(config: Any, seed: int) -> Source:
+def _open_train_split(config: Any, seed: int, classes: ModelClasses) -> Source:
     """The examples of the training split that `config.labels` and the seed choose."""
-    source = _open(config, config.split)
+    source = renumbered(_open(config, config.split), classes)
     if _uses_all(config):
         return source
     return source.take(label_subset.choose_examples(source.labels(), source.num_classes, config.labels, seed))

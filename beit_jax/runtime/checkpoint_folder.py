@@ -20,6 +20,12 @@ def has_checkpoint(run: Path) -> bool:
     return any(child.is_dir() and TEMPORARY not in child.name for child in found)
 
 
+def own_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run itself, the newest one first, damaged ones among them."""
+    found = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
+    return sorted((child for child in found if child.name.isdigit()), key=lambda child: -int(child.name))
+
+
 def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
     """The newest checkpoint of a run, or the path itself where it is a checkpoint.
 

@@ -38,6 +38,11 @@ class Classify(Task):
         """See `Task.ignored_parameters`: those of pre-training, and the norm that the mean of patches does not pass."""
         return (*PRETRAINING, *((r"^encoder/norm/",) if self.config.model.pooling == "mean" else ()))
 
+    @property
+    def class_parameters(self) -> tuple[str, ...]:
+        """See `Task.class_parameters`."""
+        return (r"^head/",)
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         side = self.config.model.image_size

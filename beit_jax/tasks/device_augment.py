@@ -8,7 +8,7 @@ and the tokenizer's view is a smaller one of the encoder's, where the input resi
 import jax
 import jax.numpy as jnp
 
-from beit_jax.models.pixel_statistics import LUMA, STATISTICS
+from beit_jax.models.pixel_statistics import LUMA, Statistics
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.typing import Batch
 
@@ -18,18 +18,18 @@ KINDS = 3  # brightness, contrast, saturation
 COLOURS = 0x636F6C  # folded into the key of the step, which is that of dropped paths too
 
 
-def make_views(batch: Batch, key: jax.Array, statistics: str, tokenizer: Tokenizer) -> Batch:
+def make_views(batch: Batch, key: jax.Array, statistics: Statistics, tokenizer: Tokenizer) -> Batch:
     """What `data.ops` have left to the step: both float32 views of a batch's uint8 images.
 
     Args:
       batch: with `image` uint8 `[b, h, w, 3]`.
       key: of the step; the same one gives the same colours.
-      statistics: by which the encoder's view is normalised, a name in `pixel_statistics`.
+      statistics: by which the encoder's view is normalised.
       tokenizer: whose view is `tokenizer_image`.
     """
     images = batch["image"]
     factors, order = draws(jax.random.fold_in(key, COLOURS), len(images), JITTER)
-    mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in STATISTICS[statistics])
+    mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in statistics)
     views = (images, smaller(images, tokenizer.image_size))
     image, tokenizer_image = (jitter(levels, factors, order) / 255.0 for levels in views)
     return {**batch, "image": (image - mean) / std, "tokenizer_image": tokenizer.from_pixels(tokenizer_image)}

@@ -59,6 +59,11 @@ class Probe(Task):
 
         return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED)}
 
+    @property
+    def class_parameters(self) -> tuple[str, ...]:
+        """See `Task.class_parameters`."""
+        return (r"^heads/",)
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`: the linear classifiers."""
         layer_count, width, classes = self._head_shape

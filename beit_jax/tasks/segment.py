@@ -62,6 +62,11 @@ class Segment(Task):
         """See `Task.no_decay`."""
         return tuple(self.config.optimizer.no_decay)
 
+    @property
+    def class_parameters(self) -> tuple[str, ...]:
+        """See `Task.class_parameters`."""
+        return (r"head(_\d+)?/classifier/",)
+
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         side = self.config.model.image_size

@@ -132,6 +132,11 @@ class Task:
         return VECTORS, TOKENS
 
     @property
+    def class_parameters(self) -> tuple[str, ...]:
+        """Regular expressions of parameters that have a row for each class; useless for a model of other classes."""
+        return ()
+
+    @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """Parameters that are read and not learned, by name."""
         return {}
@@ -191,28 +196,3 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
 def spec(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
     """Shape and dtype of one entry of a batch."""
     return jax.ShapeDtypeStruct(shape, np.dtype(dtype))
-
-
-def compare_specs(found: Mapping[str, Any], wanted: Spec, ops: str, who: str) -> None:
-    """Checks that ops make what is needed.
-
-    Args:
-      found: shapes and dtypes of a batch of one example that the ops make, by name.
-      wanted: the shapes and dtypes that are needed.
-      ops: the config key of the ops, for the message.
-      who: what needs them, for the message.
-
-    Raises:
-      UserError: something is missing, or of another shape or type.
-    """
-    missing = [name for name in wanted if name not in found]
-    if missing:
-        names = ", ".join(map(repr, missing))
-        raise UserError(f"{ops} leave no {names}, which the {who} needs; found {', '.join(found)}")
-    for name, expected in wanted.items():
-        shape, dtype = found[name]
-        if (shape, dtype) != (expected.shape, expected.dtype):
-            raise UserError(
-                f"{ops} make {name!r} {dtype}{list(shape[1:])}; the {who} expects "
-                f"{expected.dtype}{list(expected.shape[1:])}: make the ops and the model's sizes agree"
-            )

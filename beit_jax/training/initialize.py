@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.interpolate_positions import interpolate_positions
-from beit_jax.training.params import flatten, merge, unmatched_names
+from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
 
@@ -82,15 +83,12 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         return checkpoint.load_shapes(find_checkpoint(source, run.parent))
 
     if has_checkpoint(run):
-        _check_classes(config, run)
         _check_config(config, run)
-    elif config.resume_from:
-        _check_classes(config, find_checkpoint(config.resume_from, run.parent))
-    elif config.init_from:
+    elif config.init_from and not config.resume_from:
         with _named("init_from", config.init_from):
             found = interpolate_positions(shapes(config.init_from), params)
             try:
-                merge(params, found, config.init_optional, task.ignored_parameters, ADVICE)
+                merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
             except UserError:
                 if config.init_from not in pending:
                     _check_variant(config, find_checkpoint(config.init_from, run.parent))
@@ -111,12 +109,6 @@ def _check_variant(config: ConfigDict, source: Path) -> None:
             f"its encoder is {theirs}, and that of the config is {own}; give the config the same: variant={theirs} "
             f"behind the name of its file, such as configs/finetune.py:variant={theirs}"
         )
-
-
-def _check_classes(config: ConfigDict, source: Path) -> None:
-    """Raises UserError if the run that is continued had other classes: they were renamed, added or removed since."""
-    known = checkpoint.load_labels(source)
-    class_names.check_same(known, config.get("labels", ()), config.data.source, "start a new run")
 
 
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
@@ -200,11 +192,36 @@ def starting_state(
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
     loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
-    merged = merge(fresh.params, loaded, config.init_optional, task.ignored_parameters, ADVICE)
+    loaded, note = _without_other_classes(config, task, loaded, abstract.params, source)
+    merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
-    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded)}"
+    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded)}{note}"
     return fresh.replace(params=params, ema=ema), line
+
+
+def _optional(config: ConfigDict, task: Task) -> tuple[str, ...]:
+    """Names of parameters that a checkpoint may lack; it always may be of other classes."""
+    return (*config.init_optional, *task.class_parameters)
+
+
+def _without_other_classes(
+    config: ConfigDict, task: Task, loaded: Params, expected: Params, source: Path
+) -> tuple[Params, str]:
+    """The parameters of a checkpoint that a run takes: not the rows of its classes, if the run has as many others.
+
+    Returns:
+      The parameters, and what to add to the line that says where a run starts.
+    """
+    flat, ours, theirs = flatten(loaded), tuple(config.get("labels", ())), checkpoint.load_labels(source)
+    rows = [name for name in flat if any(re.search(pattern, name) for pattern in task.class_parameters)]
+    rows = [name for name in rows if name not in unmatched_names(expected, loaded)]
+    if not rows or ours == theirs:
+        return loaded, ""
+    if class_names.are_unnamed(ours) or class_names.are_unnamed(theirs):
+        return loaded, "; the checkpoint or the data do not name their classes, which are taken by their numbers"
+    kept = {name: leaf for name, leaf in flat.items() if name not in rows}
+    return unflatten(kept), "; the classes of the checkpoint are others"
 
 
 def _describe_kept(fresh: train_step.TrainState, loaded: Params) -> str:

@@ -154,8 +154,8 @@ def test_what_cannot_be_measured_is_refused():
         step.measure_step(completed(config), 1, "torch")
     with pytest.raises(UserError, match="--real reads images, whose tokens the step computes"):
         step.measure_step(completed(config), 1, tokens_given=True, real=True)
-    config.device_augment = "imagenet"
-    with pytest.raises(UserError, match="device_augment=imagenet: the step changes the colours"):
+    config.device_augment = True
+    with pytest.raises(UserError, match="device_augment=True: the step changes the colours"):
         step.measure_step(completed(config), 1, tokens_given=True)
     config = tiny.config("pretrain")
     config.batch_size = 12

@@ -11,8 +11,9 @@ from PIL import Image, ImageEnhance
 
 from beit_jax import config as configs
 from beit_jax import tokenize_dataset
-from beit_jax.config import validate
+from beit_jax.config import statistics, validate
 from beit_jax.errors import UserError
+from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.tasks import create_task, create_tokenizer, device_augment
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -72,13 +73,14 @@ def test_finished_views_are_normalised():
     batch = {"image": jnp.asarray(pixels), "mask": jnp.ones(2)}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device_augment, "JITTER", 0.0)
-        found = device_augment.make_views(batch, jax.random.key(5), "imagenet", tokenizer(20))
+        found = device_augment.make_views(batch, jax.random.key(5), STATISTICS["imagenet"], tokenizer(20))
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(found["image"], expected, atol=1e-5)
     np.testing.assert_allclose(found["tokenizer_image"], 0.8 * pixels / 255 + 0.1, atol=1e-6)
     assert found["mask"] is batch["mask"]
     one, same, other = (
-        device_augment.make_views(batch, jax.random.key(key), "imagenet", tokenizer(10))["image"] for key in (5, 5, 6)
+        device_augment.make_views(batch, jax.random.key(key), STATISTICS["imagenet"], tokenizer(10))["image"]
+        for key in (5, 5, 6)
     )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other) and not np.array_equal(one, found["image"])
@@ -115,8 +117,9 @@ def test_the_step_takes_levels(repository):
     batch["mask"] = np.arange(16).reshape(1, 4, 4).repeat(4, 0) < 5
     loss = jax.jit(task.loss)
     found = loss(params, frozen, batch, jax.random.key(7), 0)[0]["loss"][0]
-    finished = device_augment.make_views(batch, jax.random.key(7), config.device_augment, task.tokenizer)
-    config.device_augment = ""
+    pair = statistics.of_config(config)
+    finished = device_augment.make_views(batch, jax.random.key(7), pair, task.tokenizer)
+    config.device_augment = False
     expected = jax.jit(create_task(config).loss)(params, frozen, finished, jax.random.key(7), 0)[0]["loss"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert float(loss(params, frozen, batch, jax.random.key(8), 0)[0]["loss"][0]) != float(found)
@@ -124,7 +127,7 @@ def test_the_step_takes_levels(repository):
 
 def test_stored_tokens_refuse_colours_of_the_step(repository, tmp_path):
     config = config_of(repository, "runlocal,fast")
-    message = re.escape("device_augment=imagenet: the step changes the colours that stored tokens are of")
+    message = re.escape("device_augment=True: the step changes the colours that stored tokens are of")
     with pytest.raises(UserError, match=message) as error:
         tokenize_dataset.tokenize(config, "", tmp_path / "tokens", 0, 1)
     assert "\n" not in str(error.value) and not (tmp_path / "tokens").exists()

@@ -50,6 +50,19 @@ def flip_lr(p: float = 0.5) -> Op:
     return op
 
 
+def named_or_pair(op: str, statistics: str | tuple) -> tuple:
+    """Mean and standard deviation, given by a name or as they are.
+
+    Raises:
+      UserError: the name is unknown, or there are no two of them.
+    """
+    if isinstance(statistics, str) and statistics in STATISTICS:
+        return STATISTICS[statistics]
+    if isinstance(statistics, tuple | list) and len(statistics) == 2:
+        return tuple(statistics)
+    raise UserError(f"{op}: found {statistics!r}; expected {' or '.join(STATISTICS)}, or a mean and a std")
+
+
 def unit_range(image: tf.Tensor) -> tf.Tensor:
     """float32 pixels in [0, 1] from uint8 pixels; float32 pixels stay as they are."""
     return tf.cast(image, tf.float32) / 255 if image.dtype == tf.uint8 else image
@@ -60,14 +73,13 @@ def normalize(mean: str | float | tuple = "inception", std: float | tuple | None
     """(pixels in [0, 1] - mean) / std of `image`.
 
     Args:
-      mean: one number, one number per channel, or the name of both statistics: "inception" is 0.5 and 0.5, the official
-        default; "imagenet" are the statistics of ImageNet-1k (`--imagenet_default_mean_and_std`).
-      std: one number or one number per channel; None with a name.
+      mean: one number, one number per channel, or both statistics: a pair, or the name of one, where "inception" is 0.5
+        and 0.5, the official default, and "imagenet" are those of ImageNet-1k (`--imagenet_default_mean_and_std`).
+        Configs write `normalize(statistics)`, see `config.statistics`.
+      std: one number or one number per channel; None with both statistics.
     """
-    if isinstance(mean, str):
-        if mean not in STATISTICS or std is not None:
-            raise UserError(f"normalize: found {mean!r}; expected {' or '.join(STATISTICS)}, or a mean and a std")
-        mean, std = STATISTICS[mean]
+    if std is None and not isinstance(mean, int | float):
+        mean, std = named_or_pair("normalize", mean)
     if std is None:
         raise UserError("normalize: found a mean without a std; give both, or the name of a pair")
     mean, std = tf.constant(mean, tf.float32), tf.constant(std, tf.float32)

@@ -12,10 +12,10 @@ import tensorflow as tf
 
 from beit_jax.data.features import Features
 from beit_jax.data.ops.color import brightness, contrast, saturation
+from beit_jax.data.ops.image import named_or_pair
 from beit_jax.data.ops.pixel_levels import columns_first, rows_first
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
-from beit_jax.models.pixel_statistics import STATISTICS
 
 MAX_LEVEL = 10.0
 OUTSIDE = -1.0  # the level that a warp gives to pixels from outside of the image, before they are filled
@@ -26,7 +26,11 @@ Augmentation = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 @register(random=True)
 def randaugment(
-    count: int = 2, level: float = 9.0, deviation: float = 0.5, probability: float = 0.5, statistics: str = "inception"
+    count: int = 2,
+    level: float = 9.0,
+    deviation: float = 0.5,
+    probability: float = 0.5,
+    statistics: str | tuple = "inception",
 ) -> Op:
     """`count` operations on uint8 `image`, drawn with replacement (`--aa`).
 
@@ -42,9 +46,7 @@ def randaugment(
             f"randaugment: found {count}, {level}, {deviation}, {probability}; expected a number of operations, a "
             "level from 0 to 10, a deviation and a probability"
         )
-    if statistics not in STATISTICS:
-        raise UserError(f"randaugment: found {statistics!r}; expected {' or '.join(STATISTICS)}")
-    mean = np.broadcast_to(STATISTICS[statistics][0], 3)
+    mean = np.broadcast_to(named_or_pair("randaugment", statistics)[0], 3)
     fill = tf.constant(np.round(255 * mean), tf.float32)
 
     def op(features: Features, seed: tf.Tensor) -> Features:

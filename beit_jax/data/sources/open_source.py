@@ -30,13 +30,26 @@ def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Li
     """
     if folder := path_of(name):
         return _open_folder(folder, split)
-    builder = open_builder(name, data_dir)
+    builder, _ = open_split(name, data_dir, split)
     create = image_label_pairs.ShardedPairSource if image_label_pairs.has_label_maps(builder) else ShardedSource
+    return create(builder, split, shuffle_buffer)
+
+
+def open_split(name: str, data_dir: str, split: str) -> tuple[tfds.core.DatasetBuilder, tfds.core.SplitInfo]:
+    """A tfds data set, and one of its splits, with or without a slice.
+
+    Raises:
+      UserError: there is no such data set, or no such split.
+    """
+    builder = open_builder(name, data_dir)
     try:
-        return create(builder, split, shuffle_buffer)
+        return builder, builder.info.splits[split]
     except (ValueError, KeyError) as error:
         known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
-        raise UserError(f"cannot read split '{split}' of {name}, which has {known}: {_first_line(error)}") from None
+        raise UserError(
+            f"cannot read split '{split}' of {name}, which has {known}: {_first_line(error)}; choose others or slices, "
+            "such as data.split=train[:90%] and data.eval_split=train[90%:]"
+        ) from None
 
 
 @functools.lru_cache(maxsize=4)

@@ -252,6 +252,7 @@ def test_each_process_of_a_run_has_its_file(monkeypatch, tmp_path):
 def test_a_run_with_too_many_bad_images_ends_in_one_line(zoo, tmp_path):
     workdir = tmp_path / "run"
     overrides = [f"--config.data.source=folder:{zoo[0]}", "--config.data.eval_split=train[:10]"]
+    overrides += ["--config.data.split=train[10:]"]
     arguments = [sys.executable, "-m", "beit_jax.train", *command("tokenizer", workdir, *overrides)]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
     done = subprocess.run(arguments, capture_output=True, text=True, env=environment)

@@ -1,0 +1,97 @@
+"""Pixel statistics: the mean and the standard deviation by which ops normalize images (`data.statistics`).
+
+Ops name them, `normalize(statistics)`, as they name sizes (`op_sizes`). An encoder goes on seeing pixels as in its
+pre-training: where the key is empty, `experiment_start` takes the statistics of the checkpoint that a run starts from.
+"""
+
+import ast
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from beit_jax.config.keys import Key
+from beit_jax.models.pixel_statistics import STATISTICS, Statistics
+
+
+def _check(text: str) -> str:
+    try:
+        parse(text or "inception")
+    except ValueError:
+        names = " or ".join(map(repr, STATISTICS))
+        return f"{names}, or a mean and a deviation above 0 of three channels: '(0.5, 0.5, 0.5), (0.2, 0.2, 0.2)'"
+    return ""
+
+
+KEY = Key(
+    "",
+    "of pixels: imagenet, inception, or mean and deviation; empty: the checkpoint's, or those of the data set",
+    check=_check,
+)
+
+
+def default_of(source: str) -> str:
+    """The statistics of a run that starts from no checkpoint: officially ImageNet-1k has its own, and all other data
+    have 0.5 and 0.5."""
+    return "imagenet" if source.startswith("imagenet2012") else "inception"
+
+
+def of_config(config: ConfigDict) -> Statistics:
+    """The statistics of a config."""
+    return parse(config.data.statistics or default_of(config.data.source))
+
+
+def parse(text: str) -> Statistics:
+    """Reads the text of `data.statistics`.
+
+    Raises:
+      ValueError: the text is something else.
+    """
+    if text in STATISTICS:
+        return STATISTICS[text]
+    try:
+        return _checked(ast.literal_eval(text))
+    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+
+
+def as_text(statistics: Statistics) -> str:
+    """The inverse of `parse`."""
+    names = (name for name, pair in STATISTICS.items() if pair == statistics)
+    return next(names, f"{statistics[0]}, {statistics[1]}")
+
+
+def of_ops(ops: str) -> Statistics | None:
+    """The statistics of the op `normalize` in a chain with values in place of all names; None if there is no such op.
+
+    Raises:
+      ValueError: the chain, or the arguments of the op, cannot be read.
+    """
+    try:
+        tree = ast.parse(ops.strip() or "nothing", mode="eval")
+    except SyntaxError as error:
+        raise ValueError(str(error)) from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == "normalize":
+            call = next((c for c in ast.walk(tree) if isinstance(c, ast.Call) and c.func is node), None)
+            values = [*call.args, *(keyword.value for keyword in call.keywords)] if call else []
+            return _of_arguments([ast.literal_eval(value) for value in values])
+    return None
+
+
+def _of_arguments(values: list[Any]) -> Statistics:
+    first = values[0] if values else "inception"  # the default of the op
+    if isinstance(first, str):
+        return parse(first)
+    return _checked(tuple(map(_three, values)) if len(values) == 2 else first)
+
+
+def _three(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else (value,) * 3
+
+
+def _checked(pair: Any) -> Statistics:
+    mean, std = (tuple(map(float, numbers)) for numbers in pair)
+    if not (len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0):
+        raise ValueError(f"{pair} is no mean and deviation of three channels")
+    return mean, std

@@ -1,0 +1,72 @@
+"""What a run makes sure of its splits: they have no image in common, and are those that it began with.
+
+A run writes what its splits were into `data.json` in its folder, beside the first checkpoint.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from beit_jax.errors import UserError
+from beit_jax.runtime.checkpoint_folder import has_checkpoint
+
+DATA = "data.json"
+SPLITS = ("split", "eval_split")
+# What has no common image in the folders, and in most data sets, that have one split alone.
+DISJOINT = "data.split=train[:90%] and data.eval_split=train[90%:]"
+
+
+def check_disjoint(data: ConfigDict, why: str) -> None:
+    """Checks that the splits of a section `data` have no image in common.
+
+    Args:
+      data: of a config.
+      why: what goes wrong otherwise, for the message.
+
+    Raises:
+      UserError: they have.
+    """
+    from beit_jax.data.common_images import count_common
+
+    common = count_common(data, data.split, data.eval_split)
+    if common:
+        raise UserError(
+            f"data.split={data.split} and data.eval_split={data.eval_split} of {data.source} have {common} "
+            f"image{'s' if common > 1 else ''} in common, {why}; choose splits without a common image, such as "
+            f"{DISJOINT}"
+        )
+
+
+def describe_splits(data: ConfigDict) -> dict[str, Any]:
+    """What the splits of a section `data` hold now, as `data.json` has it."""
+    from beit_jax.data.fingerprint import describe_split
+
+    return {f"data.{key}": describe_split(data, data[key]) for key in SPLITS}
+
+
+def check_unchanged(data: ConfigDict, run: Path) -> None:
+    """Checks, if a run has a checkpoint, that its data are those that it began with.
+
+    Raises:
+      UserError: they are not; says what differs.
+    """
+    from beit_jax.data.fingerprint import describe_change
+
+    if not has_checkpoint(run):
+        return
+    try:
+        before = json.loads((run / DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # the user deleted it, to go on
+    now = describe_splits(data)
+    changes = {key: describe_change(before[key], now[key]) for key in now if key in before}
+    words = [f"{key}={data[key.partition('.')[2]]}: {change}" for key, change in changes.items() if change]
+    if words:
+        same_classes = all(before[key]["classes"].keys() == now[key]["classes"].keys() for key in changes)
+        go_on = f"; to go on with the data as they are now, delete {run / DATA}" if same_classes else ""
+        raise UserError(
+            f"{data.source} has changed since the run in {run} began: {'; '.join(words)}. Restore the data, or choose "
+            f"another --workdir{go_on}"
+        )
