@@ -23,8 +23,10 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def read_picture(path: str) -> Image.Image:
-    """The picture in a file, in RGB, turned as its camera says, and on white if it is transparent.
+def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image:
+    """The picture in a file, in RGB, as the input of a model with a section `preprocess` decodes it.
+
+    Without the section, it is turned as its camera says, and on white if it is transparent.
 
     Raises:
       UserError: there is no such file, or it is no picture that can be read.
@@ -36,7 +38,8 @@ def read_picture(path: str) -> Image.Image:
     try:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return to_rgb(image)
+            decoding = (preprocess.background, preprocess.exif_transpose) if preprocess else ()
+            return to_rgb(image, *decoding)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
