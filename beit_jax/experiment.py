@@ -131,7 +131,8 @@ class Experiment:
     @functools.cached_property
     def _optimizer(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
         lengths = self.lengths
-        return optimizer.build_optimizer(self.config.optimizer, lengths.total, lengths.warmup, lengths.schedule)
+        steps = lengths.total, lengths.warmup, lengths.schedule, lengths.per_epoch
+        return optimizer.build_optimizer(self.config.optimizer, *steps)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:

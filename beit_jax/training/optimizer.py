@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from beit_jax.config.durations import parse_schedule
 from beit_jax.errors import UserError
 from beit_jax.training.params import choose, flatten, map_names, unflatten
-from beit_jax.training.schedule import warmup_cosine, warmup_linear
+from beit_jax.training.schedule import by_epoch, warmup_cosine, warmup_linear
 
 # Weight decay by name; a rule by rank would not survive the stacking of layers. The mask token and the tables of
 # relative positions are decayed, as in the official code.
@@ -30,7 +30,7 @@ LAYER = (
 
 
 def build_optimizer(
-    settings: ConfigDict, total_steps: int, warmup_steps: int, decay_steps: int = 0
+    settings: ConfigDict, total_steps: int, warmup_steps: int, decay_steps: int = 0, steps_per_epoch: int = 1
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer of a config's `optimizer` section, and its learning rate as a function of the step.
 
@@ -40,6 +40,7 @@ def build_optimizer(
       warmup_steps: length of the linear warm-up.
       decay_steps: length of the cosine, which follows the warm-up, or of the straight line, which starts with it; 0: to
         the end of the run.
+      steps_per_epoch: for a schedule that changes once in an epoch.
 
     Raises:
       UserError: the warm-up is longer than the run.
@@ -50,12 +51,14 @@ def build_optimizer(
             "optimizer.warmup"
         )
     kind, _ = parse_schedule(settings.schedule, steps_per_epoch=1, total=total_steps)
-    schedule = {"cosine": warmup_cosine, "linear": warmup_linear}[kind]
+    schedule = {"linear": warmup_linear}.get(kind, warmup_cosine)
     rate = schedule(settings.lr, settings.min_lr, warmup_steps, total_steps, decay_steps)
+    if kind == "cosine_by_epoch":
+        rate = by_epoch(rate, steps_per_epoch)
     b1, b2 = settings.betas
     parts = [
         optax.scale_by_adam(b1=b1, b2=b2),
-        optax.add_decayed_weights(settings.weight_decay, mask=_decayed),
+        optax.add_decayed_weights(settings.weight_decay, mask=None if settings.decay_all else _decayed),
         optax.scale_by_learning_rate(rate),
     ]
     if settings.clip_norm:
