@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
     weight_decay: float
     batch_size: int
     mixing: tuple[float, float] = (0.8, 1.0)  # mixup, CutMix
-    mix_group: int = 64  # images on a GPU
+    mix_group: int = 64  # images on a GPU; where no command states it, the scripts' default
     erasing: bool = True
     repeats: int = 1
     min_lr: float = 1e-6

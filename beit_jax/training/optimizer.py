@@ -15,6 +15,7 @@ from beit_jax.training.schedule import by_epoch, warmup_cosine, warmup_linear
 # Weight decay by name; a rule by rank would not survive the stacking of layers. The mask token and the tables of
 # relative positions are decayed, as in the official code.
 DECAY = (
+    (r"^heads/bias$", True),  # of a linear probe, whose official optimizer knows no groups
     (r"(bias|scale|gamma_1|gamma_2|cls_token|pos_embed)$", False),
     (r"norm/(mean|var)$", False),  # running statistics, which are not learned
     (r".*", True),
@@ -58,7 +59,7 @@ def build_optimizer(
     b1, b2 = settings.betas
     parts = [
         optax.scale_by_adam(b1=b1, b2=b2),
-        optax.add_decayed_weights(settings.weight_decay, mask=None if settings.decay_all else _decayed),
+        optax.add_decayed_weights(settings.weight_decay, mask=_decayed),
         optax.scale_by_learning_rate(rate),
     ]
     if settings.clip_norm:
