@@ -11,7 +11,8 @@ from PIL import Image
 
 from beit_jax.config.op_sizes import CROP_FRACTION, fill_in_sizes, short_side
 from beit_jax.convert.picture import WHITE, Background, to_rgb
-from beit_jax.data.size_limits import LONGEST, MOST_BETWEEN
+from beit_jax.convert.picture import resize as resize_image
+from beit_jax.data.size_limits import LONGEST
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
@@ -210,7 +211,8 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
     """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
 
     Images are turned as their EXIF orientation says, and transparent ones are laid on white, unless the section says
-    otherwise.
+    otherwise. They are resized as by Pillow 9.5 to 12, whichever version is installed: the published models were
+    evaluated with one of that era.
 
     >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
     np.float32(1.0)
@@ -235,7 +237,5 @@ def _resized_centre(image: Image.Image, shape: tuple[int, int], size: int, metho
         scales = [side / new for side, new in zip(image.size, shape, strict=True)]
         start = [scale * first for scale, first in zip(scales, corner, strict=True)]
         end = [min(scale * (first + size), side) for scale, first, side in zip(scales, corner, image.size, strict=True)]
-        return image.resize((size, size), method, (*start, *end))
-    if shape[0] * image.height > MOST_BETWEEN:  # Pillow before 13 resizes the width of all rows first
-        image = image.resize((image.width, shape[1]), method)
-    return image.resize(shape, method).crop((*corner, corner[0] + size, corner[1] + size))
+        return resize_image(image, (size, size), method, (*start, *end))
+    return resize_image(image, shape, method).crop((*corner, corner[0] + size, corner[1] + size))

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from PIL import Image
 
-from beit_jax.convert.picture import to_rgb
+from beit_jax.convert.picture import resize, to_rgb
 from beit_jax.errors import UserError
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
@@ -64,8 +64,7 @@ def central_box(picture: tuple[int, int], size: tuple[int, int]) -> tuple[float,
 def crop_and_resize(image: Image.Image, size: tuple[int, int], method: str) -> np.ndarray:
     """The central part, uint8 `[height, width, 3]`, resized by one of Pillow's filters, such as "bicubic"."""
     box = central_box((image.height, image.width), size)
-    resized = image.resize((size[1], size[0]), Image.Resampling[method.upper()], box=box)
-    return np.asarray(resized)
+    return np.asarray(resize(image, (size[1], size[0]), Image.Resampling[method.upper()], box))
 
 
 def normalize(pixels: np.ndarray, preprocess: ConfigDict) -> np.ndarray:
