@@ -140,8 +140,8 @@ class Experiment:
     @functools.cached_property
     def _optimizer(self) -> tuple[optax.GradientTransformation, optax.Schedule]:
         lengths, settings = self.lengths, self.config.optimizer
-        steps = lengths.total, lengths.warmup, lengths.schedule
-        return optimizer.build_optimizer(settings, *steps, self.task.no_decay)
+        steps = lengths.total, lengths.warmup, lengths.schedule, lengths.per_epoch
+        return optimizer.build_optimizer(settings, *steps, no_decay=self.task.no_decay)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:

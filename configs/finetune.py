@@ -58,6 +58,7 @@ class Recipe(NamedTuple):
     weight_decay: float
     batch_size: int
     mixing: tuple[float, float] = (0.8, 1.0)  # mixup, CutMix
+    mix_group: int = 64  # images on a GPU; where no command states it, the scripts' default
     erasing: bool = True
     repeats: int = 1
     min_lr: float = 1e-6
@@ -65,7 +66,7 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    ("1k", "base"): Recipe(100.0, 20.0, 4e-3, 0.65, 0.1, 0.05, 1024),
+    ("1k", "base"): Recipe(100.0, 20.0, 4e-3, 0.65, 0.1, 0.05, 1024, mix_group=128),
     ("1k", "large"): Recipe(50.0, 5.0, 1e-3, 0.75, 0.2, 0.05, 1024),
     ("22k", "base"): Recipe(90.0, 5.0, 3e-3, 0.65, 0.2, 0.05, 4096, mixing=(0.0, 0.0)),
     ("22k", "large"): Recipe(90.0, 5.0, 2e-3, 0.75, 0.2, 0.05, 2048, mixing=(0.0, 0.0)),
@@ -98,6 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
     recipe, config = RECIPES[arg.recipe, size], defaults("classify")
     config.epochs, config.batch_size = arg.epochs or recipe.epochs, recipe.batch_size
     config.mixup, config.cutmix = recipe.mixing
+    config.mix_group = recipe.mix_group
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup = recipe.lr, recipe.min_lr, f"{recipe.warmup:g} epochs"
     opt.layer_decay, opt.weight_decay, opt.ema = recipe.layer_decay, recipe.weight_decay, recipe.ema

@@ -6,7 +6,8 @@
 
 Arguments
   setting  paper: the mean of the patches after one layer in the middle (9 of 12, 14 of 24), 50 epochs;
-           code: class token and mean side by side, a probe on every layer, 100 epochs; the best layer is reported
+           code: class token and mean side by side, a probe on every layer, 100 epochs;
+           the learning rate changes once in an epoch; the best layer is reported
   cache    no augmentation, so that features are computed once: minutes in place of hours, and some points less
            accuracy. The features stay in memory: 4 bytes x images x layers x width
   statistics  pixel statistics, imagenet or inception; by default those of the checkpoint in encoder.init_from
@@ -37,6 +38,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.layers = (14,) if arg.variant.startswith("L") else (9,)
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.weight_decay = 4e-3, 0.0, 1e-4
+    if arg.setting == "code":
+        opt.schedule = "cosine_by_epoch"
     set_source(config, arg.data)
     config.cache_features = arg.cache
 

@@ -22,6 +22,11 @@ KEYS: Keys = dict(
     label_smoothing=Key(0.1, "probability that the target gives to all classes alike", at_least=0, below=1),
     mixup=Key(0.0, "parameter of mixup's Beta distribution; 0: none", at_least=0),
     cutmix=Key(0.0, "parameter of CutMix's Beta distribution; 0: none", at_least=0),
+    mix_group=Key(
+        64,
+        "most images that share a draw of mixup or CutMix: those of one GPU in the released code",
+        at_least=2,
+    ),
 )
 
 

@@ -4,7 +4,7 @@ import re
 
 from beit_jax.errors import UserError
 
-SCHEDULES = ("cosine", "linear")
+SCHEDULES = ("cosine", "linear", "cosine_by_epoch")
 PATTERN = re.compile(r"(\d{1,12}(?:\.\d{1,12})?) *(epochs?|steps?|%)")
 
 

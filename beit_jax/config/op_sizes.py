@@ -18,6 +18,7 @@ from beit_jax.errors import UserError, did_you_mean
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
 OPS = ("data.ops", "data.eval_ops", "knn.ops")
+CROP_FRACTION = 224 / 256  # of the resized image's shorter side, which the official evaluation crops
 _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off a margin
 
 # What each name stands for, and the key whose presence says that a config has it.
@@ -37,7 +38,7 @@ SIZES: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
 
 def short_side(image_size: int) -> int:
     """To how many pixels the official evaluation resizes the shorter side before it crops the centre: 256 for 224."""
-    return image_size if image_size >= _FULL_SIZE else round(image_size * 256 / 224)
+    return image_size if image_size >= _FULL_SIZE else int(image_size / CROP_FRACTION)
 
 
 def _by_name(pair: Statistics) -> str | Statistics:

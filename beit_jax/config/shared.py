@@ -100,7 +100,7 @@ def _optimizer() -> Keys:
         min_lr=Key(1e-5, "learning rate at the end", at_least=0),
         schedule=Key(
             "cosine",
-            "of the learning rate: cosine after the warm-up or linear from step 0; with a length: 'cosine, 90 epochs'",
+            "cosine after the warm-up, or cosine_by_epoch (one rate an epoch); linear from step 0; 'cosine, 90 epochs'",
             check=check_schedule,
         ),
         warmup=Key(
@@ -110,7 +110,7 @@ def _optimizer() -> Keys:
         ),
         weight_decay=Key(
             0.05,
-            "decay of weights; biases, norms, LayerScale, the class token and position embeddings have none",
+            "decay of weights and of a probe's biases; other biases, norms, LayerScale, class token, positions: none",
             at_least=0,
         ),
         layer_decay=Key(1.0, "factor of the learning rate from one block to the one below it", above=0, at_most=1),

@@ -140,7 +140,7 @@ class _Pretrain(_MaskedModelling):
 
     def eval_ops(self, config: ConfigDict) -> str:
         section, size = config.preprocess, config.preprocess.size
-        views = f"two_views_center({size}, tokenizer_size, {size / section.resize})"
+        views = f"two_views_center({size}, tokenizer_size, {preprocessing.crop_fraction(size, section.resize)})"
         ending = f"{preprocessing.normalize_op(section)}|map_pixels('tokenizer_image')|{self.mask_op(config)}"
         return f"{preprocessing.decode_op(section)}|{views}|{ending}|keep('image', 'tokenizer_image', 'mask')"
 

@@ -1,11 +1,23 @@
 """How Pillow's images become RGB: as viewers show them, and as the op `decode` of the input makes them."""
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from beit_jax.data.size_limits import MOST_BETWEEN
 
 Background = int | tuple[int, int, int] | None
 WHITE = 255
 WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
+ORIENTATION = 0x0112  # tag of EXIF data
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def to_rgb(image: Image.Image, background: Background = WHITE, exif_transpose: bool = True) -> Image.Image:
@@ -16,20 +28,73 @@ def to_rgb(image: Image.Image, background: Background = WHITE, exif_transpose: b
       background: what is seen through transparent pixels, a grey level or (red, green, blue); None drops transparency.
       exif_transpose: whether the image is turned as its EXIF orientation says.
     """
-    if exif_transpose:
-        image = _turn(image)
+    bits = _stored_bits(image)
+    image.load()  # what cannot be read fails here
+    turn = TURNS.get(_orientation(image)) if exif_transpose else None
+    if turn is not None:
+        info, image = image.info, image.transpose(turn)
+        image.info = info
+    alpha = None if background is None else _alpha(image, bits)
     if image.mode.startswith("I"):  # of numbers of 16 bits the upper eight count; Pillow would clip them to white
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if background is None or not (image.mode in WITH_ALPHA or "transparency" in image.info):
+    if alpha is None:
         return image.convert("RGB")
     colour = (background,) * 3 if isinstance(background, int) else tuple(background)
     ground = Image.new("RGBA", image.size, (*colour, 255))
-    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    seen = image.convert("RGBA")
+    seen.putalpha(alpha)
+    return Image.alpha_composite(ground, seen).convert("RGB")
 
 
-def _turn(image: Image.Image) -> Image.Image:
-    image.load()  # what cannot be read fails here
+def resize(
+    image: Image.Image,
+    size: tuple[int, int],
+    method: Image.Resampling,
+    box: tuple[float, float, float, float] | None = None,
+) -> Image.Image:
+    """An image, or a box of it, with another width and height: the pixels of Pillow 9.5 to 12, whichever is installed.
+
+    They resize columns first, as the op of the input does. Pillow 13 begins with rows where that is cheaper, which
+    changes sharp edges by up to 13 levels. Here only images so tall that columns would take gigabytes begin with rows.
+    """
+    left, top, right, bottom = box or (0, 0, *image.size)
+    if size[0] * image.height > MOST_BETWEEN:
+        rows = image.resize((image.width, size[1]), method, (0, top, image.width, bottom))
+        return rows.resize(size, method, (left, 0, right, size[1]))
+    columns = image.resize((size[0], image.height), method, (left, 0, right, image.height))
+    return columns.resize(size, method, (0, top, size[0], bottom))
+
+
+def _stored_bits(image: Image.Image) -> int:
+    """Bits of a level in a PNG file, in which a transparent level is given; 8 for an image that is loaded already."""
+    modes = [tile[3] for tile in image.tile] if image.format == "PNG" else []
+    name, _, bits = str(modes[0] if modes else "").partition(";")
+    return int(bits.removesuffix("B")) if name in ("L", "I", "RGB") and bits else 8
+
+
+def _alpha(image: Image.Image, bits: int) -> Image.Image | None:
+    """What is not transparent, in mode L; None: everything is opaque.
+
+    Pillow compares levels of 8 bits with a transparent level of as many bits as the file has.
+    """
+    key = image.info.get("transparency")
+    if bits == 8 or image.mode == "P" or key is None:
+        has_alpha = image.mode in WITH_ALPHA or key is not None
+        return image.convert("RGBA").getchannel("A") if has_alpha else None
+    levels, key = np.asarray(image).astype(np.int64), np.asarray(key)
+    if bits < 8:
+        key = key * (255 // (2**bits - 1))
+    elif image.mode == "RGB":  # Pillow has dropped the lower eight bits of the levels
+        key = key >> 8
+    is_transparent = (levels == key).reshape(*levels.shape[:2], -1).all(axis=-1)
+    return Image.fromarray(np.where(is_transparent, 0, 255).astype(np.uint8))
+
+
+def _orientation(image: Image.Image) -> int:
+    """That of the EXIF data; Pillow would also read it from XMP, which viewers ignore, and fail on damaged data."""
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF data, on which Pillow fails in many ways, and which viewers ignore
-        return image
+        exif = image.getexif() if image.format == "TIFF" else Image.Exif()
+        exif.load(image.info.get("exif", b""))
+        return exif.get(ORIENTATION, 1)
+    except Exception:  # Pillow fails in many ways
+        return 1

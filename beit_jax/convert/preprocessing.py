@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax.config import statistics
-from beit_jax.config.op_sizes import fill_in_sizes, short_side
+from beit_jax.config.op_sizes import CROP_FRACTION, fill_in_sizes, short_side
 from beit_jax.convert.picture import WHITE, Background, to_rgb
+from beit_jax.convert.picture import resize as resize_image
+from beit_jax.data.size_limits import LONGEST
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 
@@ -27,7 +29,7 @@ TIMM_DEFAULTS = {  # of timm's `PretrainedCfg`
 
 
 def official_section(size: int) -> ConfigDict:
-    """The official evaluation: short side to 256/224 of the size, to the size itself from 384 on; mean and std 0.5."""
+    """The official evaluation: short side to size / 0.875, to the size itself from 384 on; mean and std 0.5."""
     return preprocess_section(size, resize=short_side(size))
 
 
@@ -166,13 +168,19 @@ def from_timm(file: Mapping[str, Any], size: int) -> ConfigDict:
     return preprocess_section(size, stated["interpolation"], math.floor(size / crop), keep_ratio, mean, std)
 
 
+def crop_fraction(size: int, resize: int) -> float:
+    """The fraction `size / resize`, from which timm and the official code get `resize` back, rounded down."""
+    fraction = size / resize
+    return fraction if int(size / fraction) == resize else math.nextafter(fraction, 0)
+
+
 def to_timm(section: Mapping[str, Any], classes: int) -> dict[str, Any]:
     """The `pretrained_cfg` of a timm `config.json`."""
     return {
         "input_size": [3, section["size"], section["size"]],
         "fixed_input_size": True,
         "interpolation": section["interpolation"],
-        "crop_pct": section["size"] / section["resize"],
+        "crop_pct": crop_fraction(section["size"], section["resize"]),
         "crop_mode": "center" if section["keep_ratio"] else "squash",
         "mean": list(section["mean"]),
         "std": list(section["std"]),
@@ -218,7 +226,8 @@ def from_ops(ops: str, size: int) -> ConfigDict:
     if "resize_within" in calls:
         return preprocess_section(size, "bilinear", size, True, **known)
     if "two_views_center" in calls:
-        return preprocess_section(size, resize=round(size / (*calls["two_views_center"], 0.875)[2]), **known)
+        fraction = (*calls["two_views_center"], CROP_FRACTION)[2]
+        return preprocess_section(size, resize=int(size / fraction), **known)
     return preprocess_section(size, resize=official_section(size).resize, **known)
 
 
@@ -249,7 +258,8 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
     """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
 
     Images are turned as their EXIF orientation says, and transparent ones are laid on white, unless the section says
-    otherwise.
+    otherwise. They are resized as by Pillow 9.5 to 12, whichever version is installed: the published models were
+    evaluated with one of that era.
 
     >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
     np.float32(1.0)
@@ -260,11 +270,19 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
         image = to_rgb(image, section["background"], section["exif_transpose"])
         shape = (resize, resize)
         if section["keep_ratio"]:
-            shape = tuple(max(resize, int(side * resize / min(image.size))) for side in image.size)
-        image = image.resize(shape, method)
-        left, top = (round((side - size) / 2) for side in image.size)
-        image = image.crop((left, top, left + size, top + size))
-        return np.asarray(image, np.float32) / 255
+            shape = tuple(side * resize // min(image.size) for side in image.size)
+        return np.asarray(_resized_centre(image, shape, size, method), np.float32) / 255
 
     pixels = np.stack([one(image) for image in images])
     return ((pixels - np.float32(section["mean"])) / np.float32(section["std"])).astype(np.float32)
+
+
+def _resized_centre(image: Image.Image, shape: tuple[int, int], size: int, method: Image.Resampling) -> Image.Image:
+    """The central square of an image that is resized to a width and height; of a long one no more is computed."""
+    corner = [round((side - size) / 2) for side in shape]
+    if max(shape) > LONGEST * min(shape):
+        scales = [side / new for side, new in zip(image.size, shape, strict=True)]
+        start = [scale * first for scale, first in zip(scales, corner, strict=True)]
+        end = [min(scale * (first + size), side) for scale, first, side in zip(scales, corner, image.size, strict=True)]
+        return resize_image(image, (size, size), method, (*start, *end))
+    return resize_image(image, shape, method).crop((*corner, corner[0] + size, corner[1] + size))

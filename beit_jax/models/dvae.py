@@ -133,7 +133,8 @@ class DvaeEncoder(nn.Module):
         if positions is not None:
             flat = rearrange(x, "b h w c -> b (h w) c")
             x = jnp.take_along_axis(flat, positions[..., None], axis=1)[:, None]
-        return Conv(self.vocab, 1, name="output")(nn.relu(x))
+        with jax.default_matmul_precision("high"):  # else TPUs would round to bfloat16 what decides between tokens
+            return Conv(self.vocab, 1, name="output")(nn.relu(x))
 
 
 class CodebookVectors(nn.Module):

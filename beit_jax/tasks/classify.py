@@ -64,11 +64,12 @@ class Classify(Task):
         config, images, labels = self.config, batch["image"], batch["label"]
         mixing = config.mixup > 0 or config.cutmix > 0
         if mixing:
-            images, fraction = mix(jax.random.fold_in(key, 1), images, config.mixup, config.cutmix)
+            settings = config.mixup, config.cutmix, config.mix_group
+            images, fraction, mixed_in = mix(jax.random.fold_in(key, 1), images, labels, *settings)
         logits = self.model.apply({"params": params}, images, train=True, rngs={"drop_path": key})
         losses, count = cross_entropy(logits, labels, config.label_smoothing), jnp.float32(logits.shape[0])
         if mixing:  # the accuracy on mixtures says little, and is not officially logged either
-            partners = cross_entropy(logits, labels[::-1], config.label_smoothing)
+            partners = cross_entropy(logits, mixed_in, config.label_smoothing)
             return {"loss": (jnp.sum(fraction * losses + (1.0 - fraction) * partners), count)}, {}
         right = (ranks(logits, labels) < 1).astype(jnp.float32)
         return {"loss": (jnp.sum(losses), count), "top1": (jnp.sum(right), count)}, {}

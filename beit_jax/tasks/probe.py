@@ -60,6 +60,11 @@ class Probe(Task):
         return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED)}
 
     @property
+    def no_decay(self) -> tuple[str, ...]:
+        """See `Task.no_decay`: none, because the official optimizer of the probe knows no groups."""
+        return ()
+
+    @property
     def class_parameters(self) -> tuple[str, ...]:
         """See `Task.class_parameters`."""
         return (r"^heads/",)

@@ -13,7 +13,7 @@ from beit_jax.config.durations import parse_schedule
 from beit_jax.config.shared import TOKENS, VECTORS
 from beit_jax.errors import UserError
 from beit_jax.training.params import Rules, choose, flatten, map_names, unflatten
-from beit_jax.training.schedule import warmup_cosine, warmup_linear
+from beit_jax.training.schedule import by_epoch, warmup_cosine, warmup_linear
 
 RUNNING_STATISTICS = (r"norm/(mean|var)$", False)  # which are not learned
 
@@ -31,6 +31,7 @@ def build_optimizer(
     total_steps: int,
     warmup_steps: int,
     decay_steps: int = 0,
+    steps_per_epoch: int = 1,
     no_decay: Sequence[str] = (VECTORS, TOKENS),
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """The optimizer of a config's `optimizer` section, and its learning rate as a function of the step.
@@ -41,6 +42,7 @@ def build_optimizer(
       warmup_steps: length of the linear warm-up.
       decay_steps: length of the cosine, which follows the warm-up, or of the straight line, which starts with it; 0: to
         the end of the run.
+      steps_per_epoch: for a schedule that changes once in an epoch.
       no_decay: regular expressions of parameters without weight decay, see `Task.no_decay`.
 
     Raises:
@@ -52,8 +54,10 @@ def build_optimizer(
             "optimizer.warmup"
         )
     kind, _ = parse_schedule(settings.schedule, steps_per_epoch=1, total=total_steps)
-    schedule = {"cosine": warmup_cosine, "linear": warmup_linear}[kind]
+    schedule = {"linear": warmup_linear}.get(kind, warmup_cosine)
     rate = schedule(settings.lr, settings.min_lr, warmup_steps, total_steps, decay_steps)
+    if kind == "cosine_by_epoch":
+        rate = by_epoch(rate, steps_per_epoch)
     b1, b2 = settings.betas
     parts = [
         optax.scale_by_adam(b1=b1, b2=b2),

@@ -34,6 +34,16 @@ def warmup_cosine(base: float, end: float, warmup: int, total: int, decay: int =
     return value
 
 
+def by_epoch(schedule: optax.Schedule, steps_per_epoch: int) -> optax.Schedule:
+    """The value of an epoch's first step for all of its steps, as of torch's `CosineAnnealingLR`, stepped by epochs.
+
+    >>> schedule = by_epoch(warmup_cosine(1.0, 0.0, warmup=0, total=6), steps_per_epoch=2)
+    >>> [round(float(schedule(step)), 3) for step in range(6)]
+    [1.0, 1.0, 0.75, 0.75, 0.25, 0.25]
+    """
+    return lambda step: schedule(jnp.asarray(step) // steps_per_epoch * steps_per_epoch)
+
+
 def warmup_linear(base: float, end: float, warmup: int, total: int, decay: int = 0) -> optax.Schedule:
     """A straight line from `base` at step 0 to `end`, scaled down during the warm-up (mmcv's `poly`).
 

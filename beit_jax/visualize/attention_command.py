@@ -89,13 +89,12 @@ def run(settings: argparse.Namespace) -> None:
     Raises:
       UserError: the checkpoint, the image, the size, a layer or a point is wrong; nothing is written then.
     """
-    picture = images.read_picture(settings.image)
-
     import numpy as np
 
     from beit_jax.visualize import attention, figures, loading
 
     encoder, params, image_size, preprocess = loading.load_encoder(settings.checkpoint, settings.size)
+    picture = images.read_picture(settings.image, preprocess)
     patch = encoder.patch_size
     grid = (image_size[0] // patch, image_size[1] // patch)
     layers = chosen_layers(settings.layer, encoder.depth)

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import cli
-from beit_jax.convert.picture import to_rgb
+from beit_jax.convert.picture import resize, to_rgb
 from beit_jax.errors import UserError
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
@@ -24,8 +24,10 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[-1])
 
 
-def read_picture(path: str) -> Image.Image:
-    """The picture in a file, in RGB, turned as its camera says, and on white if it is transparent.
+def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image:
+    """The picture in a file, in RGB, as the input of a model with a section `preprocess` decodes it.
+
+    Without the section, it is turned as its camera says, and on white if it is transparent.
 
     Raises:
       UserError: there is no such file, or it is no picture that can be read.
@@ -37,7 +39,8 @@ def read_picture(path: str) -> Image.Image:
     try:
         with warnings.catch_warnings(), Image.open(file) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            return to_rgb(image)
+            decoding = (preprocess.background, preprocess.exif_transpose) if preprocess else ()
+            return to_rgb(image, *decoding)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
@@ -62,8 +65,7 @@ def central_box(picture: tuple[int, int], size: tuple[int, int]) -> tuple[float,
 def crop_and_resize(image: Image.Image, size: tuple[int, int], method: str) -> np.ndarray:
     """The central part, uint8 `[height, width, 3]`, resized by one of Pillow's filters, such as "bicubic"."""
     box = central_box((image.height, image.width), size)
-    resized = image.resize((size[1], size[0]), Image.Resampling[method.upper()], box=box)
-    return np.asarray(resized)
+    return np.asarray(resize(image, (size[1], size[0]), Image.Resampling[method.upper()], box))
 
 
 def normalize(pixels: np.ndarray, preprocess: ConfigDict) -> np.ndarray:

@@ -38,10 +38,11 @@ class LoadedEncoder(NamedTuple):
 
 
 class LoadedTokenizer(NamedTuple):
-    """A tokenizer and its parameters."""
+    """A tokenizer and its parameters; `preprocess` as in `LoadedEncoder`."""
 
     tokenizer: Tokenizer
     params: Params
+    preprocess: ConfigDict
 
 
 class LoadedPretraining(NamedTuple):
@@ -111,7 +112,8 @@ def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
     params = loaded.params
     if "tokenizer" in task.frozen_parts:
         params = _load_frozen_tokenizer(name, task, f"give that itself as --{flag}")["tokenizer"]
-    return LoadedTokenizer(create_tokenizer(tokenizer.section, tokenizer.image_size), params)
+    tokenizer = create_tokenizer(tokenizer.section, tokenizer.image_size)
+    return LoadedTokenizer(tokenizer, params, loaded.config.preprocess)
 
 
 def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:

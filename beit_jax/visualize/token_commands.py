@@ -86,12 +86,11 @@ def show_tokens(settings: argparse.Namespace) -> None:
     Raises:
       UserError: the checkpoint, the image or the size is wrong; nothing is written then.
     """
-    picture = images.read_picture(settings.image)
-
     from beit_jax.runtime.progress import progress_bar
     from beit_jax.visualize import figures, loading, token_pictures
 
-    tokenizer, params = loading.load_tokenizer(settings.checkpoint)
+    tokenizer, params, preprocess = loading.load_tokenizer(settings.checkpoint)
+    picture = images.read_picture(settings.image, preprocess)
     size, stride = settings.size or (tokenizer.image_size,) * 2, tokenizer.stride(tokenizer.section)
     if size[0] % stride or size[1] % stride:
         raise UserError(f"--size={size[0]}x{size[1]}: expected multiples of {stride}, the pixels of a token")
@@ -123,11 +122,10 @@ def show_predictions(settings: argparse.Namespace) -> None:
     Raises:
       UserError: the checkpoint, its tokenizer, the image, the mask or the position is wrong; nothing is written then.
     """
-    picture = images.read_picture(settings.image)
-
     from beit_jax.visualize import figures, loading, predictions, token_pictures
 
     loaded = loading.load_pretraining(settings.checkpoint, settings.tokenizer)
+    picture = images.read_picture(settings.image, loaded.preprocess)
     vocab = loaded.task.tokenizer.vocab
     if not 1 <= settings.top <= vocab:
         raise UserError(f"--top={settings.top}; expected 1 to {vocab}, the number of tokens")

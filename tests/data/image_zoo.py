@@ -31,15 +31,65 @@ def animated(file_format: str) -> bytes:
     return encode(frames[0], file_format, save_all=True, append_images=frames[1:], duration=100)
 
 
-def png(width: int, height: int, rows: bytes, bits: int, kind: int) -> bytes:
+def png(
+    width: int,
+    height: int,
+    rows: bytes,
+    bits: int,
+    kind: int,
+    before_pixels: dict[bytes, bytes] | None = None,
+    interlaced: bool = False,
+) -> bytes:
     """A PNG file, of which Pillow writes only some kinds."""
 
     def chunk(name: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
-    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows, 1)), chunk(b"IEND", b"")
+    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced)
+    added = [chunk(*item) for item in (before_pixels or {}).items()]
+    parts = chunk(b"IHDR", header), *added, chunk(b"IDAT", zlib.compress(rows, 1)), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def png_rows(levels: np.ndarray, bits: int) -> bytes:
+    """The rows of a PNG file, of levels `[h, n]` with 1 to 16 bits."""
+    if bits < 8:
+        each = np.unpackbits(levels.astype(np.uint8)[..., None], axis=-1)[..., 8 - bits :]
+        packed = np.packbits(each.reshape(len(levels), -1), axis=-1)
+    else:
+        packed = levels.astype(">u2" if bits == 16 else np.uint8)
+    return b"".join(b"\0" + row.tobytes() for row in packed)
+
+
+def png_kinds() -> dict[str, bytes]:
+    """A PNG file of each kind: grey, palette, colours, with alpha or a transparent level, of 1 to 16 bits."""
+    random, channels = np.random.default_rng(2), {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+    kinds = [(0, 1), (0, 2), (0, 4), (0, 8), (0, 16), (3, 1), (3, 2), (3, 4), (3, 8)]
+    kinds += [(kind, bits) for kind in (2, 4, 6) for bits in (8, 16)]
+    files = {}
+    for kind, bits in kinds:
+        levels = random.integers(0, 2**bits, (5, 7 * channels[kind]))
+        rows = png_rows(levels, bits)
+        palette = {b"PLTE": random.integers(0, 256, 3 * 2**bits, dtype=np.uint8).tobytes()} if kind == 3 else {}
+        files[f"kind {kind}, {bits} bits"] = png(7, 5, rows, bits, kind, palette)
+        if kind in (0, 2):
+            key = levels[2, : channels[kind]].astype(">u2").tobytes()
+            files[f"kind {kind}, {bits} bits, a transparent level"] = png(7, 5, rows, bits, kind, {b"tRNS": key})
+        if kind == 3:
+            alphas = bytes(random.integers(0, 256, 2**bits - 1, dtype=np.uint8))
+            files[f"palette, {bits} bits, with alphas"] = png(7, 5, rows, bits, kind, palette | {b"tRNS": alphas})
+    return files
+
+
+ADAM7 = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)]
+
+
+def interlaced_png(pixels: np.ndarray) -> bytes:
+    """A PNG file of uint8 `[h, w, 3]` or `[h, w, 4]` in seven passes."""
+    passes = [pixels[top::down, left::right] for top, left, down, right in ADAM7]
+    rows = b"".join(png_rows(part.reshape(len(part), -1), 8) for part in passes)
+    height, width, channels = pixels.shape
+    return png(width, height, rows, 8, {3: 2, 4: 6}[channels], interlaced=True)
 
 
 def bomb(side: int) -> bytes:
@@ -148,6 +198,9 @@ def odd() -> dict[str, tuple[bytes, np.ndarray]]:
         "transparent_webp_named.png": encode(transparent, "WEBP"),
         "turned.jpg": encode(picture(0), "JPEG", exif=exif(6)),
         "turned.png": encode(picture(0), "PNG", exif=exif(8)),
+        "interlaced.png": interlaced_png(np.asarray(transparent)),
+        "row_of_2500.png": encode(np.tile(picture(0)[:1], (1, 80, 1))[:, :2500], "PNG"),
+        "column_of_8000.png": encode(np.tile(picture(0)[:, :1], (334, 1, 1))[:8000], "PNG"),
         "one_row.png": encode(np.tile(picture(0)[:1], (1, 9, 1)), "PNG"),
     }
     read = {name: (content, as_seen(content)) for name, content in files.items()}

@@ -180,3 +180,16 @@ def test_likelihood_is_a_density(mu, log_b):
 def test_reconstruction():
     outputs = jnp.zeros((1, 2, 2, 6)).at[..., 1].set(100.0).at[..., 2].set(jnp.log(0.3 / 0.7))
     np.testing.assert_allclose(dvae.reconstruction(outputs)[0, 0, 0], [0.5, 1.0, 0.25], atol=1e-6)
+
+
+def test_the_layer_that_decides_between_tokens_is_precise():
+    """Accelerators would by default round its float32 numbers to fewer bits."""
+    model, images = (
+        dvae.DiscreteVAE(vocab=VOCAB, hidden=8, decoder_init=4, dtype=jnp.bfloat16),
+        jnp.zeros((1, 16, 16, 3)),
+    )
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), init(model, images))
+    program = jax.make_jaxpr(lambda p: model.apply({"params": p}, images, method="encode"))(params).jaxpr
+    products = [equation for equation in program.eqns if equation.primitive.name == "dot_general"]
+    precise = [equation for equation in products if equation.params["precision"] == (jax.lax.Precision.HIGH,) * 2]
+    assert [equation.invars[0].aval.dtype for equation in precise] == [jnp.float32]

@@ -6,7 +6,7 @@ from batches import random_batch
 from tiny import config as tiny
 
 from beit_jax import tasks
-from beit_jax.tasks.mixup import cutmix_box, mix
+from beit_jax.tasks.mixup import cutmix_box, group_size, mix
 
 
 @pytest.fixture(autouse=True)
@@ -19,16 +19,34 @@ def images(b=4, h=12, w=10):
     return np.random.default_rng(0).standard_normal((b, h, w, 3)).astype(np.float32)
 
 
+def mix_all(key, images, mixup, cutmix):
+    """With one draw for all images."""
+    mixed, fractions, _ = mix(key, images, jnp.arange(len(images)), mixup, cutmix, len(images))
+    return mixed, fractions[0]
+
+
+def test_each_group_has_its_own_draw_and_partners():
+    """Of 1024 images officially 8 groups of 128, one on each GPU."""
+    assert [group_size(1024, 128), group_size(512, 64), group_size(100, 64), group_size(6, 64)] == [128, 64, 50, 6]
+    x, labels = jnp.asarray(images(12)), jnp.arange(12)
+    mixed, fractions, partners = jax.jit(lambda key: mix(key, x, labels, 0.8, 0.0, 4))(jax.random.key(3))
+    assert partners.tolist() == [3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8]
+    fraction = np.asarray(fractions)[:, None, None, None]
+    np.testing.assert_allclose(mixed, fraction * x + (1 - fraction) * x[partners], atol=1e-6)
+    groups = np.asarray(fractions).reshape(3, 4)
+    assert (groups == groups[:, :1]).all() and len(np.unique(groups[:, 0])) == 3
+
+
 def test_mixup_blends_with_the_reversed_batch():
     x = images()
-    mixed, fraction = jax.jit(lambda key: mix(key, x, 0.8, 0.0))(jax.random.key(0))
+    mixed, fraction = jax.jit(lambda key: mix_all(key, x, 0.8, 0.0))(jax.random.key(0))
     np.testing.assert_allclose(mixed, fraction * x + (1 - fraction) * x[::-1], atol=1e-6)
     assert 0 < fraction < 1
 
 
 def test_cutmix_takes_a_box_and_counts_its_pixels():
     x = images()
-    run = jax.jit(lambda key: mix(key, x, 0.0, 1.0))
+    run = jax.jit(lambda key: mix_all(key, x, 0.0, 1.0))
     for seed in range(20):
         mixed, fraction = run(jax.random.key(seed))
         taken = np.any(np.asarray(mixed) != x, axis=(0, 3))
@@ -52,7 +70,7 @@ def test_boxes_as_defined():
 def test_half_of_the_batches_are_cut_and_fractions_are_beta_distributed():
     x = jnp.asarray(images(2, 4, 4))
     keys = jax.random.split(jax.random.key(1), 4000)
-    mixed, fractions = jax.jit(jax.vmap(lambda key: mix(key, x, 0.8, 1.0)))(keys)
+    mixed, fractions = jax.jit(jax.vmap(lambda key: mix_all(key, x, 0.8, 1.0)))(keys)
     # CutMix leaves each pixel as one of the two; mixup almost never does.
     cut = (np.isclose(mixed, x[None]) | np.isclose(mixed, x[None, ::-1])).all((1, 2, 3, 4))
     assert abs(np.mean(cut) - 0.5) < 0.03
@@ -70,7 +88,7 @@ def test_loss_is_that_of_the_mixed_and_smoothed_target():
     key = jax.random.key(5)
     metrics, _ = jax.jit(task.loss)(params, {}, batch, key, jnp.int32(0))
     assert "top1" not in metrics
-    mixed, fraction = mix(jax.random.fold_in(key, 1), batch["image"], 0.8, 0.0)
+    mixed, fraction = mix_all(jax.random.fold_in(key, 1), batch["image"], 0.8, 0.0)
     logits = task.model.apply({"params": params}, mixed)
     on, off = 0.9 + 0.1 / 10, 0.1 / 10
     one_hot = np.full((6, 10), off) + (on - off) * np.eye(10)[np.asarray(batch["label"])]

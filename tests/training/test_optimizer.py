@@ -27,7 +27,14 @@ def abstract_params(name, **model):
 
 
 def section(**changes):
-    settings = dict(schedule="cosine", lr=1.0, min_lr=1.0, weight_decay=0.05, layer_decay=1.0, clip_norm=0.0)
+    settings = dict(
+        schedule="cosine",
+        lr=1.0,
+        min_lr=1.0,
+        weight_decay=0.05,
+        layer_decay=1.0,
+        clip_norm=0.0,
+    )
     return ConfigDict(settings | dict(betas=(0.9, 0.999)) | changes)
 
 
@@ -64,6 +71,18 @@ def test_each_tensor_receives_its_rate(decay):
         else:
             each = expected[-1] if name.startswith(("head/", "fc_norm/")) else expected[0]
         np.testing.assert_allclose(rate, np.broadcast_to(each, rate.shape), rtol=1e-4, err_msg=name)
+
+
+def test_probe_of_the_released_code_decays_biases_and_changes_its_rate_by_epochs():
+    """AdamW over all parameters, 4e-3 and 1e-4, and `CosineAnnealingLR` stepped once in each of 100 epochs."""
+    settings = configs.load("configs/probe.py:setting=code").optimizer
+    tx, rate = optimizer.build_optimizer(settings, 500, 0, 0, steps_per_epoch=5)
+    epochs = [4e-3 * (1 + np.cos(np.pi * epoch / 100)) / 2 for epoch in range(100)]
+    np.testing.assert_allclose([rate(step) for step in range(500)], np.repeat(epochs, 5), rtol=1e-4, atol=1e-9)
+    params = {"heads": {"kernel": jnp.ones((1, 2, 3)), "bias": jnp.full((1, 3), 2.0)}}
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+    np.testing.assert_allclose(updates["heads"]["kernel"], -4e-3 * 1e-4 * 1.0, rtol=1e-5)
+    np.testing.assert_allclose(updates["heads"]["bias"], -4e-3 * 1e-4 * 2.0, rtol=1e-5)
 
 
 def test_what_is_decayed():

@@ -5,6 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from beit_jax.data.decoding.file_bytes import part, read_bytes, split_once, starts_with
+from beit_jax.data.large_images import in_parts
 from beit_jax.errors import UserError
 
 Background = tuple[int, int, int] | None  # red, green and blue; None: transparency is dropped
@@ -50,6 +51,10 @@ def lay_on(background: Background, image: tf.Tensor) -> tf.Tensor:
     """
     if background is None:
         return image[..., :3]
-    levels, alpha = tf.cast(image[..., :3], tf.int32), tf.cast(image[..., 3:], tf.int32)
-    mixed = alpha * levels + (255 - alpha) * tf.constant(background) + 128
-    return tf.cast((mixed // 256 + mixed) // 256, tf.uint8)
+
+    def blend(pixels: tf.Tensor) -> tf.Tensor:
+        levels, alpha = tf.cast(pixels[..., :3], tf.int32), tf.cast(pixels[..., 3:], tf.int32)
+        mixed = alpha * levels + (255 - alpha) * tf.constant(background) + 128
+        return tf.cast((mixed // 256 + mixed) // 256, tf.uint8)
+
+    return in_parts(blend, image)

@@ -3,13 +3,18 @@
 Images are uint8 `[w, 3, h]` here, see `pixel_levels.columns_first`.
 """
 
+import functools
+
 import tensorflow as tf
 
 from beit_jax.data.features import Features
+from beit_jax.data.large_images import in_parts
 from beit_jax.data.ops.pixel_levels import DOWN, columns_first, round_to_levels, rows_first, scale_levels
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import LUMA
+
+CONTRAST = 1  # of brightness, contrast, saturation
 
 
 def grey(columns: tf.Tensor) -> tf.Tensor:
@@ -27,11 +32,19 @@ def brightness(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
 
 def contrast(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Blends with the mean of the grey image, rounded to a whole level."""
-    column_sums = tf.reduce_sum(tf.cast(grey(columns), tf.float32), axis=[1, 2])  # exact in float32
-    mean = tf.reduce_sum(tf.cast(column_sums, tf.float64)) / tf.cast(tf.size(columns) / 3, tf.float64)
-    return round_to_levels(
-        scale_levels(columns, factor, (1 - factor) * tf.cast(tf.floor(mean + 0.5), tf.float32) + DOWN)
-    )
+    return _blend_with(mean_level(columns), columns, factor)
+
+
+def mean_level(columns: tf.Tensor) -> tf.Tensor:
+    """Mean of the grey image, a whole float32 level."""
+    levels = tf.cast(in_parts(grey, columns), tf.float32)
+    column_sums = tf.reduce_sum(levels, axis=[1, 2])  # exact in float32
+    mean = tf.reduce_sum(tf.cast(column_sums, tf.float64)) / tf.cast(tf.size(levels), tf.float64)
+    return tf.cast(tf.floor(mean + 0.5), tf.float32)
+
+
+def _blend_with(level: tf.Tensor, columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+    return round_to_levels(scale_levels(columns, factor, (1 - factor) * level + DOWN))
 
 
 def saturation(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -63,5 +76,8 @@ def color_jitter(strength: float = 0.4) -> Op:
 
 
 def _enhance(columns: tf.Tensor, which: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-    kinds = [brightness, contrast, saturation]
-    return tf.switch_case(which, [lambda kind=kind: kind(columns, factor) for kind in kinds])
+    mean = tf.cond(which == CONTRAST, lambda: mean_level(columns), lambda: 0.0)
+    kinds = [brightness, functools.partial(_blend_with, mean), saturation]
+    return in_parts(
+        lambda part: tf.switch_case(which, [functools.partial(kind, part, factor) for kind in kinds]), columns
+    )

@@ -7,15 +7,14 @@ from beit_jax.data.decoding.image_header import MAX_PIXELS
 from beit_jax.data.decoding.orientation import read_jpeg_orientation, stored_box, turn, turned_size
 from beit_jax.data.decoding.transparency import WHITE
 from beit_jax.data.features import LABEL_MAP, TOKENIZER_IMAGE, Features
-from beit_jax.data.ops import crop_box
+from beit_jax.data.ops import crop_box, resample
 from beit_jax.data.ops.pixel_levels import columns_first
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.data.ops.resample import check_levels, check_method, resize_columns
-from beit_jax.data.ops.resample import resize as resample
+from beit_jax.data.size_limits import LONGEST
 from beit_jax.errors import UserError
 
 END_OF_JPEG = b"\xff\xd9"
-LONGEST = 100  # times the shorter side
 MARGIN = 2  # pixels that are decoded around a box
 
 
@@ -33,7 +32,7 @@ def resize(size: int, method: str = "bicubic") -> Op:
     check_method(method)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        return {**features, "image": resample(features["image"], size, size, method)}
+        return {**features, "image": resample.resize(features["image"], size, size, method)}
 
     return op
 
@@ -42,20 +41,19 @@ def resize(size: int, method: str = "bicubic") -> Op:
 def resize_small(size: int, method: str = "bicubic") -> Op:
     """Resizes `image` so that its shorter side is `size` pixels; the longer side is rounded down, as in torchvision.
 
-    Of an image whose sides differ by more than a factor of `LONGEST` only the middle is kept, as much as that factor: a
-    row of 30,000 pixels would take gigabytes.
+    If the longer side becomes more than `LONGEST` times as long, only the middle is computed: a row of 30,000 pixels
+    would take gigabytes. `central_crop` shows the same pixels as without that.
     """
     check_size("resize_small", size)
     check_method(method)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        image = features["image"]
-        shape = tf.shape(image)[:2]
-        kept = tf.minimum(shape, LONGEST * tf.reduce_min(shape))
-        box = tf.concat([(shape - kept) // 2, kept], 0)
-        image = tf.cond(tf.reduce_all(kept == shape), lambda: image, lambda: crop_box.crop(image, box))
-        height, width = tf.unstack(size * kept // tf.reduce_min(kept), num=2)
-        return {**features, "image": resample(image, height, width, method)}
+        shape = tf.shape(features["image"], tf.int64)[:2]
+        resized = size * shape // tf.reduce_min(shape)
+        # Multiples of 4 are cut off, so that `central_crop` rounds its corner as it would for the complete image.
+        corner = 2 * (tf.maximum(resized - LONGEST * size, 0) // 4)
+        box = tf.concat([corner, resized - 2 * corner], 0)
+        return {**features, "image": resample.resize_part(features["image"], resized, box, method)}
 
     return op
 
@@ -90,7 +88,7 @@ def random_resized_crop(
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         box = crop_box.random_box(seed, features["image"], (scale_min, scale_max), ratio)
-        return {**features, "image": resample(crop_box.crop(features["image"], box), size, size, method)}
+        return {**features, "image": resample.resize(crop_box.crop(features["image"], box), size, size, method)}
 
     return op
 

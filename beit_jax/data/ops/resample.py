@@ -4,12 +4,16 @@ Segmentation is the exception: mmsegmentation resizes with OpenCV, whose bilinea
 image.
 """
 
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from beit_jax.data.ops.pixel_levels import columns_first, round_to_levels, rows_first
+from beit_jax.data.size_limits import MOST_BETWEEN
 from beit_jax.errors import UserError
 
 KERNELS = {"bilinear": "triangle", "bicubic": "keyscubic", "lanczos": "lanczos3"}
+SUPPORT = {"bilinear": 1.0, "bicubic": 2.0, "lanczos": 3.0}  # pixels on both sides that a filter reads
 
 
 def check_method(method: str) -> None:
@@ -25,9 +29,20 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, me
     each of the two passes, columns first; without that, sharp edges differ. Both passes resize the first axis and treat
     all others as channels: TensorFlow's kernel adds channels as vectors, and takes nine times as long if there are
     only three.
+
+    Rows come first if the image is so tall that the other order would take gigabytes.
     """
     check_levels(image)
-    return resize_columns(columns_first(image), height, width, method)
+
+    def rows_then_columns() -> tf.Tensor:
+        return rows_first(_resize_first_axis(columns_first(_resize_first_axis(image, height, method)), width, method))
+
+    resized = tf.cond(
+        tf.cast(width, tf.int64) * tf.shape(image, tf.int64)[0] <= MOST_BETWEEN,
+        lambda: resize_columns(columns_first(image), height, width, method),
+        rows_then_columns,
+    )
+    return tf.ensure_shape(resized, [side if isinstance(side, int) else None for side in (height, width)] + [3])
 
 
 def resize_columns(columns: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
@@ -35,14 +50,57 @@ def resize_columns(columns: tf.Tensor, height: int | tf.Tensor, width: int | tf.
     return _resize_first_axis(rows_first(_resize_first_axis(columns, width, method)), height, method)
 
 
-def _resize_first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str) -> tf.Tensor:
-    """uint8 `[n, ...]` to `[size, ...]`."""
+def resize_part(image: tf.Tensor, size: tf.Tensor, box: tf.Tensor, method: str) -> tf.Tensor:
+    """A box of `resize(image, *size, method)`, without the pixels around it.
+
+    Args:
+      image: uint8 `[h, w, 3]`.
+      size: int64 `[2]`, height and width of the complete resized image.
+      box: int64 `[4]`, its top, left, height and width in the resized image.
+      method: the filter.
+
+    Returns:
+      uint8 `[height, width, 3]`.
+    """
+    check_levels(image)
+    old = tf.shape(image, tf.int64)
+    rows, columns = (_part(old[axis], size[axis], box[axis], box[axis + 2], method) for axis in range(2))
+    columns_of = columns_first(image[rows.start : rows.end, columns.start : columns.end])
+    resized = rows_first(_resize_first_axis(columns_of, columns.count, method, columns.place))
+    return _resize_first_axis(resized, rows.count, method, rows.place)
+
+
+class _Part(NamedTuple):
+    """What a part of a resized axis is made of: pixels `start` to `end`, by scale and translation (`place`)."""
+
+    start: tf.Tensor
+    end: tf.Tensor
+    count: tf.Tensor  # pixels of the part
+    place: tuple[tf.Tensor, tf.Tensor]
+
+
+def _part(old: tf.Tensor, size: tf.Tensor, first: tf.Tensor, count: tf.Tensor, method: str) -> _Part:
+    """Pixels `first` to `first + count` of an axis of `old` pixels that is resized to `size` pixels."""
+    step = old / size  # float64
+    reach = SUPPORT[method] * tf.maximum(step, 1.0) + 1.0
+    left, right = (tf.cast(edge, tf.float64) * step for edge in (first, first + count))
+    start = tf.maximum(tf.cast(tf.floor(left - reach), tf.int64), 0)
+    end = tf.minimum(tf.cast(tf.math.ceil(right + reach), tf.int64), old)
+    translation = tf.cast(start, tf.float64) / step - tf.cast(first, tf.float64)
+    return _Part(start, end, tf.cast(count, tf.int32), (1.0 / step, translation))
+
+
+def _resize_first_axis(
+    levels: tf.Tensor, size: int | tf.Tensor, method: str, place: tuple[tf.Tensor, tf.Tensor] | None = None
+) -> tf.Tensor:
+    """uint8 `[n, ...]` to `[size, ...]`: all of it, or where scale and translation place it."""
     old = tf.shape(levels)
+    scale, translation = place or (size / old[0], 0.0)
     scaled = tf.raw_ops.ScaleAndTranslate(
         images=tf.reshape(levels, [1, old[0], 1, -1]),
         size=tf.stack([size, 1]),
-        scale=tf.stack([tf.cast(size / old[0], tf.float32), 1.0]),
-        translation=[0.0, 0.0],
+        scale=tf.stack([tf.cast(scale, tf.float32), 1.0]),
+        translation=tf.stack([tf.cast(translation, tf.float32), 0.0]),
         kernel_type=KERNELS[method],
     )
     return tf.reshape(round_to_levels(scaled), tf.concat([[size], old[1:]], 0))
