@@ -294,7 +294,7 @@ def test_classes_without_names_are_taken_in_order_and_this_is_said(caplog):
     expected = "mnist does not name its classes; they are taken in the order of those of the model: class 0 is 'a', "
     assert expected in caplog.records.pop().getMessage()
     assert evaluated(("a", "b"), 2, 2, ("b", "a")).labels == ("a", "b") and not caplog.records
-    assert evaluated(("a", "b"), 0, 1, ("b",)).model.num_classes == 2
+    assert evaluated(("a", "b", "c"), 0, 2, ("c", "b")).model.num_classes == 3
 
 
 @pytest.mark.parametrize(

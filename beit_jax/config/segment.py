@@ -4,8 +4,8 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.classify import LABELS
 from beit_jax.config.encoder import encoder_keys, grid_side
-from beit_jax.config.keys import Key, Keys, check_regular_expressions
-from beit_jax.config.shared import VECTORS, init_optional
+from beit_jax.config.keys import Key, Keys
+from beit_jax.config.shared import init_optional
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
 
@@ -13,12 +13,7 @@ OPTIONAL = (r"^(decode_head|auxiliary_head(_\d+)?|pyramid)/",)
 KEYS: Keys = dict(
     init_optional=init_optional(OPTIONAL),
     optimizer=dict(
-        weight_decay=Key(0.05, "decay of the parameters that no_decay does not name", at_least=0),
-        # Class token and positions are decayed: the released code exempts "cls_token" and "pos_embed", but mmcv calls
-        # them "backbone.cls_token" and "backbone.pos_embed".
-        no_decay=Key(
-            (VECTORS,), "regular expressions of parameters without weight decay", check=check_regular_expressions
-        ),
+        weight_decay=Key(0.05, "decay of kernels, tables, class token and positions", at_least=0),
     ),
     model=dict(
         **encoder_keys("per_block", image_size=512),

@@ -15,6 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax.config.segment import canvas
+from beit_jax.config.shared import VECTORS
 from beit_jax.errors import UserError
 from beit_jax.models import setr_pup, upernet, vit
 from beit_jax.models.label_maps import IGNORE
@@ -59,8 +60,12 @@ class Segment(Task):
 
     @property
     def no_decay(self) -> tuple[str, ...]:
-        """See `Task.no_decay`."""
-        return tuple(self.config.optimizer.no_decay)
+        """See `Task.no_decay`. Class token and positions are decayed.
+
+        The released code exempts "cls_token" and "pos_embed", but mmcv calls them "backbone.cls_token" and
+        "backbone.pos_embed".
+        """
+        return (VECTORS,)
 
     @property
     def class_parameters(self) -> tuple[str, ...]:

@@ -123,8 +123,11 @@ def _check_config(config: ConfigDict, run: Path) -> None:
     except (UserError, ValueError):
         return  # damaged; an older one may be intact
     declared, before, now = declared_keys(config), flatten_config(there), flatten_config(config)
+    paths = {key for key, declaration in declared.items() if declaration.is_path}
+    if all(values.get("data.source", "").startswith("folder:") for values in (before, now)):
+        paths.add("data.source")
     for key in differing_keys(there, config):
-        if key not in declared or not declared[key].is_path:
+        if key not in paths:
             raise UserError(
                 f"checkpoint {newest} was made with {key}={before.get(key, 'absent')!r}, and the config has "
                 f"{now.get(key, 'absent')!r}; choose another --workdir, or set it as it was"

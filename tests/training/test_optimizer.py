@@ -75,8 +75,9 @@ def test_each_tensor_receives_its_rate(decay):
 
 def test_probe_of_the_released_code_decays_biases_and_changes_its_rate_by_epochs():
     """AdamW over all parameters, 4e-3 and 1e-4, and `CosineAnnealingLR` stepped once in each of 100 epochs."""
-    settings = configs.load("configs/probe.py:setting=code").optimizer
-    tx, rate = optimizer.build_optimizer(settings, 500, 0, 0, steps_per_epoch=5)
+    config = configs.load("configs/probe.py:setting=code")
+    no_decay = tasks.create_task(config).no_decay
+    tx, rate = optimizer.build_optimizer(config.optimizer, 500, 0, 0, steps_per_epoch=5, no_decay=no_decay)
     epochs = [4e-3 * (1 + np.cos(np.pi * epoch / 100)) / 2 for epoch in range(100)]
     np.testing.assert_allclose([rate(step) for step in range(500)], np.repeat(epochs, 5), rtol=1e-4, atol=1e-9)
     params = {"heads": {"kernel": jnp.ones((1, 2, 3)), "bias": jnp.full((1, 3), 2.0)}}

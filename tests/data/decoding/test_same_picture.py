@@ -154,5 +154,5 @@ def test_resizing_survives_other_formats():
         for resized in range(size, 2 * size):
             section = preprocessing.preprocess_section(size, resize=resized)
             assert preprocessing.from_timm(preprocessing.to_timm(section, 3), size).resize == resized
-            fraction = preprocessing.crop_fraction(size, resize)
+            fraction = preprocessing.crop_fraction(size, resized)
             assert preprocessing.from_ops(f"two_views_center({size}, 8, {fraction})", size).resize == resized
