@@ -11,6 +11,7 @@ from beit_jax import extras
 from beit_jax.convert import torch_reader
 from beit_jax.convert.locate import DALLE, WEIGHTS, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
+from beit_jax.convert.torch_storages import as_float32
 from beit_jax.errors import UserError
 
 
@@ -67,7 +68,7 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
-    return {name: torch_reader.as_float32(value) for name, value in tensors.items()}
+    return {name: as_float32(value) for name, value in tensors.items()}
 
 
 def _json(path: Path) -> dict[str, Any]:
