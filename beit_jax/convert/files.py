@@ -1,6 +1,5 @@
 """Reads named tensors, and the settings beside them, from a file or a folder."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit_jax import extras
-from beit_jax.convert import torch_reader
+from beit_jax.convert import settings_limits, torch_reader
 from beit_jax.convert.locate import DALLE, WEIGHTS, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
-from beit_jax.convert.torch_storages import as_float32
+from beit_jax.convert.torch_storages import as_float32, is_floating
 from beit_jax.errors import UserError
 
 
@@ -40,11 +39,15 @@ def read_files(path: Path) -> Files:
         state = _tensors(path)
         if path.name in WEIGHTS:
             settings, preprocessor = (
-                _json(path.with_name(name)) for name in ("config.json", "preprocessor_config.json")
+                settings_limits.read_settings(path.with_name(name))
+                for name in ("config.json", "preprocessor_config.json")
             )
     state = {name: value for name, value in state.items() if not BUFFERS.search(name)}
+    _check_floating(state, path)
     check_finite(state, path)
-    return Files(state, _layout(state, path), settings, preprocessor)
+    layout, shapes = _layout(state, path), {name: value.shape for name, value in state.items()}
+    settings_limits.check_settings(settings, preprocessor, shapes, str(path))
+    return Files(state, layout, settings, preprocessor)
 
 
 def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
@@ -55,6 +58,13 @@ def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
     names = sorted(name for name, values in tensors.items() if not np.isfinite(values).all())
     if names:
         raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(names)}; choose another checkpoint")
+
+
+def _check_floating(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    names = sorted(name for name, values in tensors.items() if not is_floating(values.dtype))
+    if names:
+        found = ", ".join(f"{name} ({tensors[name].dtype})" for name in names)
+        raise UserError(f"{path} holds integers in {found}; expected floating numbers: choose another checkpoint")
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
@@ -69,18 +79,6 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
     return {name: as_float32(value) for name, value in tensors.items()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; expected an object with settings")
-    return value
 
 
 def _layout(state: Mapping[str, Any], path: Path) -> Layout:
