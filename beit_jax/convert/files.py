@@ -10,8 +10,11 @@ from beit_jax import extras
 from beit_jax.convert import settings_limits, torch_reader
 from beit_jax.convert.locate import DALLE, WEIGHTS, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
+from beit_jax.convert.read_budget import printable
 from beit_jax.convert.torch_storages import as_float32, is_floating
 from beit_jax.errors import UserError
+
+LONGEST_NAME = 500  # characters of the name of a tensor
 
 
 class Files(NamedTuple):
@@ -43,7 +46,7 @@ def read_files(path: Path) -> Files:
                 for name in ("config.json", "preprocessor_config.json")
             )
     state = {name: value for name, value in state.items() if not BUFFERS.search(name)}
-    _check_floating(state, path)
+    _check_tensors(state, path)
     check_finite(state, path)
     layout, shapes = _layout(state, path), {name: value.shape for name, value in state.items()}
     settings_limits.check_settings(settings, preprocessor, shapes, str(path))
@@ -60,11 +63,13 @@ def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
         raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(names)}; choose another checkpoint")
 
 
-def _check_floating(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    names = sorted(name for name, values in tensors.items() if not is_floating(values.dtype))
-    if names:
-        found = ", ".join(f"{name} ({tensors[name].dtype})" for name in names)
-        raise UserError(f"{path} holds integers in {found}; expected floating numbers: choose another checkpoint")
+def _check_tensors(tensors: Mapping[str, np.ndarray], path: Path) -> None:
+    for name in tensors:
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise UserError(f"{path} has a tensor with the name {printable(name)}; expected short, printable names")
+    integers = sorted(f"{name} ({values.dtype})" for name, values in tensors.items() if not is_floating(values.dtype))
+    if integers:
+        raise UserError(f"{path} holds {', '.join(integers)}; expected floating numbers: choose another checkpoint")
 
 
 def _tensors(path: Path) -> dict[str, np.ndarray]:
@@ -77,7 +82,12 @@ def _tensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, framework="np") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
+        reason = printable(str(error))
+        raise UserError(f"{path} cannot be read ({reason}); is it truncated? Download it again") from error
+    except AttributeError as error:  # it asks NumPy for types that NumPy does not have
+        raise UserError(
+            f"{path} holds numbers of 8 bits or fewer ({printable(str(error))}); expected float16, bfloat16 or float32"
+        ) from error
     return {name: as_float32(value) for name, value in tensors.items()}
 
 

@@ -123,9 +123,6 @@ def read_named(file: BinaryIO) -> dict[str, np.ndarray]:
         for name, value in named
         if type(name) is str and type(value) is StoredTensor
     }
-    for name in tensors:
-        if not name.isprintable():
-            raise UnreadableError(f"a tensor with the name {printable(name)}")
     return read_arrays(file, tensors, budget)
 
 

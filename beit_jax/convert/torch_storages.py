@@ -118,4 +118,5 @@ def is_floating(dtype: np.dtype) -> bool:
 
 def as_float32(values: np.ndarray, copy: bool | None = None) -> np.ndarray:
     """A contiguous array, of floating numbers in float32; the same one if it is so already, unless `copy` is True."""
-    return np.array(values, np.float32 if is_floating(values.dtype) else values.dtype, order="C", copy=copy)
+    with np.errstate(all="ignore"):  # numbers that become infinite are told with those that were
+        return np.array(values, np.float32 if is_floating(values.dtype) else values.dtype, order="C", copy=copy)
