@@ -6,10 +6,11 @@ or printed as a whole.
 """
 
 import pickletools
+import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from beit_jax.convert.read_budget import Budget, UnreadableError
+from beit_jax.convert.read_budget import Budget, UnreadableError, printable
 
 LONGEST_LINE = 1 << 20  # bytes of a line, in the oldest protocol
 LARGEST_KEY = 1 << 60  # of an integer; larger ones can be chosen to have equal hashes
@@ -77,15 +78,17 @@ def interpret(window: Window, find: Callable[[str, str], Any], persistent: Calla
     """
     machine = _Machine(find, persistent, budget)
     opcodes = pickletools.genops(window)
-    while True:
-        try:
-            opcode, argument, _ = next(opcodes)
-        except (ValueError, OverflowError) as error:
-            raise UnreadableError(f"a damaged pickle: {error}") from error
-        budget.spend(steps=1)
-        if opcode.name == "STOP":
-            return machine.pop()
-        machine.step(opcode.name, argument)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of text with unknown escapes
+        while True:
+            try:
+                opcode, argument, _ = next(opcodes)
+            except (ValueError, OverflowError) as error:
+                raise UnreadableError(f"a damaged pickle: {printable(str(error))}") from error
+            budget.spend(steps=1)
+            if opcode.name == "STOP":
+                return machine.pop()
+            machine.step(opcode.name, argument)
 
 
 class _Machine:

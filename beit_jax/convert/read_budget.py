@@ -23,7 +23,7 @@ class Budget:
           file_bytes: size of the file.
         """
         self._size = file_bytes
-        self._steps = 1_000_000 + file_bytes // 64
+        self._steps = 500_000 + file_bytes // 64
         self._bytes = (64 << 20) + 4 * file_bytes
 
     def spend(self, steps: int = 0, size: int = 0) -> None:

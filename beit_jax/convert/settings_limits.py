@@ -19,6 +19,7 @@ LARGEST_IMAGE = 8192  # pixels along a side
 LONGEST_VALUE = 1000  # characters, as it is printed
 LONGEST_NUMBER = 20  # digits of the number of a class
 SMALLEST, LARGEST = 1e-6, 1e6  # of the statistics of pixels, which are between 0 and 1
+SIDES = {"image_size": 224, "patch_size": 16}  # with the defaults of transformers
 _SHORT = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels"),
     *("image_size", "patch_size", "layer_norm_eps", "layer_scale_init_value", "drop_path_rate", "out_indices"),
@@ -133,7 +134,7 @@ class _Check:
         """Mean and deviation of three channels."""
         for key, low in ((mean, -LARGEST), (std, SMALLEST)):
             value = self.values.get(key)
-            if isinstance(value, list) and len(value) != 3:
+            if isinstance(value, list) and len(value) == len(_numbers(value)) != 3:
                 self.wrong(key, expected="three numbers")
             else:
                 self.between(key, low, LARGEST, f"numbers from {low:g} to {LARGEST:g}")
@@ -163,7 +164,7 @@ def _check_model(check: _Check, tensors: int, widest: int) -> None:
 def _check_positions(check: _Check, widest: int) -> None:
     """The table of relative positions, or the positions, of a grid of patches must be among the tensors."""
     sides, patches = (_numbers(check.values.get(key, default)) for key, default in SIDES.items())
-    if not (sides and patches and min(sides) >= 1 and min(patches) >= 1):
+    if not (sides and patches and all(1 <= size <= LARGEST_IMAGE for size in (*sides, *patches))):
         return
     grid = max(sides) // min(patches)
     tables = ("use_relative_position_bias", "use_shared_relative_position_bias")
@@ -173,9 +174,6 @@ def _check_positions(check: _Check, widest: int) -> None:
     given = [key for key in SIDES if key in check.values]
     if rows > widest and given:
         check.wrong(*given, expected=f"a grid of patches whose positions have at most {widest} rows, not {rows}")
-
-
-SIDES = {"image_size": 224, "patch_size": 16}  # with the defaults of transformers
 
 
 def _check_preprocessor(check: _Check) -> None:

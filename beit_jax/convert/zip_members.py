@@ -46,6 +46,8 @@ def read_members(file: BinaryIO, budget: Budget) -> dict[str, Member]:
         data = _check_local(file, name, offset, member)
         members[name] = Member(data, member.size, member.crc)
         ends.append((offset, data + member.size))
+    if position != length:
+        raise UnreadableError("an archive with more members than it says")
     _check_places(ends, start)
     return members
 
