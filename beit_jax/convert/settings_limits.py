@@ -1,4 +1,4 @@
-"""Limits of the settings beside foreign weights, checked before anything is built of them.
+"""Limits of foreign models, checked before anything is built of their tensors and the settings beside them.
 
 Sizes may not be larger than the tensors allow, and numbers must make sense. What a setting of another type or another
 model means is told where it is used (`settings.py`, `preprocessing.py`).
@@ -6,6 +6,7 @@ model means is told where it is used (`settings.py`, `preprocessing.py`).
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from beit_jax.errors import Mistakes, UserError
 LARGEST_FILE = 8 << 20  # bytes; 22,000 names of classes take 3 MB
 DEEPEST = 32
 LARGEST_IMAGE = 8192  # pixels along a side
+MOST_BLOCKS = 1000
+LARGEST_GRID = 64  # patches along a side; every pair of patches has an entry in the index of relative positions
 LONGEST_VALUE = 1000  # characters, as it is printed
 LONGEST_NUMBER = 20  # digits of the number of a class
 SMALLEST, LARGEST = 1e-6, 1e6  # of the statistics of pixels, which are between 0 and 1
@@ -89,6 +92,7 @@ def check_settings(
     Raises:
       UserError: a value that makes no sense, or is larger than the tensors allow; has a line for each.
     """
+    _check_shapes(shapes, where)
     mistakes, widest = Mistakes(), max((size for shape in shapes.values() for size in shape), default=0)
     timm = settings.get("pretrained_cfg")
     for file, values in (
@@ -100,12 +104,33 @@ def check_settings(
         check = _Check(values if isinstance(values, Mapping) else {}, f"{where} has {{}} in {file}", mistakes)
         check.short()
         if values is settings:
-            _check_model(check, len(shapes), widest)
+            _check_model(check, _most_blocks(shapes), widest)
         elif values is preprocessor:
             _check_preprocessor(check)
         elif values is timm:
             _check_timm(check)
     mistakes.raise_all()
+
+
+def _check_shapes(shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Names and shapes tell the model where no settings do."""
+    most, rows = _most_blocks(shapes), _table_rows(LARGEST_GRID)
+    for name, shape in shapes.items():
+        if any(int(number) >= most for number in re.findall(r"(?<=\.)\d+(?=\.)", name)):
+            raise UserError(f"{where} has {name}; expected numbers of blocks below {most} with {len(shapes)} tensors")
+        if name.endswith("relative_position_bias_table") and shape and shape[0] > rows:
+            raise UserError(
+                f"{where} has {name} with {shape[0]} rows; expected at most {rows}, those of {LARGEST_GRID} x "
+                f"{LARGEST_GRID} patches"
+            )
+
+
+def _most_blocks(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    return min(len(shapes), MOST_BLOCKS)
+
+
+def _table_rows(grid: int) -> int:
+    return (2 * grid - 1) ** 2 + 3
 
 
 class _Check:
@@ -145,8 +170,8 @@ def _numbers(value: Any) -> list[int | float]:
     return [number for number in inner if type(number) in (int, float)]
 
 
-def _check_model(check: _Check, tensors: int, widest: int) -> None:
-    check.between("num_hidden_layers", 1, tensors, f"1 to {tensors}, the number of tensors")
+def _check_model(check: _Check, blocks: int, widest: int) -> None:
+    check.between("num_hidden_layers", 1, blocks, f"1 to {blocks}, of which each has tensors")
     for key in ("hidden_size", "num_attention_heads", "intermediate_size"):
         check.between(key, 1, widest, f"1 to {widest}, the largest size of a tensor")
     for key in ("image_size", "patch_size"):
@@ -170,10 +195,11 @@ def _check_positions(check: _Check, widest: int) -> None:
     tables = ("use_relative_position_bias", "use_shared_relative_position_bias")
     relative = any(check.values.get(key) is True for key in tables)
     absolute = check.values.get("use_absolute_position_embeddings") is True
-    rows = (2 * grid - 1) ** 2 + 3 if relative else grid**2 + 1 if absolute else 0
+    rows = _table_rows(grid) if relative else grid**2 + 1 if absolute else 0
+    most = min(widest, _table_rows(LARGEST_GRID)) if relative else widest
     given = [key for key in SIDES if key in check.values]
-    if rows > widest and given:
-        check.wrong(*given, expected=f"a grid of patches whose positions have at most {widest} rows, not {rows}")
+    if rows > most and given:
+        check.wrong(*given, expected=f"a grid of patches whose positions have at most {most} rows, not {rows}")
 
 
 def _check_preprocessor(check: _Check) -> None:

@@ -44,7 +44,11 @@ NAN, INFINITE, HUGE = float("nan"), float("inf"), 10**4000
 @pytest.mark.parametrize(
     ("key", "values", "message"),
     [
-        ("num_hidden_layers", (10**9, HUGE, 0, -1, NAN), r"has num_hidden_layers=\S+ in config.json; expected 1 to 10"),
+        (
+            "num_hidden_layers",
+            (10**9, HUGE, 0, -1, NAN),
+            r"has num_hidden_layers=\S+ in config.json; expected 1 to 10, of which",
+        ),
         ("hidden_size", (10**9, HUGE, 0, -32), "expected 1 to 128, the largest size of a tensor"),
         ("num_attention_heads", (10**9, 0, -1), "expected 1 to 128, the largest size of a tensor"),
         ("intermediate_size", (10**9, -128), "expected 1 to 128, the largest size of a tensor"),
@@ -136,6 +140,25 @@ def test_refused_before_a_model_is_built(folder):
     with pytest.raises(UserError) as error:
         beit_jax.from_pretrained(folder)
     assert len(error.value.lines) == 2 and time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("blocks.99999999.gamma_1", (32,), "numbers of blocks below 5 with 5 tensors"),
+        ("blocks." + "9" * 400 + ".gamma_1", (32,), "numbers of blocks below 5 with 5 tensors"),
+        ("blocks.1.attn.relative_position_bias_table", (250_000, 1), "250000 rows; expected at most 16132"),
+        ("rel_pos_bias.relative_position_bias_table", (250_000, 1), "250000 rows; expected at most 16132"),
+    ],
+)
+def test_models_that_names_and_shapes_ask_for(tmp_path, name, shape, message):
+    state = {"cls_token": (1, 1, 32), "patch_embed.proj.weight": (32, 3, 4, 4), "head.weight": (3, 32)}
+    state |= {"blocks.0.attn.relative_position_bias_table": (52, 2), name: shape}
+    save_file({name: np.zeros(shape, np.float32) for name, shape in state.items()}, tmp_path / "w.safetensors")
+    start = time.monotonic()
+    with pytest.raises(UserError, match=message):
+        beit_jax.from_pretrained(tmp_path / "w.safetensors")
+    assert time.monotonic() - start < 5
 
 
 BIAS = "beit.encoder.layer.1.output.dense.bias"

@@ -127,7 +127,9 @@ def seeds() -> list[bytes]:
     """Sound inputs of each kind."""
     pickles = [pickled(content, protocol) for content in CONTENTS for protocol in (0, 2, 4)]
     whole = [archive(pickles[1], {"0": VALUES, "1": VALUES}), plain(pickles[1], {"0": (4, VALUES), "1": (4, VALUES)})]
-    settings = [json.dumps(pair).encode() for pair in ([SETTINGS, PREPROCESSOR], [TIMM, {}])]
+    pairs = {"hf": [SETTINGS, PREPROCESSOR], "unilm": [TIMM, {}]}
+    settings = [json.dumps([*pair, shapes()[layout]]).encode() for layout, pair in pairs.items()]
+    settings.append(json.dumps([{}, {}, shapes()["unilm"]]).encode())
     kinds = (whole, pickles, pickles[:3], pickles[3:9], settings)
     return [bytes([kind]) + data for kind, inputs in enumerate(kinds) for data in inputs]
 
@@ -149,11 +151,6 @@ def reader() -> Callable[[bytes], str]:
     from beit_jax.convert import detect, files, settings_limits, torch_reader
     from beit_jax.errors import UserError
 
-    states = {
-        layout: {name: np.zeros(shape, np.float32) for name, shape in named.items()}
-        for layout, named in shapes().items()
-    }
-
     def read_file(data: bytes) -> None:
         try:
             tensors = torch_reader.read_named(io.BytesIO(data))
@@ -164,19 +161,18 @@ def reader() -> Callable[[bytes], str]:
 
     def read_settings(data: bytes) -> None:
         try:
-            both = settings_limits.parse(data)
+            parts = settings_limits.parse(data)
         except ValueError as error:
             raise UserError(str(error).splitlines()[0]) from error
-        settings, preprocessor = both if isinstance(both, list) and len(both) == 2 else (both, {})
-        if not isinstance(settings, dict) or not isinstance(preprocessor, dict):
+        if not (isinstance(parts, list) and len(parts) == 3 and all(isinstance(part, dict) for part in parts)):
             return
-        for layout, state in states.items():
-            named = {name: values.shape for name, values in state.items()}
-            try:
-                settings_limits.check_settings(settings, preprocessor, named, "x")
-                detect.detect_config(files.Files(state, layout, settings, preprocessor), "x")
-            except UserError as error:
-                check_message(error)
+        settings, preprocessor, named = parts
+        if not all(_is_shape(shape) and name.isprintable() for name, shape in named.items()):
+            return
+        state = {name: np.broadcast_to(np.float32(0), shape) for name, shape in named.items()}
+        layout = files._layout(state, Path("x"))
+        settings_limits.check_settings(settings, preprocessor, {name: state[name].shape for name in state}, "x")
+        detect.detect_config(files.Files(state, layout, settings, preprocessor), "x")
 
     stored = dict.fromkeys(("0", "1"), (4, VALUES))
     functions = (
@@ -199,6 +195,11 @@ def reader() -> Callable[[bytes], str]:
         return "read"
 
     return read
+
+
+def _is_shape(value: Any) -> bool:
+    """Whether tensors of a file may have this shape: their values are in the file."""
+    return isinstance(value, list) and all(type(n) is int and 0 <= n <= 1 << 20 for n in value) and len(value) < 9
 
 
 def timed(read: Callable[[bytes], str], data: bytes) -> str:
