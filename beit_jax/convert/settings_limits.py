@@ -23,7 +23,7 @@ LONGEST_VALUE = 1000  # characters, as it is printed
 LONGEST_NUMBER = 20  # digits of the number of a class
 SMALLEST, LARGEST = 1e-6, 1e6  # of the statistics of pixels, which are between 0 and 1
 SIDES = {"image_size": 224, "patch_size": 16}  # with the defaults of transformers
-_SHORT = (
+_NAMED = (
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act", "num_channels"),
     *("image_size", "patch_size", "layer_norm_eps", "layer_scale_init_value", "drop_path_rate", "out_indices"),
     *("use_absolute_position_embeddings", "use_relative_position_bias", "use_shared_relative_position_bias"),
@@ -94,21 +94,14 @@ def check_settings(
     """
     _check_shapes(shapes, where)
     mistakes, widest = Mistakes(), max((size for shape in shapes.values() for size in shape), default=0)
-    timm = settings.get("pretrained_cfg")
-    for file, values in (
-        ("config.json", settings),
-        ("config.json", settings.get("model_args")),
-        ("config.json", timm),
-        ("preprocessor_config.json", preprocessor),
-    ):
-        check = _Check(values if isinstance(values, Mapping) else {}, f"{where} has {{}} in {file}", mistakes)
-        check.short()
-        if values is settings:
-            _check_model(check, _most_blocks(shapes), widest)
-        elif values is preprocessor:
-            _check_preprocessor(check)
-        elif values is timm:
-            _check_timm(check)
+
+    def check_of(file: str, values: Any) -> _Check:
+        return _Check(values if isinstance(values, Mapping) else {}, f"{where} has {{}} in {file}", mistakes)
+
+    _check_model(check_of("config.json", settings), _most_blocks(shapes), widest)
+    check_of("config.json", settings.get("model_args"))
+    _check_timm(check_of("config.json", settings.get("pretrained_cfg")))
+    _check_preprocessor(check_of("preprocessor_config.json", preprocessor))
     mistakes.raise_all()
 
 
@@ -134,21 +127,18 @@ def _table_rows(grid: int) -> int:
 
 
 class _Check:
-    """Collects what is wrong with the values of a file."""
+    """Collects what is wrong with the values of a file; first, which of those that messages name are too long."""
 
     def __init__(self, values: Mapping[str, Any], found: str, mistakes: Mistakes):
         self.values, self._found, self._mistakes = values, found, mistakes
+        for key in _NAMED:
+            if len(repr(values.get(key))) > LONGEST_VALUE:
+                self.wrong(key, expected=f"at most {LONGEST_VALUE} characters")
 
     def wrong(self, *keys: str, expected: str) -> None:
         """Adds a mistake."""
         found = ", ".join(f"{key}={printable(repr(self.values[key]), 80)}" for key in keys)
         self._mistakes.add(f"{self._found.format(found)}; expected {expected}")
-
-    def short(self) -> None:
-        """Values that messages name."""
-        for key in _SHORT:
-            if len(repr(self.values.get(key))) > LONGEST_VALUE:
-                self.wrong(key, expected=f"at most {LONGEST_VALUE} characters")
 
     def between(self, key: str, low: float, high: float, what: str) -> None:
         """A number, or all numbers of a list or an object; other types are told where the value is used."""

@@ -26,7 +26,7 @@ from beit_jax.errors import UserError
 EXTENSIONS = (".bin", ".pth", ".pt", ".pkl")
 NESTS = ("model", "module", "state_dict")  # where official checkpoints keep their tensors
 
-KINDS = {
+KINDS: dict[str, type] = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
     "HalfStorage": np.float16,
@@ -55,7 +55,7 @@ INERT_MODULES = (
     "timm",
     "torch.nn.modules",
 )
-INERT_NAMES = {("_codecs", "encode"), ("torch", "Size"), ("torch", "device")}
+INERT_NAMES = {("_codecs", "encode"), ("collections", "Counter"), ("torch", "Size"), ("torch", "device")}
 LEGACY_MAGIC, LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 DEEPEST_MODULE = 50
 
@@ -64,7 +64,6 @@ _DTYPES = {"float32", "float64", "float16", "bfloat16", "int64", "int32", "int16
 UNKNOWN_KIND = re.compile(
     r"\w*Storage|_rebuild\w*|_get_layout|per_\w+_affine\w*|sparse_\w+|(?:complex|float8_|q?u?int)\w*"
 )
-_KINDS = {name: np.dtype(dtype) for name, dtype in KINDS.items()}  # what the name of a kind stands for in a pickle
 
 
 class _RefusedError(Exception):
@@ -210,8 +209,8 @@ def _find(module: str, name: str) -> Any:
     """The replacement of a name in a pickle; never the named object itself."""
     if (module, name) in CONTAINERS:
         return Function(CONTAINERS[module, name])
-    if module == "torch" and name in _KINDS:
-        return _KINDS[name]
+    if module == "torch" and name in KINDS:
+        return np.dtype(KINDS[name])
     if module == "torch._utils" and name in ("_rebuild_tensor", "_rebuild_tensor_v2"):
         return Function(StoredTensor)
     if module == "torch._utils" and name in ("_rebuild_parameter", "_rebuild_parameter_with_state"):

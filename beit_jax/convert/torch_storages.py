@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from beit_jax.convert.read_budget import Budget, UnreadableError, printable
+from beit_jax.convert.read_budget import Budget, UnknownKindError, UnreadableError, printable
 
 LARGEST = 1 << 56  # of a product of sizes, which in bytes must be less than 2 ** 63
 MOST_AXES = 32
@@ -48,7 +48,7 @@ class Storage:
 
 
 class StoredTensor:
-    """A view of a storage, within its bounds and not larger than it is."""
+    """A view of a storage, within its bounds."""
 
     __slots__ = ("offset", "shape", "storage", "strides")
 
@@ -72,7 +72,7 @@ class StoredTensor:
         if math.prod(max(n, 1) for n in shape) > LARGEST:
             raise UnreadableError("a tensor with an impossible shape")
         reach = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True)) + 1
-        if math.prod(shape) and (reach > storage.count or math.prod(shape) > storage.count):
+        if math.prod(shape) and reach > storage.count:
             raise UnreadableError("a tensor that reaches beyond what is stored")
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
@@ -94,7 +94,11 @@ def read_arrays(file: BinaryIO, tensors: Mapping[str, StoredTensor], budget: Bud
 
     Raises:
       UnreadableError: values are missing or damaged, or the tensors together are too large.
+      UnknownKindError: a tensor repeats its values.
     """
+    for name, tensor in tensors.items():
+        if math.prod(tensor.shape) > tensor.storage.count:
+            raise UnknownKindError(f"{printable(name)}, {tensor.shape} of {tensor.storage.count} values")
     budget.spend(steps=len(tensors), size=sum(tensor.size for tensor in tensors.values()))
     uses = collections.Counter(tensor.storage for tensor in tensors.values())
     shared = {storage for storage, count in uses.items() if count > 1}

@@ -183,3 +183,21 @@ def test_truncated_files(tmp_path):
 def test_half_precision_is_read_as_float32(tmp_path):
     torch.save({"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(2, dtype=torch.float16)}, tmp_path / "h.pth")
     assert {value.dtype for value in torch_reader.read_tensors(tmp_path / "h.pth").values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_modules_and_what_a_run_saves_beside_them(tmp_path, legacy):
+    inner = torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.Linear(3, 5))
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), inner)
+    torch.save(module, tmp_path / "m.pkl", _use_new_zipfile_serialization=not legacy)
+    expected = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    optimizer = torch.optim.AdamW(module.parameters())
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])  # whose state has a Counter
+    beside = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "rng": np.random.get_state()}
+    nested = {"model": dict(module.named_parameters()), **beside, "repeated": torch.ones(3).expand(5, 3)}
+    torch.save(nested, tmp_path / "n.pth", _use_new_zipfile_serialization=not legacy)
+    for name in ("m.pkl", "n.pth"):
+        found = torch_reader.read_tensors(tmp_path / name)
+        assert found.keys() == expected.keys()
+        for parameter, value in expected.items():
+            np.testing.assert_array_equal(found[parameter], value)
