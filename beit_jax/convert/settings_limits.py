@@ -17,7 +17,7 @@ from beit_jax.errors import Mistakes, UserError
 LARGEST_FILE = 8 << 20  # bytes; 22,000 names of classes take 3 MB
 DEEPEST = 32
 LARGEST_IMAGE = 8192  # pixels along a side
-MOST_BLOCKS = 1000
+MOST_TENSORS, MOST_BLOCKS = 20_000, 1000
 LARGEST_GRID = 64  # patches along a side; every pair of patches has an entry in the index of relative positions
 LONGEST_VALUE = 1000  # characters, as it is printed
 LONGEST_NUMBER = 20  # digits of the number of a class
@@ -108,7 +108,11 @@ def check_settings(
 def _check_shapes(shapes: Mapping[str, tuple[int, ...]], where: str) -> None:
     """Names and shapes tell the model where no settings do."""
     most, rows = _most_blocks(shapes), _table_rows(LARGEST_GRID)
+    if len(shapes) > MOST_TENSORS:
+        raise UserError(f"{where} has {len(shapes)} tensors; expected at most {MOST_TENSORS}")
     for name, shape in shapes.items():
+        if 0 in shape:  # the other sizes could be any
+            raise UserError(f"{where} has {name} of the shape {shape}; expected tensors that are not empty")
         if any(int(number) >= most for number in re.findall(r"(?<=\.)\d+(?=\.)", name)):
             raise UserError(f"{where} has {name}; expected numbers of blocks below {most} with {len(shapes)} tensors")
         if name.endswith("relative_position_bias_table") and shape and shape[0] > rows:

@@ -148,6 +148,7 @@ def test_refused_before_a_model_is_built(folder):
         ("blocks.99999999.gamma_1", (32,), "numbers of blocks below 5 with 5 tensors"),
         ("blocks." + "9" * 400 + ".gamma_1", (32,), "numbers of blocks below 5 with 5 tensors"),
         ("blocks.1.attn.relative_position_bias_table", (250_000, 1), "250000 rows; expected at most 16132"),
+        ("pos_embed", (1, 1 << 40, 0), r"has pos_embed of the shape .* expected tensors that are not empty"),
         ("rel_pos_bias.relative_position_bias_table", (250_000, 1), "250000 rows; expected at most 16132"),
     ],
 )
@@ -159,6 +160,11 @@ def test_models_that_names_and_shapes_ask_for(tmp_path, name, shape, message):
     with pytest.raises(UserError, match=message):
         beit_jax.from_pretrained(tmp_path / "w.safetensors")
     assert time.monotonic() - start < 5
+
+
+def test_more_tensors_than_a_model_has():
+    with pytest.raises(UserError, match="has 20001 tensors; expected at most 20000"):
+        settings_limits.check_settings({}, {}, {str(number): (1,) for number in range(20_001)}, "x")
 
 
 BIAS = "beit.encoder.layer.1.output.dense.bias"

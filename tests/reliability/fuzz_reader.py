@@ -250,7 +250,7 @@ def fuzz_guided(minutes: float, folder: Path) -> None:
     """Lets libFuzzer look for inputs that reach new code. It prints executions and faults, and ends the process."""
     import atheris
 
-    import beit_jax.tasks  # with what it imports: only the code that reads files is to guide
+    import beit_jax.tasks  # noqa: F401 (only the code that reads files is to guide, which is imported below)
 
     with atheris.instrument_imports(include=["pickletools", "beit_jax"]):
         read = reader()
