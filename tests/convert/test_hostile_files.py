@@ -3,7 +3,6 @@
 import contextlib
 import io
 import struct
-import sys
 import time
 import tracemalloc
 import zipfile
@@ -13,10 +12,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reliability"))
-
-from fuzz_reader import VALUES, Named, Pid, archive, fuzz_blindly, pickled, plain, reader, seeds, tensor
+from reliability.fuzz_reader import VALUES, Named, Pid, archive, fuzz_blindly, pickled, plain, reader, seeds, tensor
 
 from beit_jax.convert import torch_reader
 from beit_jax.errors import UserError
@@ -27,7 +23,7 @@ FLOATS = np.frombuffer(VALUES, np.float32)
 
 @pytest.fixture
 def read(tmp_path):
-    """Reads the bytes of a file; counts the memory that this takes, beyond the arrays that come of it."""
+    """Reads the tensors of a file with these bytes."""
 
     def function(data: bytes) -> dict[str, np.ndarray]:
         file = tmp_path / "w.pth"

@@ -2,22 +2,18 @@
 
 import json
 import struct
-import sys
 import time
-from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
+from reliability.fuzz_reader import PREPROCESSOR, SETTINGS, TIMM, shapes
 from safetensors.numpy import load_file, save_file
 
 import beit_jax
 from beit_jax.convert import settings_limits
 from beit_jax.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "reliability"))
-
-from fuzz_reader import PREPROCESSOR, SETTINGS, TIMM, shapes
+from beit_jax.training.params import flatten
 
 
 def check(settings, preprocessor=PREPROCESSOR, layout="hf"):
@@ -215,11 +211,11 @@ def test_headers_of_safetensors(folder):
 
 
 def test_bfloat16_is_read_as_float32(folder):
+    before = flatten(beit_jax.from_pretrained(folder).params)
     state = load_file(folder / "model.safetensors")
-    halves = {
-        name: value.astype(ml_dtypes.bfloat16) if value.dtype.kind == "f" else value for name, value in state.items()
-    }
-    save_file(halves, folder / "model.safetensors")
-    params = beit_jax.from_pretrained(folder).params
-    bias = params["encoder"]["norm"]["bias"] if "norm" in params["encoder"] else params["fc_norm"]["bias"]
-    assert bias.dtype == np.float32
+    floating = {name: value for name, value in state.items() if value.dtype.kind == "f"}
+    halves = {name: value.astype(ml_dtypes.bfloat16) for name, value in floating.items()}
+    save_file(state | halves, folder / "model.safetensors")
+    for name, value in flatten(beit_jax.from_pretrained(folder).params).items():
+        assert value.dtype == np.float32
+        np.testing.assert_array_equal(value, before[name].astype(ml_dtypes.bfloat16).astype(np.float32))
