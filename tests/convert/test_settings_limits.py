@@ -11,6 +11,7 @@ from reliability.fuzz_reader import PREPROCESSOR, SETTINGS, TIMM, shapes
 from safetensors.numpy import load_file, save_file
 
 import beit_jax
+from beit_jax import config as configs
 from beit_jax.convert import settings_limits
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
@@ -121,6 +122,13 @@ def test_files_of_settings(tmp_path, text, message):
     with pytest.raises(UserError, match=message) as error:
         settings_limits.read_settings(tmp_path / "config.json")
     assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, '{"a":' * 500 + "1" + "}" * 500])
+def test_a_config_of_ours_that_is_nested_too_deep(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match="nested too deep"):
+        configs.load(str(tmp_path / "config.json"))
 
 
 def test_a_folder_in_place_of_settings(tmp_path):
