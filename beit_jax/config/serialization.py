@@ -15,15 +15,15 @@ def from_json(text: str) -> ConfigDict:
     """The inverse of `to_json`.
 
     Raises:
-      ValueError: the text is no JSON, or no object.
+      ValueError: the text is no JSON, or no object, or nested too deep.
     """
     try:
         values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"found {type(values).__name__}, expected an object")
+        return ConfigDict(_tuples(values)).lock()
     except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"found {type(values).__name__}, expected an object")
-    return ConfigDict(_tuples(values)).lock()
+        raise ValueError("nested too deep") from error
 
 
 def _tuples(value: Any) -> Any:

@@ -1,6 +1,5 @@
 """Reads named tensors, and the settings beside them, from a file or a folder."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,10 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit_jax import extras
-from beit_jax.convert import state_dicts
+from beit_jax.convert import settings_limits, state_dicts
 from beit_jax.convert.locate import DALLE, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
+from beit_jax.convert.read_budget import printable
+from beit_jax.convert.torch_storages import as_float32, is_floating
 from beit_jax.errors import UserError
+
+LONGEST_NAME = 500  # characters of the name of a tensor
 
 
 class Files(NamedTuple):
@@ -51,21 +54,27 @@ def read_files(path: Path) -> Files:
         path = weights_file(path)
     read = _read_safetensors(path) if path.suffix == ".safetensors" else state_dicts.read_torch(path)
     layout = _layout(read.tensors, path)
-    settings, preprocessor = (_json(path.with_name(name)) for name in ("config.json", "preprocessor_config.json"))
-    if settings is not None:
+    beside = [path.with_name(name) for name in ("config.json", "preprocessor_config.json")]
+    settings, preprocessor = map(settings_limits.read_settings, beside)
+    if beside[0].exists():
         _check_library(settings, layout, path)
     indices = {name: value for name, value in read.tensors.items() if name.endswith("relative_position_index")}
     state = _weights(read.tensors, path)
-    return Files(state, layout, settings or {}, preprocessor or {}, read.arguments, indices, read.notes)
+    shapes = {name: value.shape for name, value in state.items()}
+    settings_limits.check_settings(settings, preprocessor, shapes, str(path))
+    return Files(state, layout, settings, preprocessor, read.arguments, indices, read.notes)
 
 
 def _weights(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
     """The tensors that are learned."""
     state = {name: value for name, value in tensors.items() if not BUFFERS.search(name)}
-    if others := sorted(name for name, value in state.items() if value.dtype != np.float32):
+    for name in state:
+        if len(name) > LONGEST_NAME or not name.isprintable():
+            raise UserError(f"{path} has a tensor with the name {printable(name)}; expected short, printable names")
+    if integers := sorted(f"{name} ({value.dtype})" for name, value in state.items() if not is_floating(value.dtype)):
         raise UserError(
-            f"{path} holds {state[others[0]].dtype} numbers in {', '.join(others)}; expected floating numbers: "
-            "quantized weights are not read, save the model in float32 or float16"
+            f"{path} holds {', '.join(integers)}; expected floating numbers: quantized weights are not read, save the "
+            "model in float32 or float16"
         )
     check_finite(state, path)
     return state
@@ -89,16 +98,19 @@ def _read_safetensors(path: Path) -> state_dicts.StateDict:
         with safe_open(path, framework="np") as file:
             written_by = (file.metadata() or {}).get("format", "pt")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except AttributeError as error:  # float8
-        raise UserError(f"{path} holds numbers that NumPy lacks ({error}); save the model in float32") from error
+    except AttributeError as error:  # it asks NumPy for types that NumPy does not have
+        raise UserError(
+            f"{path} holds numbers of 8 bits or fewer ({printable(str(error))}); expected float16, bfloat16 or float32"
+        ) from error
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); is it truncated? Download it again") from error
+        reason = printable(str(error))
+        raise UserError(f"{path} cannot be read ({reason}); is it truncated? Download it again") from error
     if written_by not in ("pt", "np"):
         raise UserError(
-            f"{path} was written for the framework {written_by!r}, whose axes may be in another order; expected a file "
-            "for PyTorch ('pt')"
+            f"{path} was written for the framework {printable(repr(written_by))}, whose axes may be in another order; "
+            "expected a file for PyTorch ('pt')"
         )
-    return state_dicts.named_as_published(tensors, path)
+    return state_dicts.named_as_published({name: as_float32(value) for name, value in tensors.items()}, path)
 
 
 def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> None:
@@ -116,18 +128,6 @@ def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> N
             f"{path.with_name('config.json')} is of {found}, and does not fit the names in {path.name} beside it; "
             f"expected a config.json of {expected}: move one of the files to another folder"
         )
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is no JSON that can be read ({error}); download it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds a {type(value).__name__}; expected an object with settings")
-    return value
 
 
 def _layout(state: Mapping[str, Any], path: Path) -> Layout:

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
-from beit_jax.convert.torch_reader import Record, load_pickle
+from beit_jax.convert import torch_reader
+from beit_jax.convert.pickle_interpreter import Record
+from beit_jax.convert.torch_storages import StoredTensor
 from beit_jax.errors import UserError
 
 NESTS = ("model", "module", "state_dict", "model_state_dict")
@@ -64,22 +65,26 @@ def read_torch(path: Path) -> StateDict:
     """Reads a file of PyTorch: a state dict, a nest that training scripts write, or a pickled module of OpenAI's dVAE.
 
     Raises:
-      UserError: see `load_pickle`; or the file holds no named tensors.
+      UserError: see `torch_reader.read_tensors`; or the file holds no named tensors.
     """
-    content = load_pickle(path)
-    nests = [key for key in (*NESTS, *AVERAGED) if _is_state(content, key)]
-    named = content[nests[0]] if nests else content
-    named = named if isinstance(named, Mapping) else module_tensors(named) if isinstance(named, Record) else {}
-    tensors = {name: value for name, value in named.items() if isinstance(name, str) and isinstance(value, np.ndarray)}
+    said = StateDict({}, {}, [])
+    tensors = torch_reader.read_tensors(path, lambda content: choose_nest(content, said))
     if not tensors:
         raise UserError(f"{path} holds no named tensors; expected a state dict, alone or under {', '.join(NESTS)}")
-    others = ", ".join(nests[1:])
-    notes = [f"taken are the weights under {nests[0]}, not those under {others}"] if others else []
-    return named_as_published(tensors, path)._replace(arguments=_arguments(content), notes=notes)
+    return named_as_published(tensors, path)._replace(arguments=said.arguments, notes=said.notes)
+
+
+def choose_nest(content: Any, said: StateDict) -> Any:
+    """The part of a file's content that holds the tensors; what the file says of them is added to `said`."""
+    said.arguments.update(_arguments(content))
+    nests = [key for key in (*NESTS, *AVERAGED) if _is_state(content, key)]
+    if others := ", ".join(nests[1:]):
+        said.notes.append(f"taken are the weights under {nests[0]}, not those under {others}")
+    return content[nests[0]] if nests else content
 
 
 def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDict:
-    """The tensors without the prefixes of wrappers, by the names in the libraries' own files, floats in float32.
+    """The tensors without the prefixes of wrappers, by the names in the libraries' own files.
 
     Raises:
       UserError: two tensors would have the same name.
@@ -92,7 +97,7 @@ def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDi
         names = {name: f"beit.{plain}" for name, plain in names.items()}
     if any(IN_MEMORY.match(name) for name in names.values()):
         names = {name: _published(plain) for name, plain in names.items()}
-    out = {plain: as_float32(tensors[name]) for name, plain in names.items()}
+    out = {plain: tensors[name] for name, plain in names.items()}
     if len(out) < len(names):
         raise UserError(f"{path} holds some tensors twice, with and without a prefix such as module.; expected one set")
     return StateDict(out, {}, [])
@@ -100,7 +105,7 @@ def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDi
 
 def _is_state(content: Any, key: str) -> bool:
     found = content.get(key) if isinstance(content, Mapping) else None
-    return isinstance(found, Mapping) and any(isinstance(value, np.ndarray) for value in found.values())
+    return isinstance(found, Mapping) and any(type(value) is StoredTensor for value in found.values())
 
 
 def _wherever(wrapper: re.Pattern[str], name: str) -> str:
@@ -120,31 +125,10 @@ def _arguments(content: Any) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         return {}
     args = content.get("args")
-    args = vars(args) if isinstance(args, Record) else args if isinstance(args, Mapping) else {}
+    args = args.state if type(args) is Record else args
+    args = args if isinstance(args, Mapping) else {}
     out = {"architecture": content.get("arch", args.get("model")), "model_args": args.get("model_kwargs")}
     if isinstance(args.get(STATISTICS_FLAG), bool):
         out["statistics"] = "imagenet" if args[STATISTICS_FLAG] else "inception"
     kinds = {"architecture": str, "model_args": Mapping, "statistics": str}
     return {key: value for key, value in out.items() if isinstance(value, kinds[key])}
-
-
-def as_float32(values: np.ndarray) -> np.ndarray:
-    """A contiguous copy, of floating numbers in float32."""
-    floating = values.dtype.kind == "f" or values.dtype == ml_dtypes.bfloat16
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, which is an error elsewhere
-        return np.array(values, np.float32 if floating else values.dtype, order="C")
-
-
-def module_tensors(module: Record, prefix: str = "", depth: int = 0) -> dict[str, Any]:
-    """The parameters of a pickled module and of its submodules, by their dotted names."""
-    if depth > 50:
-        raise UserError("a pickled module that contains itself")
-    out = {f"{prefix}{name}": value for name, value in _dict(module, "_parameters").items() if value is not None}
-    for name, inner in _dict(module, "_modules").items():
-        out |= module_tensors(inner, f"{prefix}{name}.", depth + 1)
-    return out
-
-
-def _dict(module: Record, name: str) -> Mapping[str, Any]:
-    value = getattr(module, name, {})
-    return value if isinstance(value, Mapping) else {}

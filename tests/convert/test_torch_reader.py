@@ -12,7 +12,7 @@ import pytest
 from random_models import pretrained
 
 import beit_jax
-from beit_jax.convert import names, torch_reader, torch_writer
+from beit_jax.convert import names, pickle_interpreter, torch_writer
 from beit_jax.convert.state_dicts import read_torch
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
@@ -101,8 +101,8 @@ def test_state_set_on_what_a_pickle_may_name(tmp_path):
         with zipfile.ZipFile(file, "w") as archive:
             archive.writestr("w/data.pkl", pickled)
         with pytest.raises(UserError, match="cannot be read"):
-            torch_reader.load_pickle(file)
-    assert not hasattr(torch_reader.Record, "poisoned") and not hasattr(collections.OrderedDict, "poisoned")
+            read_tensors(file)
+    assert not hasattr(pickle_interpreter.Record, "poisoned") and not hasattr(collections.OrderedDict, "poisoned")
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -188,3 +188,21 @@ def test_truncated_files(tmp_path):
 def test_half_precision_is_read_as_float32(tmp_path):
     torch.save({"a": torch.ones(2, dtype=torch.bfloat16), "b": torch.ones(2, dtype=torch.float16)}, tmp_path / "h.pth")
     assert {value.dtype for value in read_tensors(tmp_path / "h.pth").values()} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_modules_and_what_a_run_saves_beside_them(tmp_path, legacy):
+    inner = torch.nn.Sequential(torch.nn.BatchNorm2d(4), torch.nn.Linear(3, 5))
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 2), inner)
+    torch.save(module, tmp_path / "m.pkl", _use_new_zipfile_serialization=not legacy)
+    expected = {name: value.detach().numpy() for name, value in module.named_parameters()}
+    optimizer = torch.optim.AdamW(module.parameters())
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2])  # whose state has a Counter
+    beside = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "rng": np.random.get_state()}
+    nested = {"model": dict(module.named_parameters()), **beside, "repeated": torch.ones(3).expand(5, 3)}
+    torch.save(nested, tmp_path / "n.pth", _use_new_zipfile_serialization=not legacy)
+    for name in ("m.pkl", "n.pth"):
+        found = read_tensors(tmp_path / name)
+        assert found.keys() == expected.keys()
+        for parameter, value in expected.items():
+            np.testing.assert_array_equal(found[parameter], value)
