@@ -77,9 +77,11 @@ class ImageWalk:
         contents = Contents([], [])
         for entry in entries:
             if _is_hidden(entry.name):
-                self.skipped.add_hidden(entry.name, entry.is_dir(), entry.name.lower().endswith(EXTENSIONS))
-            elif not entry.is_dir():
-                if _is_image(entry.name):
+                self.skipped.add_hidden(entry.name, _is_folder(entry), entry.name.lower().endswith(EXTENSIONS))
+            elif not _is_folder(entry):
+                if _is_image(entry.name) and _is_special(entry):
+                    self.skipped.special.append(entry.path)
+                elif _is_image(entry.name):
                     contents.images.append(entry.path)
                 else:
                     self.skipped.add_file(entry.name)
@@ -107,12 +109,27 @@ def subfolders(folder: str | Path) -> list[str]:
     return sorted(
         entry.name
         for entry in _entries(str(folder))
-        if not _is_hidden(entry.name) and entry.is_dir() and not is_run(entry.path) and not _leads_up(entry)
+        if not _is_hidden(entry.name) and _is_folder(entry) and not is_run(entry.path) and not _leads_up(entry)
     )
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and name[0] != "."
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # an endless link
+        return False
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    """Whether an entry is a named pipe, a socket or a device, or a link to one: reading it may take for ever."""
+    try:
+        return not entry.is_file() and os.path.exists(entry.path)
+    except OSError:  # an endless link: an image that cannot be read
+        return False
 
 
 def _is_hidden(name: str) -> bool:
@@ -133,7 +150,7 @@ def holds_images(folder: str | Path) -> bool:
             continue
         read.add(real)
         with contextlib.suppress(OSError), os.scandir(path) as entries:  # `subfolders` says why
-            if any(_is_image(entry.name) and not entry.is_dir() for entry in entries):
+            if any(_is_image(entry.name) and not _is_folder(entry) and not _is_special(entry) for entry in entries):
                 return True
         pending += [os.path.join(path, name) for name in reversed(subfolders(path))]
     return False

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from beit_jax.data.sources.names import as_text
+from beit_jax.errors import printable
 
 SHOWN = 10  # kinds or names of a message
 # Files that lie beside images and that nobody expects to be read as one.
@@ -28,6 +29,7 @@ class Skipped:
       kinds: number of files with each extension that images do not have ("": none), without companions of images.
       companions: number of these: tables, texts and the like.
       hidden: number of folders with each name that begins with a dot, or that a system gives; images, by extension.
+      special: named pipes, sockets and devices with the name of an image.
       links: links to folders that were read already.
       beside: number of images beside split folders.
       folders: names of folders beside class folders, without images.
@@ -36,6 +38,7 @@ class Skipped:
 
     kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     hidden: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    special: list[str] = dataclasses.field(default_factory=list)
     links: list[str] = dataclasses.field(default_factory=list)
     runs: list[str] = dataclasses.field(default_factory=list)
     folders: list[str] = dataclasses.field(default_factory=list)
@@ -76,6 +79,8 @@ class Skipped:
         if self.hidden:
             names = _listed(f"{count:,} {as_text(name)}" for name, count in _most(self.hidden))
             yield f"hidden files and folders, and those of the system ({names})"
+        if self.special:
+            yield f"pipes, sockets and devices ({_listed(map(as_text, sorted(self.special)))})"
         if self.links:
             yield f"links to folders that are read already ({_listed(map(as_text, sorted(self.links)))})"
         if self.runs:
@@ -84,7 +89,7 @@ class Skipped:
     def warn(self, folder: str | Path) -> None:
         """Says what was not read of a folder, once, however often a command lists it."""
         if found := "; ".join(self.describe()):
-            _warn(as_text(str(folder)), found)
+            _warn(printable(as_text(str(folder))), printable(found))
 
 
 def _most(counts: collections.Counter) -> list[tuple[str, int]]:

@@ -8,7 +8,7 @@ import pytest
 from beit_jax.data.sources.folder import list_folder
 from beit_jax.data.sources.folder_checks import check_classes
 from beit_jax.data.sources.image_files import find_images
-from beit_jax.data.sources.image_walk import holds_images
+from beit_jax.data.sources.image_walk import ImageWalk, holds_images
 from beit_jax.errors import UserError
 
 
@@ -105,3 +105,29 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(UserError, match=r"the folder .*/b cannot be read: Permission denied"):
         read(tmp_path)
+
+
+def test_what_is_no_file_is_skipped_by_name(tmp_path, caplog):
+    """Reading a pipe would wait for ever; a broken link is a file that cannot be read."""
+    (tmp_path / "a.png").write_bytes(b"a")
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
+    (tmp_path / "null.png").symlink_to(os.devnull)
+    (tmp_path / "broken.png").symlink_to(tmp_path / "missing.png")
+    (tmp_path / "endless.png").symlink_to(tmp_path / "endless.png")
+    walk = ImageWalk()
+    found = sorted(os.path.basename(path) for _, path in walk.images([tmp_path]))
+    assert found == ["a.png", "broken.png", "endless.png"]
+    walk.skipped.warn(tmp_path)
+    names = ", ".join(f"{tmp_path}/{name}" for name in ("link.png", "null.png", "pipe.png"))
+    assert f"pipes, sockets and devices ({names})" in caplog.text
+
+
+def test_control_characters_of_names_are_shown(tmp_path, caplog):
+    folder = tmp_path / "red\x1b[31m"
+    folder.mkdir()
+    (folder / "a.weird\x07").write_bytes(b"a")
+    walk = ImageWalk()
+    list(walk.images([folder]))
+    walk.skipped.warn(folder)
+    assert "\x1b" not in caplog.text and "\x07" not in caplog.text and r"red\x1b[31m" in caplog.text
