@@ -58,10 +58,11 @@ def check_unchanged(data: ConfigDict, run: Path) -> None:
         return
     try:
         before = json.loads((run / DATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return  # the user deleted it, to go on
     now = describe_splits(data)
-    changes = {key: describe_change(before[key], now[key]) for key in now if key in before}
+    before = {key: before[key] for key in now if _describes_split(before, key)}
+    changes = {key: describe_change(before[key], now[key]) for key in before}
     words = [f"{key}={data[key.partition('.')[2]]}: {change}" for key, change in changes.items() if change]
     if words:
         same_classes = all(before[key]["classes"].keys() == now[key]["classes"].keys() for key in changes)
@@ -70,3 +71,9 @@ def check_unchanged(data: ConfigDict, run: Path) -> None:
             f"{data.source} has changed since the run in {run} began: {'; '.join(words)}. Restore the data, or choose "
             f"another --workdir{go_on}"
         )
+
+
+def _describes_split(file: Any, key: str) -> bool:
+    """Whether the contents of a `data.json` hold what `describe_split` makes under a key."""
+    found = file.get(key) if isinstance(file, dict) else None
+    return isinstance(found, dict) and isinstance(found.get("classes"), dict) and {"images", "hash"} <= found.keys()

@@ -119,6 +119,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     with listed_once():
         experiments = _build(pending, folders, workdir)
         if experiments:
+            _check_data(experiments)
             _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")
     if distributed.is_main():
         remove_leftovers(workdir, config)
@@ -161,6 +162,17 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
             experiments[name] = Experiment.build(stage, folders[name], pending, in_recipe)
             experiments[name].check_memory()
     return experiments
+
+
+def _check_data(experiments: Mapping[str, Any]) -> None:
+    """Checks that all processes see the same images."""
+    from beit_jax.experiment_splits import describe_splits
+
+    if distributed.process_count() > 1:
+        seen = {name: describe_splits(experiment.config.data) for name, experiment in experiments.items()}
+        agreement.check_agreement(
+            {f"{name} {key}": json.dumps(found) for name, splits in seen.items() for key, found in splits.items()}
+        )
 
 
 def _print_overview(experiments: Mapping[str, Any], prefix: str) -> None:

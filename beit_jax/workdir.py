@@ -14,7 +14,7 @@ CONFIG = "config.json"
 RESULT = "result.json"  # of a finished run: its last evaluation
 NAMED = 8  # keys in an error message
 FOLDERS = ("checkpoints", "checksums", "compiled", "pictures", "tables", "tensorboard")  # of a run
-FILES = (CONFIG, RESULT, "lock", "metrics.jsonl", "parameters.txt", "report.html", "unreadable.txt")
+FILES = (CONFIG, RESULT, "data.json", "lock", "metrics.jsonl", "parameters.txt", "report.html", "unreadable.txt")
 # What a run writes before its first checkpoint, beside its config. Compiled programs may stay: their names are hashes
 # of all that they depend on.
 LEFTOVERS = (
