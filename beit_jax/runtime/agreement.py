@@ -9,7 +9,7 @@ from pathlib import Path
 from beit_jax.errors import UserError
 from beit_jax.runtime import distributed
 
-NAMED = 4  # differences in a message
+NAMED, LONGEST = 4, 200  # differences in a message, and characters of each value
 
 
 def check_agreement(values: Mapping[str, str]) -> None:
@@ -26,7 +26,7 @@ def check_agreement(values: Mapping[str, str]) -> None:
     own = {**values, "version of Python": sys.version.split()[0], "code of beit_jax": _hash_code()}
     main = json.loads(distributed.broadcast_from_main(json.dumps(own)))
     differing = sorted(name for name in own.keys() | main.keys() if own.get(name) != main.get(name))
-    lines = [f"{name} is {own.get(name, 'absent')}, and {main.get(name, 'absent')} there" for name in differing[:NAMED]]
+    lines = [f"{name} is {_shown(own.get(name))}, and {_shown(main.get(name))} there" for name in differing[:NAMED]]
     more = f", and {len(differing) - NAMED} more differ" if len(differing) > NAMED else ""
     for process, difference in enumerate(distributed.gather("agreement", ", ".join(lines) + more)):
         if difference:
@@ -34,6 +34,11 @@ def check_agreement(values: Mapping[str, str]) -> None:
                 f"process {process} was not started as process 0 was: {difference}; start all with the same command, "
                 "code and data"
             )
+
+
+def _shown(value: str | None) -> str:
+    text = "absent" if value is None else value
+    return f"{text[:LONGEST]}..." if len(text) > LONGEST else text
 
 
 def _hash_code() -> str:
