@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from beit_jax.evals import knn
 from beit_jax.tasks import Report, create_task
 from beit_jax.training import metrics
 from beit_jax.visualize.workdirs import recipe_of
-from beit_jax.workdir import CONFIG, read_result
+from beit_jax.workdir import CONFIG, RESULT, read_result
 
 SEED = re.compile(r"[_,]?seed=?\d+")  # in the names of stages, of a sweep's members, and of workdirs
 
@@ -69,6 +70,8 @@ def collect_runs(*workdirs: Path, unfinished: bool = False) -> list[Group]:
             log = metrics.read_metrics(folder / metrics.FILE)
             result = read_result(folder)
             finished = result is not None
+            if not finished and (folder / RESULT).exists():
+                warnings.warn(f"{folder / RESULT} is no result; the run counts as not finished", stacklevel=2)
             if not finished and not (unfinished and log):
                 continue
             name, report = ": ".join(filter(None, (workdir_name, SEED.sub("", stage)))), report_of(config)
