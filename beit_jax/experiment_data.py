@@ -127,14 +127,14 @@ class ExperimentData:
         settings |= dict(classes=self._classes(self.config.data.eval_split))
         return pipeline.make_eval(self.config.data, **settings, **this_process())
 
-    def _classes(self, split: str) -> Any:
-        """The numbers of the classes of a split, which are those of the model's classes of the same names."""
+    def _classes(self, split: str, known: Sequence[str] | None = None) -> Any:
+        """The numbers of the classes of a split: those of the same names in `known`, or in the config."""
         from beit_jax.data import pipeline
         from beit_jax.data.sources.renumbered import OWN_CLASSES, ModelClasses
 
-        known = self.config.get("labels", ())
+        known = self.config.get("labels", ()) if known is None else known
         names = pipeline.classes(self.config.data, split).names if known else ()
-        numbers = class_names.numbers_of(known, names, self.config.data.source)
+        numbers = class_names.numbers_of(known, names, self.config.data.source, "give them the same names")
         own = numbers == tuple(range(len(known)))
         return OWN_CLASSES if own else ModelClasses(numbers, len(known))
 
@@ -220,9 +220,9 @@ class ExperimentData:
         from beit_jax.data import pipeline
         from beit_jax.evals.knn import Knn, LabelledSet
 
-        section = self.task.knn
-        if section is None or not section.k:
+        if self.task.knn is None or not self.task.knn.k:
             return []
+        section = self.config.knn  # with numbers for the names in its ops
         data = self.config.data.copy_and_resolve_references()
         data.eval_ops = section.ops or data.eval_ops
         info, side = pipeline.info(data), self.config.model.image_size
@@ -235,11 +235,12 @@ class ExperimentData:
         for split in (data.split, data.eval_split):
             compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
         once = dict(batch_size=self.config.batch_size) | this_process()
+        known = self.config.labels if "labels" in self.config else pipeline.classes(data, data.split).names
         sets = (
             pipeline.make_train_once(
-                data, data.eval_ops, seed=self.config.seed, **once, classes=self._classes(data.split)
+                data, data.eval_ops, seed=self.config.seed, **once, classes=self._classes(data.split, known)
             ),
-            pipeline.make_eval(data, **once, classes=self._classes(data.eval_split)),
+            pipeline.make_eval(data, **once, classes=self._classes(data.eval_split, known)),
         )
         train, test = (LabelledSet(images, images.num_examples) for images in sets)
         return [Knn(self.task, train, test, sets[0].num_classes, section.k)]

@@ -91,9 +91,9 @@ def check_data(config: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
         with mistakes.collected(f"data.{name}={data[name]}: "):
             folder_checks.check_split(path, data[name])
     mistakes.raise_all()
-    if scores_classes(config) and not layout.is_paired(path):
+    for name in splits if scores_classes(config) and not layout.is_paired(path) else ():
         try:
-            folder_checks.check_classes(path, data[splits[0]])
+            folder_checks.check_classes(path, data[name])
         except UserError as error:
             raise UserError(f"data.source={data.source}: {error}") from error
 

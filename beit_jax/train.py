@@ -24,6 +24,7 @@ from beit_jax import cli, extras, local_files
 from beit_jax import config as configs
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.experiment_splits import DATA
 from beit_jax.runtime import agreement, distributed, lock, preemption
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
@@ -119,7 +120,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     with listed_once():
         experiments = _build(pending, folders, workdir)
         if experiments:
-            _check_data(experiments)
+            described = _describe_data(experiments)
             _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")
     if distributed.is_main():
         remove_leftovers(workdir, config)
@@ -128,6 +129,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
         if results[name] is not None:
             distributed.print_once(f"{name}: finished before, skipped")
             continue
+        _write(folder / DATA, described[name])
         results[name] = _run(experiments.pop(name))
         if experiments:
             gc.collect()  # frees the arrays of this stage, which reference cycles hold, before the next one starts
@@ -164,15 +166,24 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
     return experiments
 
 
-def _check_data(experiments: Mapping[str, Any]) -> None:
-    """Checks that all processes see the same images."""
+def _describe_data(experiments: Mapping[str, Any]) -> dict[str, str]:
+    """The contents of `data.json` of each stage.
+
+    Raises:
+      UserError: not all processes see the same images.
+    """
     from beit_jax.experiment_splits import describe_splits
 
-    if distributed.process_count() > 1:
-        seen = {name: describe_splits(experiment.config.data) for name, experiment in experiments.items()}
-        agreement.check_agreement(
-            {f"{name} {key}": json.dumps(found) for name, splits in seen.items() for key, found in splits.items()}
-        )
+    seen: dict[str, str] = {}
+    described = {}
+    for name, experiment in experiments.items():
+        data = experiment.config.data
+        source = json.dumps([data[key] for key in ("source", "data_dir", "split", "eval_split")])
+        if source not in seen:
+            seen[source] = json.dumps(describe_splits(data), indent=1)
+        described[name] = seen[source]
+    agreement.check_agreement({f"images of {name}": text for name, text in described.items()})
+    return described
 
 
 def _print_overview(experiments: Mapping[str, Any], prefix: str) -> None:
@@ -185,11 +196,8 @@ def _print_overview(experiments: Mapping[str, Any], prefix: str) -> None:
 
 
 def _run(experiment: Any) -> dict[str, float]:
-    from beit_jax.experiment_splits import DATA, describe_splits
     from beit_jax.training import loop, memory_advice, memory_check
 
-    if distributed.is_main():
-        _write(experiment.folder / DATA, json.dumps(describe_splits(experiment.config.data), indent=1))
     with _named(experiment.stage), memory_check.explained(lambda: memory_advice.halve(experiment)):
         return loop.train(experiment)
 

@@ -208,13 +208,15 @@ def test_a_head_of_as_many_other_classes_is_not_taken(run, images, tmp_path, cap
     reversed_ = tuple(reversed(config.labels))
     for name, labels, told in (
         ("same", reversed_, ""),
-        ("others", ("x", "y", "z"), "initialised anew, not there: head/bias, head/kernel; the classes of the "),
+        ("others", ("x", "y", "z"), "initialised anew, of classes with other names: head/bias, head/kernel; if they"),
+        ("insisted", ("x", "y", "z"), "the classes of the checkpoint, which are taken by their numbers, have other"),
         ("unnamed", (), "do not name their classes, which are taken by their numbers"),
     ):
         config.labels = labels
         beit_jax.save_pretrained(tmp_path / name, params, config, format="beit_jax")
         started = run_config(images)
         started.init_from, started.optimizer.lr, started.steps = str(tmp_path / name), 0.0, 1
+        started.init_optional = () if name == "insisted" else started.init_optional
         started.optimizer.update(dict(min_lr=0.0, warmup=""))
         train.train(started, tmp_path / f"from_{name}")
         assert (told or "starting from the parameters") in (output := capsys.readouterr().out)

@@ -89,3 +89,29 @@ def test_imagenet_22k_is_prepared_by_hand(tmp_path, monkeypatch):
     message = refused(["--config=configs/finetune.py:recipe=22k", f"--workdir={tmp_path}/run"], train)
     assert "tensorflow-datasets cannot prepare it" in message
     assert f"beit_jax.shard_dataset --images PATH --out {tmp_path}/tfds --name imagenet21k" in message
+
+
+@pytest.mark.parametrize(("names", "refused"), [(("a", "b"), ""), (("b", "c"), "class folder 'c' is new")])
+def test_neighbours_in_a_pretraining_have_classes_by_name(tmp_path, names, refused):
+    """Without a folder `train` each split numbers its own classes; a config of pre-training has no names of them."""
+    import numpy as np
+    from PIL import Image
+    from tiny import config as tiny
+    from tiny import experiment
+
+    from beit_jax.errors import UserError
+
+    for split, classes in (("validation", ("a", "b")), ("test", names)):
+        for name in classes:
+            (tmp_path / split / name).mkdir(parents=True)
+            for index in range(4):
+                pixels = np.full((16, 16, 3), 20 * index + 100 * ord(name) % 200, np.uint8)
+                Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
+    config = tiny("pretrain_pixels")
+    config.data.update(dict(source=f"folder:{tmp_path}", split="validation", eval_split="test", eval_ops=""))
+    config.knn.update(dict(k=2, ops="decode|resize(image_size)|normalize(statistics)|keep('image', 'label')"))
+    if refused:
+        with pytest.raises(UserError, match=refused):
+            _ = experiment(config).data.evaluations
+    else:
+        assert len(experiment(config).data.evaluations) == 1

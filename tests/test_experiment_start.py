@@ -165,3 +165,11 @@ def test_the_op_takes_a_pair():
     pixels = np.full((1, 2, 3), 0.5, np.float32)
     found = build_program(f"normalize({OWN})").example({"image": pixels}, np.array([0, 0]))["image"]
     np.testing.assert_allclose(found[0, 0], [1.0, 0.6, 1 / 3], rtol=1e-6)
+
+
+def test_statistics_of_ops_by_name_and_by_position():
+    expected = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)
+    for ops in ("normalize(0.5, 0.2)", "decode|normalize(std=0.2, mean=0.5)", "normalize(0.5, std=(0.2, 0.2, 0.2))"):
+        assert statistics.of_ops(ops) == expected
+    with pytest.raises(ValueError):
+        statistics.parse(f"({10**400}, 1, 1), (1, 1, 1)")

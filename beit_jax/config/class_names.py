@@ -48,7 +48,7 @@ def fill_in(
         if by_name:
             numbers = numbers_of(known, names, source, advice)
             _check_none_missing(known, numbers, source, to_train)
-        elif names and (known or not to_train) and model.num_classes in (0, classes):
+        elif (known or not to_train) and model.num_classes in (0, classes):
             _say_positions(known, names, source)
         config.labels = tuple(names) if names and are_unnamed(known) else known
         model.num_classes = model.num_classes or len(known)
@@ -120,6 +120,11 @@ def same_classes(one: Sequence[str], other: Sequence[str]) -> bool:
     return bool(one) and sorted(map(_normal, one)) == sorted(map(_normal, other))
 
 
+def same_order(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether both name the same classes in the same order."""
+    return list(map(_normal, one)) == list(map(_normal, other))
+
+
 def are_unnamed(names: Sequence[str]) -> bool:
     """Whether the names of classes are missing, or are what transformers writes for classes without names."""
     return all(name == f"LABEL_{number}" for number, name in enumerate(names))
@@ -155,7 +160,7 @@ def _by_position(known: Sequence[str], found: Sequence[str], source: str) -> boo
 def _say_positions(known: Sequence[str], found: Sequence[str], source: str) -> None:
     """Warns that one side does not name its classes."""
     named, who = (found, source) if are_unnamed(known) else (known, "the model")
-    if _are_numbers(named, source):
+    if not named or _are_numbers(named, source):
         return  # neither side has names
     numbered = [f"class {number} is {name!r}" for number, name in enumerate(named[:NAMED])]
     more = [f"... ({len(named)})"] if len(named) > NAMED else []

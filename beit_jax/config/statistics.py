@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from beit_jax.config.keys import Key
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
+ARGUMENTS = ("mean", "std")  # of the op `normalize`
+
 
 def _check(text: str) -> str:
     try:
@@ -51,7 +53,7 @@ def parse(text: str) -> Statistics:
         return STATISTICS[text]
     try:
         return _checked(ast.literal_eval(text))
-    except (SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except (SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
@@ -74,8 +76,9 @@ def of_ops(ops: str) -> Statistics | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == "normalize":
             call = next((c for c in ast.walk(tree) if isinstance(c, ast.Call) and c.func is node), None)
-            values = [*call.args, *(keyword.value for keyword in call.keywords)] if call else []
-            return _of_arguments([ast.literal_eval(value) for value in values])
+            given = dict(zip(ARGUMENTS, call.args, strict=False)) if call else {}
+            given |= {keyword.arg: keyword.value for keyword in call.keywords} if call else {}
+            return _of_arguments([ast.literal_eval(given[name]) for name in ARGUMENTS if name in given])
     return None
 
 

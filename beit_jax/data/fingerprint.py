@@ -5,6 +5,7 @@ import concurrent.futures
 import hashlib
 import itertools
 import os
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ def describe_split(config: Any, split: str) -> dict[str, Any]:
         paths, images, counts = listing.paths, len(listing.paths), collections.Counter(listing.labels)
         classes = {name: counts[number] for number, name in enumerate(listing.classes)}
     if len(paths) > MANY:
-        return {"images": images, "classes": classes, "hash": _hash(relative_name(path, root) for path in paths)}
+        return {"images": images, "classes": classes, "hash": _hash(_name(path, root) for path in paths)}
     return {"images": images, "classes": classes, "hash": _hash(_with_sizes(paths, root))}
 
 
@@ -110,7 +111,12 @@ def _with_sizes(paths: Sequence[str], root: str) -> list[tuple[bytes, int]]:
     chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         sizes = itertools.chain.from_iterable(pool.map(lambda chunk: list(map(_size, chunk)), chunks))
-        return [(os.fsencode(relative_name(path, root)), size) for path, size in zip(paths, sizes, strict=True)]
+        return [(_name(path, root), size) for path, size in zip(paths, sizes, strict=True)]
+
+
+def _name(path: str, root: str) -> bytes:
+    """The name of a file relative to the folder; copies may have other Unicode forms."""
+    return os.fsencode(unicodedata.normalize("NFC", relative_name(path, root)))
 
 
 def _size(path: str) -> int:

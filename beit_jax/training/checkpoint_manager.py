@@ -161,7 +161,7 @@ class Checkpoints:
         finally:
             self._thread.shutdown()  # waits for the checksums, which read every byte of the checkpoint
             self._manager.close()
-        if self._newest is not None:
+        if self._newest is not None and is_main():  # a network file system may show it to other hosts later
             checkpoint.check_items(self._folder / str(self._newest), self._items)
 
     def _set_aside(self, step: int, reason: str) -> None:

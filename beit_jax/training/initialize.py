@@ -3,7 +3,7 @@
 import collections
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -195,11 +195,11 @@ def starting_state(
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
     loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
-    loaded, note = _without_other_classes(config, task, loaded, abstract.params, source)
+    loaded, rows, note = _without_other_classes(config, task, loaded, abstract.params, source)
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
-    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded)}{note}"
+    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded, rows)}{note}"
     return fresh.replace(params=params, ema=ema), line
 
 
@@ -210,33 +210,37 @@ def _optional(config: ConfigDict, task: Task) -> tuple[str, ...]:
 
 def _without_other_classes(
     config: ConfigDict, task: Task, loaded: Params, expected: Params, source: Path
-) -> tuple[Params, str]:
+) -> tuple[Params, list[str], str]:
     """The parameters of a checkpoint that a run takes: not the rows of its classes, if the run has as many others.
 
     Returns:
-      The parameters, and what to add to the line that says where a run starts.
+      The parameters, the names of those that are left out, and what to add to the line that says where a run starts.
     """
     flat, ours, theirs = flatten(loaded), tuple(config.get("labels", ())), checkpoint.load_labels(source)
     rows = [name for name in flat if any(re.search(pattern, name) for pattern in task.class_parameters)]
     rows = [name for name in rows if name not in unmatched_names(expected, loaded)]
-    if not rows or ours == theirs:
-        return loaded, ""
+    if not rows or class_names.same_order(ours, theirs):
+        return loaded, [], ""
+    by_number = "which are taken by their numbers"
     if class_names.are_unnamed(ours) or class_names.are_unnamed(theirs):
-        return loaded, "; the checkpoint or the data do not name their classes, which are taken by their numbers"
+        return loaded, [], f"; the checkpoint or the data do not name their classes, {by_number}"
+    if not all(any(re.search(pattern, name) for pattern in config.init_optional) for name in rows):
+        return loaded, [], f"; the classes of the checkpoint, {by_number}, have other names"  # as the user wants
     kept = {name: leaf for name, leaf in flat.items() if name not in rows}
-    return unflatten(kept), "; the classes of the checkpoint are others"
+    more = "; if they are the same classes in the same order, --config.init_optional='()' takes them"
+    return unflatten(kept), rows, more
 
 
-def _describe_kept(fresh: train_step.TrainState, loaded: Params) -> str:
-    """What is not taken from a checkpoint, in words."""
+def _describe_kept(fresh: train_step.TrainState, loaded: Params, rows: Sequence[str]) -> str:
+    """What is not taken from a checkpoint, in words; `rows` are parameters of other classes."""
     found, expected = flatten(loaded), flatten(fresh.params)
     names = unmatched_names(fresh.params, loaded)
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
-    absent = [name for name in names if name not in found]
+    absent = [name for name in names if name not in found and name not in rows]
     if len(absent) > 8:  # too many to name, such as a whole head: they are counted by their first part
         counts = collections.Counter(name.partition("/")[0] for name in absent)
         absent = [f"{part} ({number} parameters)" for part, number in counts.items()]
-    titled = (("not there", absent), ("of another shape", changed))
+    titled = (("not there", absent), ("of another shape", changed), ("of classes with other names", rows))
     parts = [f"{title}: {', '.join(names)}" for title, names in titled if names]
     return f"; initialised anew, {'; '.join(parts)}" if parts else ""
 

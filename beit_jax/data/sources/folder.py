@@ -15,6 +15,7 @@ from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.slices import mix, parse_split
 from beit_jax.errors import UserError
 
+UNLABELLED = -1  # of images without class folder, in a split of a folder that has classes; as in tfds
 SLOW_S = 5.0  # listing takes longer if there are millions of images, or if they lie on a network file system
 
 
@@ -64,11 +65,11 @@ def _list_images(root: str, name: str) -> tuple[list[tuple[str, int]], list[str]
             raise UserError(
                 f"{folder} has images beside the class folder {next(iter(by_class))}; move them into class folders"
             )
-        classes = list(by_class if reference == folder else _images_by_class(reference, ImageWalk()))
+        classes = list(by_class) if reference == folder else _list_images(root, layout.REFERENCE)[1]
         unknown = sorted(by_class.keys() - set(classes))
         if unknown:
             raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
-        images = [(path, 0) for path in loose]
+        images = [(path, UNLABELLED if classes else 0) for path in loose]
         for label, class_name in enumerate(classes):
             images += [(path, label) for path in by_class.get(class_name, ())]
         walk.skipped.beside = len(ImageWalk().enter(top).images) if folder != top else 0

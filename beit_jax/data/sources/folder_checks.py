@@ -36,13 +36,19 @@ def check_classes(root: str, split: str) -> None:
     """Checks that a folder has classes to tell apart, for tasks that do so.
 
     Raises:
-      UserError: there are fewer than two class folders, or see `count_classes` and `check_not_empty`.
+      UserError: there are fewer than two class folders, the split has none, or see `count_classes` and
+        `check_not_empty`.
     """
     check_not_empty(root, split)
     count = count_classes(root, split)
+    folder, reference = layout.split_folder(Path(root), parse_split(split).name)
+    if count and not _with_images(folder):
+        raise UserError(
+            f"{folder} has no class folders, as {reference} has, and so no labels; move its images into class folders, "
+            "or choose another split"
+        )
     if count < 2:
         found = "one class folder" if count else "no class folders, and so no labels"
-        _, reference = layout.split_folder(Path(root), parse_split(split).name)
         raise UserError(f"{reference} has {found}; expected at least two folders, each with the images of a class")
 
 

@@ -10,6 +10,7 @@ from beit_jax.data.sources.image_walk import holds_images, is_run, subfolders
 from beit_jax.data.sources.names import class_name
 from beit_jax.errors import UserError
 
+REFERENCE = "train"  # the split whose class folders number the classes of all splits, where it is there
 IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for segmentation
 # Names of split folders, in any case, as torchvision, Keras, Roboflow, Kaggle and Hugging Face have them. There, `eval`
 # means either of two splits: it is none here.
@@ -91,7 +92,7 @@ def split_folder(top: Path, name: str) -> SplitFolder:
         return SplitFolder(top, top)
     if name not in splits:
         raise UserError(f"{top} has the splits {', '.join(splits)}, not '{name}'; choose one or add the folder")
-    return SplitFolder(splits[name], splits.get("train", splits[name]))
+    return SplitFolder(splits[name], splits.get(REFERENCE, splits[name]))
 
 
 def find_splits(top: Path) -> dict[str, Path]:
