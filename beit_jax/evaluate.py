@@ -117,7 +117,8 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
     import jax
 
     from beit_jax import tasks
-    from beit_jax.experiment import Experiment, complete
+    from beit_jax.experiment import Experiment
+    from beit_jax.experiment_config import complete
     from beit_jax.experiment_start import fill_in_statistics
     from beit_jax.experiment_tokenizer import fill_in_tokenizer
     from beit_jax.tasks.elbo import elbo_task

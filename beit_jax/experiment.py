@@ -22,7 +22,8 @@ from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.config.keys import LARGEST
 from beit_jax.config.schema import durations_in_steps
 from beit_jax.errors import UserError
-from beit_jax.experiment_data import ExperimentData, complete
+from beit_jax.experiment_config import complete
+from beit_jax.experiment_data import ExperimentData
 from beit_jax.experiment_splits import check_unchanged
 from beit_jax.experiment_start import fill_in_labels, fill_in_statistics, find_start
 from beit_jax.experiment_tokenizer import fill_in_tokenizer

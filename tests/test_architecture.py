@@ -24,10 +24,18 @@ MAY_IMPORT = {
     "evals": LEAVES | {"tasks", "training"},
     "experiment_splits": LEAVES | {"data", "runtime"},
     "experiment_start": LEAVES | {"config", "models", "runtime", "training"},
+    "experiment_config": LEAVES | {"config", "data"},
     "experiment_data": LEAVES | {"config", "data", "evals", "experiment_splits", "tasks", "training"},
     "experiment_tokenizer": LEAVES | {"config", "runtime", "training"},
     "experiment": LEAVES
-    | {"config", "experiment_data", "experiment_splits", "experiment_start", "experiment_tokenizer"}
+    | {
+        "config",
+        "experiment_config",
+        "experiment_data",
+        "experiment_splits",
+        "experiment_start",
+        "experiment_tokenizer",
+    }
     | {"tasks", "training"},
 }
 HEAVY = {

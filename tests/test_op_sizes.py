@@ -15,7 +15,7 @@ from beit_jax.config.op_sizes import fill_in_sizes, short_side
 from beit_jax.convert import preprocessing
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
-from beit_jax.experiment_data import complete
+from beit_jax.experiment_config import complete
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint

@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from beit_jax.config import class_names
 from beit_jax.convert import preprocessing
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
@@ -93,7 +94,7 @@ def labels_of(file: Mapping[str, Any], classes: int, where: str) -> tuple[str, .
             raise UserError(f"{where} has {key}={value!r} in config.json, but its classifier has {classes} rows")
         if not key.startswith("num_") and value is not None:
             labels = labels or _names_in_order(key, value, classes, where)
-    return () if labels == tuple(f"LABEL_{number}" for number in range(classes)) else labels
+    return () if class_names.are_unnamed(labels) else labels
 
 
 def _names_in_order(key: str, names: Any, classes: int, where: str) -> tuple[str, ...]:

@@ -28,10 +28,7 @@ def count_common(config: Any, split: str, other: str) -> int:
 
 def _files(root: str, split: str) -> set[tuple[str, str]]:
     """Folder and name of each image of a split, without symbolic links; of many images, only folders are followed."""
-    if layout.is_paired(root):
-        paths = [image for image, _ in folder.list_pairs(root, split)]
-    else:
-        paths = folder.list_folder(root, split).paths
+    paths = folder.list_paths(root, split)
     parents: dict[str, str] = {}
     files = set()
     for path in paths:

@@ -33,7 +33,9 @@ def fingerprint(config: Any) -> str:
       UserError: the split cannot be read.
     """
     root = layout.path_of(config.source)
-    return _hash(_with_sizes(_list_images(root, config.split), root) if root else _list_records(config, config.split))
+    return _hash(
+        _with_sizes(folder.list_paths(root, config.split), root) if root else _list_records(config, config.split)
+    )
 
 
 def describe_split(config: Any, split: str) -> dict[str, Any]:
@@ -98,12 +100,6 @@ def _hash(files: Iterable[Any]) -> str:
     for file in files:
         digest.update(repr(file).encode())
     return digest.hexdigest()
-
-
-def _list_images(root: str, split: str) -> list[str]:
-    if layout.is_paired(root):
-        return [image for image, _ in folder.list_pairs(root, split)]
-    return folder.list_folder(root, split).paths
 
 
 def _with_sizes(paths: Sequence[str], root: str) -> list[tuple[bytes, int]]:

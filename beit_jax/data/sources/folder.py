@@ -88,6 +88,13 @@ def _images_by_class(folder: Path, walk: ImageWalk) -> dict[str, list[str]]:
     return {name: paths for name, paths in by_class.items() if paths}
 
 
+def list_paths(root: str, split: str) -> list[str]:
+    """Paths of the images of a split, with label maps or without; see `list_folder` and `list_pairs`."""
+    if layout.is_paired(root):
+        return [image for image, _ in list_pairs(root, split)]
+    return list_folder(root, split).paths
+
+
 def list_pairs(root: str, split: str) -> list[tuple[str, str]]:
     """Paths of the images of a split, each with the path of its label map.
 
