@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -69,6 +70,7 @@ def check_owner(workdir: Path, config: ConfigDict) -> None:
     """
     owner = _owner(workdir)
     if owner is None:
+        _check_not_finished(folders_of(config, workdir))
         return
     before, now = _trained(owner, workdir), _trained(config, workdir)
     if before.keys() != now.keys():
@@ -86,6 +88,17 @@ def check_owner(workdir: Path, config: ConfigDict) -> None:
         ]
         more = len(lines) - NAMED
         raise _conflict(workdir, f"{', '.join(lines[:NAMED])}{f', and {more} more keys differ' if more > 0 else ''}")
+
+
+def _check_not_finished(folders: Mapping[str, Path]) -> None:
+    """Raises UserError if a run has ended whose config is gone; that of a run that goes on is in its checkpoint."""
+    for folder in folders.values():
+        if read_result(folder) is not None:
+            raise UserError(
+                f"{folder} holds a finished run, and {CONFIG} is gone, so that it cannot be told whether it is a run "
+                f"of this config; restore that file, choose another --workdir, or remove {folder / RESULT}: then the "
+                "config is compared with that of the newest checkpoint"
+            )
 
 
 def remove_leftovers(workdir: Path, config: ConfigDict) -> None:

@@ -20,7 +20,8 @@ Arguments
   epochs   length of the run; by default that of the recipe
   minutes  of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
            configs/own_images.py, and by default a length of 20 minutes. To start from published weights, give their
-           `variant`: with a recipe, variant or image_size the settings are those below
+           `variant`: with recipe, variant, image_size, statistics or paper the settings
+           are those below
   image_size  224 (384 for higher), 384 or 512; the positions of a checkpoint of another size are interpolated
   statistics  pixel statistics: imagenet or inception; by default those of the checkpoint in init_from or, from
            scratch, imagenet for ImageNet-1k and inception for other data

@@ -293,7 +293,7 @@ def test_classes_without_names_are_taken_in_order_and_this_is_said(caplog):
     evaluated(("LABEL_0", "LABEL_1"), 2, 2, ("0", "1"), "mnist")
     assert not caplog.records  # numbers say nothing new
     assert evaluated(("a", "b"), 2, 2, ("0", "1"), "mnist").labels == ("a", "b")
-    expected = "mnist does not name its classes; they are taken in the order of those of the model: class 0 is 'a', "
+    expected = "no names of the classes of mnist are known; they are taken in the order of those of the model: class 0"
     assert expected in caplog.records.pop().getMessage()
     assert evaluated(("a", "b"), 2, 2, ("b", "a")).labels == ("a", "b") and not caplog.records
     assert evaluated(("a", "b", "c"), 0, 2, ("c", "b")).model.num_classes == 3

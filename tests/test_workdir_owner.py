@@ -88,6 +88,12 @@ def test_a_result_that_is_none_is_not_of_a_finished_run(tmp_path, text):
     assert read_result(tmp_path) == {"loss": 1.5, "codes": 3}
 
 
+def test_a_finished_run_without_its_config_is_not_taken_for_another(tmp_path):
+    (tmp_path / "result.json").write_text('{"loss": 1.5}')
+    with pytest.raises(UserError, match=r"holds a finished run, and config.json is gone, .* remove .*/result.json"):
+        check_owner(tmp_path, config())
+
+
 @pytest.mark.parametrize("name", [*FOLDERS, *FILES])
 def test_what_lies_where_a_run_writes(tmp_path, name):
     check_contents(tmp_path / "run")

@@ -166,7 +166,7 @@ def _say_positions(known: Sequence[str], found: Sequence[str], source: str) -> N
     more = [f"... ({len(named)})"] if len(named) > NAMED else []
     other = source if who == "the model" else "the model"
     logging.getLogger("beit_jax").warning(
-        "%s does not name its classes; they are taken in the order of those of %s: %s",
+        "no names of the classes of %s are known; they are taken in the order of those of %s: %s",
         *(other, who, ", ".join(numbered + more)),
     )
 

@@ -95,7 +95,8 @@ def _preprocess(files: Files, layout: Any, size: int) -> ConfigDict:
     else:
         files.notes.append(
             f"it does not state the statistics of pixels; assumed are mean {section.mean} and std {section.std}, those "
-            "of most published checkpoints of its kind; a preprocessor_config.json beside it would state others"
+            f"of most published checkpoints of its kind, and a resizing to {section.resize} pixels; a file of settings "
+            "beside it would state others"
         )
     return section
 

@@ -86,7 +86,8 @@ def split_folder(top: Path, name: str) -> SplitFolder:
     if not splits and name != "train":
         raise UserError(
             f"{top} has no split folders ({NAMES}), and so only the split 'train' and its slices, not '{name}'; "
-            "choose slices, such as data.split=train[:90%] and data.eval_split=train[90%:]"
+            "choose slices, such as data.split=train[:90%] and data.eval_split=train[90%:] or, to evaluate a run on "
+            "all images, data.eval_split=train"
         )
     if not splits:
         return SplitFolder(top, top)
