@@ -184,9 +184,7 @@ def test_lengths_of_a_small_folder(folder, repository):
 
 
 def test_folders_that_do_not_suit(folder, tmp_path, repository):
-    with pytest.raises(
-        UserError, match="has no two class folders; fine-tuning needs a folder of images"
-    ):
+    with pytest.raises(UserError, match="has no two class folders; fine-tuning needs a folder of images"):
         configs.load(f"{repository}/configs/finetune.py:data=folder:{folder / 'ant'}")
     (tmp_path / "one" / "all").mkdir(parents=True)
     for file in (folder / "ant").iterdir():
