@@ -191,7 +191,7 @@ class ExperimentData:
     @property
     def _num_classes(self) -> int:
         """Classes of label maps; 0 where there are none."""
-        return self.config.model.num_classes if "label_map" in self.task.train_spec(1) else 0
+        return self.config.model.num_classes if "label_map" in self.task.eval_spec(1) else 0
 
     @functools.cached_property
     def label_counts(self) -> tuple[Any, ...]:

@@ -70,7 +70,7 @@ def test_the_tokens_are_those_of_the_step(runs):
 @pytest.mark.slow
 def test_other_models_and_masks_take_the_same_tokens(runs, tmp_path):
     ops = (
-        "decode|color_jitter(0.4)|flip_lr|two_views(16, 16)|normalize('imagenet')|map_pixels('tokenizer_image')"
+        "decode|color_jitter(0.4)|flip_lr|two_views(16, 16)|normalize(statistics)|map_pixels('tokenizer_image')"
         "|random_mask(6, 4)|keep('image', 'tokenizer_image', 'mask')"
     )
     more = [*SHORT, "--config.model.variant=Nano/4", f"--config.data.ops={ops}"]
