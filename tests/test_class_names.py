@@ -202,6 +202,7 @@ def test_classes_of_a_part_of_the_data_and_in_another_order_keep_their_numbers(r
     )
 
 
+@pytest.mark.slow
 def test_a_head_of_as_many_other_classes_is_not_taken(run, images, tmp_path, capsys):
     """By `init_from`; the head of the same classes in another order is, and the run then has this order."""
     _, params, config = beit_jax.from_pretrained(run)

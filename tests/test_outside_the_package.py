@@ -92,6 +92,7 @@ def test_keys_of_a_task_are_checked_and_listed(repository, capsys, monkeypatch, 
     )
 
 
+@pytest.mark.slow
 def test_a_tokenizer_is_trained_and_pretrained_on(repository, tmp_path, capsys, monkeypatch, registries):
     config = f"{OUTSIDE}/patches_config.py"
     run(repository, "train", "--config", config, "--workdir", tmp_path)

@@ -48,6 +48,7 @@ def thin() -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from Linux' /proc")
 def test_the_zoo_needs_little_memory(tmp_path):
     side = 5000
