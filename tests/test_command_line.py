@@ -219,7 +219,8 @@ class TestTrain:
         assert ("A comma ends the value of data" if "," in name else f"{tmp_path / name} {TOO_FEW}") in line
         key = f"--config.data.source=folder:{tmp_path / name}"
         (line,) = refused(train, f"--config={TOKENIZER}", key, f"--workdir={tmp_path}/run")
-        assert f"{tmp_path / name} has no split folders" in line and "and data.eval_split=train[90%:] or, to evaluate" in line
+        assert f"{tmp_path / name} has no split folders" in line
+        assert "data.split=train[:90%] and data.eval_split=train[90%:] or, to evaluate a run on all images" in line
 
     def test_a_checkpoint_of_another_library(self, tmp_path):
         (tmp_path / "hf").mkdir()
