@@ -12,6 +12,7 @@ from tensorboardX.proto import event_pb2
 
 from beit_jax.runtime.optional_writes import OptionalWrites
 
+FLUSH_S = 30.0  # between two flushes, each of which waits for the disk
 _numbers = itertools.count()  # of the event files of this process, whose names must differ
 
 
@@ -30,7 +31,7 @@ class TensorBoard:
           first_step: TensorBoard drops what earlier files say of this step and later ones.
         """
         self._folder, self._writer, self._writes = folder, None, OptionalWrites(str(folder))
-        self._first_step = first_step
+        self._first_step, self._flushed = first_step, 0.0
 
     def add_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Adds numbers by name."""
@@ -56,10 +57,13 @@ class TensorBoard:
             self._writer = self._open()
         for event in events:
             self._writer.write_event(event)
-        self._writer.flush()
+        if time.monotonic() - self._flushed > FLUSH_S:
+            self._writer.flush()
+            self._flushed = time.monotonic()
 
     def _open(self) -> event_file_writer.EventsWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._flushed = 0.0  # the file is seen at once
         suffix = f".{os.getpid()}.{next(_numbers)}"
         writer = event_file_writer.EventsWriter(str(self._folder / "events"), suffix)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
