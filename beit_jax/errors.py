@@ -2,11 +2,8 @@
 
 import contextlib
 import difflib
-import re
+import unicodedata
 from collections.abc import Iterable, Iterator
-
-# Controls, what changes the direction of text, and what Python makes of bytes of file names that are not UTF-8.
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\udc80-\udcff]")
 
 
 class UserError(Exception):
@@ -28,12 +25,14 @@ class UserError(Exception):
 
 def printable(text: str) -> str:
     """Text without control characters, which a terminal would obey, and bytes that are no text: shown as `\\xNN`."""
-    return CONTROL.sub(lambda match: _escape(match[0]), text)
+    return text if text.isprintable() else "".join(map(_escape, text))
 
 
 def _escape(character: str) -> str:
-    byte = ord(character) - 0xDC00
-    return f"\\x{byte:02x}" if byte > 0 else character.encode("unicode_escape").decode()
+    if character.isprintable() or unicodedata.category(character) == "Zs":  # spaces of all kinds
+        return character
+    byte = ord(character) - 0xDC00  # of what Python makes of bytes of file names that are not UTF-8
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else character.encode("unicode_escape").decode()
 
 
 class Mistakes:

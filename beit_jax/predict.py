@@ -22,7 +22,7 @@ from typing import Any
 from beit_jax import cli, extras
 from beit_jax.convert import locate
 from beit_jax.data.sources import image_files
-from beit_jax.errors import Mistakes, UserError
+from beit_jax.errors import Mistakes, UserError, printable
 
 BATCH_SIZE = 64
 
@@ -157,20 +157,16 @@ class _Unreadable:
         """See `EvalSet`."""
         self._progress.update(seen)
         for name, fault in zip(names, faults, strict=True):
-            words = f"cannot read {_one_line(name.decode('utf-8', 'backslashreplace'))}: {fault.decode()}"
+            words = f"cannot read {printable(name.decode('utf-8', 'backslashreplace'))}: {fault.decode()}"
             self._progress.write(words, file=sys.stderr)
 
     def check(self, is_sample: bool = True) -> None:
         """See `EvalSet`."""
 
 
-def _one_line(text: str) -> str:
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
 def _format(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """The table for a terminal."""
-    lines = [columns, *([_one_line(cell) for cell in row] for row in rows)]
+    lines = [columns, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines)
 

@@ -31,7 +31,7 @@ def _convolve(x: jax.Array, layer: Params, kind: str) -> jax.Array:
     def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    kernel, bias = layer["kernel"], layer["bias"]
+    kernel, bias = layer["kernel"], layer["bias"].reshape(1, 1, 1, -1)
     if kind == THREE:
         (high_x, low_x), (high_k, low_k) = ((_round(v, "bfloat16"), v - _round(v, "bfloat16")) for v in (x, kernel))
         low_x, low_k = _round(low_x, "bfloat16"), _round(low_k, "bfloat16")

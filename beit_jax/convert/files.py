@@ -10,7 +10,7 @@ from beit_jax import extras
 from beit_jax.convert import settings_limits, state_dicts
 from beit_jax.convert.locate import DALLE, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
-from beit_jax.convert.read_budget import printable
+from beit_jax.convert.read_budget import excerpt
 from beit_jax.convert.torch_storages import as_float32, is_floating
 from beit_jax.errors import UserError
 
@@ -70,7 +70,7 @@ def _weights(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndar
     state = {name: value for name, value in tensors.items() if not BUFFERS.search(name)}
     for name in state:
         if len(name) > LONGEST_NAME or not name.isprintable():
-            raise UserError(f"{path} has a tensor with the name {printable(name)}; expected short, printable names")
+            raise UserError(f"{path} has a tensor with the name {excerpt(name)}; expected short, printable names")
     if integers := sorted(f"{name} ({value.dtype})" for name, value in state.items() if not is_floating(value.dtype)):
         raise UserError(
             f"{path} holds {', '.join(integers)}; expected floating numbers: quantized weights are not read, save the "
@@ -100,14 +100,14 @@ def _read_safetensors(path: Path) -> state_dicts.StateDict:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except AttributeError as error:  # it asks NumPy for types that NumPy does not have
         raise UserError(
-            f"{path} holds numbers of 8 bits or fewer ({printable(str(error))}); expected float16, bfloat16 or float32"
+            f"{path} holds numbers of 8 bits or fewer ({excerpt(str(error))}); expected float16, bfloat16 or float32"
         ) from error
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        reason = printable(str(error))
+        reason = excerpt(str(error))
         raise UserError(f"{path} cannot be read ({reason}); is it truncated? Download it again") from error
     if written_by not in ("pt", "np"):
         raise UserError(
-            f"{path} was written for the framework {printable(repr(written_by))}, whose axes may be in another order; "
+            f"{path} was written for the framework {excerpt(repr(written_by))}, whose axes may be in another order; "
             "expected a file for PyTorch ('pt')"
         )
     return state_dicts.named_as_published({name: as_float32(value) for name, value in tensors.items()}, path)

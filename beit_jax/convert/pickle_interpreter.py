@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from beit_jax.convert.read_budget import Budget, UnreadableError, printable
+from beit_jax.convert.read_budget import Budget, UnreadableError, excerpt
 
 LONGEST_LINE = 1 << 20  # bytes of a line, in the oldest protocol
 LARGEST_KEY = 1 << 60  # of an integer; larger ones can be chosen to have equal hashes
@@ -84,7 +84,7 @@ def interpret(window: Window, find: Callable[[str, str], Any], persistent: Calla
             try:
                 opcode, argument, _ = next(opcodes)
             except (ValueError, OverflowError) as error:
-                raise UnreadableError(f"a damaged pickle: {printable(str(error))}") from error
+                raise UnreadableError(f"a damaged pickle: {excerpt(str(error))}") from error
             budget.spend(steps=1)
             if opcode.name == "STOP":
                 return machine.pop()

@@ -1,5 +1,7 @@
 """What reading a file that nobody trusts may cost: for every part of the reader, it follows from the file's size."""
 
+from beit_jax.errors import printable
+
 
 class UnreadableError(Exception):
     """A file is not what it should be; the message says how, in one line."""
@@ -39,7 +41,6 @@ class Budget:
             raise UnreadableError(f"it asks for more {what} than a model in a file of {self._size:,} bytes needs")
 
 
-def printable(text: str, longest: int = 200) -> str:
+def excerpt(text: str, longest: int = 200) -> str:
     """Text of a file for a message: one line, without control characters, not too long."""
-    cut = text[:longest]
-    return cut if cut.isprintable() else ascii(cut)[1:-1]
+    return printable(text[:longest])

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from beit_jax.convert.read_budget import printable
+from beit_jax.convert.read_budget import excerpt
 from beit_jax.errors import Mistakes, UserError
 
 LARGEST_FILE = 8 << 20  # bytes; 22,000 names of classes take 3 MB
@@ -46,7 +46,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             raise UserError(f"{path} is no file of at most {LARGEST_FILE >> 20} MiB; expected settings in JSON")
         value = parse(path.read_bytes())
     except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({printable(str(error))}); download it again") from error
+        raise UserError(f"{path} is not valid JSON ({excerpt(str(error))}); download it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
     if not isinstance(value, dict):
@@ -141,7 +141,7 @@ class _Check:
 
     def wrong(self, *keys: str, expected: str) -> None:
         """Adds a mistake."""
-        found = ", ".join(f"{key}={printable(repr(self.values[key]), 80)}" for key in keys)
+        found = ", ".join(f"{key}={excerpt(repr(self.values[key]), 80)}" for key in keys)
         self._mistakes.add(f"{self._found.format(found)}; expected {expected}")
 
     def between(self, key: str, low: float, high: float, what: str) -> None:

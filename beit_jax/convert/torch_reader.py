@@ -19,7 +19,7 @@ import numpy as np
 
 from beit_jax.convert import zip_members
 from beit_jax.convert.pickle_interpreter import Function, Record, Window, interpret, make_dict, make_set
-from beit_jax.convert.read_budget import Budget, UnknownKindError, UnreadableError, printable
+from beit_jax.convert.read_budget import Budget, UnknownKindError, UnreadableError, excerpt
 from beit_jax.convert.torch_storages import Storage, StoredTensor, read_arrays
 from beit_jax.errors import UserError
 
@@ -136,7 +136,7 @@ class _Storages(dict[str, Storage]):
             raise UnreadableError("an impossible number of stored values")
         storage = self.setdefault(key, Storage(key, dtype, count))
         if (storage.dtype, storage.count) != (dtype, count):
-            raise UnreadableError(f"two descriptions of the stored values {printable(key)}")
+            raise UnreadableError(f"two descriptions of the stored values {excerpt(key)}")
         return storage
 
 
@@ -160,9 +160,9 @@ def _content_of_zip(file: BinaryIO, size: int, budget: Budget) -> Any:
     for key, storage in storages.items():
         member = members.get(f"{root}data/{key}")
         if member is None:
-            raise UnreadableError(f"the stored values {printable(key)} are missing")
+            raise UnreadableError(f"the stored values {excerpt(key)} are missing")
         if member.size != storage.size:
-            raise UnreadableError(f"the stored values {printable(key)} are of an unexpected size")
+            raise UnreadableError(f"the stored values {excerpt(key)} are of an unexpected size")
         storage.start, storage.crc = member.start, member.crc
     return content
 
@@ -185,9 +185,9 @@ def _content_of_legacy(file: BinaryIO, size: int, budget: Budget) -> Any:
     for key in map(_storage_key, keys):
         storage = storages.get(key)
         if storage is None or storage.start is not None:
-            raise UnreadableError(f"the stored values {printable(key)} are listed, but not once in the tensors")
+            raise UnreadableError(f"the stored values {excerpt(key)} are listed, but not once in the tensors")
         if int.from_bytes(window.read(8), "little") != storage.count:
-            raise UnreadableError(f"the stored values {printable(key)} are of an unexpected size")
+            raise UnreadableError(f"the stored values {excerpt(key)} are of an unexpected size")
         storage.start = window.position
         window.skip(storage.size)
     return content
@@ -212,8 +212,8 @@ def _find(module: str, name: str) -> Any:
     if inert or (module, name) in INERT_NAMES or (module == "torch" and name in _DTYPES):
         return Function(_record)
     if module.partition(".")[0] == "torch" and UNKNOWN_KIND.fullmatch(name):
-        raise UnknownKindError(printable(name))
-    raise _RefusedError(printable(f"{module}.{name}"))
+        raise UnknownKindError(excerpt(name))
+    raise _RefusedError(excerpt(f"{module}.{name}"))
 
 
 def _record(*_: Any) -> Record:

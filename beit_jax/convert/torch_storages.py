@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from beit_jax.convert.read_budget import Budget, UnknownKindError, UnreadableError, printable
+from beit_jax.convert.read_budget import Budget, UnknownKindError, UnreadableError, excerpt
 
 LARGEST = 1 << 56  # of a product of sizes, which in bytes must be less than 2 ** 63
 MOST_AXES = 32
@@ -37,13 +37,13 @@ class Storage:
           UnreadableError: they are missing or damaged.
         """
         if self.start is None:
-            raise UnreadableError(f"the stored values {printable(self.name)} are missing")
+            raise UnreadableError(f"the stored values {excerpt(self.name)} are missing")
         values = np.empty(self.size, np.uint8)
         file.seek(self.start)
         if file.readinto(values) != self.size:
-            raise UnreadableError(f"it ends within the stored values {printable(self.name)}")
+            raise UnreadableError(f"it ends within the stored values {excerpt(self.name)}")
         if self.crc is not None and zlib.crc32(values) != self.crc:
-            raise UnreadableError(f"the stored values {printable(self.name)} are damaged")
+            raise UnreadableError(f"the stored values {excerpt(self.name)} are damaged")
         return values != 0 if self.dtype == np.bool_ else values.view(self.dtype)
 
 
@@ -98,7 +98,7 @@ def read_arrays(file: BinaryIO, tensors: Mapping[str, StoredTensor], budget: Bud
     """
     for name, tensor in tensors.items():
         if math.prod(tensor.shape) > tensor.storage.count:
-            raise UnknownKindError(f"{printable(name)}, {tensor.shape} of {tensor.storage.count} values")
+            raise UnknownKindError(f"{excerpt(name)}, {tensor.shape} of {tensor.storage.count} values")
     budget.spend(steps=len(tensors), size=sum(tensor.size for tensor in tensors.values()))
     uses = collections.Counter(tensor.storage for tensor in tensors.values())
     shared = {storage for storage, count in uses.items() if count > 1}

@@ -3,7 +3,7 @@
 import struct
 from typing import BinaryIO, NamedTuple
 
-from beit_jax.convert.read_budget import Budget, UnreadableError, printable
+from beit_jax.convert.read_budget import Budget, UnreadableError, excerpt
 
 MAGIC = b"PK\x03\x04"
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -42,7 +42,7 @@ def read_members(file: BinaryIO, budget: Budget) -> dict[str, Member]:
     for _ in range(count):
         name, offset, member, position = _entry(directory, position)
         if name in members:
-            raise UnreadableError(f"an archive with two members {printable(name)}")
+            raise UnreadableError(f"an archive with two members {excerpt(name)}")
         data = _check_local(file, name, offset, member)
         members[name] = Member(data, member.size, member.crc)
         ends.append((offset, data + member.size))
@@ -91,9 +91,9 @@ def _entry(directory: bytes, position: int) -> tuple[str, int, Member, int]:
     name = directory[name_start : name_start + name_length].decode("utf-8", "surrogateescape")
     size, packed, offset = _in_64_bits(directory[name_start + name_length : end - comment], [size, packed, offset])
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
-        raise UnreadableError(f"an archive with a member outside of its folder, {printable(name)}")
+        raise UnreadableError(f"an archive with a member outside of its folder, {excerpt(name)}")
     if method or flags & _ENCRYPTED or packed != size:
-        raise UnreadableError(f"an archive with a compressed member, {printable(name)}; PyTorch does not compress")
+        raise UnreadableError(f"an archive with a compressed member, {excerpt(name)}; PyTorch does not compress")
     return name, offset, Member(0, size, crc), end
 
 
@@ -116,10 +116,10 @@ def _check_local(file: BinaryIO, name: str, offset: int, member: Member) -> int:
     magic, _, flags, method, _, _, _, packed, size, name_length, extra_length = values
     local_name = _read(file, offset + _LOCAL.size, name_length).decode("utf-8", "surrogateescape")
     if magic != MAGIC or local_name != name or method or flags & _ENCRYPTED:
-        raise UnreadableError(f"an archive whose parts contradict each other about {printable(name)}")
+        raise UnreadableError(f"an archive whose parts contradict each other about {excerpt(name)}")
     stated = {packed, size} - ({0, _UNKNOWN} if flags & _SIZES_BEHIND else {_UNKNOWN})
     if stated - {member.size}:
-        raise UnreadableError(f"an archive with two sizes of {printable(name)}")
+        raise UnreadableError(f"an archive with two sizes of {excerpt(name)}")
     return offset + _LOCAL.size + name_length + extra_length
 
 
