@@ -228,8 +228,9 @@ class Experiment:
         # The metrics are replicated, so that every process can read them.
         outputs = jax.tree.map(lambda leaf: leaf.sharding, state), sharding.replicated(self.mesh)
         jitted = jax.jit(step, out_shardings=outputs, donate_argnums=0)
+        key = jax.eval_shape(jax.random.key, 0)  # computed nowhere: the devices of the mesh may only be described
         with jax.set_mesh(self.mesh):
-            return jitted.trace(state, self.abstract_frozen, self.abstract_batch, jax.random.key(0))
+            return jitted.trace(state, self.abstract_frozen, self.abstract_batch, key)
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:

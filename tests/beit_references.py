@@ -67,8 +67,9 @@ def hugging_face_block(block: Tree, table: str) -> dict[str, np.ndarray]:
     out = {"lambda_1": block["gamma_1"], "lambda_2": block["gamma_2"]}
     for ours, theirs in {"norm1": "layernorm_before", "norm2": "layernorm_after"}.items():
         out[f"{theirs}.weight"], out[f"{theirs}.bias"] = block[ours]["scale"], block[ours]["bias"]
+    kernel = attention["qkv"]["kernel"].reshape(width, -1, 3, attention["q_bias"].shape[1])  # by head
     for i, name in enumerate(("query", "key", "value")):
-        out[f"attention.attention.{name}.weight"] = linear(attention["qkv"]["kernel"][:, i], width)
+        out[f"attention.attention.{name}.weight"] = linear(kernel[:, :, i], width)
     out["attention.attention.query.bias"] = attention["q_bias"].reshape(-1)
     out["attention.attention.value.bias"] = attention["v_bias"].reshape(-1)
     if "relative_position" in attention:

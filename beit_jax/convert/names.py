@@ -53,14 +53,12 @@ ROWS = (
         OURS + "attn/qkv/kernel",
         UNILM + "attn.qkv.weight",
         (ATTENTION + "query.weight", ATTENTION + "key.weight", ATTENTION + "value.weight"),
-        "(n h c) d -> d n h c",
+        "(n h c) d -> d (h n c)",
     ),
     Row(OURS + "attn/q_bias", UNILM + "attn.q_bias", ATTENTION + "query.bias", "(h c) -> h c"),
     Row(OURS + "attn/v_bias", UNILM + "attn.v_bias", ATTENTION + "value.bias", "(h c) -> h c"),
     Row(OURS + "attn/relative_position/table", UNILM + "attn.relative_position_bias_table", ATTENTION + TABLE),
-    Row(
-        OURS + "attn/proj/kernel", UNILM + "attn.proj.weight", HF + "attention.output.dense.weight", "d (h c) -> h c d"
-    ),
+    Row(OURS + "attn/proj/kernel", UNILM + "attn.proj.weight", HF + "attention.output.dense.weight", LINEAR),
     Row(OURS + "attn/proj/bias", UNILM + "attn.proj.bias", HF + "attention.output.dense.bias"),
     Row(OURS + "gamma_1", UNILM + "gamma_1", HF + "lambda_1"),
     Row(OURS + "gamma_2", UNILM + "gamma_2", HF + "lambda_2"),
@@ -165,11 +163,11 @@ def counterparts(params: Mapping[str, Any], layout: Layout, task: str) -> Iterat
 
 def to_layout(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, Any]:
     """Our flattened parameters under the names and with the axes of a layout."""
-    out = {}
+    out, sizes = {}, _sizes(params)
     for name, theirs in counterparts(params, layout, task):
         there, _, here = theirs.axes.partition(" -> ")
         for names, leaf in zip(theirs.names, params[name] if theirs.stacked else [params[name]], strict=True):
-            tensor = rearrange(leaf, f"{here} -> {there}") if here else leaf
+            tensor = rearrange(leaf, f"{here} -> {there}", **_named(sizes, here)) if here else leaf
             rows = tensor.shape[0] // len(names) if len(names) > 1 else 0
             for i, part in enumerate(names):
                 out[part] = tensor[i * rows : (i + 1) * rows] if rows else tensor
@@ -187,18 +185,26 @@ def from_layout(
       layout: of `state`.
       task: see `counterpart`.
     """
-    out = {}
+    out, sizes = {}, _sizes(shapes)
     for name, theirs in counterparts(shapes, layout, task):
-        target = shapes[name].shape[1:] if theirs.stacked else shapes[name].shape
         blocks = []
         for names in theirs.names:
             parts = [state[part] for part in names]
             tensor = np.concatenate(parts) if len(parts) > 1 else parts[0]
-            sizes = dict(zip(theirs.axes.partition(" -> ")[2].split(), target))
-            known = {axis: sizes[axis] for axis in ("n", "h", "c") if axis in sizes}
-            blocks.append(rearrange(tensor, theirs.axes, **known) if theirs.axes else tensor)
+            blocks.append(rearrange(tensor, theirs.axes, **_named(sizes, theirs.axes)) if theirs.axes else tensor)
         out[name] = np.stack(blocks) if theirs.stacked else np.ascontiguousarray(blocks[0])
     return out
+
+
+def _sizes(params: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of axes that names of tensors do not tell: heads h, and the n = 3 parts of a projection."""
+    biases = params.get(OURS + "attn/q_bias")
+    return {} if biases is None else {"h": biases.shape[1], "n": 3}
+
+
+def _named(sizes: Mapping[str, int], axes: str) -> dict[str, int]:
+    """The sizes of the axes that an expression names."""
+    return {axis: size for axis, size in sizes.items() if axis in re.findall(r"\w+", axes)}
 
 
 def buffers(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, np.ndarray]:

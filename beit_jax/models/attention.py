@@ -3,23 +3,27 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.nn.initializers import Initializer
 
 from beit_jax.models.relative_position import RelativePositionBias
+from beit_jax.models.scaled_linear import ScaledLinear
+from beit_jax.models.tpu_attention import fused_attention
 from beit_jax.models.xla_workarounds import add_bias
 
 
 class Attention(nn.Module):
     """Self-attention with one fused projection, biases of queries and values, and a bias by relative position.
 
-    Keys have no bias: it would add the same to all logits of a query, and the softmax cancels that. Heads are an axis
-    of every parameter, so that tensor parallelism splits that axis and nothing else: `qkv/kernel` `[d, 3, h, d/h]`,
-    `q_bias` and `v_bias` `[h, d/h]`, `proj/kernel` `[h, d/h, d]`.
+    Keys have no bias: it would add the same to all logits of a query, and the softmax cancels that. Parameters:
+    `qkv/kernel` `[d, (h 3 c)]`, where c = d/h, `q_bias` and `v_bias` `[h, c]`, `proj/kernel` `[(h c), d]`. The columns of
+    a head lie together, so that tensor parallelism splits heads and nothing else.
 
     Attributes (others as in `Block`):
       kernel_init: initializer of `qkv/kernel`.
       proj_init: initializer of `proj/kernel`.
       dtype: of the matrix products; logits and softmax are float32.
+      fused: whether a TPU's kernel computes it, see `tpu_attention`.
     """
 
     heads: int
@@ -27,9 +31,10 @@ class Attention(nn.Module):
     kernel_init: Initializer
     proj_init: Initializer
     dtype: jnp.dtype = jnp.float32
+    fused: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, bias: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x: jax.Array, bias: jax.Array | None = None, gamma: jax.Array | None = None) -> jax.Array:
         """`[b, n, d]` -> `[b, n, d]` in `dtype`.
 
         The attention weights float32 `[b, h, n, n]` are sown as `weights` in the collection `intermediates`.
@@ -38,23 +43,30 @@ class Attention(nn.Module):
           x: tokens `[b, n, d]`; here n counts the class token too.
           bias: float32 `[s, h, n, n]`, shared by all blocks (see `RelativePositionBias`). If `grid` is given, the block
             adds a bias of its own.
+          gamma: see `ScaledLinear`.
         """
         width = x.shape[-1]
+        linear = nn.Dense(3 * width, use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
+        projected = linear(x)
         shape = (self.heads, width // self.heads)
-        qkv = nn.DenseGeneral((3, *shape), use_bias=False, kernel_init=self.kernel_init, dtype=self.dtype, name="qkv")
-        query, key, value = jnp.unstack(qkv(x), axis=2)
-        query = query + self._bias("q_bias", shape)
-        value = value + self._bias("v_bias", shape)
+        query, value = (self.param(name, nn.initializers.zeros, shape, jnp.float32) for name in ("q_bias", "v_bias"))
+        added = jnp.stack([query, jnp.zeros(shape), value], axis=1).reshape(-1)
         if self.grid is not None:
             own = RelativePositionBias(self.heads, self.grid, name="relative_position")(x.shape[0])
             bias = own if bias is None else bias + own
+        if self.fused and bias is not None and not self.is_mutable_collection("intermediates"):
+            mixed = fused_attention(projected, added, bias, self.heads)
+        else:
+            mixed = self._attend(projected + added.astype(self.dtype)[None, None], bias)
+        return ScaledLinear(width, self.proj_init, self.dtype, name="proj")(mixed, gamma)
+
+    def _attend(self, projected: jax.Array, bias: jax.Array | None) -> jax.Array:
+        """`[b, n, (h 3 c)]` -> `[b, n, (h c)]`."""
+        query, key, value = jnp.unstack(rearrange(projected, "b n (h i c) -> b n h i c", h=self.heads, i=3), axis=3)
         weights = attention_weights(query, key, bias)
         self.sow("intermediates", "weights", weights)
         mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), value)
-        return nn.DenseGeneral(width, axis=(-2, -1), kernel_init=self.proj_init, dtype=self.dtype, name="proj")(mixed)
-
-    def _bias(self, name: str, shape: tuple[int, int]) -> jax.Array:
-        return self.param(name, nn.initializers.zeros, shape, jnp.float32).astype(self.dtype)[None, None]
+        return rearrange(mixed, "b n h c -> b n (h c)")
 
 
 def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None) -> jax.Array:

@@ -8,9 +8,12 @@ from jax.nn.initializers import Initializer
 from beit_jax.models.attention import Attention
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.initializers import divided
+from beit_jax.models.scaled_linear import ScaledLinear
 from beit_jax.models.stack import Layer
 from beit_jax.models.xla_workarounds import gelu
 
+import os
+FUSED = bool(os.environ.get('FUSED'))
 
 class Block(nn.Module):
     """x + drop(gamma_1 * attention(norm(x))), then the same with an MLP.
@@ -51,21 +54,23 @@ class Block(nn.Module):
         """
         x = batch_sharded(x)
         end_init = divided(self.kernel_init, jnp.sqrt(2.0 * (layer.index + 1).astype(jnp.float32)))
-        attention = Attention(self.heads, self.grid, self.kernel_init, end_init, self.dtype, name="attn")
+        attention = Attention(self.heads, self.grid, self.kernel_init, end_init, self.dtype, FUSED, name="attn")
         mlp = Mlp(self.mlp_ratio * x.shape[-1], self.kernel_init, end_init, self.dtype, name="mlp")
-        x = x + self._branch("gamma_1", attention(self._norm("norm1", x), bias), layer)
-        x = x + self._branch("gamma_2", mlp(self._norm("norm2", x)), layer)
+        gamma_1, gamma_2 = (self._gamma(name, x.shape[-1]) for name in ("gamma_1", "gamma_2"))
+        x = x + self._kept(attention(self._norm("norm1", x), bias, gamma_1), layer)
+        x = x + self._kept(mlp(self._norm("norm2", x), gamma_2), layer)
         x = batch_sharded(x)
         return x, x if self.collect else None
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
         return layer_norm(name, self.norm_eps)(x).astype(self.dtype)
 
-    def _branch(self, gamma: str, y: jax.Array, layer: Layer) -> jax.Array:
+    def _gamma(self, name: str, width: int) -> jax.Array | None:
+        init = nn.initializers.constant(self.layer_scale)
+        return self.param(name, init, (width,), jnp.float32) if self.layer_scale else None
+
+    def _kept(self, y: jax.Array, layer: Layer) -> jax.Array:
         y = y.astype(jnp.float32)
-        if self.layer_scale:
-            scale = self.param(gamma, nn.initializers.constant(self.layer_scale), y.shape[-1:], jnp.float32)
-            y = y * scale[None, None]
         return drop_path(self.make_rng("drop_path"), y, layer.drop_path) if self.stochastic_depth else y
 
 
@@ -78,10 +83,10 @@ class Mlp(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[b, n, d]` -> `[b, n, d]` in `dtype`."""
+    def __call__(self, x: jax.Array, gamma: jax.Array | None = None) -> jax.Array:
+        """`[b, n, d]` -> `[b, n, d]` in `dtype`; `gamma`: see `ScaledLinear`."""
         y = gelu(nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x))
-        return nn.Dense(x.shape[-1], kernel_init=self.end_init, dtype=self.dtype, name="fc2")(y)
+        return ScaledLinear(x.shape[-1], self.end_init, self.dtype, name="fc2")(y, gamma)
 
 
 def layer_norm(name: str, eps: float) -> nn.LayerNorm:
@@ -98,4 +103,4 @@ def drop_path(key: jax.Array, y: jax.Array, rate: jax.Array) -> jax.Array:
       rate: scalar in [0, 1).
     """
     kept = jax.random.bernoulli(key, 1.0 - rate, (y.shape[0], 1, 1))
-    return jnp.where(kept, y / (1.0 - rate).astype(y.dtype), jnp.zeros((), y.dtype))
+    return y * (kept.astype(jnp.float32) / (1.0 - rate)).astype(y.dtype)

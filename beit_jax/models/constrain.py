@@ -6,6 +6,7 @@ import jax
 from jax.sharding import AxisType, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
+HEADS_AXIS = "tensor"
 
 
 def batch_sharded(x: jax.Array) -> jax.Array:
@@ -28,3 +29,10 @@ def batch_axes(batch: int) -> tuple[str, ...]:
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     axes = tuple(axis for axis in BATCH_AXES if types.get(axis) == AxisType.Auto)
     return () if batch % math.prod(mesh.shape[axis] for axis in axes) else axes
+
+
+def heads_axes(heads: int) -> tuple[str, ...]:
+    """The axes of the mesh that split attention heads: none without a mesh, or where they do not divide `heads`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return (HEADS_AXIS,) if types.get(HEADS_AXIS) == AxisType.Auto and heads % mesh.shape[HEADS_AXIS] == 0 else ()

@@ -24,9 +24,9 @@ BATCH = P(("data", "fsdp"))
 # The first axis of `blocks/` parameters is the layer. Heads, hidden units and the vocabulary are split over `tensor`.
 # Arrays that no rule but the last matches, such as biases and norms, are replicated.
 PARTITION = (
-    (r"blocks/attn/qkv/kernel$", P(None, "fsdp", None, "tensor", None)),  # [l, d, 3, h, hd]
+    (r"blocks/attn/qkv/kernel$", P(None, "fsdp", "tensor")),  # [l, d, (h 3 c)]
     (r"blocks/attn/[qv]_bias$", P(None, "tensor", None)),  # [l, h, hd]
-    (r"blocks/attn/proj/kernel$", P(None, "tensor", None, "fsdp")),  # [l, h, hd, d]
+    (r"blocks/attn/proj/kernel$", P(None, "tensor", "fsdp")),  # [l, (h c), d]
     (r"blocks/mlp/fc1/kernel$", P(None, "fsdp", "tensor")),  # [l, d, m]
     (r"blocks/mlp/fc1/bias$", P(None, "tensor")),
     (r"blocks/mlp/fc2/kernel$", P(None, "tensor", "fsdp")),  # [l, m, d]

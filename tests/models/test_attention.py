@@ -23,10 +23,10 @@ def tokens():
 def test_parameters(tokens):
     shapes = jax.tree.map(lambda x: x.shape, attention().init(jax.random.key(0), tokens)["params"])
     assert shapes == {
-        "qkv": {"kernel": (WIDTH, 3, HEADS, 4)},
+        "qkv": {"kernel": (WIDTH, 3 * WIDTH)},
         "q_bias": (HEADS, 4),
         "v_bias": (HEADS, 4),
-        "proj": {"kernel": (HEADS, 4, WIDTH), "bias": (WIDTH,)},
+        "proj": {"kernel": (WIDTH, WIDTH), "bias": (WIDTH,)},
         "relative_position": {"table": (18, HEADS)},
     }
 
@@ -35,15 +35,16 @@ def test_against_loops_over_heads_and_queries(tokens):
     shared = np.asarray(jax.random.normal(jax.random.key(1), (1, HEADS, 7, 7)))
     module = attention(grid=None)
     params = random_parameters(jax.eval_shape(module.init, jax.random.key(0), tokens)["params"])
+    kernel, proj = params["qkv"]["kernel"].reshape(WIDTH, HEADS, 3, 4), params["proj"]["kernel"].reshape(HEADS, 4, WIDTH)
     expected = np.zeros(tokens.shape)
     for b, x in enumerate(np.asarray(tokens, np.float64)):
         for h in range(HEADS):
-            q, k, v = (x @ params["qkv"]["kernel"][:, i, h] for i in range(3))
+            q, k, v = (x @ kernel[:, h, i] for i in range(3))
             q, v = q + params["q_bias"][h], v + params["v_bias"][h]
             for i in range(7):
                 logits = k @ q[i] / np.sqrt(4) + shared[0, h, i]
                 weights = np.exp(logits) / np.exp(logits).sum()
-                expected[b, i] += weights @ v @ params["proj"]["kernel"][h]
+                expected[b, i] += weights @ v @ proj[h]
     got = module.apply({"params": params}, tokens, jnp.asarray(shared))
     np.testing.assert_allclose(got, expected + params["proj"]["bias"], atol=1e-5)
 

@@ -84,10 +84,10 @@ def test_small_arrays_do_not_count():
 
 
 def test_axes_that_are_not_divided_are_refused():
-    heads = dict(blocks__attn__qkv__kernel=(2, 768, 3, 12, 64), blocks__mlp__fc1__kernel=(2, 768, 3072))
-    check(mesh_of(tensor=4), **heads)
-    with pytest.raises(UserError, match=r"qkv/kernel, 14 MiB.*tensor .now 8."):
-        check(mesh_of(tensor=8), **heads)
+    kernels = dict(blocks__attn__qkv__kernel=(2, 768, 3 * 764), blocks__mlp__fc1__kernel=(2, 768, 3072))
+    check(mesh_of(tensor=4), **kernels)
+    with pytest.raises(UserError, match=r"qkv/kernel, 13 MiB.*tensor .now 8."):
+        check(mesh_of(tensor=8), **kernels)
 
 
 def test_what_tensor_replicates_by_rule_passes():

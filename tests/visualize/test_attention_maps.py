@@ -88,7 +88,7 @@ def test_weights_of_every_block(relative_position):
     block = jax.tree.map(lambda leaf: leaf[0], p["blocks"])
     x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
     x = x * block["norm1"]["scale"] + block["norm1"]["bias"]
-    query, key, _ = np.einsum("bnd,dihc->ibhnc", x, block["attn"]["qkv"]["kernel"])
+    query, key, _ = np.einsum("bnd,dhic->ibhnc", x, block["attn"]["qkv"]["kernel"].reshape(8, 2, 3, 4))
     logits = np.einsum("bhqc,bhkc->bhqk", query + block["attn"]["q_bias"][:, None], key) / 2
     if relative_position != "none":
         owner = p if relative_position == "shared" else block["attn"]

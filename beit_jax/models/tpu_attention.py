@@ -1,0 +1,203 @@
+"""Attention whose weights never leave the chip's fast memory: a kernel for TPUs, with a learned bias and its gradient.
+
+XLA writes logits, weights and their gradients, `[b, h, n, n]`, to memory and reads them again, which takes most of the
+time of attention. The kernels for TPUs that JAX and tokamax bring have no bias, or take one for every example. BEiT has
+few tokens: fast memory holds the biases of all heads and what one head computes, so that a plain softmax is enough.
+
+A program of the grid computes one example. The backward pass computes the weights again from queries and keys. It adds
+up the gradient of the bias over the examples, in fast memory.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
+
+from beit_jax.models.constrain import batch_axes, heads_axes
+
+LANES = 128
+FAST_MEMORY = 60 << 20  # bytes; v5p has 64 MiB, v5e and v6e have 128
+INTERMEDIATES = 8  # float32 `[n, n]` that the backward pass of one head may have at once
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def fused_attention(
+    projected: jax.Array, added: jax.Array, bias: jax.Array, heads: int, interpret: bool = False
+) -> jax.Array:
+    """softmax(q k^T / sqrt(c) + bias) v, with float32 logits and weights.
+
+    Args:
+      projected: queries, keys and values before their biases, `[b, n, (h 3 c)]`.
+      added: their biases, float32 `[(h 3 c)]`.
+      bias: float32 `[s, h, n, n]`, for each of the s shards into which the mesh splits the batch.
+      heads: h.
+      interpret: whether JAX runs the kernel operation by operation, which it does on any device.
+
+    Returns:
+      `[b, n, (h c)]` in the dtype of `projected`.
+    """
+    return _forward(projected, added, bias, heads, interpret)[0]
+
+
+def fits(tokens: int, width: int, heads: int, memory: int) -> bool:
+    """Whether `memory` bytes of fast memory hold what a program needs for n `tokens` of `width` d."""
+    padded = -(-tokens // LANES) * LANES
+    return 4 * (2 * heads + INTERMEDIATES) * tokens * padded + 2 * 2 * 7 * tokens * width <= memory
+
+
+def _forward(projected: jax.Array, added: jax.Array, bias: jax.Array, heads: int, interpret: bool) -> Any:
+    def local(projected: jax.Array, added: jax.Array, bias: jax.Array) -> jax.Array:
+        b, n, width = projected.shape
+        mixed = jax.ShapeDtypeStruct((b, n, width // 3), projected.dtype)
+        return _call(_forward_kernel, (projected, added, bias), mixed, interpret)
+
+    tokens, columns, biases = _splits(len(projected), heads)
+    function = _on_shards(local, (tokens, columns, biases), tokens)
+    return function(projected, added[None, None], bias), (projected, added, bias)
+
+
+def _backward(heads: int, interpret: bool, saved: Any, cotangent: jax.Array) -> tuple[jax.Array, ...]:
+    projected, added, bias = saved
+    shards = len(bias)
+
+    def local(*inputs: jax.Array) -> tuple[jax.Array, ...]:
+        outputs = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3])
+        return tuple(_call(_backward_kernel, inputs, outputs, interpret))
+
+    tokens, columns, biases = _splits(len(projected), heads)
+    # Each shard adds up the gradient of the biases of its examples.
+    copies = jnp.broadcast_to(added, (shards, 1, len(added)))
+    by_shard = P(biases[0], *columns[1:])
+    function = _on_shards(local, (tokens, by_shard, biases, tokens), (tokens, by_shard, biases))
+    d_projected, d_added, d_bias = function(projected, copies, bias, cotangent)
+    return d_projected, jnp.sum(d_added, axis=(0, 1)), d_bias
+
+
+fused_attention.defvjp(_forward, _backward)
+
+
+def _splits(batch: int, heads: int) -> tuple[P, P, P]:
+    """How tokens `[b, n, d]`, columns `[1, 1, d]` and biases `[s, h, n, n]` are split over the mesh."""
+    examples, split = batch_axes(batch) or None, heads_axes(heads) or None
+    return P(examples, None, split), P(None, None, split), P(examples, split)
+
+
+def _on_shards(function: Callable, inputs: Any, outputs: Any) -> Callable:
+    """`function` on the examples and heads of each device; XLA cannot split a kernel's work over devices by itself."""
+    if not jax.sharding.get_abstract_mesh().axis_names:
+        return function
+    return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+
+def _call(kernel: Callable, inputs: tuple[jax.Array, ...], outputs: Any, interpret: bool) -> Any:
+    """Runs a kernel for each example. Arrays whose first axis is not the batch are in fast memory for all programs."""
+    batch, heads = len(inputs[0]), inputs[2].shape[1]
+
+    def block(x: Any) -> pl.BlockSpec:
+        if x.ndim == 3 and x.shape[1] > 1:
+            return pl.BlockSpec((1, *x.shape[1:]), lambda i: (i, 0, 0))
+        return pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim, pipeline_mode=pl.Buffered(1))
+
+    return pl.pallas_call(
+        functools.partial(kernel, heads=heads),
+        outputs,
+        grid=(batch,),
+        in_specs=[block(x) for x in inputs],
+        out_specs=jax.tree.map(block, outputs),
+        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=FAST_MEMORY),
+        interpret=interpret,
+    )(*inputs)
+
+
+def _forward_kernel(projected: Any, added: Any, bias: Any, mixed: Any, *, heads: int) -> None:
+    def attend(head: Any, qkv: list[jax.Array]) -> jax.Array:
+        return _product(_weights(*qkv[:2], bias[0, head]).astype(mixed.dtype), qkv[2], 1, 0)
+
+    size = mixed.shape[2] // heads
+
+    def step(group: Any, together: int) -> None:
+        qkv = _with_biases(projected, added, group, together * 3 * size)
+        parts = [attend(group * together + i, _split(qkv, i, size)) for i in range(together)]
+        mixed[_place(group, together * size)] = jnp.concatenate(parts, axis=1).astype(mixed.dtype)
+
+    _for_groups(step, heads, size)
+
+
+def _backward_kernel(
+    projected: Any, added: Any, bias: Any, d_mixed: Any, d_projected: Any, d_added: Any, d_bias: Any, *, heads: int
+) -> None:
+    @pl.when(pl.program_id(0) == 0)
+    def _() -> None:
+        d_added[...] = jnp.zeros_like(d_added)
+        d_bias[...] = jnp.zeros_like(d_bias)
+
+    size = d_mixed.shape[2] // heads
+
+    def attend(head: Any, qkv: list[jax.Array], cotangent: jax.Array) -> list[jax.Array]:
+        query, key, value = qkv
+        weights = _weights(query, key, bias[0, head])
+        d_weights = _product(cotangent, value, 1, 1)
+        d_logits = weights * (d_weights - jnp.sum(weights * d_weights, axis=1, keepdims=True))
+        d_bias[0, head] += d_logits
+        d_logits = (d_logits * size**-0.5).astype(query.dtype)
+        d_value = _product(weights.astype(value.dtype), cotangent, 0, 0)
+        return [_product(d_logits, key, 1, 0), _product(d_logits, query, 0, 0), d_value]
+
+    def step(group: Any, together: int) -> None:
+        width = together * 3 * size
+        qkv = _with_biases(projected, added, group, width)
+        cotangents = _columns(d_mixed, group, together * size)
+        parts = [
+            attend(group * together + i, _split(qkv, i, size), cotangents[:, i * size : (i + 1) * size])
+            for i in range(together)
+        ]
+        gradient = jnp.concatenate(sum(parts, []), axis=1)
+        d_projected[_place(group, width)] = gradient.astype(d_projected.dtype)
+        d_added[_place(group, width)] += jnp.sum(gradient, axis=0, keepdims=True)
+
+    _for_groups(step, heads, size)
+
+
+def _for_groups(step: Callable, heads: int, size: int) -> None:
+    """`step(group, heads in a group)` for the heads in groups that fill whole lanes, to which addresses must point."""
+    together = LANES // math.gcd(LANES, size)
+    together = heads if heads % together else together
+    jax.lax.fori_loop(0, heads // together, lambda group, _: step(group, together), None)
+
+
+def _place(group: Any, width: int) -> tuple:
+    return 0, slice(None), pl.ds(pl.multiple_of(group * width, width), width)
+
+
+def _columns(array: Any, group: Any, width: int) -> jax.Array:
+    """The columns of a group, `[n, width]`."""
+    return array[_place(group, width)]
+
+
+def _with_biases(projected: Any, added: Any, group: Any, width: int) -> jax.Array:
+    sums = _columns(projected, group, width).astype(jnp.float32) + _columns(added, group, width)
+    return sums.astype(projected.dtype)
+
+
+def _split(qkv: jax.Array, i: int, size: int) -> list[jax.Array]:
+    """Query, key and value of the i-th head of a group, `[n, c]`."""
+    return [qkv[:, (3 * i + part) * size : (3 * i + part + 1) * size] for part in range(3)]
+
+
+def _weights(query: jax.Array, key: jax.Array, bias: jax.Array) -> jax.Array:
+    """Attention weights of one head, float32 `[n, n]`."""
+    logits = _product(query, key, 1, 1) * query.shape[-1] ** -0.5 + bias
+    exponentials = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
+    return exponentials / jnp.sum(exponentials, axis=1, keepdims=True)
+
+
+def _product(left: jax.Array, right: jax.Array, left_axis: int, right_axis: int) -> jax.Array:
+    """The product of two matrices over an axis of each, in float32."""
+    axes = (((left_axis,), (right_axis,)), ((), ()))
+    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
