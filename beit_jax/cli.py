@@ -309,5 +309,6 @@ def _ignore_library_threads(unraisable: Any) -> None:
 
 def _fail(error: Exception) -> NoReturn:
     """Ends a command that failed in a way that is not the user's mistake."""
+    distributed.exit_if_another_is_gone(error)
     traceback.print_exception(error)
     distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])
