@@ -1,6 +1,7 @@
 """The address of the coordination service, HOST:PORT: process 0 listens there, and all others connect to it."""
 
 import errno
+import os
 import socket
 import sys
 import time
@@ -10,6 +11,7 @@ from beit_jax.errors import UserError
 
 RETRY_S = 0.2
 TELL_S = 15.0  # after which a process says that it waits
+ANSWER_TIMEOUT_S = 5.0
 FREE_TIMEOUT_S = 30.0  # for an earlier process 0 to end
 
 
@@ -43,7 +45,7 @@ def wait_until_free(port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise
-            raise UserError(f"process 0 cannot listen at port {port}: {error.strerror}; choose another port") from error
+            raise UserError(f"process 0 cannot listen at port {port}: {_reason(error)}; choose another port") from error
 
     _repeat(
         bind,
@@ -67,13 +69,27 @@ def wait_for_listener(name: str, host: str, port: int, timeout_s: float) -> None
     )
 
 
+def answers(address: str) -> bool:
+    """Whether a coordination service answers: a process that was killed may listen on for a while."""
+    try:
+        with socket.create_connection(parse("coordinator", address), timeout=ANSWER_TIMEOUT_S) as connection:
+            return bool(connection.recv(1))  # a gRPC server speaks first
+    except OSError:
+        return False
+
+
+def _reason(error: OSError) -> str:
+    """The system's words; Python adds to those of some errors. Errors of names have numbers below 0."""
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
+
+
 def _repeat(attempt: Callable[[], None], timeout_s: float, problem: str, advice: str) -> None:
     start, told = time.monotonic(), False
     while True:
         try:
             return attempt()
         except OSError as error:
-            waited, reason = time.monotonic() - start, error.strerror or error
+            waited, reason = time.monotonic() - start, _reason(error)
             if waited >= timeout_s:
                 raise UserError(f"{problem} ({reason}) after {waited:.0f} s; {advice}") from error
             if not told and waited >= TELL_S:

@@ -77,7 +77,10 @@ def _initialize() -> bool:
         return False
     jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM, which `preemption` does
     may_be_alone = settings.pop("may_be_alone", False)
-    start = time.monotonic()
+    start, text = time.monotonic(), f"waiting up to {cluster.START_TIMEOUT_S} s for all processes of this run to start"
+    telling = threading.Timer(coordinator_address.TELL_S, print, [text], dict(file=sys.stderr, flush=True))
+    telling.daemon = True
+    telling.start()
     try:
         with lost_service.reported_by(_exit_without_service):
             jax.distributed.initialize(
@@ -91,11 +94,13 @@ def _initialize() -> bool:
             return False
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
         if "bad_cast" in reason:  # see `lost_service`
-            reason = "another process did not start, or two have the same index"
+            reason = "not all of them have started, or two have the same index"
         raise UserError(
             f"the processes of this run did not find each other within {time.monotonic() - start:.0f} s ({reason}); "
             f"start all of them, or set {', '.join(cluster.VARIABLES)}"
         ) from error
+    finally:
+        telling.cancel()
     return True
 
 
@@ -272,13 +277,9 @@ def _exit_without(process: int, seconds: float, reason: str = "") -> NoReturn:
 
 def _exit_without_service() -> NoReturn:
     """Ends a process that lost the service: process 0 is gone, or the service has found the run to be broken."""
-    address = _state().coordinator_address
-    try:
-        socket.create_connection(
-            coordinator_address.parse("the coordinator", address), timeout=ANSWER_TIMEOUT_S
-        ).close()
+    if coordinator_address.answers(_state().coordinator_address):
         reason = "the run was broken up: a process of it was started a second time"
-    except OSError:
+    else:
         reason = f"process {describe(0)} has ended without a message, or its host cannot be reached"
     print(f"error: {reason}; {HOW_TO_GO_ON}", file=sys.stderr, flush=True)
     os._exit(1)
