@@ -22,7 +22,7 @@ HOW_TO_GO_ON = "start all processes again to continue from the newest checkpoint
 KEYS = "beit_jax"  # prefix of our keys in the coordination service
 BARRIER_TIMEOUT_S = 900  # for a process that prepares data or reads a large checkpoint
 NO_HEARTBEATS_S = 10 * 365 * 86400  # JAX's own limit of silence; `sign_of_life` has another one, and says more
-DISCONNECT_TIMEOUT_S = 30  # for the others, once all have finished
+DISCONNECT_TIMEOUT_S = 20  # for the others, once all have finished
 END_S = 10.0  # between the error of a single process and its end, at most
 GRACE_S = 1.0  # between a process's message that it exits and its exit
 EXIT_TIMEOUT_S = 20  # for the others to learn of a failure, before the coordinator exits
@@ -78,15 +78,11 @@ def _initialize() -> bool:
     jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM, which `preemption` does
     may_be_alone = settings.pop("may_be_alone", False)
     start, text = time.monotonic(), f"waiting up to {cluster.START_TIMEOUT_S} s for all processes of this run to start"
-    telling = threading.Timer(coordinator_address.TELL_S, print, [text], dict(file=sys.stderr, flush=True))
-    telling.daemon = True
-    telling.start()
     try:
-        with lost_service.reported_by(_exit_without_service):
+        with coordinator_address.told_later(text), lost_service.reported_by(_exit_without_service):
             jax.distributed.initialize(
                 initialization_timeout=cluster.START_TIMEOUT_S,
                 heartbeat_timeout_seconds=NO_HEARTBEATS_S,
-                shutdown_timeout_seconds=DISCONNECT_TIMEOUT_S,
                 **settings,
             )
     except Exception as error:
@@ -99,8 +95,6 @@ def _initialize() -> bool:
             f"the processes of this run did not find each other within {time.monotonic() - start:.0f} s ({reason}); "
             f"start all of them, or set {', '.join(cluster.VARIABLES)}"
         ) from error
-    finally:
-        telling.cancel()
     return True
 
 
@@ -206,11 +200,17 @@ def finish() -> None:
             _others.stop()
         with _joined_lock:
             _joined = False
-        try:
-            jax.distributed.shutdown()
-        except Exception as error:  # all have finished: nothing is lost
-            print(f"warning: a process did not disconnect: {str(error).splitlines()[0]}", file=sys.stderr, flush=True)
-            os._exit(0)
+        timer = threading.Timer(DISCONNECT_TIMEOUT_S, _end_connected)
+        timer.daemon = True
+        timer.start()
+        jax.distributed.shutdown()
+        timer.cancel()
+
+
+def _end_connected() -> NoReturn:
+    """Ends a process that cannot disconnect; nothing is lost, because all had finished."""
+    print("warning: another process was killed or stopped, after all had finished", file=sys.stderr, flush=True)
+    os._exit(0)
 
 
 def exit_all(status: int, reason: str) -> NoReturn:
@@ -220,16 +220,12 @@ def exit_all(status: int, reason: str) -> NoReturn:
     """
     if process_count() > 1:
         exit_process(status, f"process {describe(process_index())}: {reason}")
-    if _is_connected():  # to no run: at its exit JAX would print that it cannot disconnect
+    if "jax" in sys.modules and _state().client:  # of no run: at its exit JAX would print that it cannot disconnect
         exit_process(status)
     timer = threading.Timer(END_S, os._exit, (status,))
     timer.daemon = True  # runs while Python waits for other threads
     timer.start()
     raise SystemExit(status)
-
-
-def _is_connected() -> bool:
-    return "jax" in sys.modules and _state().client is not None
 
 
 def exit_process(status: int, reason: str = "", without: Collection[int] = ()) -> NoReturn:
@@ -277,6 +273,8 @@ def _exit_without(process: int, seconds: float, reason: str = "") -> NoReturn:
 
 def _exit_without_service() -> NoReturn:
     """Ends a process that lost the service: process 0 is gone, or the service has found the run to be broken."""
+    if _others is not None and not _joined:
+        _end_connected()
     if coordinator_address.answers(_state().coordinator_address):
         reason = "the run was broken up: a process of it was started a second time"
     else:
@@ -286,13 +284,12 @@ def _exit_without_service() -> NoReturn:
 
 
 def exit_if_another_is_gone(error: Exception) -> None:
-    """Ends this process if what failed was its communication with another one, which was killed; else returns.
-
-    Takes up to `GONE_S`, in which the reason of the other process may arrive too.
-    """
+    """Ends this process if what failed is its communication with one that was killed; else returns after seconds."""
     import jax
 
-    if _others is None or not client() or not isinstance(error, jax.errors.JaxRuntimeError):
+    if _others is None or not client():
+        return
+    if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):  # Gloo: among CPUs
         return
     deadline = time.monotonic() + GONE_S + 4 * SIGN_S
     while time.monotonic() < deadline:

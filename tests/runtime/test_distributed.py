@@ -74,7 +74,6 @@ def test_the_cluster_that_jax_asks(initialized, variables, expected):
     limits = {
         "initialization_timeout": cluster.START_TIMEOUT_S,
         "heartbeat_timeout_seconds": distributed.NO_HEARTBEATS_S,
-        "shutdown_timeout_seconds": distributed.DISCONNECT_TIMEOUT_S,
     }
     assert asked == (None if expected is None else limits | expected)
 
