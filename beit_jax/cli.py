@@ -17,8 +17,9 @@ from beit_jax import config as configs
 from beit_jax.config import override
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 from beit_jax.extras import missing_library
-from beit_jax.runtime import distributed
+from beit_jax.runtime import distributed, standard_streams
 from beit_jax.runtime.path_encoding import check_encoding
+from beit_jax.system_errors import explain
 
 CONFIG_HELP = "config file, with arguments: FILE[:name=value,...]"
 KEY = "--config."
@@ -268,19 +269,21 @@ def worker_index(worker: str) -> tuple[int, int]:
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(sys.argv[1:])`; a `UserError`, and a library that is not installed, become exit status 2.
+    """Calls `main(sys.argv[1:])`; a user's mistake becomes one line and exit status 2.
 
-    If several processes are one run: when one fails, all end; a process that is done waits for the others.
+    That is a `UserError`, a library that is not installed, and what `system_errors` explains. If several processes are
+    one run: when one fails, all end; a process that is done waits for the others.
     """
     # Libraries warn of what a user cannot change, and Orbax logs each error once for each of its threads; what matters
     # is raised too.
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _ignore_library_threads
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    standard_streams.secure()
     try:
         main(sys.argv[1:])
-    except (UserError, ModuleNotFoundError) as error:
-        mistake = error if isinstance(error, UserError) else missing_library(error)
+        standard_streams.check_output()
+    except (UserError, ModuleNotFoundError, OSError, RuntimeError) as error:
+        mistake = _as_mistake(error)
         if mistake is None:
             _fail(error)
         print(f"error: {mistake}", file=sys.stderr)
@@ -296,6 +299,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             distributed.finish()
         raise
     distributed.finish()
+
+
+def _as_mistake(error: Exception) -> UserError | None:
+    if isinstance(error, UserError):
+        return error
+    return missing_library(error) if isinstance(error, ModuleNotFoundError) else explain(error)
 
 
 def _ignore_library_threads(unraisable: Any) -> None:

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import gc
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -225,7 +226,15 @@ def _write(file: Path, text: str) -> None:
 def _report(workdir: Path) -> None:
     from beit_jax.visualize import report
 
-    print(report.write_report(workdir), flush=True)
+    try:
+        print(report.write_report(workdir), flush=True)
+    except OSError as error:
+        logging.getLogger("beit_jax").warning(
+            "the report cannot be written (%s); the run is complete, and the command python -m beit_jax.visualize "
+            "report %s --out PAGE writes it elsewhere",
+            error,
+            workdir,
+        )
 
 
 if __name__ == "__main__":
