@@ -280,25 +280,32 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     sys.unraisablehook = _ignore_library_threads
     standard_streams.secure()
     try:
+        _check_current_folder()
         main(sys.argv[1:])
         standard_streams.check_output()
-    except (UserError, ModuleNotFoundError, OSError, RuntimeError) as error:
-        mistake = _as_mistake(error)
-        if mistake is None:
-            _fail(error)
-        print(f"error: {mistake}", file=sys.stderr)
-        distributed.exit_all(2, str(mistake))
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # whoever presses the keys again will not wait
         print("interrupted; run the same command again to continue", file=sys.stderr)
         distributed.exit_all(130, "interrupted")
     except Exception as error:
-        _fail(error)
+        mistake = _as_mistake(error)
+        if mistake is None:
+            traceback.print_exception(error)
+            distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])
+        print(f"error: {mistake}", file=sys.stderr)
+        distributed.exit_all(2, str(mistake))
     except SystemExit as end:
         if not end.code:
             distributed.finish()
         raise
     distributed.finish()
+
+
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("the current folder was removed; change to another one, and run the command there") from None
 
 
 def _as_mistake(error: Exception) -> UserError | None:
@@ -314,9 +321,3 @@ def _ignore_library_threads(unraisable: Any) -> None:
     """
     if unraisable.object is not None:
         sys.__unraisablehook__(unraisable)
-
-
-def _fail(error: Exception) -> NoReturn:
-    """Ends a command that failed in a way that is not the user's mistake."""
-    traceback.print_exception(error)
-    distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])

@@ -1,11 +1,13 @@
 """Errors of the system that a user can correct, and that no code has explained where they were raised."""
 
 import errno
+import os
 
 from beit_jax.errors import UserError
 
 RIGHTS = "choose another path, or give this user the right to read or write it"
 SPACE = "free some space, and run the same command again"
+SHOWN = 300  # characters of a library's message
 FILES = "raise the limit of open files (ulimit -n), and run the same command again"
 ADVICE = {
     errno.EACCES: RIGHTS,
@@ -26,12 +28,26 @@ ADVICE_BY_MESSAGE = {  # of a RuntimeError, by how it begins
 }
 
 
-def explain(error: OSError | RuntimeError) -> UserError | None:
+def explain(error: Exception) -> UserError | None:
     """What to tell a user in place of an error of the system; None if it is none that a user can correct."""
-    if isinstance(error, OSError) and error.errno in ADVICE:
-        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
-        return UserError(": ".join([*names, f"{error.strerror}; {ADVICE[error.errno]}"]))
+    number = _number_of(error)
+    if number is not None:
+        own = [error.filename, error.filename2] if isinstance(error, OSError) else [str(error).splitlines()[0][:SHOWN]]
+        return UserError(": ".join([*(str(name) for name in own if name), f"{os.strerror(number)}; {ADVICE[number]}"]))
     for beginning, advice in ADVICE_BY_MESSAGE.items():
         if str(error).startswith(beginning):
             return UserError(f"{beginning[0].lower()}{beginning[1:].rstrip('.')}; {advice}")
     return None
+
+
+def reason_of(error: Exception) -> str:
+    """What the system said, for an `OSError` or an error of a library; empty where it is about something else."""
+    number = _number_of(error)
+    return str(error) if isinstance(error, OSError) else os.strerror(number) if number is not None else ""
+
+
+def _number_of(error: Exception) -> int | None:
+    """The number of an error that has advice. Libraries in C++ and Rust raise other types, with the system's words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno if error.errno in ADVICE else None
+    return next((number for number in ADVICE if os.strerror(number) in str(error)), None)

@@ -29,6 +29,10 @@ def no_thread(folder):
     raise RuntimeError("can't start new thread")  # as `threading` words it
 
 
+def library_on_a_full_disk(folder):
+    raise ValueError('RESOURCE_EXHAUSTED: Error writing "a/0.0": No space left on device [os_error_code=28]\nmore')
+
+
 def rename_onto_another_disk(folder):
     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), "from", None, "to")
 
@@ -37,6 +41,11 @@ def rename_onto_another_disk(folder):
     ("fail", "line"),
     [
         (write_too_much, "No space left on device; free some space, and run the same command again"),
+        (
+            library_on_a_full_disk,
+            'RESOURCE_EXHAUSTED: Error writing "a/0.0": No space left on device [os_error_code=28]: No space left on '
+            "device; free some space, and run the same command again",
+        ),
         (name_too_long, f"FOLDER/{'a' * 300}: File name too long; choose a shorter path"),
         (no_home, "could not determine home directory; set the environment variable HOME, or write a path without ~"),
         (
@@ -51,7 +60,7 @@ def rename_onto_another_disk(folder):
     ],
 )
 def test_an_error_that_a_user_can_correct(tmp_path, fail, line):
-    with pytest.raises((OSError, RuntimeError)) as error:
+    with pytest.raises((OSError, RuntimeError, ValueError)) as error:
         fail(tmp_path)
     assert str(system_errors.explain(error.value)) == line.replace("FOLDER", str(tmp_path))
 

@@ -97,7 +97,7 @@ def _measure(checkpoint: Path, item: str = "*") -> dict[str, list[int]]:
 
 
 def _files(folder: Path) -> Iterator[str]:
-    """The paths of all files below a folder, relative to it. A folder that cannot be listed is an error, unlike in glob."""
+    """The paths of all files below a folder, relative to it. Unlike glob, it raises where a folder cannot be listed."""
 
     def fail(error: OSError) -> NoReturn:
         raise error

@@ -250,7 +250,10 @@ def exit_all(status: int, reason: str) -> NoReturn:
         exit_process(status, f"process {_described(str(process_index()))}: {reason}")
     timer = threading.Timer(END_S, os._exit, (status,))
     timer.daemon = True  # runs while Python waits for other threads
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError:  # this user may have no more threads
+        exit_process(status)
     raise SystemExit(status)
 
 

@@ -79,7 +79,9 @@ def _report(settings: argparse.Namespace) -> None:
             table = markdown.markdown_table(runs.collect_runs(workdir))
             markdown.replace_table(markdown_page, workdir.resolve().name, table)
     except OSError as error:
-        raise UserError(f"the report cannot be made: {error}; check that path, or choose another page with --out") from error
+        raise UserError(
+            f"the report cannot be made: {error}; check that path, or choose another page with --out"
+        ) from error
 
 
 if __name__ == "__main__":

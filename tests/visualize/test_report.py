@@ -259,7 +259,9 @@ def test_the_command(recipe, tmp_path, capsys, drawn):
     with pytest.raises(UserError, match="nowhere holds no run"):
         visualize.main(["report", str(recipe), str(tmp_path / "nowhere")])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the report cannot be written: .*; choose another page with --out"):
+    with pytest.raises(
+        UserError, match=r"the report cannot be made: .*; check that path, or choose another page with --out"
+    ):
         visualize.main(["report", str(recipe), "--out", str(tmp_path / "file" / "page.html")])
     (recipe / "arm_seed1" / "result.json").write_text("{")
     with pytest.warns(UserWarning, match=r"arm_seed1/result.json is no result; the run counts as not finished"):
