@@ -279,6 +279,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _ignore_library_threads
     standard_streams.secure()
+    distributed.skip_teardown_after_errors()
     try:
         _check_current_folder()
         main(sys.argv[1:])

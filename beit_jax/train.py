@@ -8,6 +8,10 @@ when its terminal is closed, a run saves and ends with status 0. Several process
 launch/README.md). Each run writes checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json,
 data.json and, at its end, result.json into its folder, and names images that could not be read in unreadable.txt. A run
 goes on only with the data that it began with, of which data.json tells.
+
+The exit status is 0 at the end of a run, or once it is saved after a signal; 2 after an error that you can correct, in
+one line; 1 after a fault of the program; 130 after Ctrl-C. 137 means that the system killed the process (SIGKILL),
+mostly because memory was full: free some, or raise optimizer.accumulate, and run the same command again.
 """
 
 import argparse

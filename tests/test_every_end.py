@@ -36,6 +36,16 @@ def test_a_thread_that_does_not_end(error, status, line):
     assert time.monotonic() - start < 30
 
 
+def test_a_library_that_hangs_while_it_is_torn_down():
+    """Python then runs no other thread, and so no timer."""
+    hanging = "class Hanging:\n    def __del__(self, sleep=time.sleep): sleep(60)\nkept = Hanging()\ncli.run"
+    program = STUCK.format(error="errors.UserError('wrong')").replace("cli.run", hanging).replace("(60,)", "(0,)")
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (2, "error: wrong\n")
+    assert time.monotonic() - start < 30
+
+
 def test_ctrl_c_twice():
     program = STUCK.format(error="KeyboardInterrupt").replace("END_S = 1", "END_S = 50")
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)

@@ -4,6 +4,7 @@ They communicate through the coordination service of `jax.distributed`, not thro
 devices compute or hang, and a wait that times out says which processes are missing.
 """
 
+import atexit
 import collections
 import contextlib
 import importlib.util
@@ -30,6 +31,7 @@ _rounds: collections.Counter[str] = collections.Counter()
 _alone = False  # whether this process only reads configs or compiles
 _joined = False  # whether the service knows this process; a call to it before that would end the process
 _joined_lock = threading.RLock()
+_failed: int | None = None  # the status of this process, once it ends because of an error
 
 
 def stay_alone() -> None:
@@ -246,15 +248,20 @@ def exit_all(status: int, reason: str) -> NoReturn:
 
     Threads of libraries that do not end, such as those that wait for a disk, end with the process after `END_S`.
     """
+    global _failed
+    _failed = status
     if process_count() > 1:
         exit_process(status, f"process {_described(str(process_index()))}: {reason}")
     timer = threading.Timer(END_S, os._exit, (status,))
     timer.daemon = True  # runs while Python waits for other threads
-    try:
+    with contextlib.suppress(RuntimeError):  # this user may have no more threads
         timer.start()
-    except RuntimeError:  # this user may have no more threads
-        exit_process(status)
     raise SystemExit(status)
+
+
+def skip_teardown_after_errors() -> None:
+    """Called before libraries are imported, whose handlers then run first. No timer ends what hangs in a teardown."""
+    atexit.register(lambda: None if _failed is None else exit_process(_failed))
 
 
 def exit_process(status: int, reason: str = "") -> NoReturn:
