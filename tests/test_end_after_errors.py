@@ -93,7 +93,7 @@ def test_a_file_that_takes_the_place_of_a_folder_in_mid_run(tmp_path, name, stat
     [
         ("train", [*TRAIN[3:], "--workdir"], 20),
         ("tokenize_dataset", [*TRAIN[3:], "--config.steps=200", "--out"], 8),
-        ("convert", ["tests/golden/official.pth", "--to=beit_jax"], 8),
+        ("convert", ["tests/golden/official.pth", "--to=beit_jax"], 1),
         ("convert", ["tests/golden/official.pth", "--to=hf"], 8),
     ],
 )
