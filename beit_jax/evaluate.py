@@ -23,11 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli, extras, local_files
+from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.convert import locate
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import distributed
+from beit_jax.runtime.atomic_write import write_bytes
 
 
 def main(argv: Sequence[str]) -> None:
@@ -167,10 +168,10 @@ def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, 
         metrics.save_pictures(folder, images)
         metrics.save_tables(folder, tables)
         for name, png in files.items():
-            (folder / f"{name}.png").write_bytes(png)
+            write_bytes(folder / f"{name}.png", png)
     except OSError as error:
         raise UserError(f"--pictures={folder} cannot be written: {error}; choose another folder") from error
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

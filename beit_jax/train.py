@@ -8,19 +8,24 @@ when its terminal is closed, a run saves and ends with status 0. Several process
 launch/README.md). Each run writes checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json,
 data.json and, at its end, result.json into its folder, and names images that could not be read in unreadable.txt. A run
 goes on only with the data that it began with, of which data.json tells.
+
+The exit status is 0 at the end of a run, or once it is saved after a signal; 2 after an error that you can correct, in
+one line; 1 after a fault of the program; 130 after Ctrl-C. 137 means that the system killed the process (SIGKILL),
+mostly because memory was full: free some, or raise optimizer.accumulate, and run the same command again.
 """
 
 import argparse
 import contextlib
 import gc
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli, extras, local_files
+from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError
@@ -225,9 +230,17 @@ def _write(file: Path, text: str) -> None:
 def _report(workdir: Path) -> None:
     from beit_jax.visualize import report
 
-    print(report.write_report(workdir), flush=True)
+    try:
+        print(report.write_report(workdir), flush=True)
+    except OSError as error:
+        logging.getLogger("beit_jax").warning(
+            "the report cannot be written (%s); the run is complete, and the command python -m beit_jax.visualize "
+            "report %s --out PAGE writes it elsewhere",
+            error,
+            workdir,
+        )
 
 
 if __name__ == "__main__":
     preemption.handle_signals()
-    cli.run(main)
+    command.run(main)

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
+from beit_jax import system_errors
 from beit_jax.convert import detect, files, locate, names, preprocessing, retarget, settings, torch_writer
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
@@ -187,8 +188,10 @@ def save_pretrained(
         with atomic_write(target) as part:
             part.mkdir()
             WRITERS[format](part, flat, config)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error}; choose another folder") from error
+    except Exception as error:
+        if reason := system_errors.reason_of(error):
+            raise UserError(f"{target} cannot be written: {reason}; choose another folder") from error
+        raise
 
 
 def _check_format(format: str, config: ConfigDict) -> None:

@@ -1,13 +1,18 @@
 """Checksums of complete checkpoints, in `checksums/STEP.json`: a library reads changed bytes without error."""
 
+import errno
 import json
+import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from beit_jax.runtime.atomic_write import write_text
 
 FOLDER = "checksums"
 CHUNK = 1 << 22
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
 def write_checksums(checkpoint: Path) -> None:
@@ -33,17 +38,30 @@ def has_checksums(checkpoint: Path) -> bool:
     return _checksum_file(checkpoint).exists()
 
 
+def is_refusal(error: Exception) -> bool:
+    """Whether the system, or a library in its words, refuses to open a file: that says nothing about what is in it."""
+    return any(os.strerror(number) in str(error) for number in REFUSALS)
+
+
 def find_damage(checkpoint: Path, item: str = "*") -> str:
-    """What is wrong with the files of a checkpoint, or of one of its items; empty where nothing is."""
+    """What is wrong with the files of a checkpoint, or of one of its items; empty where nothing is.
+
+    Raises:
+      OSError: the system refuses to open one of them.
+    """
     try:
         expected = dict(json.loads(_checksum_file(checkpoint).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if is_refusal(error):
+            raise
         # The run was killed before they were written, or the checkpoint was copied without its run.
         return _read_all_arrays(checkpoint, item)
     expected = {name: value for name, value in expected.items() if item in ("*", name.partition("/")[0])}
     try:
         sums = _measure(checkpoint, item)
     except OSError as error:
+        if is_refusal(error):
+            raise
         return str(error)
     wrong = [name for name in expected if sums.get(name) != expected[name]]
     if not wrong:
@@ -55,6 +73,8 @@ def _read_all_arrays(checkpoint: Path, item: str) -> str:
     """What is wrong with a checkpoint without checksums: reads all bytes of its arrays once."""
     import tensorstore
 
+    for name in _files(checkpoint):
+        (checkpoint / name).open("rb").close()  # raises where the system refuses
     for manifest in sorted(checkpoint.glob(f"{item}/manifest.ocdbt")):
         spec = {"driver": "ocdbt", "base": f"file://{manifest.parent.absolute()}/"}
         try:
@@ -72,8 +92,19 @@ def _checksum_file(checkpoint: Path) -> Path:
 
 def _measure(checkpoint: Path, item: str = "*") -> dict[str, list[int]]:
     """`{"params/d/...": [bytes, crc32]}` of the files in the folders of a checkpoint."""
-    files = sorted(file for file in checkpoint.glob(f"{item}/**/*") if file.is_file())
-    return {file.relative_to(checkpoint).as_posix(): [file.stat().st_size, _crc(file)] for file in files}
+    names = sorted(name for name in _files(checkpoint) if "/" in name and item in ("*", name.partition("/")[0]))
+    return {name: [(checkpoint / name).stat().st_size, _crc(checkpoint / name)] for name in names}
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The paths of all files below a folder, relative to it. Unlike glob, it raises where a folder cannot be listed."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        for name in names:
+            yield (Path(parent) / name).relative_to(folder).as_posix()
 
 
 def _crc(file: Path) -> int:

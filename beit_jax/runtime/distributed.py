@@ -4,6 +4,7 @@ They communicate through the coordination service of `jax.distributed`, not thro
 devices compute or hang, and a wait that times out says which processes are missing.
 """
 
+import atexit
 import collections
 import contextlib
 import os
@@ -34,6 +35,7 @@ _alone = False  # whether this process only reads configs or compiles
 _joined = False  # whether the service knows this process; a call to it before that would end the process
 _joined_lock = threading.RLock()
 _others: Others | None = None  # of a run with several processes
+_failed: int | None = None  # the status of this process, once it ends because of an error
 
 
 def stay_alone() -> None:
@@ -218,14 +220,22 @@ def exit_all(status: int, reason: str) -> NoReturn:
 
     Threads of libraries that do not end, such as those that wait for a disk, end with the process after `END_S`.
     """
+    global _failed
+    _failed = status
     if process_count() > 1:
         exit_process(status, f"process {describe(process_index())}: {reason}")
     if "jax" in sys.modules and _state().client:  # of no run: at its exit JAX would print that it cannot disconnect
         exit_process(status)
     timer = threading.Timer(END_S, os._exit, (status,))
     timer.daemon = True  # runs while Python waits for other threads
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # this user may have no more threads
+        timer.start()
     raise SystemExit(status)
+
+
+def skip_teardown_after_errors() -> None:
+    """Called before libraries are imported, whose handlers then run first. No timer ends what hangs in a teardown."""
+    atexit.register(lambda: None if _failed is None else exit_process(_failed))
 
 
 def exit_process(status: int, reason: str = "", without: Collection[int] = ()) -> NoReturn:

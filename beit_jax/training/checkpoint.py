@@ -90,17 +90,26 @@ def load_state(checkpoint: Path, abstract: TrainState) -> TrainState:
         items["ema"] = abstract.ema
     for item, expected in items.items():
         _check_shapes(checkpoint / item, expected)
-    with _damage_as_value_error(), ocp.StandardCheckpointer() as checkpointer:
+    with _damage_errors(checkpoint), ocp.StandardCheckpointer() as checkpointer:
         loaded = {name: checkpointer.restore(checkpoint / name, item) for name, item in items.items()}
     return TrainState(params=loaded["params"], ema=loaded.get("ema"), **loaded["state"])
 
 
 @contextlib.contextmanager
-def _damage_as_value_error() -> Iterator[None]:
-    """Where the file of an array is truncated or gone, Orbax raises a bare `Exception`."""
+def _damage_errors(item: Path) -> Iterator[None]:
+    """Raises one of `DAMAGE_ERRORS` for damage: for the file of an array that is gone, Orbax raises `Exception`.
+
+    Raises:
+      UserError: the system refuses to open a file.
+    """
     try:
         yield
     except Exception as error:
+        if checksums.is_refusal(error):
+            raise UserError(
+                f"checkpoint {item} cannot be opened ({describe_error(error)}); let this user read its files, or raise "
+                "the limit of open files (ulimit -n)"
+            ) from error
         if type(error) is Exception:
             raise ValueError(str(error)) from error
         raise
@@ -145,7 +154,7 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
     check_bytes(checkpoint, item.name)
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     try:
-        with _damage_as_value_error(), ocp.StandardCheckpointer() as checkpointer:
+        with _damage_errors(item), ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(item, abstract)
     except DAMAGE_ERRORS as error:
         raise UserError(f"checkpoint {item} cannot be read ({describe_error(error)}); choose another") from error
@@ -175,7 +184,7 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
       UserError: the checkpoint holds none that can be read.
     """
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        with _damage_errors(checkpoint), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(checkpoint / "meta")
     except DAMAGE_ERRORS as error:
         raise UserError(
@@ -189,7 +198,8 @@ def describe_error(error: Exception) -> str:
 
 
 def _metadata(item: Path) -> Any:
-    metadata = ocp.StandardCheckpointHandler().metadata(item)
+    with _damage_errors(item):
+        metadata = ocp.StandardCheckpointHandler().metadata(item)
     if metadata is None:
         raise ValueError("no metadata")
     return metadata.tree

@@ -11,7 +11,7 @@ from runs import free_port
 
 PROGRAM = """
 import sys, time
-from beit_jax import cli
+from beit_jax import command
 from beit_jax.runtime import distributed, sign_of_life
 sign_of_life.SILENCE_S = 4.0
 def main(arguments):
@@ -21,7 +21,7 @@ def main(arguments):
     time.sleep(float(arguments[0]))
     distributed.barrier("slept")
     print("done", flush=True)
-cli.run(main)
+command.run(main)
 """
 
 

@@ -105,7 +105,7 @@ def _module(path: list[str]) -> Any:
 
 def be_a_process(fault: str, silence: float, arguments: list[str]) -> None:
     """The command of one process."""
-    from beit_jax import cli, train
+    from beit_jax import command, train
     from beit_jax.runtime import preemption, sign_of_life
 
     sys.argv[1:] = arguments
@@ -114,7 +114,7 @@ def be_a_process(fault: str, silence: float, arguments: list[str]) -> None:
     phase, _, kind = fault.partition("/")
     if kind:
         wrap(*PHASES[phase], kind)
-    cli.run(train.main)
+    command.run(train.main)
 
 
 def start(workdir: Path, silence: float, fault: Fault | None = None) -> list[subprocess.Popen]:

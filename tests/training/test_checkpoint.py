@@ -1,6 +1,10 @@
 """Checkpoints of a synthetic state: saved, found, and restored onto another mesh."""
 
+import contextlib
+import os
 import shutil
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -139,3 +143,39 @@ def test_a_flipped_bit_is_noticed_wherever_parameters_are_read(tmp_path):
     with pytest.raises(UserError, match="is damaged"):
         checkpoint.check_bytes(found)
     checkpoint.check_bytes(found, "params")  # these are intact
+
+
+@pytest.fixture
+def user_without_rights():
+    """Within it, a process of root has no rights on what root owns; that of another user has none anyway."""
+
+    @contextlib.contextmanager
+    def become():
+        before = os.geteuid()
+        os.seteuid(before or 65534)
+        try:
+            yield
+        finally:
+            os.seteuid(before)
+
+    return become
+
+
+@pytest.mark.parametrize("has_checksums", [True, False])
+@pytest.mark.parametrize("what", ["a file", "a folder"])
+def test_a_checkpoint_that_this_user_may_not_read_is_not_set_aside(user_without_rights, has_checksums, what):
+    mesh = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own may be entered by their owner only
+        run = Path(folder)
+        run.chmod(0o755)
+        save(run, mesh)
+        if not has_checksums:
+            shutil.rmtree(run / "checksums")
+        (run / "checkpoints" / "0" / "params" / ("manifest.ocdbt" if what == "a file" else "")).chmod(0)
+        checkpoints = checkpoint_manager.Checkpoints(run)
+        with user_without_rights():
+            with pytest.raises(PermissionError):
+                checkpoints.restore(abstract_state(mesh))
+            with pytest.raises(UserError, match=r"params cannot be opened .*; let this user read"):
+                checkpoint.check_items(run / "checkpoints" / "0", ["params"])
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["0"]

@@ -69,6 +69,8 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
       UserError: it is not prepared in `data_dir`, or has no images.
     """
     data_dir = os.path.expanduser(data_dir) or None
+    if data_dir is None and "TFDS_DATA_DIR" not in os.environ:
+        Path.home()  # raises where there is none: tfds would make a folder that is called `~`
     if name == "digits":
         from beit_jax.data.sources import digits
 
