@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--via={args.via}: {error}; expected a command such as 'launch/slurm.sh --'") from error
     commands = {member.name: [*prefix, *plugins, *member.arguments] for member in left}
     if args.dry_run:
-        print("".join(f"{shlex.join(arguments)}\n" for command in commands.values()), end="")
+        print("".join(f"{shlex.join(arguments)}\n" for arguments in commands.values()), end="")
     else:
         run_commands(commands)
 
