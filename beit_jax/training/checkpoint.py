@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from beit_jax import __version__
@@ -24,7 +25,8 @@ from beit_jax.errors import UserError
 from beit_jax.runtime import checksums
 from beit_jax.runtime.checkpoint_folder import FOLDER, find_checkpoint
 from beit_jax.runtime.distributed import any_process, is_main
-from beit_jax.training.params import map_names
+from beit_jax.training.params import flatten, map_names
+from beit_jax.training.plausible import check_numbers
 from beit_jax.training.train_step import TrainState
 
 # What Orbax and its storage raise for files that are truncated, changed or gone. Any other error, such as a lack of
@@ -61,17 +63,19 @@ def check_items(checkpoint: Path, items: Iterable[str]) -> None:
             ) from error
 
 
-def check_bytes(checkpoint: Path, item: str = "*") -> None:
-    """Compares a checkpoint, or one of its items, with its checksums. Every process must call it.
+def check_bytes(checkpoint: Path, *items: str) -> None:
+    """Compares a checkpoint, or some of its items, with its checksums. Every process must call it.
 
     Raises:
       UserError: its bytes have changed since it was written.
     """
-    damage = checksums.find_damage(checkpoint, item) if is_main() else ""
+    damage = checksums.find_damage(checkpoint, *items) if is_main() else ""
     if any_process(bool(damage)):
-        raise UserError(
-            f"checkpoint {checkpoint} is damaged ({damage or 'see process 0'}); choose another, or copy it again"
-        )
+        raise UserError(_describe_damage(checkpoint, damage or "see process 0"))
+
+
+def _describe_damage(checkpoint: Path, damage: str) -> str:
+    return f"checkpoint {checkpoint} is damaged ({damage}); choose another, or copy it again"
 
 
 def load_state(checkpoint: Path, abstract: TrainState) -> TrainState:
@@ -144,20 +148,23 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
 
     Args:
       checkpoint: from `find_checkpoint`.
-      sharding: of every array.
+      sharding: of every array, on one device or replicated.
 
     Raises:
-      UserError: the checkpoint cannot be read, or its bytes have changed since it was written.
+      UserError: the checkpoint cannot be read, its bytes have changed since it was written, or it holds numbers that no
+        network has.
     """
     item = checkpoint / ("ema" if (checkpoint / "ema").is_dir() else "params")
     shapes = load_shapes(checkpoint)
-    check_bytes(checkpoint, item.name)
+    check_bytes(checkpoint, item.name, "meta")
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     try:
         with _damage_errors(item), ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(item, abstract)
+            params = checkpointer.restore(item, abstract)
     except DAMAGE_ERRORS as error:
         raise UserError(f"checkpoint {item} cannot be read ({describe_error(error)}); choose another") from error
+    check_numbers({name: np.asarray(leaf) for name, leaf in flatten(params).items()}, f"checkpoint {item}")
+    return params
 
 
 def load_config(checkpoint: Path) -> str:
@@ -181,8 +188,10 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
     """The `meta` of `Checkpoints.save`, and the versions of the libraries.
 
     Raises:
-      UserError: the checkpoint holds none that can be read.
+      UserError: the checkpoint holds none that can be read, or its bytes have changed since it was written.
     """
+    if damage := checksums.find_damage(checkpoint, "meta"):
+        raise UserError(_describe_damage(checkpoint, damage))
     try:
         with _damage_errors(checkpoint), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(checkpoint / "meta")
