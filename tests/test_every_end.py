@@ -73,8 +73,9 @@ def test_a_closed_terminal(tmp_path):
     command = ["setsid", "--ctty", sys.executable, "-c", HANGUP, str(tmp_path / "file")]
     process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end)
     os.close(end)
-    while b"ready" not in os.read(terminal, 1000):
-        pass
+    shown = b""
+    while not shown.endswith(b"ready\r\n"):  # all of it: a terminal that is closed earlier breaks off the writing
+        shown += os.read(terminal, 1000)
     os.close(terminal)
     assert process.wait(20) == 0 and (tmp_path / "file").read_text() == "SIGHUP"
 
