@@ -20,7 +20,11 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
         ),
         layer_scale=Key(0.1, "initial LayerScale; 0: none", at_least=0),
         drop_path=Key(0.1, "rate of stochastic depth in the last block", at_least=0, below=1),
-        norm_eps=Key(1e-6, "epsilon of the layer norms; checkpoints of Hugging Face need 1e-12", above=0),
+        norm_eps=Key(
+            1e-6,
+            "epsilon of the layer norms; checkpoints of Hugging Face need 1e-12",
+            at_least=variants.SMALLEST_EPSILON,
+        ),
         dtype=Key(
             "auto",
             "of matrix products, also in a frozen tokenizer; auto: bfloat16 on accelerators, float32 on CPU",
