@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.keys import Key, Keys
+from beit_jax.config.keys import LARGEST_SIDE, Key, Keys
 from beit_jax.errors import UserError
 from beit_jax.models import variants
 
@@ -13,7 +13,7 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
     """The section `model` of a task with an encoder."""
     return dict(
         variant=Key("B/16", "SIZE/PATCH, such as B/16, or WIDTHxDEPTHxHEADS/PATCH"),
-        image_size=Key(image_size, "side of the images in pixels", at_least=1),
+        image_size=Key(image_size, "side of the images in pixels", at_least=1, at_most=LARGEST_SIDE),
         absolute_positions=Key(False, "whether tokens have a learned embedding of their positions"),
         relative_position=Key(
             relative_position, "bias of attention by relative position", choices=("none", "shared", "per_block")

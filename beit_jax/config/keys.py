@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the devices
+LARGEST_SIDE = 2**16  # of an image in pixels: products of a few sides are int64
 SMALLEST_FLOAT = 2.0**-126  # above 0; devices may take smaller ones for 0
 LARGEST_FLOAT = (2 - 2.0**-23) * 2.0**127
 
@@ -48,7 +49,7 @@ class Key:
         """Checks a value.
 
         Raises:
-          UserError: the value has another type, is out of range, also after float32 rounds it, or is none of the choices.
+          UserError: the value has another type, is out of range once it is a float32, or is none of the choices.
         """
         if not is_finite(value):
             raise UserError(f"{name}={value!r}; expected {self.finite}")

@@ -4,12 +4,11 @@
 
 A config has one to four keys at the boundary of their range, or far beyond it. It must either be trained, with finite
 numbers in all files, or be refused with messages of one line each. A run whose loss or gradient is not finite ends with
-one line, too. Everything else is a fault: another exception, a warning of NumPy, a number that is not finite, three minutes
-for two steps. Faults are printed with the settings that repeat them: `--only TASK FOLDER KEY=VALUE ...`.
+one line, too. Everything else is a fault: another exception, a warning of NumPy, a number that is not finite, or more
+than three minutes. Faults are printed with the settings that repeat them: `--only TASK FOLDER KEY=VALUE ...`.
 """
 
 import argparse
-import ast
 import collections
 import contextlib
 import io
@@ -26,7 +25,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +36,17 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 
 import numpy as np
 from ml_collections import ConfigDict
-from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import jax
 from batches import random_values
+from boundaries import LEFT_ALONE, boundaries
+from odd_folders import make_folders
 
 from beit_jax import config as configs
 from beit_jax import train
 from beit_jax.benchmarks.synthetic import synthetic_batch, synthetic_masks
 from beit_jax.config.durations import in_steps
-from beit_jax.config.keys import Key
 from beit_jax.config.schema import declared_keys, durations_in_steps
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment, Lengths
@@ -58,111 +57,9 @@ from beit_jax.training.sharding import to_devices
 
 TASKS = ("tokenizer", "pretrain", "pretrain_pixels", "classify", "probe", "segment")
 SLOWEST = 180  # seconds for one config, on a machine that does other work too
-NOT_FINITE = "not finite|is nan|is inf|is -inf"
+NOT_FINITE = "not finite|is (nan|inf|-inf) between"
 MOST_STEPS = 6  # of a run that is trained; longer ones are only built
 MOST_MEMORY = 12 << 30
-
-ENDS = ("nan", "inf", "-inf", "1e400", "-0.0", "0", "-1", "1", "2", "1e-50", "1e-39", "1e-7", "0.999", "0.99999999999")
-ENDS += ("1e30", "1e38", "1e300", "2147483647", "2147483648", "4294967296", str(2**63), str(2**64), str(10**30))
-# Where boundaries follow from no range.
-OF_KEY: dict[str, tuple[str, ...]] = {
-    "model.variant": ("4x1x1/4", "4x2x4/4", "1x1x1/4", "8x1x8/8", "6x3x1/2", "8x4x2/1", "0x1x1/4", "8x1x1/0"),
-    "model.image_size": ("1", "4", "8", "12", "16", "0", "7"),
-    "model.layers": ("()", "(0,)", "(0,0,0,0)", "(1,)", "(nan,)", "(-1,)", "(True,)", "(1e400,)"),
-    "model.num_classes": ("0", "1", "2", "3", "1000"),
-    "model.dtype": ("float32", "bfloat16", "auto", "float16"),
-    "model.remat": ("none", "full", "nothing_saveable"),
-    "model.unroll": ("1", "2", "1000", "2147483647"),
-    "model.vocab": ("1", "2", "3"),
-    "model.hidden": ("1", "2", "3", "4"),
-    "model.groups": ("1", "2", "3", "8"),
-    "model.decoder_init": ("1", "2"),
-    "tokenizer.vocab": ("1", "2"),
-    "tokenizer.hidden": ("1", "3", "4"),
-    "tokenizer.groups": ("1", "2"),
-    "layers": ("()", "(1,)", "(2,)", "(1,1)", "(0,)", "(True,)"),
-    "batch_size": ("1", "2", "3", "4", "1000"),
-    "steps": ("0", "1", "2", "2147483647"),
-    "epochs": ("0", "0.001", "0.3", "1", "1e-9", "1e9"),
-    "num_masked": ("0", "1", "3", "4", "15", "16", "17"),
-    "seed": ("0", "-1", "2147483647", "2147483648", str(2**32), str(2**63), str(2**64)),
-    "optimizer.warmup": ("", "0 steps", "1 step", "2 steps", "3 steps", "0%", "50%", "100%", "1 epoch", "999999999999 epochs"),
-    "optimizer.schedule": ("cosine", "linear", "cosine_by_epoch", "cosine, 1 step", "linear, 1%", "cosine, 999999999999 epochs"),
-    "optimizer.betas": ("(0,0)", "(0.0,0.99999999999)", "(0.999999999,0.5)", "(nan,0.9)", "(-0.0,0.9)", "(1e-300,1e-300)"),
-    "optimizer.accumulate": ("1", "2", "4", "8"),
-    "loss.kl_warmup": ("", "0 steps", "1 step", "100%"),
-    "loss.annealing": ("", "0 steps", "1 step", "999999999999 steps"),
-    "data.labels": ("all", "1 per class", "2 per class", "50%", "1%", "0 per class", "100%"),
-    "data.split": ("train", "train[:1]", "train[:0]", "train[:2]", "validation"),
-    "data.eval_split": ("train", "validation", "validation[:1]", "validation[:0]", "train[:1]"),
-    "data.repeats": ("1", "2", "3", "1000", "2147483647"),
-    "inference.ratios": ("(1.0,)", "()", "(1e-9,)", "(0.1,2.0)", "(nan,)", "(1e9,)"),
-    "inference.stride": ("0", "1", "7", "8", "9"),
-    "inference.short_side": ("0", "1", "8", "9"),
-    "inference.long_side": ("0", "1", "8", "32"),
-    "inference.label_side": ("1", "8", "20", "32", "2147483647"),
-    "knn.k": ("0", "1", "3", "1000", "2147483647"),
-    "cutmix": ("0", "1e-50", "1e-7", "0.3", "1", "1e30"),
-    "mixup": ("0", "1e-50", "1e-7", "0.3", "1", "1e30"),
-    "mix_group": ("2", "3", "4", "2147483647"),
-    "mesh.data": ("-1", "0", "1", "2", "3"),
-    "mesh.fsdp": ("-1", "1", "2", "3"),
-    "mesh.tensor": ("-1", "1", "2", "1000"),
-    "mesh.slices": ("-1", "1", "2", "3"),
-    "log_every": ("1", "0", "3", "2147483647"),
-    "save_every": ("1", "0", "2147483647"),
-    "eval_every": ("1", "0", "2147483647"),
-    "keep": ("1", "0", "2147483647"),
-}
-LEFT_ALONE = ("task", "labels", "init_from", "init_optional", "resume_from", "tokens", "knn.ops", "model.kind")
-LEFT_ALONE += ("tokenizer.kind", "tokenizer.init_from", "encoder.init_from", "data.source", "data.data_dir", "data.ops")
-LEFT_ALONE += ("data.eval_ops", "data.statistics", "device_augment")
-
-
-def make_folders(root: Path) -> dict[str, list[str]]:
-    """Folders of images by what they are for: classes, or label maps."""
-    draw = np.random.default_rng(0)
-
-    def images(name: str, splits: Mapping[str, Mapping[str, int]], size: tuple[int, int] = (9, 13), flat: bool = False):
-        for split, classes in splits.items():
-            for label, count in classes.items():
-                folder = root / name / split / label
-                folder.mkdir(parents=True)
-                for index in range(count):
-                    pixels = np.full((*size, 3), 128) if flat else draw.integers(0, 256, (*size, 3))
-                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{index}.png")
-
-    images("usual", {"train": dict(a=4, b=3, c=3), "validation": dict(a=2, b=1, c=2)})
-    images("one", {"train": dict(a=1), "validation": dict(a=1)})
-    images("one_class", {"train": dict(a=5), "validation": dict(a=3)})
-    images("one_each", {"train": dict(a=1, b=1, c=1), "validation": dict(b=1)})
-    images("pixel", {"train": dict(a=2, b=2), "validation": dict(a=1, b=1)}, (1, 1))
-    images("flat", {"train": dict(a=3, b=3), "validation": dict(a=1, b=2)}, flat=True)
-    images("line", {"train": dict(a=2, b=3), "validation": dict(a=1)}, (1, 40))
-
-    def pairs(name: str, maps: Sequence[np.ndarray]) -> None:
-        for split in ("train", "validation"):
-            for kind in ("images", "annotations"):
-                (root / name / kind / split).mkdir(parents=True)
-            for index, labels in enumerate(maps):
-                Image.fromarray(labels.astype(np.uint8)).save(root / name / "annotations" / split / f"{index}.png")
-                pixels = draw.integers(0, 256, (*labels.shape, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(root / name / "images" / split / f"{split}{index}.png")
-                os.rename(
-                    root / name / "annotations" / split / f"{index}.png",
-                    root / name / "annotations" / split / f"{split}{index}.png",
-                )
-
-    pairs("pairs", [draw.integers(0, 3, (10, 14)) for _ in range(6)])
-    pairs("pairs_flat", [np.full((9, 9), index % 2) for index in range(5)])
-    pairs("pairs_one_class", [np.zeros((9, 20)) for _ in range(4)])
-    pairs("pairs_void", [np.full((9, 9), 255), *[np.full((9, 9), 255) for _ in range(3)]])
-    pairs("pairs_almost_void", [np.full((9, 9), 255), np.pad(np.zeros((1, 1)), 4, constant_values=255)] * 2)
-    pairs("pairs_pixel", [np.zeros((1, 1)), np.ones((1, 1)), np.ones((1, 1))])
-    pairs("pairs_one", [np.array([[0, 1]])])
-    classes = ["usual", "one", "one_class", "one_each", "pixel", "flat", "line"]
-    labelled = ["pairs", "pairs_flat", "pairs_one_class", "pairs_void", "pairs_almost_void", "pairs_pixel", "pairs_one"]
-    return {"classes": classes, "pairs": labelled}
 
 
 def small(task: str, folder: str) -> ConfigDict:
@@ -203,41 +100,28 @@ def small(task: str, folder: str) -> ConfigDict:
     return config
 
 
-def boundaries(name: str, key: Key) -> list[str]:
-    """The values that are tried for a key."""
-    if name in OF_KEY:
-        numbers = ("nan", "inf", "1e400", str(10**30)) if isinstance(key.default, int | float) else ()
-        return [*OF_KEY[name], *OF_KEY[name], *numbers]
-    if key.choices:
-        return [str(choice) for choice in key.choices]
-    if isinstance(key.default, bool):
-        return ["true", "false"]
-    if not isinstance(key.default, int | float):
-        return []
-    limits = [str(limit) for limit in (key.at_least, key.above, key.at_most, key.below) if limit is not None]
-    values = [*ENDS, *limits, *limits]
-    return [value for value in values if value.lstrip("-").isdecimal()] * 2 if isinstance(key.default, int) else values
-
-
 def draw_settings(draw: random.Random, task: str, config: ConfigDict) -> list[str]:
     """Some `KEY=VALUE`."""
     keys = {name: boundaries(name, key) for name, key in declared_keys(config).items() if name not in LEFT_ALONE}
     names = draw.sample([name for name, values in keys.items() if values], draw.choice((1, 2, 2, 3, 4)))
     if task == "segment" and "model.head=upernet" not in names and draw.random() < 0.3:
-        return [f"{name}={draw.choice(keys[name])}" for name in names] + ["model.head=upernet", "model.layers=(0,0,1,1)"]
+        return [f"{name}={draw.choice(keys[name])}" for name in names] + [
+            "model.head=upernet",
+            "model.layers=(0,0,1,1)",
+        ]
     return [f"{name}={draw.choice(keys[name])}" for name in names]
 
 
-class Slow(Exception):
+class SlowError(Exception):
     """A config took too long."""
 
 
 @contextlib.contextmanager
 def time_limit(seconds: int) -> Iterator[None]:
-    """Raises Slow in its block after some time."""
+    """Raises SlowError in its block after some time."""
 
     def ring(*_: Any) -> None:
-        raise Slow(f"more than {seconds} s")
+        raise SlowError(f"more than {seconds} s")
 
     signal.signal(signal.SIGALRM, ring)
     signal.alarm(seconds)
@@ -348,7 +232,7 @@ def main(arguments: argparse.Namespace) -> int:
     root = Path(tempfile.mkdtemp(prefix="extremes-"))
     folders, draw, outcomes = make_folders(root), random.Random(arguments.seed), collections.Counter()
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))
-    end, refusals = time.monotonic() + 60 * arguments.minutes, collections.Counter()
+    end = time.monotonic() + 60 * arguments.minutes
     while time.monotonic() < end:
         task = draw.choice(arguments.tasks)
         folder = draw.choice(folders["pairs" if task == "segment" else "classes"])
@@ -361,9 +245,9 @@ def main(arguments: argparse.Namespace) -> int:
         whole = bool(arguments.only) or draw.random() < arguments.whole
         outcome, more = attempt(task, root / folder, settings, workdir, whole)
         outcomes[outcome] += 1
-        refusals[more.split("=")[0][:60]] += outcome == "refused"
         if outcome == "FAULT" or arguments.verbose or arguments.only:
-            print(f"{outcome} in {time.monotonic() - start:.1f} s: --only {task} {folder} {' '.join(map(repr, settings))}\n{more}\n", flush=True)
+            command = " ".join(map(repr, [task, folder, *settings]))
+            print(f"{outcome} in {time.monotonic() - start:.1f} s: --only {command}\n{more}\n", flush=True)
         if arguments.only:
             print(*(f"{name}: {value}" for name, value in read(workdir).items()), sep="\n")
             break
@@ -375,7 +259,9 @@ def main(arguments: argparse.Namespace) -> int:
 
 def read(workdir: Path) -> dict[str, str]:
     """The numbers of a run."""
-    return {file: (workdir / file).read_text() for file in ("metrics.jsonl", "result.json") if (workdir / file).exists()}
+    return {
+        file: (workdir / file).read_text() for file in ("metrics.jsonl", "result.json") if (workdir / file).exists()
+    }
 
 
 if __name__ == "__main__":
