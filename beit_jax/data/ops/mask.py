@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from beit_jax.data.features import Features
 from beit_jax.data.ops import random_draws
+from beit_jax.data.ops.mask_checks import check_blocks, check_count
 from beit_jax.data.ops.registry import Op, register
-from beit_jax.errors import UserError
 
 ATTEMPTS = 10
 MIN_ASPECT = 0.3
@@ -142,20 +142,6 @@ def draws_of(seeds: tf.Tensor, attempts: int) -> Draw:
     """Uniform numbers for each block, from integer `seeds` `[b, 2]`."""
     keys = random_draws.keys(seeds)
     return lambda block: random_draws.four_uniforms(keys, block, attempts)
-
-
-def check_blocks(grid: tuple[int, int], min_block: int, most: int) -> None:
-    """Raises UserError if the grid is empty, or if `min_block` is not between 1 and the largest block, `most`."""
-    if min(grid) < 1:
-        raise UserError(f"found a mask grid of {grid} (rows, columns); expected at least one of each")
-    if not 0 < min_block <= most:
-        raise UserError(f"found min_block {min_block} on a grid of {grid}; expected 1 to {most}, its largest block")
-
-
-def check_count(grid: tuple[int, int], num_masked: int) -> None:
-    """Raises UserError if `num_masked` is not between 1 and the number of patches of the grid."""
-    if not 0 < num_masked <= grid[0] * grid[1]:
-        raise UserError(f"found {num_masked} masked patches on a grid of {grid}; expected 1 to {grid[0] * grid[1]}")
 
 
 def mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *settings: float) -> Op:

@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from beit_jax.data.ops import random_draws
-from beit_jax.data.ops.mask import MIN_ASPECT, check_blocks, check_count, draws_of, grow_masks, mask_op
+from beit_jax.data.ops.mask import MIN_ASPECT, draws_of, grow_masks, mask_op
+from beit_jax.data.ops.mask_checks import check_blocks, check_count
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 
