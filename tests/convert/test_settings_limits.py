@@ -52,7 +52,7 @@ NAN, INFINITE, HUGE = float("nan"), float("inf"), 10**4000
         ("image_size", (10**9, HUGE, 0, -16, [16, -16], [10**9] * 2), "expected 1 to 8192 pixels"),
         ("image_size", (1024,), "a grid of patches whose positions have at most 128 rows, not 261124"),
         ("patch_size", (0, -4, 10**9, [0, 0]), "expected 1 to 8192 pixels"),
-        ("layer_norm_eps", (NAN, INFINITE, -1e-6, 0, 0.0, HUGE), "expected a number above 0, such as 1e-12"),
+        ("layer_norm_eps", (NAN, INFINITE, -1e-6, 0, 0.0, 1e-30, HUGE), "expected at least 1e-20, such as 1e-12"),
         ("layer_scale_init_value", (NAN, INFINITE, -INFINITE, HUGE), "expected a number such as 0.1"),
         ("drop_path_rate", (NAN, -0.1, 1, 1.5, INFINITE, HUGE), "expected a number from 0 to below 1"),
         ("id2label", ({"1" * 5000: "a"},), "numbers of classes of at most 20 digits"),
