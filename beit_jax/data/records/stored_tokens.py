@@ -2,8 +2,8 @@
 
 A folder has `key.json`, all that the tokens depend on, and files `tokens-START-STOP.npy` for the steps from START to
 before STOP. They are arrays `[steps, batch]` of `tokens`, uint16 `[g * g]` for all patches, `level`, float32, by which
-the image is recognized, and `checksum`, uint32, of both and of `key.json`: bytes that have changed are noticed, and files
-that were copied from tokens with another key. A file gets its name when it is complete and on the disk.
+the image is recognized, and `checksum`, uint32, of both and of `key.json`: changed bytes are noticed, and files copied
+from tokens with another key. A file gets its name when it is complete and on the disk.
 """
 
 import functools
