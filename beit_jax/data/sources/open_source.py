@@ -87,8 +87,8 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         prepared = Path(data_dir or tfds.core.constants.DATA_DIR) / re.split(r"[/:]", name)[0]
         if prepared.is_dir():
             raise UserError(
-                f"the metadata of the data set {prepared} cannot be read ({_first_line(error)}); restore them, or "
-                "write the data set again"
+                f"the metadata of the data set {prepared} are missing or damaged ({_first_line(error)}); restore them, "
+                "or run the command again that writes the data set"
             ) from None
         hint = f"'folder:{name}'" if Path(name).is_dir() else "digits, digit_scenes, folder:PATH or a tfds name"
         raise UserError(f"there is no data set '{name}' ({_first_line(error)}); expected {hint}") from None
@@ -102,7 +102,22 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     features = builder.info.features
     if "image" not in features or not isinstance(features["image"], tfds.features.Image):
         raise UserError(f"{name} has the features {', '.join(features.keys())}; expected an image named 'image'")
+    _check_class_names(builder)
     return builder
+
+
+def _check_class_names(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises UserError if a file of class names, which tfds reads as it is, does not fit the number of classes."""
+    features = builder.info.features
+    if "label" not in features or not isinstance(features["label"], tfds.features.ClassLabel):
+        return
+    label = features["label"]
+    different = len(set(label.names))
+    if not different == len(label.names) == label.num_classes:
+        raise UserError(
+            f"{builder.data_dir} has {len(label.names)} names of classes, {different} of them different, for "
+            f"{label.num_classes} classes; restore the file label.labels.txt in it"
+        )
 
 
 def _prepare_once(

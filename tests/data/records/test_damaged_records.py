@@ -133,14 +133,19 @@ def counts(*lengths):
             lambda folder: (folder / SIZES).write_text("[" * 100_000),
             "shard_sizes.json is damaged; restore it, or delete it",
         ),
+        (
+            lambda folder: (folder / "label.labels.txt").write_text("ant\nbee\nbee\n"),
+            "1.0.0 has 3 names of classes, 2 of them different, for 3 classes; restore the file label.labels.txt",
+        ),
+        (lambda folder: (folder / "label.labels.txt").write_text("ant\nbee\n"), "has 2 names of classes, .* for 3"),
         (lambda folder: (folder / SIZES).write_text('{"a": 1}'), "shard_sizes.json is damaged"),
         (
             lambda folder: (folder / "dataset_info.json").unlink(),
-            r"the metadata of the data set .*photos cannot be read \(",
+            r"the metadata of the data set .*photos are missing or damaged \(",
         ),
         (
             lambda folder: (folder / "features.json").write_text("{"),
-            r"the metadata of the data set .*photos cannot be read",
+            r"the metadata of the data set .*photos are missing or damaged",
         ),
     ],
 )
