@@ -11,7 +11,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.local_files import BUILT_IN
 from beit_jax.runtime.checkpoint_folder import has_checkpoint
 
 DATA = "data.json"
@@ -74,8 +73,6 @@ def changed_since(data: ConfigDict, run: Path, splits: Sequence[str] = SPLITS) -
       run: its folder.
       splits: keys of `data`.
     """
-    if data.source in BUILT_IN:
-        return ""
     try:
         return "; ".join(_compare(data, run, splits)[2])
     except UserError as error:

@@ -143,7 +143,9 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
 
 def _warn_of_change(name: str, config: ConfigDict, folder: Path) -> None:
-    if distributed.is_main() and (change := changed_since(config.data, folder)):
+    if not distributed.is_main() or config.data.source in local_files.BUILT_IN:  # which never change
+        return
+    if change := changed_since(config.data, folder):
         message = "%s was trained on other data than there are now (%s); to train on these, choose another --workdir"
         logging.getLogger("beit_jax").warning(message, name, printable(change))
 
