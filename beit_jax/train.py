@@ -28,8 +28,8 @@ from ml_collections import ConfigDict
 from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.data.sources.listed_once import listed_once
-from beit_jax.errors import Mistakes, UserError
-from beit_jax.experiment_splits import DATA
+from beit_jax.errors import Mistakes, UserError, printable
+from beit_jax.experiment_splits import DATA, changed_since
 from beit_jax.runtime import agreement, distributed, lock, preemption
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
@@ -133,6 +133,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     for name, folder in folders.items():
         if results[name] is not None:
             distributed.print_once(f"{name}: finished before, skipped")
+            _warn_of_change(name, stages[name], folder)
             continue
         _write(folder / DATA, described[name])
         results[name] = _run(experiments.pop(name))
@@ -143,6 +144,14 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     if distributed.is_main():
         _report(workdir)
     return results
+
+
+def _warn_of_change(name: str, config: ConfigDict, folder: Path) -> None:
+    if not distributed.is_main() or config.data.source in local_files.BUILT_IN:  # which never change
+        return
+    if change := changed_since(config.data, folder):
+        message = "%s was trained on other data than there are now (%s); to train on these, choose another --workdir"
+        logging.getLogger("beit_jax").warning(message, name, printable(change))
 
 
 def _finished(folder: Path) -> dict[str, float] | None:
