@@ -2,8 +2,9 @@
 
   python tests/reliability/image_costs.py
 
-Prints a table in Markdown: kind, bytes of the file, seconds, the peak of the memory above that of the process before it,
-in MiB, and what the library says of the file. The op `decode` reads an image twice, once to see whether it can be read.
+Prints a table in Markdown: kind, bytes of the file, seconds of a processor, the peak of the memory in MiB above that of
+the process before it, and what the library says of the file. The op `decode` reads an image twice, once to see whether
+it can be read; both count.
 Ends with status 1 if a kind exceeds a limit.
 """
 
@@ -22,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 import hostile_images
 import image_zoo
 
-MOST_MEMORY = 1200  # MiB beside the bytes of the file, and twice those
-MOST_SECONDS = 30
+MOST_MEMORY = 1000  # MiB, beside four times the bytes of the file
+MOST_SECONDS = 10
 KINDS = {
     **{f"odd: {name}": functools.partial(lambda content: content, value[0]) for name, value in image_zoo.odd().items()},
     **{f"bad: {name}": functools.partial(lambda content: content, value[0]) for name, value in image_zoo.bad().items()},
@@ -32,7 +33,7 @@ KINDS = {
 
 
 class Cost(NamedTuple):
-    """What one file costs; `seconds` is None if it took more than the limit."""
+    """Bytes of a file, and what it costs: seconds of a processor, MiB."""
 
     size: int
     seconds: float
@@ -64,7 +65,7 @@ def _decode(kind: str, connection: Connection) -> None:
     connection.send((seconds, memory("VmHWM") - before, found["_fault"].numpy().decode()))
 
 
-def measure(kind: str, most_seconds: float = 60) -> Cost:
+def measure(kind: str, most_seconds: float = 300) -> Cost:
     """What it costs to decode a file of a kind of `KINDS`."""
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("fork").Process(target=_decode, args=(kind, there))
@@ -85,7 +86,7 @@ def measure(kind: str, most_seconds: float = 60) -> Cost:
 
 def is_bounded(cost: Cost) -> bool:
     """Whether a file costs no more than the limits."""
-    return cost.seconds <= MOST_SECONDS and cost.mebibytes <= MOST_MEMORY + 2 * cost.size / 2**20
+    return cost.seconds <= MOST_SECONDS and cost.mebibytes <= MOST_MEMORY + 4 * cost.size / 2**20
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """The first frame of a GIF file. TensorFlow paints its transparent pixels black, and cuts off what is beside a corner.
 
-TensorFlow would also decode all frames, so it gets a file of the first one alone. The transparent colour of the frame is
-not declared in that file, and the background takes its place in the palette: it holds the image on its background.
+TensorFlow would also decode all frames, so it gets a file of the first one alone. The transparent colour of the frame
+is not declared in that file, and the background takes its place in the palette: it holds the image on its background.
 """
 
 import tensorflow as tf

@@ -6,7 +6,7 @@ from beit_jax.data.decoding.image_header import MAX_PIXELS
 
 DCT = "INTEGER_ACCURATE"  # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels
 # Each scan goes through all blocks of the image, though it may be ten bytes that change nothing. Progressive files have
-# about ten. Chrome and Android stop at 100 too; libjpeg-turbo has no limit, except in its own tests for hostile files.
+# about ten; a hundred of the largest image take about a second.
 MOST_SCANS = 100
 SCAN = b"\xff\xda\0"  # how one begins; pixels never hold these bytes, and 16 MB of random metadata hold them once
 MOST_COUNTED = 10**6  # scans
@@ -19,7 +19,7 @@ def decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def require_cheap(encoded: tf.Tensor, shape: tf.Tensor) -> tf.Operation:
-    """Fails if the file has more pixels or more scans than are tolerated; `shape`, int32 `[3]`, is that of its header."""
+    """Fails if the file has more pixels or scans than are tolerated; `shape`, int32 `[3]`, is that of its header."""
     is_small = tf.reduce_prod(tf.cast(shape[:2], tf.int64)) <= MAX_PIXELS
     scans = count_scans(encoded, MOST_SCANS + 1)
     return tf.raw_ops.Assert(condition=is_small & (scans <= MOST_SCANS), data=[shape])

@@ -2,11 +2,17 @@
 
 import tensorflow as tf
 
+from beit_jax.data.decoding.file_bytes import starts_with
+
 MOST_TEXTS = 50  # a file has a few
 NAMES = b"zTXt", b"iTXt"
 
 
 def count_texts(encoded: tf.Tensor) -> tf.Tensor:
-    """How many such texts a PNG file has, int32."""
-    parts = [tf.raw_ops.StringSplitV2(input=[encoded], sep=name, maxsplit=-1).values for name in NAMES]
-    return tf.add_n([tf.size(each) - 1 for each in parts])
+    """How many such texts a PNG file has, int32; 0 for other files."""
+
+    def count() -> tf.Tensor:
+        parts = [tf.raw_ops.StringSplitV2(input=[encoded], sep=name, maxsplit=-1).values for name in NAMES]
+        return tf.add_n([tf.size(each) - 1 for each in parts])
+
+    return tf.cond(starts_with(encoded, b"\x89PNG"), count, lambda: 0)

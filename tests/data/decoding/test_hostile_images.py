@@ -1,4 +1,4 @@
-"""Files that are made to cost much are refused or cost little; `tests/reliability/image_costs.py` measures all of them."""
+"""Files that are made to cost much are refused, or cost little; `tests/reliability/image_costs.py` measures them."""
 
 import io
 import os
@@ -19,6 +19,7 @@ from beit_jax.convert.picture import to_rgb
 from beit_jax.data.decoding.gif import decode_gif
 from beit_jax.data.decoding.image_header import read_size
 from beit_jax.data.decoding.jpeg import MOST_SCANS, count_scans
+from beit_jax.data.decoding.label_png import decode_labels
 from beit_jax.data.decoding.png_texts import MOST_TEXTS
 from beit_jax.data.ops import crop
 from beit_jax.data.ops import image as image_ops
@@ -90,10 +91,11 @@ def test_as_many_scans_and_texts_as_are_tolerated(decode):
 
 
 def test_the_view_of_a_box_counts_scans_too():
-    op = tf.function(crop.decode_view(8), autograph=False)
-    for count, is_fault in ((10, False), (200, True)):
-        found = op({"image": tf.constant(hostile_images.jpeg_scans(16, count))}, tf.constant([0, 0], tf.int64))
-        assert bool(found["_fault"].numpy()) == is_fault
+    seed = tf.constant([0, 0], tf.int64)
+    op = tf.function(lambda content: crop._decode_random_box(content, seed, (0.5, 1.0), False), autograph=False)
+    assert op(tf.constant(hostile_images.jpeg_scans(16, 10))).shape[-1] == 3
+    with pytest.raises(tf.errors.InvalidArgumentError, match="assertion failed"):
+        op(tf.constant(hostile_images.jpeg_scans(16, 200)))
 
 
 def control(disposal: int, transparent: int | None) -> bytes:
@@ -128,6 +130,16 @@ def test_parts_of_every_length(decode):
         np.testing.assert_array_equal(pixels[..., 1], levels)
         for cut in (1, 2, 300, len(frame) - 5):
             assert decode(hostile_images.gif(frame, 150)[: -1 - cut])[1]
+
+
+def test_the_frames_of_a_gif_are_no_label_map():
+    op, content = tf.function(decode_labels, autograph=False), hostile_images.gif_frames(2000, 100)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no PNG file"):
+        op(tf.constant(encode(picture(0), "GIF")))
+    began = time.process_time()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="no PNG file"):
+        op(tf.constant(content))
+    assert time.process_time() - began < 0.3  # 400 megapixels would take longer
 
 
 def test_headers():
