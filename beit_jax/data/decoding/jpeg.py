@@ -6,7 +6,7 @@ from beit_jax.data.decoding.image_header import MAX_PIXELS
 
 DCT = "INTEGER_ACCURATE"  # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels
 # Each scan goes through all blocks of the image, though it may be ten bytes that change nothing. Progressive files have
-# about ten; a hundred of the largest image take about a second.
+# about ten; a hundred of the largest image take seconds.
 MOST_SCANS = 100
 SCAN = b"\xff\xda\0"  # how one begins; pixels never hold these bytes, and 16 MB of random metadata hold them once
 MOST_COUNTED = 10**6  # scans
