@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli, extras, local_files
+from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.benchmarks import input_pipeline, masks, table
 from beit_jax.benchmarks.one_core import positive_int
@@ -118,4 +118,4 @@ def _parser() -> cli.Parser:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

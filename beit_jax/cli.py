@@ -1,23 +1,16 @@
-"""What every command shares: flags, `--help`, and one line for a user's mistake in place of a stack trace."""
+"""The command lines of all commands: flags, keys of the config, and `--help`."""
 
 import argparse
-import os
 import re
-import signal
-import sys
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from absl import logging
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax.config import override
 from beit_jax.errors import Mistakes, UserError, did_you_mean
-from beit_jax.extras import missing_library
-from beit_jax.runtime import distributed
 from beit_jax.runtime.path_encoding import check_encoding
 
 CONFIG_HELP = "config file, with arguments: FILE[:name=value,...]"
@@ -265,49 +258,3 @@ def worker_index(worker: str) -> tuple[int, int]:
             f"found --worker={worker}, expected I/N with I from 0 to N - 1, such as 0/4 for the first of four"
         )
     return index, count
-
-
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Calls `main(sys.argv[1:])`; a `UserError`, and a library that is not installed, become exit status 2.
-
-    If several processes are one run: when one fails, all end; a process that is done waits for the others.
-    """
-    # Libraries warn of what a user cannot change, and Orbax logs each error once for each of its threads; what matters
-    # is raised too.
-    logging.set_verbosity(logging.FATAL)
-    sys.unraisablehook = _ignore_library_threads
-    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
-    try:
-        main(sys.argv[1:])
-    except (UserError, ModuleNotFoundError) as error:
-        mistake = error if isinstance(error, UserError) else missing_library(error)
-        if mistake is None:
-            _fail(error)
-        print(f"error: {mistake}", file=sys.stderr)
-        distributed.exit_all(2, str(mistake))
-    except KeyboardInterrupt:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # whoever presses the keys again will not wait
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        distributed.exit_all(130, "interrupted")
-    except Exception as error:
-        _fail(error)
-    except SystemExit as end:
-        if not end.code:
-            distributed.finish()
-        raise
-    distributed.finish()
-
-
-def _ignore_library_threads(unraisable: Any) -> None:
-    """Prints what Python cannot raise, but not what comes from threads of libraries in C++, which name no object.
-
-    When a checkpoint cannot be written, each of tensorstore's threads reports that nobody waits for it any more.
-    """
-    if unraisable.object is not None:
-        sys.__unraisablehook__(unraisable)
-
-
-def _fail(error: Exception) -> NoReturn:
-    """Ends a command that failed in a way that is not the user's mistake."""
-    traceback.print_exception(error)
-    distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])

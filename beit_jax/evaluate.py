@@ -19,15 +19,18 @@ numbers, in nats per image; `beit_jax/tasks/elbo.py` says what each of them mean
 
 import argparse
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli, extras, local_files
+from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.convert import locate
-from beit_jax.errors import Mistakes, UserError
+from beit_jax.errors import Mistakes, UserError, printable
+from beit_jax.experiment_splits import changed_since
 from beit_jax.runtime import distributed
+from beit_jax.runtime.atomic_write import write_bytes
 
 
 def main(argv: Sequence[str]) -> None:
@@ -133,6 +136,7 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
     experiment = Experiment(config, opened.folder, elbo_task(task) if bound else task)
     sharding.check_batch(experiment.mesh, config.batch_size)
     experiment.data.check_ops("eval_")
+    _warn_of_change(opened)
     evaluations = [] if bound else experiment.data.evaluations
     batches, params = experiment.data.open_eval_set(), experiment.load_params(opened.source)
     with jax.set_mesh(experiment.mesh):
@@ -143,6 +147,15 @@ def evaluate(opened: Any, pictures: str = "", *, bound: bool = False) -> dict[st
         if pictures:
             _write_pictures(cli.local_folder("pictures", pictures), experiment, evaluator, params, batches, tables)
         return values
+
+
+def _warn_of_change(opened: Any) -> None:
+    """Warns if the run was evaluated on the same split, and that held other images then."""
+    trained, data = opened.start.config.get("data"), opened.config.data
+    if trained is None or any(trained[key] != data[key] for key in ("source", "data_dir", "eval_split")):
+        return
+    if distributed.is_main() and (change := changed_since(data, opened.folder, ("eval_split",))):
+        logging.getLogger("beit_jax").warning("%s has changed since the run began: %s", data.source, printable(change))
 
 
 def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, batches: Any, tables: Any) -> None:
@@ -167,10 +180,10 @@ def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, 
         metrics.save_pictures(folder, images)
         metrics.save_tables(folder, tables)
         for name, png in files.items():
-            (folder / f"{name}.png").write_bytes(png)
+            write_bytes(folder / f"{name}.png", png)
     except OSError as error:
         raise UserError(f"--pictures={folder} cannot be written: {error}; choose another folder") from error
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

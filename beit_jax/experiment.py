@@ -129,6 +129,11 @@ class Experiment:
             return self.given_lengths
         config, per_epoch = self.config, self.data.steps_per_epoch
         total = config.steps or round(config.epochs * per_epoch)
+        if not total and config.epochs:
+            raise UserError(
+                f"epochs={config.epochs:g} is less than one step; expected at least {1 / per_epoch:.2g}, which is "
+                f"batch_size={config.batch_size} of {self.data.num_examples} examples"
+            )
         if not total:
             raise UserError(
                 f"epochs={config.epochs:g} and steps={config.steps}: give the length of the run in one of them"

@@ -4,6 +4,7 @@ A run writes what its splits were into `data.json` in its folder, beside the fir
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,25 +53,44 @@ def check_unchanged(data: ConfigDict, run: Path) -> None:
     Raises:
       UserError: they are not; says what differs.
     """
-    from beit_jax.data.fingerprint import describe_change
-
     if not has_checkpoint(run):
         return
-    try:
-        before = json.loads((run / DATA).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return  # the user deleted it, to go on
-    now = describe_splits(data)
-    before = {key: before[key] for key in now if _describes_split(before, key)}
-    changes = {key: describe_change(before[key], now[key]) for key in before}
-    words = [f"{key}={data[key.partition('.')[2]]}: {change}" for key, change in changes.items() if change]
+    before, now, words = _compare(data, run, SPLITS)
     if words:
-        same_classes = all(before[key]["classes"].keys() == now[key]["classes"].keys() for key in changes)
+        same_classes = all(before[key]["classes"].keys() == now[key]["classes"].keys() for key in before)
         go_on = f"; to go on with the data as they are now, delete {run / DATA}" if same_classes else ""
         raise UserError(
             f"{data.source} has changed since the run in {run} began: {'; '.join(words)}. Restore the data, or choose "
             f"another --workdir{go_on}"
         )
+
+
+def changed_since(data: ConfigDict, run: Path, splits: Sequence[str] = SPLITS) -> str:
+    """What has changed in the splits of a run since it began, in words; empty: nothing, or it is not known.
+
+    Args:
+      data: of the config of the run.
+      run: its folder.
+      splits: keys of `data`.
+    """
+    try:
+        return "; ".join(_compare(data, run, splits)[2])
+    except UserError as error:
+        return str(error)
+
+
+def _compare(data: ConfigDict, run: Path, splits: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """What the splits were when a run began, what they are now, and what differs, in words."""
+    from beit_jax.data.fingerprint import describe_change, describe_split
+
+    try:
+        before = json.loads((run / DATA).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}, {}, []  # the user deleted it, to go on
+    before = {f"data.{key}": before[f"data.{key}"] for key in splits if _describes_split(before, f"data.{key}")}
+    now = {key: describe_split(data, data[key.partition(".")[2]]) for key in before}
+    changes = {key: describe_change(before[key], now[key]) for key in before}
+    return before, now, [f"{key}={data[key.partition('.')[2]]}: {change}" for key, change in changes.items() if change]
 
 
 def _describes_split(file: Any, key: str) -> bool:

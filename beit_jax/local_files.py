@@ -122,8 +122,8 @@ def _check_data_set(source: str, data_dir: str) -> None:
         )
     if source in BUILT_IN or "://" in data_dir:
         return
-    check_encoding("data.data_dir=", os.path.expanduser(data_dir))
-    prepared = Path(os.path.expanduser(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")))
+    check_encoding("data.data_dir=", Path(data_dir).expanduser())
+    prepared = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
     if name == IMAGENET_22K and not (prepared / name).is_dir():
         raise UserError(
             f"data.source={source}: ImageNet-22k is not in {prepared}, and tensorflow-datasets cannot prepare it; give "

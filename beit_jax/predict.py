@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli, extras
+from beit_jax import cli, command, extras
 from beit_jax.convert import locate
 from beit_jax.data.sources import image_files
 from beit_jax.errors import Mistakes, UserError, printable
@@ -182,4 +182,4 @@ def _write(out: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli, extras
+from beit_jax import cli, command, extras
 from beit_jax.data.sources.folder_checks import check_folder, check_outside
 from beit_jax.errors import Mistakes, UserError
 
@@ -102,4 +102,4 @@ def _report(result: Any, name: str, out: Path) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

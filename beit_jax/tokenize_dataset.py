@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli, extras, local_files
+from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.errors import Mistakes, UserError
 
@@ -180,4 +180,4 @@ def _one_ahead(items: Iterable) -> Iterator:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -8,23 +8,28 @@ when its terminal is closed, a run saves and ends with status 0. Several process
 launch/README.md). Each run writes checkpoints/, metrics.jsonl, tensorboard/, pictures/, parameters.txt, config.json,
 data.json and, at its end, result.json into its folder, and names images that could not be read in unreadable.txt. A run
 goes on only with the data that it began with, of which data.json tells.
+
+The exit status is 0 at the end of a run, or once it is saved after a signal; 2 after an error that you can correct, in
+one line; 1 after a fault of the program; 130 after Ctrl-C. 137 means that the system killed the process (SIGKILL),
+mostly because memory was full: free some, or raise optimizer.accumulate, and run the same command again.
 """
 
 import argparse
 import contextlib
 import gc
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli, extras, local_files
+from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.data.sources.listed_once import listed_once
-from beit_jax.errors import Mistakes, UserError
-from beit_jax.experiment_splits import DATA
+from beit_jax.errors import Mistakes, UserError, printable
+from beit_jax.experiment_splits import DATA, changed_since
 from beit_jax.runtime import agreement, distributed, lock, preemption
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
@@ -128,6 +133,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     for name, folder in folders.items():
         if results[name] is not None:
             distributed.print_once(f"{name}: finished before, skipped")
+            _warn_of_change(name, stages[name], folder)
             continue
         _write(folder / DATA, described[name])
         results[name] = _run(experiments.pop(name))
@@ -138,6 +144,14 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     if distributed.is_main():
         _report(workdir)
     return results
+
+
+def _warn_of_change(name: str, config: ConfigDict, folder: Path) -> None:
+    if not distributed.is_main() or config.data.source in local_files.BUILT_IN:  # which never change
+        return
+    if change := changed_since(config.data, folder):
+        message = "%s was trained on other data than there are now (%s); to train on these, choose another --workdir"
+        logging.getLogger("beit_jax").warning(message, name, printable(change))
 
 
 def _finished(folder: Path) -> dict[str, float] | None:
@@ -225,9 +239,17 @@ def _write(file: Path, text: str) -> None:
 def _report(workdir: Path) -> None:
     from beit_jax.visualize import report
 
-    print(report.write_report(workdir), flush=True)
+    try:
+        print(report.write_report(workdir), flush=True)
+    except OSError as error:
+        logging.getLogger("beit_jax").warning(
+            "the report cannot be written (%s); the run is complete, and the command python -m beit_jax.visualize "
+            "report %s --out PAGE writes it elsewhere",
+            error,
+            workdir,
+        )
 
 
 if __name__ == "__main__":
     preemption.handle_signals()
-    cli.run(main)
+    command.run(main)

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli
+from beit_jax import cli, command
 from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.runtime import distributed
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--via={args.via}: {error}; expected a command such as 'launch/slurm.sh --'") from error
     commands = {member.name: [*prefix, *plugins, *member.arguments] for member in left}
     if args.dry_run:
-        print("".join(f"{shlex.join(command)}\n" for command in commands.values()), end="")
+        print("".join(f"{shlex.join(arguments)}\n" for arguments in commands.values()), end="")
     else:
         run_commands(commands)
 
@@ -149,14 +149,14 @@ def run_commands(commands: dict[str, list[str]]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, forward)
     failed: dict[str, int] = {}
-    for name, command in commands.items():
+    for name, arguments in commands.items():
         if received:
             break
-        print(f"{name}: {shlex.join(command)}", flush=True)
+        print(f"{name}: {shlex.join(arguments)}", flush=True)
         try:
-            process = subprocess.Popen(command, start_new_session=True)  # so that Ctrl-C reaches it only through us
+            process = subprocess.Popen(arguments, start_new_session=True)  # so that Ctrl-C reaches it only through us
         except OSError as error:
-            raise UserError(f"{command[0]} cannot be run: {error}; give a command that exists") from error
+            raise UserError(f"{arguments[0]} cannot be run: {error}; give a command that exists") from error
         if received:
             process.send_signal(received[-1])
         status = process.wait()
@@ -168,4 +168,4 @@ def run_commands(commands: dict[str, list[str]]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

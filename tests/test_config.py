@@ -88,9 +88,17 @@ def test_impossible_values_are_one_line(changes, message):
         ("classify", {"label_smoothing": 1.0}, "label_smoothing=1.0; expected at least 0 and below 1"),
         ("classify", {"batch_size": 33, "mixup": 0.8}, "makes batches of 33 images; mixup and cutmix mix pairs"),
         ("classify", {"cutmix": -1.0}, "cutmix=-1.0; expected at least 0"),
+        ("segment", {"inference.ratios": (1e9,)}, r"ratios=\(1000000000.0,\) enlarge images to \d+ pixels; .* 65536"),
+        (
+            "segment",
+            {"inference.short_side": 2**31 - 1},
+            "short_side=2147483647; .* at most 65536",
+        ),
+        ("segment", {"model.image_size": 2**31 - 1}, "image_size=2147483647; .* at most 65536"),
+        ("tokenizer", {"model.hidden": 3}, "model.hidden=3; expected at least 4"),
         ("classify", {"model.num_classes": -1}, "model.num_classes=-1; expected at least 0"),
         ("classify", {"model.init_scale": -1.0}, "model.init_scale=-1.0; expected at least 0"),
-        ("tokenizer", {"loss.temperature_end": 0.0}, "loss.temperature_end=0.0; expected above 0"),
+        ("tokenizer", {"loss.temperature_end": 0.0}, "loss.temperature_end=0.0; expected at least 1e-06"),
         ("tokenizer", {"loss.kl_warmup": "-1"}, "loss.kl_warmup='-1'; expected a duration such as '10 epochs'"),
         ("tokenizer", {"model.groups": 0}, "model.groups=0; expected at least 1"),
     ],
@@ -243,3 +251,30 @@ def test_no_number_is_infinite(task):
             given = (value,) * max(len(keys[name].default), 1) if isinstance(keys[name].default, tuple) else value
             with pytest.raises(UserError, match=f"{re.escape(name)}=.*; expected a finite number"):
                 keys[name].validate(name, given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("optimizer.ema", 0.999999999, "optimizer.ema=0.999999999 is 1.0 in float32; expected at least 0 and below 1"),
+        ("optimizer.betas", (0.9, 0.999999999), "expected two numbers, each at least 0 and below 1"),
+        ("optimizer.lr", 1e39, "optimizer.lr=1e[+]39 is infinite in float32; expected 0, or a size between 1.2e-38"),
+        ("mixup", 1e-46, "mixup=1e-46 is 0 in float32; expected 0"),
+        ("model.norm_eps", 1e-30, "model.norm_eps=1e-30; expected at least 1e-20"),
+    ],
+)
+def test_numbers_are_those_of_the_devices(name, value, message):
+    key = declared_keys(configs.defaults("classify"))[name]
+    with pytest.raises(UserError, match=message):
+        key.validate(name, value)
+
+
+def test_float32_takes_nothing_else_away():
+    keys = declared_keys(configs.defaults("classify"))
+    for name, value in (
+        ("optimizer.ema", 0.99999),
+        ("mixup", -0.0),
+        ("optimizer.lr", 3.4e38),
+        ("optimizer.lr", 1.2e-38),
+    ):
+        keys[name].validate(name, value)

@@ -11,13 +11,13 @@ import pytest
 
 STUCK = """
 import sys, threading, time
-from beit_jax import cli, errors
+from beit_jax import command, errors
 from beit_jax.runtime import distributed
 distributed.END_S = 1
 def main(arguments):
     threading.Thread(target=time.sleep, args=(60,)).start()
     raise {error}
-cli.run(main)
+command.run(main)
 """
 
 
@@ -33,6 +33,16 @@ def test_a_thread_that_does_not_end(error, status, line):
     start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", STUCK.format(error=error)], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.splitlines()[-1]) == (status, line)
+    assert time.monotonic() - start < 30
+
+
+def test_a_library_that_hangs_while_it_is_torn_down():
+    """Python then runs no other thread, and so no timer."""
+    hanging = "class Hanging:\n    def __del__(self, sleep=time.sleep): sleep(60)\nkept = Hanging()\ncommand.run"
+    program = STUCK.format(error="errors.UserError('wrong')").replace("command.run", hanging).replace("(60,)", "(0,)")
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+    assert (done.returncode, done.stderr) == (2, "error: wrong\n")
     assert time.monotonic() - start < 30
 
 
@@ -63,8 +73,9 @@ def test_a_closed_terminal(tmp_path):
     command = ["setsid", "--ctty", sys.executable, "-c", HANGUP, str(tmp_path / "file")]
     process = subprocess.Popen(command, stdin=end, stdout=end, stderr=end)
     os.close(end)
-    while b"ready" not in os.read(terminal, 1000):
-        pass
+    shown = b""
+    while not shown.endswith(b"ready\r\n"):  # all of it: a terminal that is closed earlier breaks off the writing
+        shown += os.read(terminal, 1000)
     os.close(terminal)
     assert process.wait(20) == 0 and (tmp_path / "file").read_text() == "SIGHUP"
 

@@ -1,12 +1,14 @@
 """A run does not score images that it learns: it is refused before anything is written."""
 
 import re
+import shutil
 
 import pytest
 from commands import command, refused
 
 from beit_jax import train
 from beit_jax.data.fingerprint import describe_change, describe_split
+from beit_jax.experiment_splits import changed_since, describe_splits
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 DIGITS = ["--config.data.source=digits"]
@@ -82,6 +84,34 @@ def test_a_change_of_records_and_of_label_maps(tmp_path):
     one, part = (describe_split(digits, split) for split in ("train", "train[:90%]"))
     assert one["classes"].keys() == set("0123456789") and one["images"] == 1438
     assert describe_change(one, one) == "" and re.match("1438 images then and 1294 now", describe_change(one, part))
+
+
+def test_what_changed_since_a_run_ended(tmp_path):
+    """A finished run is skipped with a warning, and `evaluate` warns of the split that it reads."""
+    import json
+
+    import numpy as np
+    from PIL import Image
+    from tiny import config as tiny
+
+    for split in ("train", "validation"):
+        for name in "ab":
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "photos" / split / name / "0.png")
+    data = tiny("classify").data
+    data.update(dict(source=f"folder:{tmp_path}/photos", split="train", eval_split="validation"))
+    assert changed_since(data, tmp_path) == ""  # it is not known what they were
+    (tmp_path / "data.json").write_text(json.dumps(describe_splits(data)))
+    assert changed_since(data, tmp_path) == ""
+    shutil.copy(tmp_path / "photos" / "train" / "a" / "0.png", tmp_path / "photos" / "train" / "a" / "1.png")
+    assert changed_since(data, tmp_path) == "data.split=train: 2 images then and 3 now, 'a' 1 then and 2 now"
+    assert changed_since(data, tmp_path, ["eval_split"]) == ""
+    shutil.rmtree(tmp_path / "photos" / "validation" / "b")
+    assert changed_since(data, tmp_path, ["eval_split"]).startswith(
+        "data.eval_split=validation: 2 images then and 1 now"
+    )
+    (tmp_path / "photos").rename(tmp_path / "gone")
+    assert "there is no folder" in changed_since(data, tmp_path)
 
 
 def test_imagenet_22k_is_prepared_by_hand(tmp_path, monkeypatch):

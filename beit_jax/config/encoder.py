@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.keys import Key, Keys
+from beit_jax.config.keys import LARGEST_SIDE, Key, Keys
 from beit_jax.errors import UserError
 from beit_jax.models import variants
 
@@ -13,14 +13,18 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
     """The section `model` of a task with an encoder."""
     return dict(
         variant=Key("B/16", "SIZE/PATCH, such as B/16, or WIDTHxDEPTHxHEADS/PATCH"),
-        image_size=Key(image_size, "side of the images in pixels", at_least=1),
+        image_size=Key(image_size, "side of the images in pixels", at_least=1, at_most=LARGEST_SIDE),
         absolute_positions=Key(False, "whether tokens have a learned embedding of their positions"),
         relative_position=Key(
             relative_position, "bias of attention by relative position", choices=("none", "shared", "per_block")
         ),
         layer_scale=Key(0.1, "initial LayerScale; 0: none", at_least=0),
         drop_path=Key(0.1, "rate of stochastic depth in the last block", at_least=0, below=1),
-        norm_eps=Key(1e-6, "epsilon of the layer norms; checkpoints of Hugging Face need 1e-12", above=0),
+        norm_eps=Key(
+            1e-6,
+            "epsilon of the layer norms; checkpoints of Hugging Face need 1e-12",
+            at_least=variants.SMALLEST_EPSILON,
+        ),
         dtype=Key(
             "auto",
             "of matrix products, also in a frozen tokenizer; auto: bfloat16 on accelerators, float32 on CPU",

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,9 @@ from ml_collections import ConfigDict
 from beit_jax.errors import UserError
 
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the devices
+LARGEST_SIDE = 2**16  # of an image in pixels: products of a few sides are int64
+SMALLEST_FLOAT = 2.0**-126  # above 0; devices may take smaller ones for 0
+LARGEST_FLOAT = (2 - 2.0**-23) * 2.0**127
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Key:
         """Checks a value.
 
         Raises:
-          UserError: the value has another type, is out of range, or is none of the choices.
+          UserError: the value has another type, is out of range once it is a float32, or is none of the choices.
         """
         if not is_finite(value):
             raise UserError(f"{name}={value!r}; expected {self.finite}")
@@ -53,13 +57,15 @@ class Key:
             raise UserError(f"{name}={value!r} is {type(value).__name__}; expected {self._type_in_words()}")
         if self.choices and value not in self.choices:
             raise UserError(f"{name}={value!r}; expected one of {', '.join(map(str, self.choices))}")
-        if not self._in_range(value):
-            raise UserError(f"{name}={value!r}; expected {self.range}")
+        number = _in_float32(name, value)
+        if not self._in_range(number):
+            rounded = f" is {number!r} in float32" if self._in_range(value) else ""
+            raise UserError(f"{name}={value!r}{rounded}; expected {self.range}")
         if self.is_path and "://" in value:  # `gs://bucket` would be taken for a folder called `gs:`
             raise UserError(f"{name}={value!r}; expected a folder, not a URL: mount the bucket and give its path here")
         if type(value) is int and type(self.default) is int and abs(value) > LARGEST:
             raise UserError(f"{name}={value!r}; expected at most {LARGEST}")
-        if self.check and (expected := self.check(value)):
+        if self.check and (expected := self.check(number)):
             raise UserError(f"{name}={value!r}; expected {expected}")
 
     @property
@@ -119,6 +125,24 @@ def is_finite(value: Any) -> bool:
         return not isinstance(value, int | float) or math.isfinite(value)
     except OverflowError:
         return False
+
+
+def _in_float32(name: str, value: Any) -> Any:
+    """A value with its floats, also those in a tuple, as devices see them: rounded to float32, 0.999999999 to 1.0.
+
+    Raises:
+      UserError: a number that float32 cannot hold.
+    """
+    if isinstance(value, tuple | list):
+        return type(value)(_in_float32(name, part) for part in value)
+    if type(value) is not float:
+        return value
+    if value and not SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT:
+        raise UserError(
+            f"{name}={value!r} is {'infinite' if abs(value) > 1 else '0'} in float32; expected 0, or a size between "
+            f"{SMALLEST_FLOAT:.2g} and {LARGEST_FLOAT:.2g}"
+        )
+    return struct.unpack("f", struct.pack("f", value))[0]
 
 
 def check_regular_expressions(patterns: tuple[str, ...]) -> str:

@@ -4,7 +4,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.classify import LABELS
 from beit_jax.config.encoder import encoder_keys, grid_side
-from beit_jax.config.keys import Key, Keys
+from beit_jax.config.keys import LARGEST_SIDE, Key, Keys
 from beit_jax.config.shared import init_optional
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
@@ -29,9 +29,19 @@ KEYS: Keys = dict(
         ratios=Key((1.0,), "scales at which images are seen"),
         flip=Key(False, "whether images are seen mirrored too"),
         clamp_to_crop=Key(False, "whether scales below the window are raised to it, as in the released code"),
-        short_side=Key(0, "largest shorter side of images in the evaluation; 0: model.image_size", at_least=0),
-        long_side=Key(0, "largest longer side of images in the evaluation; 0: four times the shorter one", at_least=0),
-        label_side=Key(2048, "side of the canvas of label maps", at_least=1),
+        short_side=Key(
+            0,
+            "largest shorter side of images in the evaluation; 0: model.image_size",
+            at_least=0,
+            at_most=LARGEST_SIDE,
+        ),
+        long_side=Key(
+            0,
+            "largest longer side of images in the evaluation; 0: four times the shorter one",
+            at_least=0,
+            at_most=LARGEST_SIDE,
+        ),
+        label_side=Key(2048, "side of the canvas of label maps", at_least=1, at_most=LARGEST_SIDE),
     ),
 )
 
@@ -59,6 +69,11 @@ def check(config: ConfigDict) -> None:
         mistakes.add(f"inference.long_side={long} is smaller than the shorter side, which is up to {short} pixels")
     if not inference.ratios or not all(type(ratio) in (int, float) and ratio > 0 for ratio in inference.ratios):
         mistakes.add(f"inference.ratios={inference.ratios!r}; expected numbers above 0, such as (0.75, 1.0)")
+    elif max(inference.ratios) * long > LARGEST_SIDE:
+        mistakes.add(
+            f"inference.ratios={inference.ratios!r} enlarge images to {max(inference.ratios) * long:.0f} pixels; "
+            f"expected at most {LARGEST_SIDE}"
+        )
     mistakes.raise_all()
 
 

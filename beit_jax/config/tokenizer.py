@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from beit_jax.config import tokenizer_kinds
-from beit_jax.config.keys import Key, Keys
+from beit_jax.config.keys import LARGEST_SIDE, Key, Keys
 from beit_jax.errors import UserError
 
 
@@ -14,7 +14,7 @@ def keys(kind: str) -> Keys:
       UserError: the kind is unknown.
     """
     declared = tokenizer_kinds.KINDS.find(kind)
-    image_size = Key(256, "side of the images in pixels", at_least=1)
+    image_size = Key(256, "side of the images in pixels", at_least=1, at_most=LARGEST_SIDE)
     return dict(
         model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size, **declared.keys),
         loss=dict(declared.loss_keys),

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli, extras
+from beit_jax import cli, command, extras
 from beit_jax.convert import locate
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
@@ -106,4 +106,4 @@ def _verify(loaded: Any, source: str, *, is_new_head: bool) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit_jax import extras
-from beit_jax.convert import settings_limits, state_dicts
+from beit_jax.convert import safetensors_file, settings_limits, state_dicts
 from beit_jax.convert.locate import DALLE, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
 from beit_jax.convert.read_budget import excerpt
-from beit_jax.convert.torch_storages import as_float32, is_floating
+from beit_jax.convert.torch_storages import is_floating
 from beit_jax.errors import UserError
+from beit_jax.training.plausible import check_numbers
 
 LONGEST_NAME = 500  # characters of the name of a tensor
 
@@ -43,8 +43,8 @@ def read_files(path: Path) -> Files:
     """Reads a file with the settings that lie beside it, or a folder of one of the layouts.
 
     Raises:
-      UserError: nothing can be read, the layout is unknown, the settings are of another library, or a tensor does not
-        hold finite floating numbers.
+      UserError: nothing can be read, the layout is unknown, the settings are of another library, or the
+        tensors are damaged or hold other numbers than a network has.
     """
     if path.is_dir() and all((path / name).exists() for name in DALLE):
         parts = {name.removesuffix(".pkl"): state_dicts.read_torch(path / name).tensors for name in DALLE}
@@ -52,7 +52,10 @@ def read_files(path: Path) -> Files:
         return Files(_weights(stored, path), "dalle", {}, {}, {}, {}, [])
     if path.is_dir():
         path = weights_file(path)
-    read = _read_safetensors(path) if path.suffix == ".safetensors" else state_dicts.read_torch(path)
+    if path.suffix == ".safetensors":
+        read = state_dicts.named_as_published(safetensors_file.read_tensors(path), path)
+    else:
+        read = state_dicts.read_torch(path)
     layout = _layout(read.tensors, path)
     beside = [path.with_name(name) for name in ("config.json", "preprocessor_config.json")]
     settings, preprocessor = map(settings_limits.read_settings, beside)
@@ -76,41 +79,8 @@ def _weights(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndar
             f"{path} holds {', '.join(integers)}; expected floating numbers: quantized weights are not read, save the "
             "model in float32 or float16"
         )
-    check_finite(state, path)
+    check_numbers(state, path)
     return state
-
-
-def check_finite(tensors: Mapping[str, np.ndarray], path: Path) -> None:
-    """
-    Raises:
-      UserError: some numbers are not finite; names the tensors.
-    """
-    names = sorted(name for name, values in tensors.items() if not np.isfinite(values).all())
-    if names:
-        raise UserError(f"{path} holds NaN or infinite numbers in {', '.join(names)}; choose another checkpoint")
-
-
-def _read_safetensors(path: Path) -> state_dicts.StateDict:
-    extras.check_installed("safetensors")
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="np") as file:
-            written_by = (file.metadata() or {}).get("format", "pt")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except AttributeError as error:  # it asks NumPy for types that NumPy does not have
-        raise UserError(
-            f"{path} holds numbers of 8 bits or fewer ({excerpt(str(error))}); expected float16, bfloat16 or float32"
-        ) from error
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        reason = excerpt(str(error))
-        raise UserError(f"{path} cannot be read ({reason}); is it truncated? Download it again") from error
-    if written_by not in ("pt", "np"):
-        raise UserError(
-            f"{path} was written for the framework {excerpt(repr(written_by))}, whose axes may be in another order; "
-            "expected a file for PyTorch ('pt')"
-        )
-    return state_dicts.named_as_published({name: as_float32(value) for name, value in tensors.items()}, path)
 
 
 def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> None:

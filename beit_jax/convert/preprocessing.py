@@ -105,10 +105,10 @@ def _hf_resize(file: Mapping[str, Any], size: int) -> tuple[int, bool]:
     keep_ratio = "shortest_edge" in sides
     resize = sides.get("shortest_edge" if keep_ratio else "height")
     crop = file.get("crop_size", HF_SIZE) if cropped else size
-    crops = {*crop.values()} if isinstance(crop, Mapping) else {crop}
+    crops = [*crop.values()] if isinstance(crop, Mapping) else [crop]
     square = keep_ratio or sides.get("width", resize) == resize
     fits = resize >= size and (cropped or (resize == size and not keep_ratio)) if type(resize) is int else False
-    if not fits or not square or crops != {size}:
+    if not fits or not square or not crops or any(side != size for side in crops):
         raise UserError(
             f"preprocessor_config.json has size={stated!r} and {f'crop_size={crop!r}' if cropped else 'no crop'}; "
             f"expected a size of at least the model's {size} pixels, and images of {size}x{size} pixels"

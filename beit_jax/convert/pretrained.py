@@ -13,7 +13,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
-from beit_jax.convert import detect, files, locate, names, preprocessing, retarget, settings, torch_writer
+from beit_jax import system_errors
+from beit_jax.convert import (
+    detect,
+    files,
+    locate,
+    names,
+    preprocessing,
+    retarget,
+    safetensors_file,
+    settings,
+    torch_writer,
+)
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.models import variants
@@ -130,7 +141,6 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
     config = configs.from_json(checkpoint.load_config(path))
     single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     loaded = jax.tree.map(np.asarray, checkpoint.load_params(path, single))
-    files.check_finite(flatten(loaded), path)
     if "data" in config:
         with config.unlocked():
             config.preprocess = preprocessing.from_config(config)
@@ -187,8 +197,10 @@ def save_pretrained(
         with atomic_write(target) as part:
             part.mkdir()
             WRITERS[format](part, flat, config)
-    except OSError as error:
-        raise UserError(f"{target} cannot be written: {error}; choose another folder") from error
+    except Exception as error:
+        if reason := system_errors.reason_of(error):
+            raise UserError(f"{target} cannot be written: {reason}; choose another folder") from error
+        raise
 
 
 def _check_format(format: str, config: ConfigDict) -> None:
@@ -224,13 +236,14 @@ def run_config(config: ConfigDict) -> ConfigDict:
 
 
 def _write_hf(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
-    _write_safetensors(folder, names.to_layout(flat, "hf", config.task) | names.buffers(flat, "hf", config.task))
+    state = names.to_layout(flat, "hf", config.task) | names.buffers(flat, "hf", config.task)
+    safetensors_file.write_tensors(folder / "model.safetensors", state)
     _write_json(folder / "config.json", settings.to_hf(config))
     _write_json(folder / "preprocessor_config.json", preprocessing.to_hf(config.preprocess))
 
 
 def _write_timm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
-    _write_safetensors(folder, names.to_layout(flat, "unilm", config.task))
+    safetensors_file.write_tensors(folder / "model.safetensors", names.to_layout(flat, "unilm", config.task))
     _write_json(folder / "config.json", settings.to_timm(config))
 
 
@@ -241,13 +254,6 @@ def _write_unilm(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDic
 
 def _write_dalle(folder: Path, flat: Mapping[str, np.ndarray], config: ConfigDict) -> None:
     torch_writer.save_dalle(folder, names.to_layout(flat, "dalle", config.task), config.model)
-
-
-def _write_safetensors(folder: Path, state: Mapping[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file
-
-    contiguous = {name: np.asarray(value, order="C") for name, value in state.items()}
-    save_file(contiguous, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def _write_json(path: Path, value: Any) -> None:

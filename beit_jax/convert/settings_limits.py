@@ -13,6 +13,7 @@ from typing import Any
 
 from beit_jax.convert.read_budget import excerpt
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.models.variants import SMALLEST_EPSILON
 
 LARGEST_FILE = 8 << 20  # bytes; 22,000 names of classes take 3 MB
 DEEPEST = 32
@@ -170,7 +171,7 @@ def _check_model(check: _Check, blocks: int, widest: int) -> None:
         check.between(key, 1, widest, f"1 to {widest}, the largest size of a tensor")
     for key in ("image_size", "patch_size"):
         check.between(key, 1, LARGEST_IMAGE, f"1 to {LARGEST_IMAGE} pixels")
-    check.between("layer_norm_eps", math.ulp(0.0), 1.0, "a number above 0, such as 1e-12")
+    check.between("layer_norm_eps", SMALLEST_EPSILON, 1.0, f"at least {SMALLEST_EPSILON:g}, such as 1e-12")
     check.between("layer_scale_init_value", -LARGEST, LARGEST, "a number such as 0.1; 0: none")
     check.between("drop_path_rate", 0.0, math.nextafter(1.0, 0.0), "a number from 0 to below 1")
     _check_positions(check, widest)

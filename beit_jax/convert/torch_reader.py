@@ -152,6 +152,9 @@ def _content_of_zip(file: BinaryIO, size: int, budget: Budget) -> Any:
     if len(roots) != 1:
         raise UnreadableError("not a PyTorch file: an archive without data.pkl")
     (root,) = roots
+    for name in (f"{root}data.pkl", f"{root}byteorder"):  # those of storages are checked when they are read
+        if name in members:
+            zip_members.check_bytes(file, name, members[name])
     if order := members.get(f"{root}byteorder"):
         _check_order(Window(file, order.start, order.start + order.size).read(min(order.size, 6)) == b"little")
     pickled = members[f"{root}data.pkl"]

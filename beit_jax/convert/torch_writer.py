@@ -27,7 +27,8 @@ def save_nested(path: Path, state: Mapping[str, np.ndarray], nest: str) -> None:
     tensors = {name: to_tensor(value) for name, value in state.items()}
     import torch
 
-    torch.save({nest: tensors}, path)
+    with path.open("wb") as file:  # of a path, torch does not say that the disk is full
+        torch.save({nest: tensors}, file)
 
 
 def dalle_modules(state: Mapping[str, np.ndarray], sizes: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -59,4 +60,5 @@ def save_dalle(folder: Path, state: Mapping[str, np.ndarray], sizes: Mapping[str
     import torch
 
     for name, module in zip(("encoder.pkl", "decoder.pkl"), modules):
-        torch.save(module, folder / name)
+        with (folder / name).open("wb") as file:
+            torch.save(module, file)

@@ -1,6 +1,7 @@
 """The members of a zip archive that nobody trusts, where PyTorch stores tensors: uncompressed, one behind another."""
 
 import struct
+import zlib
 from typing import BinaryIO, NamedTuple
 
 from beit_jax.convert.read_budget import Budget, UnreadableError, excerpt
@@ -14,14 +15,18 @@ _END_64 = struct.Struct("<4sQ2H2L4Q")
 _UNKNOWN = 0xFFFFFFFF  # the value is among the additional fields, in 64 bits
 _ENCRYPTED, _SIZES_BEHIND = 0x1, 0x8  # flags
 STEPS_PER_MEMBER = 4  # of the budget
+CHUNK = 1 << 22  # bytes that are read at a time
 
 
 class Member(NamedTuple):
-    """Where the bytes of a member are in the file, and their checksum."""
+    """Where the bytes of a member are in the file, and their CRC-32.
+
+    It is None where the file states 0: so PyTorch writes that it computed none (`set_crc32_options(False)`).
+    """
 
     start: int
     size: int
-    crc: int
+    crc: int | None
 
 
 def read_members(file: BinaryIO, budget: Budget) -> dict[str, Member]:
@@ -50,6 +55,19 @@ def read_members(file: BinaryIO, budget: Budget) -> dict[str, Member]:
         raise UnreadableError("an archive with more members than it says")
     _check_places(ends, start)
     return members
+
+
+def check_bytes(file: BinaryIO, name: str, member: Member) -> None:
+    """Compares the bytes of a member with its checksum, where it has one.
+
+    Raises:
+      UnreadableError: they have changed, or the file ends within them.
+    """
+    crc, end = 0, member.start + member.size
+    for start in range(member.start, end, CHUNK):
+        crc = zlib.crc32(_read(file, start, min(CHUNK, end - start)), crc)
+    if member.crc is not None and crc != member.crc:
+        raise UnreadableError(f"the member {excerpt(name)} of the archive is damaged")
 
 
 def _read(file: BinaryIO, start: int, count: int) -> bytes:
@@ -94,7 +112,7 @@ def _entry(directory: bytes, position: int) -> tuple[str, int, Member, int]:
         raise UnreadableError(f"an archive with a member outside of its folder, {excerpt(name)}")
     if method or flags & _ENCRYPTED or packed != size:
         raise UnreadableError(f"an archive with a compressed member, {excerpt(name)}; PyTorch does not compress")
-    return name, offset, Member(0, size, crc), end
+    return name, offset, Member(0, size, crc or None), end
 
 
 def _in_64_bits(extra: bytes, values: list[int]) -> list[int]:

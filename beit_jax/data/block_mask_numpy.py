@@ -27,6 +27,8 @@ def block_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: 
             if 0 < new <= cap:
                 block[:] = True
                 break
-        else:
-            return mask  # no attempt was accepted
+        else:  # no attempt was accepted
+            if not mask.any():
+                mask[int(uniform() * grid[0]), int(uniform() * grid[1])] = True
+            return mask
     return mask

@@ -9,12 +9,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from beit_jax.data.sources import folder, layout
 from beit_jax.data.sources.names import relative_name
 from beit_jax.data.sources.open_source import open_split
-from beit_jax.errors import UserError
+from beit_jax.data.sources.shard_files import file_sizes
 
 THREADS, CHUNK = 16, 256  # threads that wait for a disk or a network, and files that each of them takes at a time
 MANY = 200_000  # files of a folder above which names alone count: a network would take minutes to tell more
@@ -123,11 +121,8 @@ def _size(path: str) -> int:
 
 
 def _list_records(config: Any, split: str) -> list[tuple[str, int, int, int]]:
-    _, found = open_split(config.source, config.data_dir, split)
-    try:
-        return [
-            (os.path.basename(file.filename), tf.io.gfile.stat(file.filename).length, file.skip, file.take)
-            for file in found.file_instructions
-        ]
-    except tf.errors.NotFoundError as error:
-        raise UserError(f"a file of {config.source} is missing: {str(error).partition(';')[0]}") from None
+    files = open_split(config.source, config.data_dir, split)[1].file_instructions
+    sizes = file_sizes(tuple(os.fspath(file.filename) for file in files))
+    return [
+        (os.path.basename(file.filename), size, file.skip, file.take) for file, size in zip(files, sizes, strict=True)
+    ]

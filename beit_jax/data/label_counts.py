@@ -166,16 +166,17 @@ def check_run(config: Any, num_classes: int, label_side: int) -> tuple[LabelCoun
       label_side: of the canvas of label maps in the evaluation.
 
     Raises:
-      UserError: labels that are no classes, fewer than two classes to train on, or a label map beyond the canvas.
+      UserError: labels that are no classes, fewer than two classes to train on, none to evaluate on, or a label map
+        beyond the canvas.
     """
-    train = count_labels(config, config.split, config.ops, SAMPLE)
-    if len(train.classes) < 2 and train.maps < train.total:
-        train = count_labels(config, config.split, config.ops)
-    held_out = count_labels(config, config.eval_split, config.eval_ops, SAMPLE)
+    train = _count_classes(config, config.split, config.ops, 2)
+    held_out = _count_classes(config, config.eval_split, config.eval_ops, 1)
     for counts in (train, held_out):
         _check_labels(counts, num_classes)
     if len(train.classes) < 2:
-        raise UserError(_describe_too_few(train))
+        raise UserError(_describe_too_few(train, "two"))
+    if not len(held_out.classes):
+        raise UserError(_describe_too_few(held_out, "one"))
     if held_out.largest > label_side:
         raise UserError(
             f"inference.label_side={label_side}, but the label map of {held_out.largest_name} has a side of "
@@ -184,13 +185,21 @@ def check_run(config: Any, num_classes: int, label_side: int) -> tuple[LabelCoun
     return train, held_out
 
 
+def _count_classes(config: Any, split: str, ops: str, least: int) -> LabelCounts:
+    """The labels of a sample of a split or, where that holds fewer than `least` classes, of all of it."""
+    counts = count_labels(config, split, ops, SAMPLE)
+    if len(counts.classes) < least and counts.maps < counts.total:
+        return count_labels(config, split, ops)
+    return counts
+
+
 def _check_labels(counts: LabelCounts, num_classes: int) -> None:
     wrong = [int(label) for label in counts.classes if label >= num_classes]
     if wrong:
         raise UserError("".join(map(str, describe_wrong_label(counts.examples[wrong[0]], wrong[0], num_classes))))
 
 
-def _describe_too_few(counts: LabelCounts) -> str:
+def _describe_too_few(counts: LabelCounts, least: str) -> str:
     stored = np.flatnonzero(counts.stored)
     found = ", ".join(f"{label} ({counts.stored[label] / counts.stored.sum():.1%})" for label in stored[:NAMED])
     more = ", ..." if len(stored) > NAMED else ""
@@ -202,7 +211,7 @@ def _describe_too_few(counts: LabelCounts) -> str:
         )
     return (
         f"the label maps of {counts.where} hold {len(counts.classes)} class{'' if len(counts.classes) == 1 else 'es'}, "
-        f"expected two or more; the stored labels are {found}{more}: {advice}"
+        f"expected {least} or more; the stored labels are {found}{more}: {advice}"
     )
 
 

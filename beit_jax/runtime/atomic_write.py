@@ -18,9 +18,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     too, and the temporary file beside it. Each call has its own temporary path, so that two writers do not mix.
 
     Args:
-      path: to write; its parent folder is made where it does not exist. An existing file is replaced. An existing
-        folder is replaced only if it is empty.
+      path: to write; its parent folder is made where it does not exist. An existing file is replaced, or the one that
+        a link leads to. An existing folder is replaced only if it is empty. A pipe or a device, such as /dev/stdout, is
+        written itself.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    path = path.resolve() if path.is_symlink() else path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}{PART}{secrets.token_hex(4)}")
     try:
@@ -31,6 +36,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         os.replace(part, path)
         with contextlib.suppress(OSError):
             _sync(path.parent)
+    except OSError as error:
+        if error.filename == str(part):
+            error.filename = str(path)  # the name that a user knows
+        raise
     finally:
         if part.is_dir():
             shutil.rmtree(part, ignore_errors=True)
@@ -42,6 +51,12 @@ def write_text(path: Path, text: str) -> None:
     """Writes a text file with `atomic_write`."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files need not be UTF-8
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file with `atomic_write`."""
+    with atomic_write(path) as part:
+        part.write_bytes(content)
 
 
 def _sync(path: Path) -> None:

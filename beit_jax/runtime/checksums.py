@@ -1,49 +1,55 @@
-"""Checksums of complete checkpoints, in `checksums/STEP.json`: a library reads changed bytes without error."""
+"""Checksums of complete checkpoints, in `STEP/checksums.json`: a library reads changed bytes without error."""
 
+import errno
 import json
+import os
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from beit_jax.runtime.atomic_write import write_text
 
-FOLDER = "checksums"
+FILE = "checksums.json"  # in the folder of the checkpoint, so that it is copied and deleted with it
 CHUNK = 1 << 22
+REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
 def write_checksums(checkpoint: Path) -> None:
-    """Writes size and CRC of every file of a checkpoint, and removes the checksums of checkpoints that are gone."""
-    file = _checksum_file(checkpoint)
-    for old in file.parent.glob("*.json"):
-        if not (checkpoint.parent / old.stem).exists():
-            old.unlink(missing_ok=True)
-    try:
-        sums = _measure(checkpoint)
-    except FileNotFoundError:
-        return  # removed meanwhile, because there are newer checkpoints
-    write_text(file, json.dumps(sums, indent=1))
-
-
-def remove_checksums(checkpoint: Path) -> None:
-    """Removes the checksums of a checkpoint that will be written again, or was set aside."""
-    _checksum_file(checkpoint).unlink(missing_ok=True)
+    """Writes size and CRC of every file of a checkpoint; Orbax must not delete the checkpoint meanwhile."""
+    if sums := _measure(checkpoint):  # nobody has removed it meanwhile
+        write_text(checkpoint / FILE, json.dumps(sums, indent=1))
 
 
 def has_checksums(checkpoint: Path) -> bool:
     """Whether there are checksums of a checkpoint."""
-    return _checksum_file(checkpoint).exists()
+    return (checkpoint / FILE).exists()
 
 
-def find_damage(checkpoint: Path, item: str = "*") -> str:
-    """What is wrong with the files of a checkpoint, or of one of its items; empty where nothing is."""
+def is_refusal(error: Exception) -> bool:
+    """Whether the system, or a library in its words, refuses to open a file: that says nothing about what is in it."""
+    return any(os.strerror(number) in str(error) for number in REFUSALS)
+
+
+def find_damage(checkpoint: Path, *items: str) -> str:
+    """What is wrong with the files of a checkpoint, or of some of its items; empty where nothing is.
+
+    Raises:
+      OSError: the system refuses to open one of them.
+    """
+    items = items or ("*",)
     try:
-        expected = dict(json.loads(_checksum_file(checkpoint).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, RecursionError):
-        # The run was killed before they were written, or the checkpoint was copied without its run.
-        return _read_all_arrays(checkpoint, item)
-    expected = {name: value for name, value in expected.items() if item in ("*", name.partition("/")[0])}
+        expected = dict(json.loads((checkpoint / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        if is_refusal(error):
+            raise
+        return _read_all_arrays(checkpoint, items)  # the run was killed before they were written
+    expected = {name: value for name, value in expected.items() if {"*", name.partition("/")[0]} & {*items}}
     try:
-        sums = _measure(checkpoint, item)
+        sums = _measure(checkpoint, items)
     except OSError as error:
+        if is_refusal(error):
+            raise
         return str(error)
     wrong = [name for name in expected if sums.get(name) != expected[name]]
     if not wrong:
@@ -51,11 +57,13 @@ def find_damage(checkpoint: Path, item: str = "*") -> str:
     return f"{wrong[0]} {'has changed' if wrong[0] in sums else 'is gone'}"
 
 
-def _read_all_arrays(checkpoint: Path, item: str) -> str:
+def _read_all_arrays(checkpoint: Path, items: tuple[str, ...]) -> str:
     """What is wrong with a checkpoint without checksums: reads all bytes of its arrays once."""
     import tensorstore
 
-    for manifest in sorted(checkpoint.glob(f"{item}/manifest.ocdbt")):
+    for name in _files(checkpoint):
+        (checkpoint / name).open("rb").close()  # raises where the system refuses
+    for manifest in sorted(file for item in items for file in checkpoint.glob(f"{item}/manifest.ocdbt")):
         spec = {"driver": "ocdbt", "base": f"file://{manifest.parent.absolute()}/"}
         try:
             store = tensorstore.KvStore.open(spec).result()
@@ -66,14 +74,21 @@ def _read_all_arrays(checkpoint: Path, item: str) -> str:
     return ""
 
 
-def _checksum_file(checkpoint: Path) -> Path:
-    return checkpoint.parents[1] / FOLDER / f"{checkpoint.name}.json"
-
-
-def _measure(checkpoint: Path, item: str = "*") -> dict[str, list[int]]:
+def _measure(checkpoint: Path, items: tuple[str, ...] = ("*",)) -> dict[str, list[int]]:
     """`{"params/d/...": [bytes, crc32]}` of the files in the folders of a checkpoint."""
-    files = sorted(file for file in checkpoint.glob(f"{item}/**/*") if file.is_file())
-    return {file.relative_to(checkpoint).as_posix(): [file.stat().st_size, _crc(file)] for file in files}
+    names = sorted(name for name in _files(checkpoint) if "/" in name and {"*", name.partition("/")[0]} & {*items})
+    return {name: [(checkpoint / name).stat().st_size, _crc(checkpoint / name)] for name in names}
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """The paths of all files below a folder, relative to it. Unlike glob, it raises where a folder cannot be listed."""
+
+    def fail(error: OSError) -> NoReturn:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=fail):
+        for name in names:
+            yield (Path(parent) / name).relative_to(folder).as_posix()
 
 
 def _crc(file: Path) -> int:

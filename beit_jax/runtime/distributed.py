@@ -4,32 +4,38 @@ They communicate through the coordination service of `jax.distributed`, not thro
 devices compute or hang, and a wait that times out says which processes are missing.
 """
 
+import atexit
 import collections
 import contextlib
-import importlib.util
 import os
 import socket
 import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from beit_jax.errors import UserError
+from beit_jax.runtime import cluster, coordinator_address, lost_service
+from beit_jax.runtime.sign_of_life import SIGN_S, Others
 
-VARIABLES = ("BEIT_JAX_COORDINATOR", "BEIT_JAX_PROCESS_COUNT", "BEIT_JAX_PROCESS_INDEX")
+HOW_TO_GO_ON = "start all processes again to continue from the newest checkpoint"
 KEYS = "beit_jax"  # prefix of our keys in the coordination service
-START_TIMEOUT_S = 600  # for the last process to start
 BARRIER_TIMEOUT_S = 900  # for a process that prepares data or reads a large checkpoint
-POLL_S = 1.0  # between two checks whether another process has failed
+NO_HEARTBEATS_S = 10 * 365 * 86400  # JAX's own limit of silence; `sign_of_life` has another one, and says more
+DISCONNECT_TIMEOUT_S = 20  # for the others, once all have finished
 END_S = 10.0  # between the error of a single process and its end, at most
 GRACE_S = 1.0  # between a process's message that it exits and its exit
 EXIT_TIMEOUT_S = 20  # for the others to learn of a failure, before the coordinator exits
+ANSWER_TIMEOUT_S = 5  # of the coordinator, which may be what has failed
+GONE_S = 8.0  # of silence, of a process with which a communication has failed
 
 _rounds: collections.Counter[str] = collections.Counter()
 _alone = False  # whether this process only reads configs or compiles
 _joined = False  # whether the service knows this process; a call to it before that would end the process
 _joined_lock = threading.RLock()
+_others: Others | None = None  # of a run with several processes
+_failed: int | None = None  # the status of this process, once it ends because of an error
 
 
 def stay_alone() -> None:
@@ -47,97 +53,51 @@ def stay_alone() -> None:
 def start() -> None:
     """Connects this process with the others of its run, if there are any; called before JAX uses its devices.
 
-    Called again, it does nothing. The three `VARIABLES` have precedence. Without them JAX asks Slurm, Open MPI,
+    Called again, it does nothing. The three `cluster.VARIABLES` have precedence. Without them JAX asks Slurm, Open MPI,
     Kubernetes and TPU pods.
 
     Raises:
       UserError: settings are missing or wrong, or other processes do not start.
     """
-    global _joined
+    global _joined, _others
     import jax
 
     if _alone or _joined or not (jax.distributed.is_initialized() or _initialize()):
         return
     _joined = True
     if process_count() > 1:
-        client().key_value_set(f"{KEYS}/hosts/{process_index()}", socket.gethostname(), allow_overwrite=True)
-        threading.Thread(target=_exit_with_others, name="other processes", daemon=True).start()
+        _others = Others(client(), KEYS, process_index(), process_count())
+        _others.watch(_exit_with_another, _exit_without)
 
 
 def _initialize() -> bool:
     """Whether there are other processes; connects with them."""
     import jax
 
-    settings = _explicit() or _detected()
+    settings = cluster.find_settings()
     if settings is None or settings.get("num_processes") == 1:
         return False
     jax.config.update("jax_enable_preemption_service", False)  # it would handle SIGTERM, which `preemption` does
     may_be_alone = settings.pop("may_be_alone", False)
+    start, text = time.monotonic(), f"waiting up to {cluster.START_TIMEOUT_S} s for all processes of this run to start"
     try:
-        jax.distributed.initialize(initialization_timeout=START_TIMEOUT_S, **settings)
+        with coordinator_address.told_later(text), lost_service.reported_by(_exit_without_service):
+            jax.distributed.initialize(
+                initialization_timeout=cluster.START_TIMEOUT_S,
+                heartbeat_timeout_seconds=NO_HEARTBEATS_S,
+                **settings,
+            )
     except Exception as error:
         if may_be_alone and "coordinator_address should be defined" in str(error):
             return False
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        if "bad_cast" in reason:  # see `lost_service`
+            reason = "not all of them have started, or two have the same index"
         raise UserError(
-            "the processes of this run did not find each other "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); start all of them, or set {', '.join(VARIABLES)}"
+            f"the processes of this run did not find each other within {time.monotonic() - start:.0f} s ({reason}); "
+            f"start all of them, or set {', '.join(cluster.VARIABLES)}"
         ) from error
     return True
-
-
-def _explicit() -> dict[str, Any] | None:
-    """What `VARIABLES` say; None where none of them is set."""
-    values = [os.environ.get(name, "") for name in VARIABLES]
-    if not any(values):
-        return None
-    address, *numbers = values
-    missing = [name for name, value in zip(VARIABLES, values) if not value]
-    if missing and values[1] != "1":
-        raise UserError(f"{' and '.join(missing)} not set; expected all of {', '.join(VARIABLES)}, or none")
-    if values[1] == "1":
-        return {"num_processes": 1}
-    for name, value in zip(VARIABLES[1:], numbers):
-        if not value.isdecimal():
-            raise UserError(f"{name}={value!r}; expected a whole number")
-    processes, this = map(int, numbers)
-    if not this < processes or ":" not in address:
-        raise UserError(
-            f"{VARIABLES[0]}={address}, {VARIABLES[1]}={processes}, {VARIABLES[2]}={this}; expected HOST:PORT, the "
-            "number of processes, and an index below it"
-        )
-    return dict(
-        coordinator_address=address, num_processes=processes, process_id=this, cluster_detection_method="deactivate"
-    )
-
-
-def _detected() -> dict[str, Any] | None:
-    """Arguments for JAX, which finds the rest in the cluster's variables; None for a single process."""
-    this = os.environ
-    hosts = this.get("TPU_PROCESS_ADDRESSES", this.get("TPU_WORKER_HOSTNAMES"))
-    if hosts is not None or "MEGASCALE_NUM_SLICES" in this:
-        return {} if "," in (hosts or "") or int(this.get("MEGASCALE_NUM_SLICES", "1")) > 1 else None
-    if "SLURM_STEP_NODELIST" in this and int(this.get("SLURM_NTASKS", "1")) > 1:
-        one_per_node = this.get("SLURM_STEP_NUM_NODES") == this["SLURM_NTASKS"]
-        return dict(cluster_detection_method="slurm", local_device_ids=_devices(one_per_node))
-    if int(this.get("OMPI_COMM_WORLD_SIZE", "1")) > 1:
-        one_per_node = this.get("OMPI_COMM_WORLD_LOCAL_SIZE") == "1"
-        return dict(cluster_detection_method="ompi", local_device_ids=_devices(one_per_node))
-    if "KUBERNETES_SERVICE_HOST" in this and "JOB_COMPLETION_INDEX" in this:
-        return dict(cluster_detection_method="k8s")
-    if _on_tpu_vm():
-        return {"may_be_alone": True}
-    return None
-
-
-def _devices(one_per_node: bool) -> list[int] | None:
-    """None: JAX gives each process of a node one of its GPUs. An empty list: the process uses all that it sees."""
-    return [] if one_per_node or os.environ.get("CUDA_VISIBLE_DEVICES", "").isdecimal() else None
-
-
-def _on_tpu_vm() -> bool:
-    platforms = os.environ.get("JAX_PLATFORMS", "")
-    devices = any(Path(path).exists() for path in ("/dev/accel0", "/dev/vfio/0"))
-    return devices and (not platforms or "tpu" in platforms) and importlib.util.find_spec("libtpu") is not None
 
 
 def _state() -> Any:
@@ -207,18 +167,20 @@ def _exchange(name: str, value: str, timeout_s: float) -> dict[str, str]:
         client().wait_at_barrier(folder, round(timeout_s * 1000))
     except Exception as error:
         present = posted_values(folder)
-        missing = [str(process) for process in range(process_count()) if str(process) not in present]
+        missing = [process for process in range(process_count()) if str(process) not in present]
         if not missing:
             raise UserError(f"barrier {name!r} failed: {str(error).splitlines()[0]}; start the run again") from error
         raise UserError(
             f"after {timeout_s:g} s at the barrier {name!r} these processes are missing: "
-            f"{', '.join(map(_described, missing))}; see their logs, and start the run again"
+            f"{', '.join(map(describe, missing))}; see their logs, and start the run again"
         ) from error
     return posted_values(folder)
 
 
-def _described(process: str) -> str:
-    return f"{process} ({posted_values(f'{KEYS}/hosts').get(process, 'never started')})"
+def describe(process: int) -> str:
+    """The index of a process of this run, and its host."""
+    host = socket.gethostname() if process == process_index() else _others.host(process) if _others else ""
+    return f"{process} ({host or 'not heard of since the start'})"
 
 
 def posted_values(folder: str) -> dict[str, str]:
@@ -236,9 +198,21 @@ def finish() -> None:
 
         sys.stdout.flush()
         barrier("end")  # until then this process answers the others
+        if _others:
+            _others.stop()
         with _joined_lock:
             _joined = False
+        timer = threading.Timer(DISCONNECT_TIMEOUT_S, _end_connected)
+        timer.daemon = True
+        timer.start()
         jax.distributed.shutdown()
+        timer.cancel()
+
+
+def _end_connected() -> NoReturn:
+    """Ends a process that cannot disconnect; nothing is lost, because all had finished."""
+    print("warning: another process was killed or stopped, after all had finished", file=sys.stderr, flush=True)
+    os._exit(0)
 
 
 def exit_all(status: int, reason: str) -> NoReturn:
@@ -246,45 +220,90 @@ def exit_all(status: int, reason: str) -> NoReturn:
 
     Threads of libraries that do not end, such as those that wait for a disk, end with the process after `END_S`.
     """
+    global _failed
+    _failed = status
     if process_count() > 1:
-        exit_process(status, f"process {_described(str(process_index()))}: {reason}")
+        exit_process(status, f"process {describe(process_index())}: {reason}")
+    if "jax" in sys.modules and _state().client:  # of no run: at its exit JAX would print that it cannot disconnect
+        exit_process(status)
     timer = threading.Timer(END_S, os._exit, (status,))
     timer.daemon = True  # runs while Python waits for other threads
-    timer.start()
+    with contextlib.suppress(RuntimeError):  # this user may have no more threads
+        timer.start()
     raise SystemExit(status)
 
 
-def exit_process(status: int, reason: str = "") -> NoReturn:
+def skip_teardown_after_errors() -> None:
+    """Called before libraries are imported, whose handlers then run first. No timer ends what hangs in a teardown."""
+    atexit.register(lambda: None if _failed is None else exit_process(_failed))
+
+
+def exit_process(status: int, reason: str = "", without: Collection[int] = ()) -> NoReturn:
     """Ends this process at once, from any thread; the coordinator waits until the others have exited.
 
     Args:
       status: of the process.
       reason: of a failure, for the other processes, which then end too; empty where they end by themselves.
+      without: processes that do not answer, for which nobody waits.
     """
     sys.stdout.flush()
     sys.stderr.flush()
+    if client() and 0 not in without:
+        telling = threading.Thread(target=_tell_exit, args=(status, reason, set(without)), daemon=True)
+        telling.start()
+        telling.join(EXIT_TIMEOUT_S + 2 * GRACE_S if is_main() else ANSWER_TIMEOUT_S)
+    os._exit(status)
+
+
+def _tell_exit(status: int, reason: str, without: set[int]) -> None:
     with contextlib.suppress(Exception):  # the process ends even if the service fails
         if reason:
             client().key_value_set(f"{KEYS}/failed/{process_index()}", f"{status} {reason}")
         client().key_value_set(f"{KEYS}/exited/{process_index()}", "", allow_overwrite=True)
-        deadline = time.monotonic() + EXIT_TIMEOUT_S
-        while is_main() and len(posted_values(f"{KEYS}/exited")) < process_count() and time.monotonic() < deadline:
+        expected, deadline = set(map(str, set(range(process_count())) - without)), time.monotonic() + EXIT_TIMEOUT_S
+        while is_main() and expected - posted_values(f"{KEYS}/exited").keys() and time.monotonic() < deadline:
             time.sleep(0.05)
         if is_main() and process_count() > 1:
             time.sleep(GRACE_S)
-    os._exit(status)
 
 
-def _exit_with_others() -> None:
-    """The thread that ends this process when another one has failed."""
-    while True:
-        time.sleep(POLL_S)
-        try:
-            failed = posted_values(f"{KEYS}/failed")
-        except Exception:
-            return  # the service is gone; JAX ends the process
-        others = [message for process, message in failed.items() if process != str(process_index())]
-        if others:
-            status, _, reason = others[0].partition(" ")
-            print(f"error: {reason}; this process ends with it", file=sys.stderr)
-            exit_process(int(status))
+def _exit_with_another(failure: str) -> None:
+    """Called by a thread when another process has posted why it failed."""
+    status, _, reason = failure.partition(" ")
+    print(f"error: {reason}; this process ends with it", file=sys.stderr)
+    exit_process(int(status))
+
+
+def _exit_without(process: int, seconds: float, reason: str = "") -> NoReturn:
+    """Ends the run because a process is silent: it was killed or stopped, or its host is gone."""
+    text = f"process {describe(process)} has been silent for {seconds:.0f} s{reason}"
+    print(f"error: {text}; {HOW_TO_GO_ON}", file=sys.stderr)
+    exit_process(1, text, without=[process])
+
+
+def _exit_without_service() -> NoReturn:
+    """Ends a process that lost the service: process 0 is gone, or the service has found the run to be broken."""
+    if _others is not None and not _joined:
+        _end_connected()
+    if coordinator_address.answers(_state().coordinator_address):
+        reason = "the run was broken up: a process of it was started a second time"
+    else:
+        reason = f"process {describe(0)} has ended without a message, or its host cannot be reached"
+    print(f"error: {reason}; {HOW_TO_GO_ON}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def exit_if_another_is_gone(error: Exception) -> None:
+    """Ends this process if what failed is its communication with one that was killed; else returns after seconds."""
+    import jax
+
+    if _others is None or not client():
+        return
+    if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):  # Gloo: among CPUs
+        return
+    deadline = time.monotonic() + GONE_S + 4 * SIGN_S
+    while time.monotonic() < deadline:
+        process, seconds = _others.longest_silent()
+        if seconds > GONE_S:
+            _exit_without(process, seconds, f", and a communication has failed ({str(error).splitlines()[0]})")
+        time.sleep(SIGN_S / 4)

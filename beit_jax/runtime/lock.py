@@ -2,7 +2,8 @@
 
 The kernel's lock on a file ends with its process, even if that is killed: a killed run can be continued at once. On
 some file systems other hosts do not see that lock. So the owner also writes a heartbeat to the file every few seconds;
-an owner on another host that is silent for several times as long is taken for dead.
+an owner on another host that is silent for several times as long is taken for dead. If it was only suspended, it finds
+the heartbeat of its successor, and ends. No clock is compared with another: a heartbeat counts when it has changed.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from beit_jax.errors import UserError
+from beit_jax.runtime import distributed
 
 FILE = "lock"
 HEARTBEAT_S = 5.0  # between two heartbeats
@@ -43,14 +46,17 @@ def lock_workdir(workdir: Path, heartbeat_s: float = HEARTBEAT_S) -> Iterator[No
         raise UserError(f"--workdir={workdir} cannot be written: {error}; choose another folder") from error
     with file:
         _wait_for_silence(path, heartbeat_s)
+        name = {"host": socket.gethostname(), "pid": os.getpid()}  # the name of a host may change
         try:
-            _write_heartbeat(file)
+            _write_heartbeat(file, name)
         except OSError as error:
             raise UserError(
                 f"{path} cannot be written: {error}; free some space, and run the same command again"
             ) from error
         done = threading.Event()
-        thread = threading.Thread(target=_write_heartbeats, args=(file, done, heartbeat_s), name="lock", daemon=True)
+        thread = threading.Thread(
+            target=_write_heartbeats, args=(file, path, name, done, heartbeat_s), name="lock", daemon=True
+        )
         thread.start()
         try:
             yield
@@ -114,13 +120,24 @@ def _owner(path: Path) -> dict[str, object]:
         return {}
 
 
-def _write_heartbeat(file: TextIO) -> None:
-    heartbeat = json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "alive": time.time()})
+def _write_heartbeat(file: TextIO, name: dict[str, object]) -> None:
+    heartbeat = json.dumps(name | {"alive": time.time()})
     os.pwrite(file.fileno(), heartbeat.ljust(HEARTBEAT_BYTES).encode(), 0)  # in place: works on a full disk too
     os.fsync(file.fileno())  # so that other hosts see it
 
 
-def _write_heartbeats(file: TextIO, done: threading.Event, heartbeat_s: float) -> None:
+def _write_heartbeats(
+    file: TextIO, path: Path, name: dict[str, object], done: threading.Event, heartbeat_s: float
+) -> None:
+    """The thread: writes heartbeats, and ends the process if another one has taken the workdir over."""
     while not done.wait(heartbeat_s):
         with contextlib.suppress(OSError):  # such as a full disk
-            _write_heartbeat(file)
+            owner = _owner(path)
+            if owner and not owner.items() >= name.items():
+                reason = (
+                    f"{path.parent} was taken over by process {owner.get('pid', '?')} on {owner.get('host', '?')}, "
+                    "while this one did not run"
+                )
+                print(f"error: {reason}", file=sys.stderr)
+                distributed.exit_process(2, reason)
+            _write_heartbeat(file, name)

@@ -12,6 +12,7 @@ state to save yet, no process can have made a step without it, and all end at on
 import os
 import select
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -115,10 +116,7 @@ def _wait_for_signal(reader: int, terminals: list[int]) -> None:
         if signal.SIGHUP in received:
             _detach(terminals)
         if received or _received_elsewhere():
-            try:
-                _agree_on_a_call()
-            except Exception as error:  # of the service: another process does not answer
-                distributed.exit_process(1, f"no agreement on where to stop: {str(error).splitlines()[0]}")
+            _agree_on_a_call()
             return
 
 
@@ -157,5 +155,14 @@ def _exchange(calls: int) -> list[int]:
         return [calls]
     service = distributed.client()
     service.key_value_set(f"{KEYS}/{distributed.process_index()}", str(calls))
-    keys = [f"{KEYS}/{process}" for process in range(distributed.process_count())]
-    return [int(service.blocking_key_value_get(key, ANSWER_TIMEOUT_S * 1000)) for key in keys]
+    calls_of_all = []
+    for process in range(distributed.process_count()):
+        try:
+            text = service.blocking_key_value_get(f"{KEYS}/{process}", ANSWER_TIMEOUT_S * 1000)
+        except Exception:  # of the service: a time limit
+            named = f"process {distributed.describe(process)}"
+            reason = f"{named} has not said for {ANSWER_TIMEOUT_S} s where to stop after {describe_signal()}"
+            print(f"error: {reason}; {distributed.HOW_TO_GO_ON}", file=sys.stderr)
+            distributed.exit_process(1, reason, without=[process])
+        calls_of_all.append(int(text))
+    return calls_of_all

@@ -14,6 +14,7 @@ STALL_FACTOR = 30.0  # times the usual time of a step
 MIN_LIMIT_S = 60.0  # for steps of milliseconds
 FIRST_LIMIT_S = 1800.0  # before the usual time is known
 KNOWN_AFTER = 5  # steps
+SUSPENDED_S = 5.0  # if a pause of the thread takes so much longer, the process was suspended
 
 
 class Watchdog:
@@ -73,7 +74,12 @@ class Watchdog:
         return max(self._min_limit_s, self._factor * statistics.median(tuple(self._seconds)))
 
     def _watch(self) -> None:
-        while not self._done.wait(min(self._min_limit_s, 10.0) / 4):
+        pause = min(self._min_limit_s, 10.0) / 4
+        began = time.monotonic()
+        while not self._done.wait(pause):
+            began, slept = time.monotonic(), time.monotonic() - began
+            if slept > pause + SUSPENDED_S:
+                self.reset()
             waited, limit = time.monotonic() - self._last, self.limit()
             if waited > limit and not self._paused and not self._reported:
                 self._reported = True

@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.segment import canvas
 from beit_jax.config.shared import VECTORS
-from beit_jax.errors import UserError
 from beit_jax.models import setr_pup, upernet, vit
 from beit_jax.models.label_maps import IGNORE
 from beit_jax.tasks import confusion, segmentation_metrics
@@ -25,7 +24,7 @@ from beit_jax.tasks.report import Curve, Headline, Report, Table
 from beit_jax.tasks.segmentation_loss import cross_entropy
 from beit_jax.tasks.sliding_window import predict
 from beit_jax.tasks.task import Task, spec
-from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
+from beit_jax.typing import Batch, Metrics, Params, Spec
 
 AUXILIARY_WEIGHT = 0.4  # of the auxiliary loss, as in the released code
 DROPOUT = {"upernet": 0.1, "setr_pup": 0.0}  # before the classifiers, as in the released code and in the paper
@@ -92,13 +91,6 @@ class Segment(Task):
             "label_size": spec("int32", b, 2),
         }
 
-    def check_batch(self, batch: HostBatch) -> None:
-        """See `Task.check_batch`; that labels are classes is checked when images are read."""
-        if np.all(batch["label_map"] == IGNORE):
-            raise UserError(
-                f"found no labelled pixel in the first batch, expected labels 0 to {self.config.model.num_classes - 1}"
-            )
-
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
@@ -111,7 +103,7 @@ class Segment(Task):
         for extra in auxiliary:
             total += AUXILIARY_WEIGHT * cross_entropy(extra, batch["label_map"])[0]
         updates = jax.tree.map(lambda sowed: sowed[0], sown["updates"], is_leaf=lambda x: isinstance(x, tuple))
-        return {"loss": (total, jnp.maximum(count, 1.0))}, updates
+        return {"loss": (total, count)}, updates
 
     def classes(self, params: Params, batch: Batch) -> jax.Array:
         """The class of each pixel of an evaluation batch, int32 `[b, label_side, label_side]`."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from beit_jax import __version__
@@ -24,7 +25,8 @@ from beit_jax.errors import UserError
 from beit_jax.runtime import checksums
 from beit_jax.runtime.checkpoint_folder import FOLDER, find_checkpoint
 from beit_jax.runtime.distributed import any_process, is_main
-from beit_jax.training.params import map_names
+from beit_jax.training.params import flatten, map_names
+from beit_jax.training.plausible import check_numbers
 from beit_jax.training.train_step import TrainState
 
 # What Orbax and its storage raise for files that are truncated, changed or gone. Any other error, such as a lack of
@@ -61,17 +63,19 @@ def check_items(checkpoint: Path, items: Iterable[str]) -> None:
             ) from error
 
 
-def check_bytes(checkpoint: Path, item: str = "*") -> None:
-    """Compares a checkpoint, or one of its items, with its checksums. Every process must call it.
+def check_bytes(checkpoint: Path, *items: str) -> None:
+    """Compares a checkpoint, or some of its items, with its checksums. Every process must call it.
 
     Raises:
       UserError: its bytes have changed since it was written.
     """
-    damage = checksums.find_damage(checkpoint, item) if is_main() else ""
+    damage = checksums.find_damage(checkpoint, *items) if is_main() else ""
     if any_process(bool(damage)):
-        raise UserError(
-            f"checkpoint {checkpoint} is damaged ({damage or 'see process 0'}); choose another, or copy it again"
-        )
+        raise UserError(_describe_damage(checkpoint, damage or "see process 0"))
+
+
+def _describe_damage(checkpoint: Path, damage: str) -> str:
+    return f"checkpoint {checkpoint} is damaged ({damage}); choose another, or copy it again"
 
 
 def load_state(checkpoint: Path, abstract: TrainState) -> TrainState:
@@ -90,17 +94,26 @@ def load_state(checkpoint: Path, abstract: TrainState) -> TrainState:
         items["ema"] = abstract.ema
     for item, expected in items.items():
         _check_shapes(checkpoint / item, expected)
-    with _damage_as_value_error(), ocp.StandardCheckpointer() as checkpointer:
+    with _damage_errors(checkpoint), ocp.StandardCheckpointer() as checkpointer:
         loaded = {name: checkpointer.restore(checkpoint / name, item) for name, item in items.items()}
     return TrainState(params=loaded["params"], ema=loaded.get("ema"), **loaded["state"])
 
 
 @contextlib.contextmanager
-def _damage_as_value_error() -> Iterator[None]:
-    """Where the file of an array is truncated or gone, Orbax raises a bare `Exception`."""
+def _damage_errors(item: Path) -> Iterator[None]:
+    """Raises one of `DAMAGE_ERRORS` for damage: for the file of an array that is gone, Orbax raises `Exception`.
+
+    Raises:
+      UserError: the system refuses to open a file.
+    """
     try:
         yield
     except Exception as error:
+        if checksums.is_refusal(error):
+            raise UserError(
+                f"checkpoint {item} cannot be opened ({describe_error(error)}); let this user read its files, or raise "
+                "the limit of open files (ulimit -n)"
+            ) from error
         if type(error) is Exception:
             raise ValueError(str(error)) from error
         raise
@@ -135,20 +148,23 @@ def load_params(checkpoint: Path, sharding: jax.sharding.Sharding) -> dict[str, 
 
     Args:
       checkpoint: from `find_checkpoint`.
-      sharding: of every array.
+      sharding: of every array, on one device or replicated.
 
     Raises:
-      UserError: the checkpoint cannot be read, or its bytes have changed since it was written.
+      UserError: the checkpoint cannot be read, its bytes have changed since it was written, or it holds numbers that no
+        network has.
     """
     item = checkpoint / ("ema" if (checkpoint / "ema").is_dir() else "params")
     shapes = load_shapes(checkpoint)
-    check_bytes(checkpoint, item.name)
+    check_bytes(checkpoint, item.name, "meta")
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes)
     try:
-        with _damage_as_value_error(), ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(item, abstract)
+        with _damage_errors(item), ocp.StandardCheckpointer() as checkpointer:
+            params = checkpointer.restore(item, abstract)
     except DAMAGE_ERRORS as error:
         raise UserError(f"checkpoint {item} cannot be read ({describe_error(error)}); choose another") from error
+    check_numbers({name: np.asarray(leaf) for name, leaf in flatten(params).items()}, f"checkpoint {item}")
+    return params
 
 
 def load_config(checkpoint: Path) -> str:
@@ -172,10 +188,12 @@ def load_meta(checkpoint: Path) -> dict[str, Any]:
     """The `meta` of `Checkpoints.save`, and the versions of the libraries.
 
     Raises:
-      UserError: the checkpoint holds none that can be read.
+      UserError: the checkpoint holds none that can be read, or its bytes have changed since it was written.
     """
+    if damage := checksums.find_damage(checkpoint, "meta"):
+        raise UserError(_describe_damage(checkpoint, damage))
     try:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
+        with _damage_errors(checkpoint), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as checkpointer:
             return checkpointer.restore(checkpoint / "meta")
     except DAMAGE_ERRORS as error:
         raise UserError(
@@ -189,7 +207,8 @@ def describe_error(error: Exception) -> str:
 
 
 def _metadata(item: Path) -> Any:
-    metadata = ocp.StandardCheckpointHandler().metadata(item)
+    with _damage_errors(item):
+        metadata = ocp.StandardCheckpointHandler().metadata(item)
     if metadata is None:
         raise ValueError("no metadata")
     return metadata.tree

@@ -38,6 +38,7 @@ class Checkpoints:
         self._pending: int | None = None  # the step that is being saved, or was saved and has no checksums yet
         self._newest: int | None = None  # the step that was saved last
         self._items: list[str] = []  # of that checkpoint; arrays
+        self._checksums: list[concurrent.futures.Future[None]] = []  # that are being written
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checksums")
 
     def latest_step(self) -> int | None:
@@ -63,8 +64,10 @@ class Checkpoints:
                 f"the checkpoint of step {step} needs {needed / 2**20:,.1f} MiB and {self._folder} has "
                 f"{free / 2**20:,.1f} MiB left; free some space, and run the same command again{self._older()}"
             )
-        if is_main():
-            checksums.remove_checksums(self._folder / str(step))
+        with self._errors():
+            self._manager.wait_until_finished()
+        self.check_pending()
+        concurrent.futures.wait(self._checksums)  # Orbax deletes older checkpoints when this one is complete
         with self._errors():
             starts = self._manager.save(step, args=ocp.args.Composite(**items))
         if not starts:
@@ -73,7 +76,6 @@ class Checkpoints:
                 f"{self._manager.latest_step()}, which was not there when the run started; remove that folder, and "
                 f"run the same command again{self._older()}"
             )
-        self.check_pending()  # the previous save has ended
         self._pending = self._newest = step
         self._items = [name for name in items if name != "meta"]
 
@@ -88,8 +90,12 @@ class Checkpoints:
         with self._errors():
             self._manager.check_for_errors()
         if is_main() and (self._folder / str(self._pending)).is_dir():
-            self._thread.submit(checksums.write_checksums, self._folder / str(self._pending))
+            self._write_checksums(self._folder / str(self._pending))
             self._pending = None
+
+    def _write_checksums(self, folder: Path) -> None:
+        """Starts to write them, or to try: a checkpoint can be used without."""
+        self._checksums = [self._thread.submit(checksums.write_checksums, folder)]
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
@@ -136,7 +142,7 @@ class Checkpoints:
             for newer, reason in damaged.items():
                 self._set_aside(newer, reason)
             if is_main() and not checksums.has_checksums(folder):
-                self._thread.submit(checksums.write_checksums, folder)
+                self._write_checksums(folder)
             with contextlib.suppress(UserError):
                 self.meta = checkpoint.load_meta(folder)
             self.meta = json.loads(broadcast_from_main(json.dumps(self.meta)))
@@ -171,7 +177,6 @@ class Checkpoints:
         aside = next(path for path in map(self._folder.joinpath, names) if not path.exists())
         barrier("damaged checkpoint")
         if is_main():
-            checksums.remove_checksums(damaged)
             damaged.rename(aside)
         barrier("damaged checkpoint")
         self._manager.reload()

@@ -76,13 +76,14 @@ def _interpolated(
     old, (height, width) = _square(leaf.shape[-2] - cls_rows)[0], sides
     if (old, old) == sides:
         return leaf
+    # Also where shapes alone are asked for, before a run: the grid may be too small.
+    rows, columns = (np.eye(old) if new == old else matrix(old, new) for new in sides)
 
     def interpolate(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         border = old * old if cls_last else cls_rows
         first, last = np.split(values.astype(np.float64), [border], axis=-2)
         grid, cls = (first, last) if cls_last else (last, first)
         grid = grid.reshape(*grid.shape[:-2], old, old, grid.shape[-1])
-        rows, columns = (np.eye(old) if new == old else matrix(old, new) for new in sides)
         grid = np.einsum("yi,xj,...ijc->...yxc", rows, columns, grid, optimize=True)
         grid = grid.reshape(*grid.shape[:-3], height * width, grid.shape[-1])
         return np.concatenate([grid, cls] if cls_last else [cls, grid], axis=-2)

@@ -59,12 +59,15 @@ def warmup_linear(base: float, end: float, warmup: int, total: int, decay: int =
     >>> schedule = warmup_linear(1.0, 0.0, warmup=2, total=4)
     >>> [round(float(schedule(step)), 3) for step in range(4)]
     [0.0, 0.375, 0.5, 0.25]
+    >>> schedule = warmup_linear(1.0, 0.0, warmup=0, total=4)
+    >>> [round(float(schedule(step)), 3) for step in range(4)]
+    [1.0, 0.75, 0.5, 0.25]
     """
 
     def value(step: jax.Array | int) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         falling = end + (base - end) * (1.0 - jnp.minimum(step / (decay or total), 1.0))
-        left = 1.0 - step / max(warmup, 1)
-        return falling * (1.0 - jnp.maximum(left, 0.0) * (1.0 - 1e-6))
+        left = jnp.maximum(1.0 - step / warmup, 0.0) if warmup else 0.0
+        return falling * (1.0 - left * (1.0 - 1e-6))
 
     return value

@@ -90,7 +90,9 @@ def make_step(
         key = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate == 1 else accumulated
         gradients, metrics, new_values = compute(state.params, frozen, batch, key, state.step)
-        gradients = jax.tree.map(lambda g: g / metrics["loss"][1], gradients)
+        count = metrics["loss"][1]
+        count = jnp.where(count == 0, jnp.ones_like(count), count)  # nothing to learn: a gradient of 0, and not 0/0
+        gradients = jax.tree.map(lambda g: g / count, gradients)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         params = unflatten(flatten(params) | flatten(new_values))

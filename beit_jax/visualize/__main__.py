@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli, extras
+from beit_jax import cli, command, extras
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.visualize import attention_command, token_commands
 from beit_jax.visualize.workdirs import workdir_of
@@ -79,8 +79,10 @@ def _report(settings: argparse.Namespace) -> None:
             table = markdown.markdown_table(runs.collect_runs(workdir))
             markdown.replace_table(markdown_page, workdir.resolve().name, table)
     except OSError as error:
-        raise UserError(f"the report cannot be written: {error}; choose another page with --out") from error
+        raise UserError(
+            f"the report cannot be made: {error}; check that path, or choose another page with --out"
+        ) from error
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -99,9 +99,8 @@ def draw_distances(values: np.ndarray, uniform: float) -> bytes:
     heads[0].set_label("heads")
     axes.plot(layers, values.mean(axis=1), "-o", color="C1", markersize=4, label="their mean")
     axes.axhline(uniform, color="0.5", linestyle="--", linewidth=1, label="uniform attention")
-    axes.set(
-        title="Mean attention distance", xlabel="layer", ylabel="pixels", ylim=(0, 1.1 * max(values.max(), uniform))
-    )
+    highest = max(values.max(), uniform) or 1.0  # one patch alone has no distances
+    axes.set(title="Mean attention distance", xlabel="layer", ylabel="pixels", ylim=(0, 1.1 * highest))
     axes.set_xticks(layers if len(layers) <= 12 else layers[1::2])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)

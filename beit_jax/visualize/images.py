@@ -12,6 +12,8 @@ from PIL import Image
 from beit_jax import cli
 from beit_jax.convert.picture import resize, to_rgb
 from beit_jax.errors import UserError
+from beit_jax.runtime.atomic_write import write_bytes
+from beit_jax.training.metrics import encode_png
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
 
@@ -87,13 +89,9 @@ def write_pictures(folder: str, pictures: Sequence[tuple[str, np.ndarray | bytes
     """
     target = cli.local_folder("out", folder)
     try:
-        target.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures:
             path = target / f"{name}.png"
-            if isinstance(picture, bytes):
-                path.write_bytes(picture)
-            else:
-                Image.fromarray(picture).save(path)
+            write_bytes(path, picture if isinstance(picture, bytes) else encode_png(picture))
             print(path)
     except OSError as error:
         raise UserError(f"--out={folder} cannot be written ({error.strerror or error}); choose a folder") from error

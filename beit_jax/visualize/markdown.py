@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from beit_jax.errors import UserError
+from beit_jax.runtime.atomic_write import write_text
 from beit_jax.tasks import Headline
 from beit_jax.visualize.runs import Group
 
@@ -50,4 +51,4 @@ def replace_table(page: Path, name: str, text: str) -> None:
     _, has_end, after = rest.partition(end)
     if not has_begin or not has_end:
         raise UserError(f"{page} has no lines for the table; expected {begin} and {end} in it")
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+    write_text(page, f"{before}{begin}\n{text}\n{end}{after}")

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax.config.tokenizer_kinds import kind_of
 from beit_jax.errors import UserError
+from beit_jax.runtime.atomic_write import write_bytes
 from beit_jax.runtime.csv_table import read_csv
 from beit_jax.tasks import Curve, Table
 from beit_jax.training import metrics
@@ -141,7 +142,8 @@ def _panels(groups: list[Group], panels: Sequence[Curve] | None, curve_folder: P
             png = curves.draw_curves(f"{panel_title}: {unit}", solid or dashed, unit, dashed if solid else {})
             if curve_folder is not None:
                 metric = evaluated.removeprefix(metrics.EVALUATION) or logged
-                (curve_folder / (re.sub(r"\W+", "_", f"curve {panel_title} {metric}") + ".png")).write_bytes(png)
+                name = re.sub(r"\W+", "_", f"curve {panel_title} {metric}")
+                write_bytes(curve_folder / f"{name}.png", png)
             images.append(_image(png, f"{panel_title}: {unit}"))
     return "\n".join(images)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from beit_jax.config.pretrain import num_masked
+from beit_jax.config.pretrain import largest_mask
 from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
 from beit_jax.tasks.pretrain import Pretrain
@@ -43,14 +43,11 @@ def draw_mask(task: Pretrain, masked: int | None, seed: int) -> np.ndarray:
       UserError: there are not so many patches.
     """
     grid = task.grid
-    count = num_masked(task.config) if masked is None else masked
-    if not 0 < count < grid * grid:
-        raise UserError(f"--masked={count}; expected 1 to {grid * grid - 1}, of {grid * grid} patches")
+    count = largest_mask(task.config) if masked is None else masked
+    if not 0 < count <= grid * grid:
+        raise UserError(f"--masked={count}; expected 1 to the {grid * grid} patches")
     uniform = np.random.default_rng(seed).random
-    while True:  # of few patches, a mask may stay empty
-        mask = block_mask(uniform, (grid, grid), count, max(1, min(count, round(16 * grid * grid / 196))))
-        if mask.any():
-            return mask
+    return block_mask(uniform, (grid, grid), count, max(1, min(count, round(16 * grid * grid / 196))))
 
 
 def central_masked_patch(mask: np.ndarray) -> tuple[int, int]:

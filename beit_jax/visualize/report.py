@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+from beit_jax.runtime.atomic_write import write_text
 from beit_jax.visualize import page, runs, table
 
 
@@ -17,8 +18,7 @@ def write_report(*workdirs: Path, out: Path | None = None) -> str:
     groups = runs.collect_runs(*workdirs, unfinished=True)
     folder = workdirs[0] if len(workdirs) == 1 else Path(os.path.commonpath([path.resolve() for path in workdirs]))
     target = out or folder / "report.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
     title = folder.resolve().name if len(workdirs) == 1 else " | ".join(path.resolve().name for path in workdirs)
     curve_folder = folder if len(workdirs) == 1 and out is None else None
-    target.write_text(page.render_page(title, groups, curve_folder), encoding="utf-8", errors="backslashreplace")
+    write_text(target, page.render_page(title, groups, curve_folder))
     return f"{table.format_table(groups)}\n\nreport: {target}"

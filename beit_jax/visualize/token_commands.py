@@ -54,7 +54,7 @@ def add_parsers(commands: Any) -> None:
         help="row and column from 0 on (default: of the masked patch that is nearest to the middle)",
     )
     predictions.add_argument(
-        "--top", type=int, default=5, metavar="N", help="how many tokens to show at the position (default 5)"
+        "--top", type=int, metavar="N", help="how many tokens to show at the position (default 5, or all)"
     )
     predictions.set_defaults(run=show_predictions)
 
@@ -127,8 +127,9 @@ def show_predictions(settings: argparse.Namespace) -> None:
     loaded = loading.load_pretraining(settings.checkpoint, settings.tokenizer)
     picture = images.read_picture(settings.image, loaded.preprocess)
     vocab = loaded.task.tokenizer.vocab
-    if not 1 <= settings.top <= vocab:
-        raise UserError(f"--top={settings.top}; expected 1 to {vocab}, the number of tokens")
+    top = min(5, vocab) if settings.top is None else settings.top
+    if not 1 <= top <= vocab:
+        raise UserError(f"--top={top}; expected 1 to {vocab}, the number of tokens")
     mask = predictions.draw_mask(loaded.task, settings.masked, settings.seed)
     position = settings.position or predictions.central_masked_patch(mask)
     if position[0] >= mask.shape[0] or position[1] >= mask.shape[1]:
@@ -137,7 +138,7 @@ def show_predictions(settings: argparse.Namespace) -> None:
             f"expected a row up to {mask.shape[0] - 1} and a column up to {mask.shape[1] - 1}, from 0 on"
         )
     made = predictions.predict(loaded, picture, mask)
-    codes, probabilities = token_pictures.top_tokens(made.logits[position], settings.top)
+    codes, probabilities = token_pictures.top_tokens(made.logits[position], top)
     pictures = [(name, images.to_bytes(image)) for name, image in made.pictures.items()]
     titles = {
         "original": "image",
@@ -146,8 +147,8 @@ def show_predictions(settings: argparse.Namespace) -> None:
         "prediction": "predicted tokens decoded",
     }
     figure = figures.draw_panels([(title, dict(pictures)[name]) for name, title in titles.items()], 4, inches=3.0)
-    top = _draw_top_tokens(loaded, made, mask, position, codes, probabilities)
-    images.write_pictures(settings.out, [("predictions", figure), *pictures, ("top_tokens", top)])
+    drawn = _draw_top_tokens(loaded, made, mask, position, codes, probabilities)
+    images.write_pictures(settings.out, [("predictions", figure), *pictures, ("top_tokens", drawn)])
     kind = "masked" if mask[position] else "visible"
     print(f"position {position[0]},{position[1]} ({kind}), whose token is {made.tokens[position]}:")
     for code, probability in zip(codes, probabilities):

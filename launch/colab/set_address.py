@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from beit_jax import cli
+from beit_jax import cli, command
 from beit_jax.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,4 +92,4 @@ def _link(name: str, address: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    command.run(main)

@@ -207,7 +207,7 @@ def test_numbers_that_are_no_weights_are_one_line(tmp_path):
     for changes, message in [
         ({name: np.ones_like(state[name], dtype=np.int8)}, rf"holds {name} \(int8\); .*quantized"),
         ({name: state[name].astype(np.complex64)}, rf"holds {name} \(complex64\); expected floating"),
-        ({name: state[name].astype(np.float64) * 1e300}, f"NaN or infinite numbers in {name}"),
+        ({name: state[name].astype(np.float64) * 1e300}, rf"holds -?inf in {name} at .*; expected finite numbers"),
         ({name: np.ones((), np.float32)}, rf"of another shape: {name} \(\)"),
         (
             {name: np.ones((0, 32), np.float32)},

@@ -34,7 +34,7 @@ def nan(state):
             lambda state: state.update({BIAS: np.ones(31, np.float32)}),
             [f"of another shape: {BIAS} (31,) (expected (32,))"],
         ),
-        (nan, [f"NaN or infinite numbers in {BIAS}"]),
+        (nan, [f"holds nan in {BIAS} at [0]; expected finite"]),
         (lambda state: [state.pop(name) for name in list(state) if name.startswith("beit")], ["no known layout"]),
         (
             lambda state: state.update({"decode_head.bottleneck.conv.weight": np.ones(2)}),

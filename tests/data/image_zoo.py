@@ -31,6 +31,11 @@ def animated(file_format: str) -> bytes:
     return encode(frames[0], file_format, save_all=True, append_images=frames[1:], duration=100)
 
 
+def chunk(name: bytes, content: bytes) -> bytes:
+    """A part of a PNG file."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
 def png(
     width: int,
     height: int,
@@ -41,9 +46,6 @@ def png(
     interlaced: bool = False,
 ) -> bytes:
     """A PNG file, of which Pillow writes only some kinds."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
 
     header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced)
     added = [chunk(*item) for item in (before_pixels or {}).items()]

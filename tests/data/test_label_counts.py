@@ -94,6 +94,13 @@ def test_what_is_refused_before_training(folder, maps, ops, message):
     assert "\n" not in str(error.value)
 
 
+def test_nothing_to_evaluate_on_is_refused_before_training(folder):
+    config = folder([labels(0, 1)])
+    config.eval_ops = with_ops("reduce_zero_label", "map_labels({0: 255})")
+    with pytest.raises(UserError, match="hold 0 classes, expected one or more; the stored labels are 0"):
+        label_counts.check_run(config, num_classes=2, label_side=32)
+
+
 def test_binary_masks(folder):
     ops = with_ops("map_labels({255: 1})")
     train, _ = label_counts.check_run(folder([labels(0, 255)] * 2, ops), num_classes=2, label_side=32)

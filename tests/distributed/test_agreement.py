@@ -9,13 +9,13 @@ from runs import free_port
 
 PROGRAM = """
 import sys
-from beit_jax import cli
+from beit_jax import command
 from beit_jax.runtime import agreement, distributed
 def main(arguments):
     distributed.start()
     agreement.check_agreement(dict(value.split("=") for value in arguments))
     print("agreed")
-cli.run(main)
+command.run(main)
 """
 
 

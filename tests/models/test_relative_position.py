@@ -17,7 +17,7 @@ def test_index_of_the_official_code():
     assert [index[1, 196], index[196, 1]] == [0, 728]
 
 
-@pytest.mark.parametrize(("side", "rows"), [(14, 732), (24, 2212), (32, 3972), (40, 6244)])
+@pytest.mark.parametrize(("side", "rows"), [(1, 4), (14, 732), (24, 2212), (32, 3972), (40, 6244)])
 def test_table_rows(side, rows):
     assert table_rows((side, side)) == rows
     assert relative_position_index((side, side)).max() == rows - 1

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from beit_jax.runtime.atomic_write import PART, atomic_write, write_text
+from beit_jax.runtime.atomic_write import PART, atomic_write, write_bytes, write_text
 
 
 def test_a_file_is_written_and_replaced(tmp_path):
@@ -106,3 +106,22 @@ def test_a_kill_leaves_the_old_file(tmp_path):
     assert path.read_text(encoding="utf-8") == "new"
     (left,) = (file for file in tmp_path.iterdir() if file != path)
     assert left.name.startswith(f"config.json{PART}")
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "file")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "elsewhere" / "file").read_text() == "new"
+
+
+def test_a_pipe_is_written_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cat", tmp_path / "pipe"], stdout=subprocess.PIPE) as reader:
+        write_text(tmp_path / "pipe", "through")
+        assert reader.stdout.read() == b"through"
+    assert (tmp_path / "pipe").is_fifo() and [file.name for file in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_bytes(tmp_path):
+    write_bytes(tmp_path / "folder" / "file", b"\xff")
+    assert (tmp_path / "folder" / "file").read_bytes() == b"\xff"

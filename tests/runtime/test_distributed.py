@@ -3,7 +3,7 @@ import os
 import pytest
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import distributed
+from beit_jax.runtime import cluster, coordinator_address, distributed
 
 
 @pytest.fixture
@@ -11,6 +11,7 @@ def initialized(monkeypatch):
     """A function that sets variables and starts; it returns what JAX is asked to do, or None."""
     asked = []
     monkeypatch.setattr("jax.distributed.initialize", lambda **settings: asked.append(settings))
+    monkeypatch.setattr(coordinator_address, "wait_for_listener", lambda *_: None)
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: False)
     monkeypatch.setattr(distributed, "_joined", False)
     prefixes = ("BEIT_JAX_", "SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "KUBERNETES_", "JOB_", "CUDA_")
@@ -70,7 +71,11 @@ SLURM = dict(SLURM_JOB_ID="17", SLURM_STEP_NODELIST="node[1-2]", SLURM_PROCID="0
 )
 def test_the_cluster_that_jax_asks(initialized, variables, expected):
     asked = initialized(**variables)
-    assert asked == (None if expected is None else {"initialization_timeout": distributed.START_TIMEOUT_S} | expected)
+    limits = {
+        "initialization_timeout": cluster.START_TIMEOUT_S,
+        "heartbeat_timeout_seconds": distributed.NO_HEARTBEATS_S,
+    }
+    assert asked == (None if expected is None else limits | expected)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +84,9 @@ def test_the_cluster_that_jax_asks(initialized, variables, expected):
         (dict(BEIT_JAX_COORDINATOR="a:1"), "BEIT_JAX_PROCESS_COUNT and BEIT_JAX_PROCESS_INDEX not set"),
         (
             dict(BEIT_JAX_COORDINATOR="a:1", BEIT_JAX_PROCESS_COUNT="2", BEIT_JAX_PROCESS_INDEX="2"),
-            "an index below it",
+            "an index below the number",
         ),
+        (dict(BEIT_JAX_COORDINATOR="a:x", BEIT_JAX_PROCESS_COUNT="2", BEIT_JAX_PROCESS_INDEX="1"), "port from 1 to"),
         (dict(BEIT_JAX_COORDINATOR="a:1", BEIT_JAX_PROCESS_COUNT="x", BEIT_JAX_PROCESS_INDEX="2"), "whole number"),
     ],
 )

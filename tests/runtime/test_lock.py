@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -75,3 +76,35 @@ def test_the_folder_of_a_refused_run_is_removed(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         lock.lock_workdir(tmp_path / "file").__enter__()
+
+
+def test_an_owner_that_was_suspended_ends_when_another_host_has_taken_over(tmp_path):
+    program = LOCK.replace("Path(sys.argv[1]))", "Path(sys.argv[1]), heartbeat_s=0.1)")
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        process.send_signal(signal.SIGSTOP)
+        with (tmp_path / lock.FILE).open("r+") as file:  # as the successor writes it: in place
+            file.write(json.dumps({"host": "elsewhere", "pid": 7, "alive": 1.0}).ljust(lock.HEARTBEAT_BYTES))
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(20) == 2
+        assert process.stderr.read() == (
+            f"error: {tmp_path} was taken over by process 7 on elsewhere, while this one did not run\n"
+        )
+    assert json.loads((tmp_path / lock.FILE).read_text())["pid"] == 7
+
+
+def test_clocks_that_jump_do_not_matter(tmp_path, monkeypatch):
+    """The owner's heartbeats go back ten years, and it lives; a clock of a silent one is far ahead, and it is dead."""
+    now = time.time()
+    times = iter([now, *(now - 3.15e8 + number for number in range(10**6))])
+    monkeypatch.setattr(lock.time, "time", lambda: next(times))
+    with lock.lock_workdir(tmp_path, heartbeat_s=0.05):
+        owner = json.loads((tmp_path / lock.FILE).read_text())
+        monkeypatch.setattr(lock.socket, "gethostname", lambda: "another host")
+        with pytest.raises(UserError, match="is in use by process"):
+            lock._wait_for_silence(tmp_path / lock.FILE, 0.5)  # as on another host
+        monkeypatch.setattr(lock.socket, "gethostname", lambda: owner["host"])
+    (tmp_path / lock.FILE).write_text(json.dumps(owner | {"host": "elsewhere", "alive": now + 3.15e8}))
+    with lock.lock_workdir(tmp_path, heartbeat_s=0.02):
+        pass

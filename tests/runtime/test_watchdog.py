@@ -1,3 +1,6 @@
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -55,3 +58,27 @@ def test_first_steps_may_be_slow(tmp_path):
         watchdog.step_done()
         time.sleep(0.4)
     assert not (tmp_path / "out").read_text()
+
+
+SUSPENDED = """
+import sys, time
+from beit_jax.runtime import watchdog
+watchdog.SUSPENDED_S = 0.5
+with watchdog.Watchdog(5.0, min_limit_s=1.5) as watched:
+    for _ in range(10):
+        watched.step_done()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    time.sleep(0.6)
+"""
+
+
+def test_silent_after_the_process_was_suspended():
+    command = [sys.executable, "-c", SUSPENDED]
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with subprocess.Popen(command, **pipes) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(2)
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate("\n", 20)[1] == "" and process.returncode == 0

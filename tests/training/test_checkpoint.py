@@ -1,6 +1,11 @@
 """Checkpoints of a synthetic state: saved, found, and restored onto another mesh."""
 
+import contextlib
+import os
 import shutil
+import tempfile
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +14,7 @@ import pytest
 from tiny import config as tiny
 
 from beit_jax.errors import UserError
+from beit_jax.runtime import checksums
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.training import checkpoint, checkpoint_manager, optimizer, sharding
 from beit_jax.training.initialize import with_shardings
@@ -138,4 +144,89 @@ def test_a_flipped_bit_is_noticed_wherever_parameters_are_read(tmp_path):
         checkpoint.load_params(found, everywhere)
     with pytest.raises(UserError, match="is damaged"):
         checkpoint.check_bytes(found)
-    checkpoint.check_bytes(found, "params")  # these are intact
+    checkpoint.check_bytes(found, "params", "meta")  # these are intact
+
+
+@pytest.fixture
+def user_without_rights():
+    """Within it, a process of root has no rights on what root owns; that of another user has none anyway."""
+
+    @contextlib.contextmanager
+    def become():
+        before = os.geteuid()
+        os.seteuid(before or 65534)
+        try:
+            yield
+        finally:
+            os.seteuid(before)
+
+    return become
+
+
+@pytest.mark.parametrize("has_checksums", [True, False])
+@pytest.mark.parametrize("what", ["a file", "a folder"])
+def test_a_checkpoint_that_this_user_may_not_read_is_not_set_aside(user_without_rights, has_checksums, what):
+    mesh = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own may be entered by their owner only
+        run = Path(folder)
+        run.chmod(0o755)
+        save(run, mesh)
+        if not has_checksums:
+            (run / "checkpoints" / "0" / checksums.FILE).unlink()
+        (run / "checkpoints" / "0" / "params" / ("manifest.ocdbt" if what == "a file" else "")).chmod(0)
+        checkpoints = checkpoint_manager.Checkpoints(run)
+        with user_without_rights():
+            with pytest.raises(PermissionError):
+                checkpoints.restore(abstract_state(mesh))
+            with pytest.raises(UserError, match=r"params cannot be opened .*; let this user read"):
+                checkpoint.check_items(run / "checkpoints" / "0", ["params"])
+        assert [path.name for path in (run / "checkpoints").iterdir()] == ["0"]
+
+
+@pytest.mark.parametrize("item", ["ema", "meta"])
+def test_checksums_go_with_a_checkpoint_that_is_copied_alone(run, tmp_path, item):
+    shutil.copytree(run[0] / "checkpoints" / "0", tmp_path / "copy")
+    everywhere = sharding.replicated(sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1)))
+    checkpoint.load_params(tmp_path / "copy", everywhere)
+    file = max((tmp_path / "copy" / item).rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    message = rf"copy is damaged \({item}/.* has changed\); choose another"
+    with pytest.raises(UserError, match=message):
+        checkpoint.load_params(tmp_path / "copy", everywhere)
+    if item == "meta":
+        with pytest.raises(UserError, match=message):
+            checkpoint.load_meta(tmp_path / "copy")
+
+
+def test_numbers_that_no_network_has_are_refused(tmp_path):
+    params = unflatten({name: np.full(shape, 0.5, np.float32) for name, shape in SHAPES.items()})
+    params["encoder"]["norm"]["scale"][3] = np.inf
+    checkpoint.save_params(tmp_path, params, "{}")
+    everywhere = sharding.replicated(sharding.make_mesh(dict(data=-1, fsdp=1, tensor=1)))
+    with pytest.raises(UserError, match=r"checkpoints/0/params holds inf in encoder/norm/scale at \[3\]; expected"):
+        checkpoint.load_params(find_checkpoint(str(tmp_path)), everywhere)
+
+
+def test_a_checkpoint_is_deleted_only_after_its_checksums_are_written(tmp_path, monkeypatch):
+    """Orbax deletes it when the next one is complete, and a file that appears meanwhile would stay."""
+    write, written = checksums.write_checksums, []
+
+    def slowly(folder):
+        ends = time.monotonic() + 1.5 * (folder.name == "0")
+        while (folder / "params").is_dir() and time.monotonic() < ends:
+            time.sleep(0.01)
+        write(folder)
+        written.extend([folder.name] if checksums.has_checksums(folder) else [])
+
+    monkeypatch.setattr(checksums, "write_checksums", slowly)
+    mesh = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
+    state = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), abstract_state(mesh))
+    checkpoints = checkpoint_manager.Checkpoints(tmp_path)
+    for step in range(3):
+        checkpoints.save(state, step, {"config": "{}"})
+    checkpoints.close()
+    assert written == ["0", "1", "2"]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]
+    assert checksums.find_damage(tmp_path / "checkpoints" / "2") == ""

@@ -145,3 +145,16 @@ def test_what_cannot_be_interpolated():
             unflatten({SHARED_TABLE: np.zeros((12, 2))}),
             unflatten({SHARED_TABLE: np.zeros((732, 2))}),
         )
+    with pytest.raises(UserError, match="1 distances, expected at least 4"):  # of shapes alone, as before a run
+        interpolate_positions(
+            unflatten({SHARED_TABLE: jax.ShapeDtypeStruct((4, 2), np.float32)}),
+            unflatten({SHARED_TABLE: np.zeros((732, 2))}),
+        )
+
+
+@pytest.mark.parametrize("method", ["official", "timm", "hf"])
+def test_a_grid_of_one_patch_keeps_what_is_at_distance_0(method):
+    values = np.arange(9.0).reshape(3, 3)[:, :, None].repeat(3, 0).repeat(3, 1)[1:8, 1:8].reshape(49, 1)
+    loaded = {SHARED_TABLE: np.concatenate([values, [[-1.0], [-2.0], [-3.0]]])}
+    found = flatten(interpolate_positions(unflatten(loaded), unflatten({SHARED_TABLE: np.zeros((4, 1))}), method))
+    np.testing.assert_allclose(found[SHARED_TABLE][:, 0], [4.0, -1.0, -2.0, -3.0], atol=1e-12)

@@ -112,3 +112,17 @@ def test_whole_masks_and_padding_weigh_nothing():
     assert float(sums["loss"][1]) == float(batch["mask"].sum())
     np.testing.assert_allclose(sums["loss"][0], everything["loss"][0], rtol=1e-5)
     np.testing.assert_allclose(sums["mlm_acc"][0], everything["mlm_acc"][0])
+
+
+def test_a_batch_without_targets_changes_nothing():
+    """As of masks that hide nothing: the gradient is 0, and not 0/0. The rate of the first step is 0, too."""
+    config = tiny("pretrain")
+    made = experiment(config, one_device())
+    batch = random_batch(made.task, config.batch_size)
+    batch["mask"] = np.zeros_like(batch["mask"])
+    state = made.fresh_state()
+    before = jax.device_get(state.params)
+    batch, step = sharding.to_devices(made.mesh, batch), made.trace_step().lower().compile()
+    state, metrics = step(state, made.frozen, batch, made.random_keys[1])
+    assert metrics["loss"] == (0.0, 0.0) and metrics["grad_norm"][0] == 0.0
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), before)

@@ -1,5 +1,7 @@
 """Attention maps: geometry and distances against computations by hand."""
 
+import warnings
+
 import jax
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from beit_references import random_parameters
 from beit_jax.errors import UserError
 from beit_jax.models import vit
 from beit_jax.visualize import attention, images
+from beit_jax.visualize.figures import draw_distances
 
 GRIDS = [(3, 3), (2, 5), (5, 2)]
 
@@ -127,3 +130,14 @@ def test_chosen_points_have_contrast_and_lie_apart():
     for row, column in [(3, 3), (3, 8), (6, 5)]:
         assert min(max(abs(r - row), abs(c - column)) for r, c in chosen) <= 1
     assert len(set(attention.salient_patches(np.zeros((8, 8, 3), np.uint8), (2, 2), 9))) == 4
+
+
+def test_one_patch_alone():
+    weights = np.full((2, 1, 1, 2, 2), 0.5, np.float32)
+    distances = attention.mean_distance(weights, (1, 1), 4)
+    assert distances.tolist() == [[0.0], [0.0]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert draw_distances(distances, 0.0).startswith(b"\x89PNG")
+    np.testing.assert_array_equal(attention.between_patches(weights, (1, 1)), np.ones((2, 1, 1, 1, 1, 1, 1)))
+    assert attention.salient_patches(np.zeros((4, 4, 3), np.uint8), (1, 1)) == [(0, 0)]

@@ -208,7 +208,7 @@ WRONG = [
     ("predictions", "pixels", [], "is a model of the task 'pretrain_pixels'; expected one pre-trained on tokens"),
     ("predictions", "hf", [], "does not say which tokenizer it was trained with; give it: --tokenizer"),
     ("predictions", "hf", ["--tokenizer={runs}/nine"], "has 9 tokens, and"),
-    ("predictions", "pretrain", ["--masked=16"], "--masked=16; expected 1 to 15, of 16 patches"),
+    ("predictions", "pretrain", ["--masked=17"], "--masked=17; expected 1 to the 16 patches"),
     ("predictions", "pretrain", ["--position=4,0"], "--position=4,0 is outside of the 4x4 patches"),
     ("predictions", "pretrain", ["--top=17"], "--top=17; expected 1 to 16"),
     ("predictions", "pretrain", ["--seed=-1"], "found '-1', expected an integer"),

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import config as configs
+from beit_jax import train
 from beit_jax.errors import UserError
 from beit_jax.tasks import Report
 from beit_jax.visualize import __main__ as visualize
@@ -259,7 +260,9 @@ def test_the_command(recipe, tmp_path, capsys, drawn):
     with pytest.raises(UserError, match="nowhere holds no run"):
         visualize.main(["report", str(recipe), str(tmp_path / "nowhere")])
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"the report cannot be written: .*; choose another page with --out"):
+    with pytest.raises(
+        UserError, match=r"the report cannot be made: .*; check that path, or choose another page with --out"
+    ):
         visualize.main(["report", str(recipe), "--out", str(tmp_path / "file" / "page.html")])
     (recipe / "arm_seed1" / "result.json").write_text("{")
     with pytest.warns(UserWarning, match=r"arm_seed1/result.json is no result; the run counts as not finished"):
@@ -284,3 +287,13 @@ def test_opens_in_a_browser(recipe, tmp_path, drawn):
     (line,) = browser.console(tmp_path / "probed.html", tmp_path / "profile", width=500)
     scrolled, inner = map(int, re.search(r"widths (\d+) (\d+)", line).groups())
     assert scrolled <= inner <= 500  # tables scroll, the page does not
+
+
+def test_a_report_that_cannot_be_written_does_not_fail_a_complete_run(recipe, monkeypatch, caplog):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied", str(recipe / "report.html"))
+
+    monkeypatch.setattr(report.page, "write_bytes", refuse)
+    monkeypatch.setattr(report, "write_text", refuse)
+    train._report(recipe)
+    assert "report.html'); the run is complete, and the command python -m beit_jax.visualize report" in caplog.text

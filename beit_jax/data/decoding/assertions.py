@@ -11,6 +11,8 @@ import tensorflow as tf
 from beit_jax.errors import UserError
 
 BLOCK = 16  # elements
+# In messages of TensorFlow: nodes of its graphs, and its iterators.
+_INTERNALS = re.compile(r"\{\{.*?\}\} | \[Op:.*|Error in user-defined function passed to \S+ .*iterator: \S+: ")
 
 
 def require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation | None:
@@ -40,7 +42,8 @@ def readable_errors() -> Iterator[None]:
     except tf.errors.OpError as error:
         if reason := assertion_message(error.message):
             raise UserError(reason) from error
-        raise UserError(f"the input stopped: {error.message.splitlines()[0]}; check the files and the ops") from error
+        reason = _INTERNALS.sub("", error.message.splitlines()[0])
+        raise UserError(f"the input stopped: {reason}; check the files and the ops") from error
 
 
 def first_that_works(value: Any, *functions: Callable[[Any], Any]) -> Any:

@@ -10,8 +10,10 @@ from beit_jax.data.decoding.assertions import first_that_works, require
 from beit_jax.data.decoding.bmp import decode_bmp
 from beit_jax.data.decoding.file_bytes import starts_with
 from beit_jax.data.decoding.gif import decode_gif
+from beit_jax.data.decoding.jpeg import MOST_SCANS, count_scans, decode_jpeg
 from beit_jax.data.decoding.label_png import decode_labels
 from beit_jax.data.decoding.orientation import read_orientation, turn, turned_size
+from beit_jax.data.decoding.png_texts import MOST_TEXTS, count_texts
 from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.data.decoding.transparency import WHITE, Background, has_alpha, lay_on, parse_background
 from beit_jax.data.features import FAULT, ID, LABEL_MAP, Features
@@ -19,7 +21,6 @@ from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
 
 SIGNATURES = b"\xff\xd8\xff", b"\x89PNG", b"BM", b"GIF8", b"RIFF"
-DCT = "INTEGER_ACCURATE"  # Pillow's inverse transform; TensorFlow's own default is faster and differs by a few levels
 
 
 class Decoding(NamedTuple):
@@ -52,28 +53,21 @@ AS_STORED = Decoding(background=None, exif_transpose=False)
 def decode_rgb(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
     """uint8 `[h, w, 3]` from the bytes of a JPEG, PNG, BMP, GIF (its first frame) or WebP file, or TensorFlow's errors.
 
-    Fails for more than `image_header.MAX_PIXELS` pixels before any of them is decoded. BMP files need no such check:
-    they are as large as their pixels.
+    Fails for more than `image_header.MAX_PIXELS` pixels, `jpeg.MOST_SCANS` scans or `png_texts.MOST_TEXTS` texts before
+    any of them is decoded.
     """
     image = tf.cond(
         tf.io.is_jpeg(encoded),
-        lambda: _decode_jpeg(encoded),
+        lambda: decode_jpeg(encoded),
         lambda: _decode_other(encoded, decoding.background),
     )
     image = tf.ensure_shape(image, [None, None, 3])
     return turn(image, read_orientation(encoded)) if decoding.exif_transpose else image
 
 
-def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    shape = tf.cast(tf.io.extract_jpeg_shape(encoded), tf.int64)
-    is_small = shape[0] * shape[1] <= image_header.MAX_PIXELS
-    with tf.control_dependencies([tf.raw_ops.Assert(condition=is_small, data=[shape])]):
-        return tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT)
-
-
 @rare_case
 def _decode_other(encoded: tf.Tensor, background: Background) -> tf.Tensor:
-    with tf.control_dependencies([_require_few_pixels(encoded)]):
+    with tf.control_dependencies([_require_cheap(encoded)]):
         is_bmp, is_gif = starts_with(encoded, b"BM"), starts_with(encoded, b"GIF8")
         decoders = [decode_bmp, decode_gif, _decode_png_or_webp]
         branches = [functools.partial(decoder, encoded, background) for decoder in decoders]
@@ -84,7 +78,10 @@ def _decode_png_or_webp(encoded: tf.Tensor, background: Background) -> tf.Tensor
     def decode(channels: int) -> tf.Tensor:
         return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
 
-    return tf.cond(has_alpha(encoded), lambda: lay_on(background, decode(4)), lambda: decode(3))
+    # A PNG file may hide its header behind what looks like another; TensorFlow would find it.
+    has_size = require(tf.reduce_min(image_header.read_size(encoded)) > 0, "no header")
+    with tf.control_dependencies([has_size]):
+        return tf.cond(has_alpha(encoded), lambda: lay_on(background, decode(4)), lambda: decode(3))
 
 
 def decode_pair(features: Features, decoding: Decoding) -> Features:
@@ -113,13 +110,12 @@ def decode_label_map(features: Features) -> tuple[tf.Tensor, tf.Tensor, tf.Tenso
     labels, is_labels = _decode_labels(features[LABEL_MAP])
     found, size = tf.shape(labels)[:2], tf.cast(image_header.read_size(features["image"]), tf.int32)
     turned = turned_size(size, read_orientation(features["image"]))
-    # The header of a BMP file is not read.
-    is_right = tf.reduce_all(turned == found) | tf.reduce_all(size == 0)
+    is_right = tf.reduce_all(turned == found)
     return labels, is_labels, tf.where(is_right, found, size)
 
 
 def _decode_labels(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    with tf.control_dependencies([_require_few_pixels(encoded)]):
+    with tf.control_dependencies([_require_cheap(encoded)]):
         return decode_labels(tf.identity(encoded))
 
 
@@ -168,7 +164,8 @@ def _find_fault(encoded: Features) -> tf.Tensor:
     """Why the files cannot be read, a scalar string that is empty if they can."""
     label_map_fault = [_fault_of_label_map] if LABEL_MAP in encoded else []
     return first_that_works(
-        encoded, _no_fault, *label_map_fault, _fault_of_size, lambda encoded: _describe_fault(encoded["image"])
+        *(encoded, _no_fault, *label_map_fault, _fault_of_size, _fault_of_scans),
+        lambda encoded: _describe_fault(encoded["image"]),
     )
 
 
@@ -195,9 +192,21 @@ def _fault_of_label_map(encoded: Features) -> tf.Tensor:
 
 def _fault_of_size(encoded: Features) -> tf.Tensor:
     """Fails if the image is not too large."""
-    with tf.control_dependencies([_require_few_pixels(encoded["image"], too_many=True)]):
-        height, width = tf.unstack(tf.strings.as_string(image_header.read_size(encoded["image"])), num=2)
+    size = image_header.read_size(encoded["image"])
+    is_fault = tf.reduce_prod(size) > image_header.MAX_PIXELS
+    with tf.control_dependencies([require(is_fault, "not too many pixels")]):
+        height, width = tf.unstack(tf.strings.as_string(size), num=2)
         return tf.strings.join([width, " x ", height, f" pixels, expected at most {image_header.MAX_PIXELS}"])
+
+
+def _fault_of_scans(encoded: Features) -> tf.Tensor:
+    """Fails if the image has not too many scans (JPEG) or texts (PNG)."""
+    is_jpeg = tf.io.is_jpeg(encoded["image"])
+    count = tf.cond(is_jpeg, lambda: count_scans(encoded["image"]), lambda: count_texts(encoded["image"]))
+    most = tf.where(is_jpeg, MOST_SCANS, MOST_TEXTS)
+    with tf.control_dependencies([require(count > most, "not too many scans or texts")]):
+        count, most = tf.strings.as_string(count), tf.strings.as_string(most)
+        return tf.strings.join([count, tf.where(is_jpeg, " scans", " compressed texts"), ", expected at most ", most])
 
 
 def _describe_fault(encoded: tf.Tensor) -> tf.Tensor:
@@ -209,7 +218,7 @@ def _describe_fault(encoded: tf.Tensor) -> tf.Tensor:
     return tf.where(encoded == "", "empty, or it cannot be opened", damaged)
 
 
-def _require_few_pixels(encoded: tf.Tensor, too_many: bool = False) -> tf.Operation | None:
-    """Fails if the image has more pixels than are tolerated; with `too_many`, if it has not."""
-    pixels = tf.reduce_prod(image_header.read_size(encoded))
-    return require((pixels > image_header.MAX_PIXELS) == too_many, "unexpected number of pixels")
+def _require_cheap(encoded: tf.Tensor) -> tf.Operation | None:
+    """Fails if an image of another format than JPEG has more pixels or texts than are tolerated."""
+    is_small = tf.reduce_prod(image_header.read_size(encoded)) <= image_header.MAX_PIXELS
+    return require(is_small & (count_texts(encoded) <= MOST_TEXTS), "too many pixels or texts")

@@ -1,27 +1,21 @@
-"""The first frame of a GIF file. TensorFlow paints its transparent pixels black, and leaves out what is around it.
+"""The first frame of a GIF file. TensorFlow paints its transparent pixels black, and cuts off what is beside a corner.
 
-A frame has a transparent colour if a block before it says so. That block is switched off, and the background takes the
-place of the colour in the palette: then the file holds the image on its background.
+TensorFlow would also decode all frames, so it gets a file of the first one alone. The transparent colour of the frame
+is not declared in that file, and the background takes its place in the palette: it holds the image on its background.
 """
-
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import require
-from beit_jax.data.decoding.file_bytes import read_bytes, replace_bytes
+from beit_jax.data.decoding.file_bytes import part, read_bytes, replace_bytes
+from beit_jax.data.decoding.gif_blocks import DESCRIPTOR, FLAGS, PALETTE, Frame, first_frame, palette_bytes
 from beit_jax.data.decoding.image_header import MAX_PIXELS
 from beit_jax.data.decoding.transparency import Background
 
-CANVAS, FLAGS, PALETTE = 6, 10, 13  # positions in the file
-EXTENSION, CONTROL = 0x21, 0xF9
+CANVAS = 6  # position in the file
+CONTROL_BYTES, END = 8, b";"
 BLACK = (0, 0, 0)
-HAS_PALETTE, SIZE_BITS, IS_TRANSPARENT = 0x80, 7, 1
-
-
-class _Frame(NamedTuple):
-    control: tf.Tensor  # where its control block is, or -1
-    descriptor: tf.Tensor  # where its description is
+IS_TRANSPARENT = 1
 
 
 def decode_gif(encoded: tf.Tensor, background: Background) -> tf.Tensor:
@@ -29,14 +23,13 @@ def decode_gif(encoded: tf.Tensor, background: Background) -> tf.Tensor:
 
     Without a background, transparent pixels have the colour that the palette gives them, as in Pillow.
     """
-    frame = _first_frame(encoded)
-    encoded = tf.cond(frame.control < 0, lambda: encoded, lambda: _opaque(encoded, frame, background))
-    canvas, box = _numbers(encoded, CANVAS, 2), _numbers(encoded, frame.descriptor + 1, 4)
+    frame = first_frame(encoded)
+    canvas, box = _numbers(encoded, CANVAS, 2), _numbers(encoded, frame.start + 1, 4)
     size = tf.maximum(canvas, box[:2] + box[2:])
-    pixels = tf.reduce_prod(tf.cast(size, tf.int64))
-    with tf.control_dependencies([require(pixels <= MAX_PIXELS, "unexpected number of pixels")]):
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return _pad(image, size, box, background)
+    is_small = tf.reduce_prod(tf.cast(size, tf.int64)) <= MAX_PIXELS
+    with tf.control_dependencies([require(frame.is_whole & is_small, "no whole frame, or too large a one")]):
+        alone, around = _alone(encoded, frame, background)
+    return _pad(tf.io.decode_image(alone, channels=3, expand_animations=False), size, box, around)
 
 
 def _numbers(encoded: tf.Tensor, start: int | tf.Tensor, count: int) -> tf.Tensor:
@@ -45,51 +38,46 @@ def _numbers(encoded: tf.Tensor, start: int | tf.Tensor, count: int) -> tf.Tenso
     return tf.reshape(tf.reshape(low + 256 * high, [-1, 2])[:, ::-1], [count])
 
 
-def _first_frame(encoded: tf.Tensor) -> _Frame:
-    """Goes through the blocks in front of the frame. The parts of an extension begin with their length."""
+def _alone(encoded: tf.Tensor, frame: Frame, background: Background) -> tuple[tf.Tensor, tf.Tensor]:
+    """A file of the frame alone, and the colour, uint8 `[3]`, of what is around it.
 
-    def step(position: tf.Tensor, in_extension: tf.Tensor, control: tf.Tensor, _: tf.Tensor) -> list[tf.Tensor]:
-        first, second = tf.unstack(read_bytes(encoded, position, 2))
-        starts_extension = ~in_extension & (first == EXTENSION)
-        control = tf.where(starts_extension & (second == CONTROL), position, control)
-        ahead = tf.where(starts_extension, 2, tf.where(in_extension, first + 1, 0))
-        return [position + ahead, starts_extension | (in_extension & (first > 0)), control, ahead > 0]
-
-    start = PALETTE + _palette_bytes(read_bytes(encoded, FLAGS, 1)[0])
-    length = tf.strings.length(encoded)
-    position, _, control, _ = tf.while_loop(
-        lambda position, _, control, goes_on: goes_on & (position < length), step, [start, False, -1, True]
-    )
-    return _Frame(control, position)
-
-
-def _palette_bytes(flags: tf.Tensor) -> tf.Tensor:
-    return tf.where(flags & HAS_PALETTE > 0, 3 * 2 ** ((flags & SIZE_BITS) + 1), 0)
-
-
-def _opaque(encoded: tf.Tensor, frame: _Frame, background: Background) -> tf.Tensor:
-    """The file without transparency, if the frame has a transparent colour."""
+    That is the transparent colour, or else the first one of the palette, as in Pillow. A transparent colour that the
+    palette has is not transparent in the new file.
+    """
     flags, _, _, index = tf.unstack(read_bytes(encoded, frame.control + 3, 4))
-    own = _palette_bytes(read_bytes(encoded, frame.descriptor + 9, 1)[0])
-    shared = _palette_bytes(read_bytes(encoded, FLAGS, 1)[0])
-    palette, size = tf.where(own > 0, frame.descriptor + 10, PALETTE), tf.where(own > 0, own, shared)
+    is_transparent = (frame.control >= 0) & (flags & IS_TRANSPARENT > 0)
+    shared = palette_bytes(read_bytes(encoded, FLAGS, 1)[0])
+    own = palette_bytes(read_bytes(encoded, frame.start + DESCRIPTOR - 1, 1)[0])
+    has_own, pixels = own > 0, frame.start + DESCRIPTOR + own
+    palette = tf.where(has_own, part(encoded, frame.start + DESCRIPTOR, own), part(encoded, PALETTE, shared))
+    place = tf.where(is_transparent, 3 * index, 0)
+    in_palette = place < tf.strings.length(palette)
+    if background is not None:
+        is_changed = is_transparent & in_palette
+        palette = tf.where(is_changed, replace_bytes(palette, place, bytes(background)), palette)
+    around = tf.where(in_palette, read_bytes(palette, place, 3), background or BLACK)
+    parts = [
+        part(encoded, 0, PALETTE),
+        tf.where(has_own, part(encoded, PALETTE, shared), palette),
+        tf.where(is_transparent & ~in_palette, part(encoded, frame.control, CONTROL_BYTES), b""),
+        b"," + bytes(4),  # in the corner, because TensorFlow gives no more pixels than a frame has
+        part(encoded, frame.start + 5, DESCRIPTOR - 5),
+        tf.where(has_own, palette, b""),
+        part(encoded, pixels, frame.end - pixels),
+        END,
+    ]
+    return tf.strings.join(parts), tf.cast(around, tf.uint8)
 
-    def change() -> tf.Tensor:
-        opaque = replace_bytes(encoded, frame.control + 3, b"\0")
-        return opaque if background is None else replace_bytes(opaque, palette + 3 * index, bytes(background))
 
-    return tf.cond((flags & IS_TRANSPARENT > 0) & (3 * index < size), change, lambda: encoded)
-
-
-def _pad(image: tf.Tensor, size: tf.Tensor, box: tf.Tensor, background: Background) -> tf.Tensor:
-    """The frame in its place in the image, of which TensorFlow gives the frame alone."""
+def _pad(image: tf.Tensor, size: tf.Tensor, box: tf.Tensor, around: tf.Tensor) -> tf.Tensor:
+    """The frame in its place in the image."""
     before = box[:2]
     behind = size - before - box[2:]
 
     def pad() -> tf.Tensor:
         channels = [
-            tf.pad(image[..., channel], tf.stack([before, behind], 1), constant_values=tf.constant(level, tf.uint8))
-            for channel, level in enumerate(background or BLACK)
+            tf.pad(image[..., channel], tf.stack([before, behind], 1), constant_values=level)
+            for channel, level in enumerate(tf.unstack(around))
         ]
         return tf.stack(channels, -1)
 

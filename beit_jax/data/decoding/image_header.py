@@ -24,8 +24,9 @@ class _Format(NamedTuple):
 
 
 FORMATS = (
-    _Format(b"\x89PNG", 0, (23, 22, 21, 20), (19, 18, 17, 16), 32),
+    _Format(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", 0, (23, 22, 21, 20), (19, 18, 17, 16), 32),
     _Format(b"GIF8", 0, (8, 9), (6, 7), 16),
+    _Format(b"BM", 0, (22, 23, 24, 25), (18, 19, 20, 21), 32),
     _Format(b"VP8 ", 12, (28, 29), (26, 27), 14),  # WebP has three formats
     _Format(b"VP8L", 12, (22, 23, 24), (21, 22), 14, bits_below_height=6, added=1),
     _Format(b"VP8X", 12, (27, 28, 29), (24, 25, 26), 24, added=1),
@@ -56,10 +57,9 @@ _ADDED = np.array([[kind.added] for kind in FORMATS])
 
 
 def read_size(encoded: tf.Tensor) -> tf.Tensor:
-    """int64 `[2]`, height and width, of a JPEG, PNG, GIF (its canvas) or WebP file; 0 x 0 for all other bytes.
+    """int64 `[2]`, height and width, of a JPEG, PNG, BMP, GIF (its canvas) or WebP file; 0 x 0 for all other bytes.
 
-    Among those are BMP files, which are as long as their pixels if they can be read. Fails for a JPEG file whose header
-    cannot be read.
+    Fails for a JPEG file whose header cannot be read.
     """
     return tf.cond(
         tf.io.is_jpeg(encoded),
@@ -72,4 +72,5 @@ def _read_header(encoded: tf.Tensor) -> tf.Tensor:
     header = tf.cast(read_bytes(encoded, 0, HEADER), tf.int64)
     is_format = tf.reduce_all((header == _NAMES) | (_NAMES < 0), axis=1)
     sides = tf.reduce_sum(header * _WEIGHTS, axis=-1) // _DIVISORS % _LIMITS + _ADDED
+    sides = tf.minimum(sides, 2**32 - sides)  # a negative height of a BMP file says that its first row is at the top
     return tf.reduce_sum(tf.where(is_format[:, None], sides, 0), axis=0)

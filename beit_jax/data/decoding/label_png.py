@@ -20,7 +20,9 @@ def decode_labels(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     They are labels if a pixel is one number from 0 to 255: a grey level, also one that is written in 16 bits or as an
     opaque colour of three equal parts, or an index of a palette.
     """
-    require(tf.strings.substr(encoded, 0, len(SIGNATURE)) == SIGNATURE, "this is no PNG file")
+    # TensorFlow would decode all frames of a GIF file here.
+    with tf.control_dependencies([require(tf.strings.substr(encoded, 0, len(SIGNATURE)) == SIGNATURE, "no PNG file")]):
+        encoded = tf.identity(encoded)
     bits, kind = tf.unstack(tf.cast(_bytes(encoded, BITS, KIND + 1), tf.int32), num=2)
     is_one_number = (kind == GREY) | (kind == PALETTE)
     branch = tf.where(~is_one_number, 2, tf.where(bits > 8, 1, 0))

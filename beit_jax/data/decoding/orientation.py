@@ -44,10 +44,14 @@ def _search_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 @rare_case
 def _read_other(encoded: tf.Tensor) -> tf.Tensor:
     is_png, is_webp = starts_with(encoded, b"\x89PNG"), starts_with(encoded, b"RIFF")
-    _, exif = split_once(encoded, tf.where(is_png, b"eXIf", b"EXIF"))
-    exif = part(exif, tf.where(is_webp, 4, 0), WINDOW)  # in WebP files its length is in front of it
-    exif = tf.strings.regex_replace(exif, r"^(Exif\x00\x00){1,2}", "", replace_global=False)
-    return tf.cond((is_png | is_webp) & (exif != b""), lambda: _orientation_in(exif), lambda: 1)
+
+    def search() -> tf.Tensor:
+        _, exif = split_once(encoded, tf.where(is_png, b"eXIf", b"EXIF"))
+        exif = part(exif, tf.where(is_webp, 4, 0), WINDOW)  # in WebP files its length is in front of it
+        exif = tf.strings.regex_replace(exif, r"^(Exif\x00\x00){1,2}", "", replace_global=False)
+        return tf.cond(exif != b"", lambda: _orientation_in(exif), lambda: 1)
+
+    return tf.cond(is_png | is_webp, search, lambda: 1)
 
 
 @rare_case

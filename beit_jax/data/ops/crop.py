@@ -2,8 +2,8 @@
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import DCT, decode_rgb, parse_decoding, replace_unreadable
-from beit_jax.data.decoding.image_header import MAX_PIXELS
+from beit_jax.data.decoding.decode import decode_rgb, parse_decoding, replace_unreadable
+from beit_jax.data.decoding.jpeg import DCT, require_cheap
 from beit_jax.data.decoding.orientation import read_jpeg_orientation, stored_box, turn, turned_size
 from beit_jax.data.decoding.transparency import WHITE
 from beit_jax.data.features import LABEL_MAP, TOKENIZER_IMAGE, Features
@@ -175,14 +175,14 @@ def _decode_random_box(
 
     A margin around it is decoded too: the colours at the border of what is decoded depend on pixels beyond it.
     """
-    sides = tf.io.extract_jpeg_shape(encoded)[:2]
-    is_small = tf.reduce_prod(tf.cast(sides, tf.int64)) <= MAX_PIXELS
+    shape = tf.io.extract_jpeg_shape(encoded)
+    sides = shape[:2]
     orientation = read_jpeg_orientation(encoded) if exif_transpose else tf.constant(1)
     height, width = tf.unstack(turned_size(sides, orientation))
     box = stored_box(crop_box.random_box_within(seed, height, width, scale), sides, orientation)
     corner, end = tf.maximum(box[:2] - MARGIN, 0), tf.minimum(box[:2] + box[2:] + MARGIN, sides)
     window = tf.concat([corner, end - corner], 0)
-    with tf.control_dependencies([tf.raw_ops.Assert(condition=is_small, data=[sides])]):
+    with tf.control_dependencies([require_cheap(encoded, shape)]):
         decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
     return turn(crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0)), orientation)
 

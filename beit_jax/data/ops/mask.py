@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from beit_jax.data.features import Features
 from beit_jax.data.ops import random_draws
+from beit_jax.data.ops.mask_checks import check_blocks, check_count
 from beit_jax.data.ops.registry import Op, register
-from beit_jax.errors import UserError
 
 ATTEMPTS = 10
 MIN_ASPECT = 0.3
@@ -87,7 +87,7 @@ def grow_masks(
     return tf.while_loop(lambda block, mask, unfinished: tf.reduce_any(unfinished), add_block, start)[1]
 
 
-def _between(start: tf.Tensor, length: tf.Tensor, size: int) -> tf.Tensor:
+def _between(start: tf.Tensor, length: tf.Tensor | int, size: int) -> tf.Tensor:
     """bool `[b, attempts, size]`: which of `size` rows or columns lie from `start` to before `start + length`."""
     line = tf.range(size, dtype=start.dtype)
     return (line >= start[..., None]) & (line < (start + length)[..., None])
@@ -112,6 +112,13 @@ def official_blocks(draw: Draw, batch: tf.Tensor, grid: tuple[int, int], num_mas
     )
 
 
+def _one_patch(draw: Draw, grid: tuple[int, int]) -> tf.Tensor:
+    """bool `[b, h, w]`: the patch at the top left of each mask's first attempt at a block of one patch."""
+    _, _, top, left = tf.unstack(draw(tf.constant(0))[..., :1], num=4)
+    rows, columns = (_between(tf.floor(start * size), 1, size) for start, size in zip((top, left), grid, strict=True))
+    return rows[:, 0, :, None] & columns[:, 0, None, :]
+
+
 def blockwise_masks(
     seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked: int = 75, min_block: int = 16
 ) -> tf.Tensor:
@@ -121,31 +128,20 @@ def blockwise_masks(
     between `min_block` (`--min_mask_patches_per_block`) and what is left of `num_masked` (`--num_mask_patches`), and a
     log-uniform aspect ratio in [0.3, 1/0.3]. It is accepted if both of its sides are shorter than the grid's, it masks
     at least one new patch, and the mask then has at most `num_masked` patches. A mask ends when ten attempts at a block
-    are refused; it may have a few patches less than `num_masked`.
+    are refused; it may have a few patches less than `num_masked`. Where the first ten are, as may happen on a small
+    grid, the official mask is empty, and its loss a mean of nothing: here it has one patch.
     """
-    check_blocks(grid, min_block)
+    check_blocks(grid, min_block, max((grid[0] - 1) * (grid[1] - 1), 1))
     check_count(grid, num_masked)
-    return official_blocks(draws_of(seeds, ATTEMPTS), tf.shape(seeds)[0], grid, num_masked, min_block)
+    draw = draws_of(seeds, ATTEMPTS)
+    masks = official_blocks(draw, tf.shape(seeds)[0], grid, num_masked, min_block)
+    return masks | _one_patch(draw, grid) & (_count(masks) == 0)[:, None, None]
 
 
 def draws_of(seeds: tf.Tensor, attempts: int) -> Draw:
     """Uniform numbers for each block, from integer `seeds` `[b, 2]`."""
     keys = random_draws.keys(seeds)
     return lambda block: random_draws.four_uniforms(keys, block, attempts)
-
-
-def check_blocks(grid: tuple[int, int], min_block: int) -> None:
-    """Raises UserError if the grid is empty, or if `min_block` is not between 1 and the number of its patches."""
-    if min(grid) < 1:
-        raise UserError(f"found a mask grid of {grid} (rows, columns); expected at least one of each")
-    if not 0 < min_block <= grid[0] * grid[1]:
-        raise UserError(f"found min_block {min_block} on a grid of {grid}; expected 1 to {grid[0] * grid[1]} patches")
-
-
-def check_count(grid: tuple[int, int], num_masked: int) -> None:
-    """Raises UserError if `num_masked` is not between 1 and the number of patches of the grid."""
-    if not 0 < num_masked <= grid[0] * grid[1]:
-        raise UserError(f"found {num_masked} masked patches on a grid of {grid}; expected 1 to {grid[0] * grid[1]}")
 
 
 def mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *settings: float) -> Op:

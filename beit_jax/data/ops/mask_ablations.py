@@ -3,7 +3,8 @@
 import tensorflow as tf
 
 from beit_jax.data.ops import random_draws
-from beit_jax.data.ops.mask import MIN_ASPECT, check_blocks, check_count, draws_of, grow_masks, mask_op
+from beit_jax.data.ops.mask import MIN_ASPECT, draws_of, grow_masks, mask_op
+from beit_jax.data.ops.mask_checks import check_blocks, check_count
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 
@@ -17,7 +18,7 @@ def algorithm1_masks(
     [0.3, 1/0.3]. The paper does not say how its real numbers become patches: here sides are rounded and clipped to the
     grid, and a block covers the rows `[top, top + height)`.
     """
-    check_blocks(grid, min_block)
+    check_blocks(grid, min_block, grid[0] * grid[1])
     if not 0 < ratio < 1:
         raise UserError(f"algorithm1_mask: found the ratio {ratio}; expected a fraction of the patches between 0 and 1")
     budget = ratio * grid[0] * grid[1]

@@ -7,6 +7,7 @@ set, are written last.
 """
 
 import concurrent.futures
+import json
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from beit_jax.data.records import shard_plan
 from beit_jax.data.records.shard_plan import ImageFolder, Split
 from beit_jax.data.sources import image_label_pairs
 from beit_jax.data.sources.names import relative_name
+from beit_jax.data.sources.shard_files import RECORD_OVERHEAD, SIZES
 from beit_jax.data.sources.source import FILE_NAME
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write
@@ -29,7 +31,6 @@ from beit_jax.runtime.progress import progress_bar
 VERSION = "1.0.0"
 BYTES_AHEAD = 64 * 2**20  # of files read before they are written
 FILES_AHEAD = 256
-RECORD_OVERHEAD = 16  # bytes that a TFRecord file adds to each record: its length and two checksums
 BUILT_IN = ("digits", "digit_scenes")
 
 
@@ -206,15 +207,19 @@ def _write_metadata(folder: Path, name: str, images: ImageFolder, files: dict[st
     description = "The images of a folder, unchanged, in the order of a hash of their names (beit_jax.shard_dataset)."
     info = tfds.core.DatasetInfo(builder=identity, description=description, features=_features(images))
     info.set_file_format(tfds.core.FileFormat.TFRECORD)
-    splits = []
+    splits, sizes = [], {}
     for split, shards in files.items():
         lengths = [shard.stop - shard.start for shard in shards]
-        size = sum(shard.path.stat().st_size for shard in shards) - RECORD_OVERHEAD * sum(lengths)
+        of_split = [shard.path.stat().st_size for shard in shards]
+        size = sum(of_split) - RECORD_OVERHEAD * sum(lengths)
         splits.append(tfds.core.SplitInfo(split, lengths, size, _template(folder, name, split)))
+        for shard, stored, length in zip(shards, of_split, lengths, strict=True):
+            sizes[shard.path.name] = {"bytes": stored, "records": length}
     info.set_splits(tfds.core.SplitDict(splits))
     try:
         with tempfile.TemporaryDirectory() as new:
             info.write_to_directory(new)
+            (Path(new) / SIZES).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
             # features.json last: tfds takes a folder with that file for a data set.
             for file in sorted(Path(new).iterdir(), key=lambda path: path.name == "features.json"):
                 with atomic_write(folder / file.name) as part:

@@ -1,10 +1,13 @@
 """Tokens of the images of a pre-training, computed once and read by every run over the same stream of batches.
 
 A folder has `key.json`, all that the tokens depend on, and files `tokens-START-STOP.npy` for the steps from START to
-before STOP. They are arrays `[steps, batch]` of `tokens`, uint16 `[g * g]` for all patches, and `level`, float32, by
-which the image is recognized. A file gets its name when it is complete and on the disk.
+before STOP. They are arrays `[steps, batch]` of `tokens`, uint16 `[g * g]` for all patches, `level`, float32, by which
+the image is recognized, and `checksum`, uint32, of both and of `key.json`: changed bytes are noticed, and files copied
+from tokens with another key. A file gets its name when it is complete and on the disk.
 """
 
+import functools
+import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +23,7 @@ KEY = "key.json"
 FILE_STEPS = 100  # steps of a file; a kill loses at most so many
 LARGEST_VOCAB = 2**16
 TOLERANCE = 0.01  # in levels, which differ where processors round differently
+HEADER, ALIGNED = 4096, 64  # bytes that the header of a file has at most, and of which it has a multiple
 _NAME = re.compile(r"tokens-(\d{9})-(\d{9})\.npy")
 
 
@@ -48,7 +52,8 @@ class StoredTokens:
 
     def __init__(self, folder: Path, grid: int, batch_size: int):
         self.folder, self.grid, self.batch_size = folder, grid, batch_size
-        self.row = np.dtype([("tokens", "<u2", (grid * grid,)), ("level", "<f4")])  # what is stored for an image
+        # What is stored for an image.
+        self.row = np.dtype([("tokens", "<u2", (grid * grid,)), ("level", "<f4"), ("checksum", "<u4")])
 
     def claim_folder(self, key: Mapping[str, Any]) -> None:
         """Makes the folder with its key, unless it is there with the same key.
@@ -70,13 +75,7 @@ class StoredTokens:
         Raises:
           UserError: a value differs from that of the tokens, or there are no tokens.
         """
-        check_folder(self.folder)
-        try:
-            stored_key = dict(json.loads((self.folder / KEY).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{self.folder / KEY} cannot be read ({error}); delete {self.folder}, and {_advice(self.folder)}"
-            ) from error
+        stored_key = self._read_key()
         differing = [name for name, value in key.items() if stored_key.get(name) != value]
         if differing:
             name = differing[0]
@@ -86,10 +85,32 @@ class StoredTokens:
                 f"there and {key[name]!r} now{more}; use their settings, or compute tokens in another folder"
             )
 
+    def _read_key(self) -> dict[str, Any]:
+        check_folder(self.folder)
+        try:
+            return dict(json.loads((self.folder / KEY).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{self.folder / KEY} cannot be read ({error}); delete {self.folder}, and {_advice(self.folder)}"
+            ) from error
+
+    @functools.cached_property
+    def _weights(self) -> np.ndarray:
+        """Odd factors, uint32 `[g * g + 1]`, which depend on the key: one changed value changes a checksum."""
+        key = json.dumps(self._read_key(), sort_keys=True).encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+        factors = np.random.RandomState(seed).randint(2**31, size=self.grid * self.grid + 1, dtype=np.int64)
+        return (2 * factors + 1).astype(np.uint32)
+
+    def checksums(self, rows: np.ndarray) -> np.ndarray:
+        """uint32 `[...]` of rows `[...]` of type `row`; never 0 for a row of zeros, as holes of a file are."""
+        words = [rows["tokens"].astype(np.uint32) + np.uint32(1), rows["level"].view("<u4")[..., None]]
+        return np.concatenate(words, axis=-1) @ self._weights
+
     def check_length(self, steps: int) -> None:
         """
         Raises:
-          UserError: the folder has tokens for fewer steps.
+          UserError: the folder has tokens for fewer steps, or a file has another size than it should have.
         """
         missing = self.missing_ranges(self.file_ranges(steps))
         if missing:
@@ -98,10 +119,32 @@ class StoredTokens:
                 f"{self.folder} has tokens for the first {complete:,} steps, expected the {steps:,} of the run; "
                 f"{_advice(self.folder)}"
             )
+        for start, stop in self.stored_ranges().items():
+            if start < steps:
+                self._check_size(start, stop)
+
+    def _check_size(self, start: int, stop: int) -> None:
+        path, expected = self.path(start, stop), (stop - start) * self.batch_size * self.row.itemsize
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            raise self._unreadable(path, error) from error
+        if not expected < found <= expected + HEADER or (found - expected) % ALIGNED:
+            raise self._unreadable(path, f"it has {found:,} bytes, expected {expected:,} and a header")
+
+    def _unreadable(self, path: Path, reason: Any) -> UserError:
+        return UserError(f"{path} cannot be read ({reason}); delete it, and {_advice(self.folder)}")
 
     def stored_ranges(self) -> dict[int, int]:
-        """The end of each file by its first step; of two files with the same first step, the longer one."""
-        names = sorted(path.name for path in self.folder.iterdir())
+        """The end of each file by its first step; of two files with the same first step, the longer one.
+
+        Raises:
+          UserError: the folder cannot be read.
+        """
+        try:
+            names = sorted(path.name for path in self.folder.iterdir())
+        except OSError as error:
+            raise UserError(f"the tokens in {self.folder} cannot be read ({error.strerror}); restore them") from error
         return {int(match[1]): int(match[2]) for match in map(_NAME.fullmatch, names) if match}
 
     def file_ranges(self, steps: int) -> list[tuple[int, int]]:
@@ -118,12 +161,13 @@ class StoredTokens:
         return self.folder / f"tokens-{start:09d}-{stop:09d}.npy"
 
     def write_steps(self, start: int, rows: np.ndarray) -> None:
-        """Writes the file for the steps from `start` on: `rows` is `[steps, batch]` of type `row`.
+        """Writes the file for the steps from `start` on: `rows` is `[steps, batch]` of type `row`, checksums aside.
 
         Raises:
           UserError: the file cannot be written.
         """
         path = self.path(start, start + len(rows))
+        rows["checksum"] = self.checksums(rows)
         try:
             for part in self.folder.glob(f"{path.name}{PART}*"):  # of a process that was killed
                 part.unlink(missing_ok=True)
@@ -139,20 +183,23 @@ class StoredTokens:
             ) from error
 
     def read_steps(self, start: int, stop: int) -> np.ndarray:
-        """The contents of a file, `[steps, batch]` of type `row`, which stay on the disk until they are used.
+        """The contents of a file, `[steps, batch]` of type `row`.
+
+        They are read as a whole: the kernel would kill a process that maps a file which is cut short meanwhile.
 
         Raises:
           UserError: the file is damaged or missing.
         """
         path, shape = self.path(start, stop), (stop - start, self.batch_size)
+        self._check_size(start, stop)
         try:
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path} cannot be read ({error}); delete it, and {_advice(self.folder)}") from error
-        if rows.shape != shape or rows.dtype != self.row:
+            rows = np.load(path, allow_pickle=False)
+        except Exception as error:  # NumPy's parser of headers raises many kinds
+            raise self._unreadable(path, error) from error
+        if not isinstance(rows, np.ndarray) or rows.shape != shape or rows.dtype != self.row:
+            found = f"{rows.dtype} {list(rows.shape)}" if isinstance(rows, np.ndarray) else type(rows).__name__
             raise UserError(
-                f"{path} holds {rows.dtype} {list(rows.shape)}, expected {self.row} {list(shape)}; delete it, and "
-                f"{_advice(self.folder)}"
+                f"{path} holds {found}, expected {self.row} {list(shape)}; delete it, and {_advice(self.folder)}"
             )
         return rows
 
@@ -186,6 +233,12 @@ class TokenReader:
                 raise UserError(f"{stored.folder} has no tokens for step {step:,}; {_advice(stored.folder)}")
             self._file = stored.read_steps(self._start, stop)
         batch = self._file[step - self._start][self._first_row + rows]
+        if not np.array_equal(stored.checksums(batch), batch["checksum"]):
+            path = stored.path(self._start, self._start + len(self._file))
+            raise UserError(
+                f"{path} is damaged at step {step:,}, or was written for another {KEY} than the one beside it; delete "
+                f"it, and {_advice(stored.folder)}"
+            )
         wrong = np.flatnonzero(~(np.abs(batch["level"] - mean_level(images)) <= TOLERANCE))
         if len(wrong):
             raise UserError(

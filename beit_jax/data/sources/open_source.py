@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from beit_jax.data.sources import image_label_pairs
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.data.sources.listed import ListedSource
+from beit_jax.data.sources.shard_files import check_files
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
 
@@ -39,11 +41,13 @@ def open_split(name: str, data_dir: str, split: str) -> tuple[tfds.core.DatasetB
     """A tfds data set, and one of its splits, with or without a slice.
 
     Raises:
-      UserError: there is no such data set, or no such split.
+      UserError: there is no such data set, or no such split, or a file of it is not the one that was written.
     """
     builder = open_builder(name, data_dir)
     try:
-        return builder, builder.info.splits[split]
+        found = builder.info.splits[split]
+        check_files(builder, found)
+        return builder, found
     except (ValueError, KeyError) as error:
         known = ", ".join(f"{key} ({info.num_examples})" for key, info in builder.info.splits.items())
         raise UserError(
@@ -69,6 +73,8 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
       UserError: it is not prepared in `data_dir`, or has no images.
     """
     data_dir = os.path.expanduser(data_dir) or None
+    if data_dir is None and "TFDS_DATA_DIR" not in os.environ:
+        Path.home()  # raises where there is none: tfds would make a folder that is called `~`
     if name == "digits":
         from beit_jax.data.sources import digits
 
@@ -80,6 +86,12 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:
+        prepared = Path(data_dir or tfds.core.constants.DATA_DIR) / re.split(r"[/:]", name)[0]
+        if prepared.is_dir():
+            raise UserError(
+                f"the metadata of the data set {prepared} are missing or damaged ({_first_line(error)}); restore them, "
+                "or run the command again that writes the data set"
+            ) from None
         hint = f"'folder:{name}'" if Path(name).is_dir() else "digits, digit_scenes, folder:PATH or a tfds name"
         raise UserError(f"there is no data set '{name}' ({_first_line(error)}); expected {hint}") from None
     if not builder.info.splits:
@@ -92,7 +104,22 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     features = builder.info.features
     if "image" not in features or not isinstance(features["image"], tfds.features.Image):
         raise UserError(f"{name} has the features {', '.join(features.keys())}; expected an image named 'image'")
+    _check_class_names(builder)
     return builder
+
+
+def _check_class_names(builder: tfds.core.DatasetBuilder) -> None:
+    """Raises UserError if a file of class names, which tfds reads as it is, does not fit the number of classes."""
+    features = builder.info.features
+    if "label" not in features or not isinstance(features["label"], tfds.features.ClassLabel):
+        return
+    label = features["label"]
+    different = len(set(label.names))
+    if not different == len(label.names) == label.num_classes:
+        raise UserError(
+            f"{builder.data_dir} has {len(label.names)} names of classes, {different} of them different, for "
+            f"{label.num_classes} classes; restore the file label.labels.txt in it"
+        )
 
 
 def _prepare_once(

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from beit_jax.data.decoding.assertions import readable_errors, require
 from beit_jax.data.features import ID, Features
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.source import FILE_NAME, Shard
@@ -26,7 +27,7 @@ class ShardedSource:
         features = builder.info.features
         self._has_label = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
         self._has_name = FILE_NAME in features and isinstance(features[FILE_NAME], tfds.features.Text)
-        self.num_classes = features["label"].num_classes if self._has_label else 1
+        self.num_classes = self._num_labels = features["label"].num_classes if self._has_label else 1
         self.class_names = tuple(features["label"].names) if self._has_label else ()
         self._select_features("image", *(["label"] if self._has_label else []))
 
@@ -67,9 +68,18 @@ class ShardedSource:
         """See `Source`."""
         file, position, serialized = raw
         features = self._features.deserialize_example(serialized, decoders=self._decoders)
-        label = features["label"] if self._has_label else tf.constant(0, tf.int64)
-        name = features[FILE_NAME] if self._has_name else tf.strings.join([file, tf.strings.as_string(position)], "#")
-        return {"image": features["image"], "label": label, ID: name}
+        label = tf.cast(features["label"], tf.int64) if self._has_label else tf.constant(0, tf.int64)
+        where = tf.strings.join([file, tf.strings.as_string(position)], "#")
+        name, number = features[FILE_NAME] if self._has_name else where, self._num_labels
+        message = (
+            "the record ",
+            where,
+            " has the label ",
+            label,
+            f", expected -1 to {number - 1}; write the data set again",
+        )
+        with tf.control_dependencies([require((label >= -1) & (label < number), *message)]):
+            return {"image": features["image"], "label": tf.identity(label), ID: name}
 
     def labels(self) -> np.ndarray:
         """See `Source`. The first call reads the split."""
@@ -81,7 +91,8 @@ class ShardedSource:
         is_chosen[positions] = True
         chosen = self._in_file_order().enumerate().filter(lambda position, raw: tf.constant(is_chosen)[position])
         records = chosen.map(lambda position, raw: (position, self.record(raw)))
-        by_position = {int(position): record for position, record in records.as_numpy_iterator()}
+        with readable_errors():
+            by_position = {int(position): record for position, record in records.as_numpy_iterator()}
         columns = [[by_position[position][key] for position in positions.tolist()] for key in ("image", "label", ID)]
         return ListedSource(*columns, self.num_classes, in_files=False, class_names=self.class_names)
 
@@ -94,9 +105,24 @@ def _read_labels(folder: str, split: str) -> np.ndarray:
     """The labels of a prepared data set, which never changes, in file order."""
     source = ShardedSource(tfds.builder_from_directory(folder), split, 1)
     labels = source._in_file_order().map(lambda *raw: source.record(raw)["label"])
-    return np.fromiter(labels.as_numpy_iterator(), np.int64, source.num_examples)
+    with readable_errors():
+        return np.fromiter(labels.as_numpy_iterator(), np.int64, source.num_examples)
 
 
 def _read_records(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
-    records = tf.data.TFRecordDataset(file).enumerate().skip(skip).take(take)
+    # After an error TensorFlow takes the file for finished. Then, and where it has too few records, its end is reached.
+    readable = tf.data.TFRecordDataset(file).ignore_errors(log_warning=False)
+    end = tf.data.Dataset.from_tensors("").map(lambda nothing: _fail_at_end(file, skip + take, nothing))
+    records = readable.concatenate(end).enumerate().skip(skip).take(take)
     return records.map(lambda position, serialized: (file, position, serialized))
+
+
+def _fail_at_end(file: tf.Tensor, expected: tf.Tensor, nothing: tf.Tensor) -> tf.Tensor:
+    message = (
+        file,
+        " is damaged or cut short: not all of its first ",
+        expected,
+        " records can be read; restore the file",
+    )
+    with tf.control_dependencies([require(tf.constant(False), *message, ", or write the data set again")]):
+        return tf.identity(nothing)

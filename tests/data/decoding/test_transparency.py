@@ -124,19 +124,6 @@ def test_numbers_of_16_bits(decode):
     np.testing.assert_array_equal(decode(content, COLOUR), expected)
 
 
-def test_a_frame_that_does_not_fill_its_gif(decode):
-    """Viewers show the background around it; TensorFlow gives the frame alone."""
-    content = bytearray(encode(Image.new("P", (6, 4), 1), "GIF"))
-    content[6:10] = struct.pack("<HH", 9, 8)
-    place = content.index(b",", 13)
-    content[place + 1 : place + 5] = struct.pack("<HH", 2, 3)
-    found = decode(bytes(content), COLOUR)
-    assert found.shape == (8, 9, 3)
-    inside = np.zeros((8, 9), bool)
-    inside[3:7, 2:8] = True
-    assert (found[~inside] == COLOUR).all() and (found[inside] != COLOUR).any(-1).all()
-
-
 def test_an_index_outside_of_the_palette_changes_nothing(decode):
     content = bytearray(encode(Image.fromarray(picture(2)).quantize(4), "GIF", transparency=0))
     content[content.index(b"!\xf9") + 6] = 200

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.data.ops import mask as mask_ops
 from beit_jax.data.ops import mask_ablations
 from beit_jax.errors import UserError
@@ -225,3 +226,24 @@ def test_every_cell_can_be_reached():
     for grid in itertools.product((3, 5), (4, 9)):
         masks = mask_ops.blockwise_masks(seeds_of(500), grid, 4, 2).numpy()
         assert masks.any(0).all()
+
+
+@pytest.mark.parametrize(("grid", "num_masked"), [((1, 1), 1), ((2, 2), 2), ((2, 2), 4), ((4, 4), 15)])
+def test_no_block_mask_is_empty(grid, num_masked):
+    """Where no attempt is accepted, one patch is masked, any of them as often; all other masks stay as they are."""
+    seeds = seeds_of(20_000)
+    made = mask_ops.blockwise_masks(seeds, grid, num_masked, 1).numpy()
+    counts = made.sum((1, 2))
+    assert counts.min() == 1 and counts.max() <= num_masked
+    draw = mask_ops.draws_of(seeds, mask_ops.ATTEMPTS)
+    alone = mask_ops._one_patch(draw, grid).numpy()
+    assert (alone.sum((1, 2)) == 1).all()
+    patches = grid[0] * grid[1]
+    np.testing.assert_allclose(alone.mean(0), 1 / patches, atol=4 * np.sqrt(1 / patches / 20_000))
+    uniform = iter(np.random.default_rng(0).random(400_000)).__next__
+    assert min(block_mask(uniform, grid, num_masked, 1).sum() for _ in range(500)) == 1
+
+
+def test_a_block_is_smaller_than_its_grid():
+    with pytest.raises(UserError, match=r"found min_block 2 on a grid of \(2, 2\); expected 1 to 1"):
+        mask_ops.blockwise_masks(seeds_of(1), (2, 2), 4, 2)

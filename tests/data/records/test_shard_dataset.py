@@ -115,7 +115,7 @@ def test_the_same_bytes_elsewhere_and_by_workers(class_folder, out, tmp_path):
         shutil.copyfile(path, copy)
     missing = [write(tmp_path / "copy", tmp_path / "out", worker=worker, workers=3).missing for worker in (2, 0)]
     assert missing == [4, 2]
-    with pytest.raises(UserError, match="there is no data set 'photos'"):
+    with pytest.raises(UserError, match=r"the metadata of the data set .*out/photos are missing"):
         open_source("photos", str(tmp_path / "out"), "train", 1)
     assert write(tmp_path / "copy", tmp_path / "out", worker=1, workers=3).missing == 0
     assert files_of(tmp_path / "out") == files_of(out)

@@ -183,19 +183,3 @@ def test_differences_are_named(tmp_path):
         stored.check_key(KEY)
     with pytest.raises(UserError, match=r"cannot write .*; choose another --out"):
         StoredTokens(tmp_path / "tokens" / "key.json", 4, BATCH).claim_folder(KEY)
-
-
-def test_damaged_files_are_named(tmp_path):
-    stored = StoredTokens(tmp_path, 4, BATCH)
-    stored.claim_folder(KEY)
-    stored.write_steps(0, np.zeros((5, BATCH), stored.row))
-    file = stored.path(0, 5)
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"tokens-000000000-000000005.npy cannot be read .* delete it, and run "):
-        stored.read_steps(0, 5)
-    np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"cannot be read .*Python objects"):
-        stored.read_steps(0, 5)
-    np.save(file, np.zeros((5, BATCH), np.uint16))
-    with pytest.raises(UserError, match=r"holds uint16 \[5, 12\], expected .*level.* \[5, 12\]; delete it"):
-        stored.read_steps(0, 5)
