@@ -6,6 +6,8 @@
       every row of the table of docs/benchmarks.md, each in a process of its own
   python -m beit_jax.benchmark --config configs/pretrain.py:variant=L/16 --compile_only --devices=8 --config.mesh.fsdp=8
       compiles the step for simulated devices: bytes on each device, bytes moved by each kind of collective
+  python -m beit_jax.benchmark --config configs/pretrain.py --config.batch_size=256 --compile_only --chip v5e:2x2
+      compiles it with the compiler for a TPU or GPU, on any machine: its memory plan, an estimate of the time
   python -m beit_jax.benchmark masks
       block masks on one core: microseconds a mask
   python -m beit_jax.benchmark input --vs pil
@@ -22,7 +24,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
-from beit_jax.benchmarks import input_pipeline, masks, table
+from beit_jax.benchmarks import chips, input_pipeline, masks, table
 from beit_jax.benchmarks.one_core import positive_int
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import distributed
@@ -41,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     if args.compile_only:
         from beit_jax.benchmarks import compiled
 
-        return compiled.run(config, args.stage, args.json)
+        return compiled.run(config, args.stage, args.chip, args.tokens_given, args.json)
     from beit_jax.benchmarks import step
 
     return step.run(config, args.stage, args.steps or STEPS, args.vs, args.tokens_given, args.real, args.json)
@@ -72,6 +74,8 @@ def _choose_devices(args: argparse.Namespace) -> None:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves memory to the other library
     if args.compile_only:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is counted
+        if args.chip:
+            chips.prepare_to_compile(args.chip)
         import jax
 
         distributed.stay_alone()
@@ -80,8 +84,18 @@ def _choose_devices(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
-    if args.compile_only and (args.vs or args.tokens_given or args.real or args.steps is not None):
-        mistakes.add("--compile_only runs no step; leave out --vs, --tokens_given, --real and --steps")
+    if args.compile_only and (args.vs or args.real or args.steps is not None):
+        mistakes.add("--compile_only runs no step; leave out --vs, --real and --steps")
+    if args.chip and not args.compile_only:
+        mistakes.add(
+            "--chip names a chip to compile for, which only --compile_only does; a measurement takes what is there"
+        )
+    if args.chip and args.devices is not None:
+        mistakes.add("--devices is for simulated devices; --chip has its number in the topology, such as v5e:4x4")
+    with mistakes.collected():
+        if args.chip:
+            chips.check_name(args.chip)
+            extras.check_installed(chips.library_for(args.chip))
     if args.devices is not None and not args.compile_only:
         mistakes.add("--devices simulates devices, which only --compile_only does; a measurement takes all there are")
     with mistakes.collected():
@@ -113,6 +127,12 @@ def _parser() -> cli.Parser:
     )
     parser.add_argument("--real", action="store_true", help="read batches from the config's data")
     parser.add_argument("--compile_only", action="store_true", help="compile for simulated devices, and run nothing")
+    parser.add_argument(
+        "--chip",
+        metavar="NAME",
+        default="",
+        help="compile for this chip: v5e:2x2 or another TPU topology, h100, h200, a100",
+    )
     parser.add_argument("--devices", type=positive_int, metavar="N", help="how many devices to compile for (default 1)")
     return parser
 

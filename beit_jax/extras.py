@@ -18,6 +18,8 @@ EXTRA_OF = {
     "torch": "parity",
     "transformers": "parity",
     "skimage": "test",
+    "libtpu": "tpu",
+    "jax_plugins": "cuda13",
 }
 ALONE = {"timm": "timm", "dall_e": "--no-deps dall-e attrs"}  # libraries that no extra brings: what pip installs
 

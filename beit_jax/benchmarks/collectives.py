@@ -1,17 +1,12 @@
 """How much a compiled program makes its devices exchange, read from the text of its HLO."""
 
-import collections
 import math
 import re
 
+from beit_jax.benchmarks import hlo
+
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
-_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
-_COLLECTIVE = re.compile(rf"^\s+(?:ROOT )?%?[\w.\-]+ = (.*?) ({'|'.join(KINDS)})\(")
-_CALLED = re.compile(r"(body|condition|to_apply|calls|true_computation|false_computation)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_ARRAY = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 # Groups are written out, as a reshaped range, or as axes of a mesh, of which "'a':(2)4" is a part of 4.
 _LISTED = re.compile(r"replica_groups=\{\{([\d,]*)\}")
 _IOTA = re.compile(r"replica_groups=\[\d+,(\d+)\]<=")
@@ -20,7 +15,7 @@ _AXIS_SIZE = re.compile(r"'([^']+)'=(\d+)")
 _AXIS = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 
 
-def count_collectives(hlo: str, devices: int) -> dict[str, dict[str, int]]:
+def count_collectives(text: str, devices: int) -> dict[str, dict[str, int]]:
     """What each device sends in one run of a program.
 
     Sizes are those of ring algorithms over groups of g devices: (g - 1)/g of the complete array for an all-gather, a
@@ -28,61 +23,30 @@ def count_collectives(hlo: str, devices: int) -> dict[str, dict[str, int]]:
     loop's body counts as often as the loop runs, where XLA knows that, and once where it does not.
 
     Args:
-      hlo: text of the compiled program (`compiled.as_text()`).
+      text: of the compiled program (`compiled.as_text()`).
       devices: how many run it.
 
     Returns:
       `{kind: {"count": operations, "bytes": sent by each device}}` of every kind in `KINDS`.
     """
-    lines = _computations(hlo)
-    runs = _count_runs(lines)
+    program = hlo.Program(text)
     sums = {kind: {"count": 0, "bytes": 0} for kind in KINDS}
-    for name, body in lines.items():
-        for line in body:
-            if runs[name] and (match := _COLLECTIVE.match(line)):
-                shape, kind = match.groups()
-                sums[kind]["count"] += runs[name]
-                sums[kind]["bytes"] += runs[name] * _bytes_sent(kind, _array_bytes(shape), _group_size(line, devices))
+    for name, runs in program.runs.items():
+        for one in program.computations[name]:
+            kind = one.op.removesuffix("-start")
+            if kind in KINDS:
+                size = _result_bytes(one)
+                sums[kind]["count"] += runs
+                sums[kind]["bytes"] += runs * _bytes_sent(kind, size, _group_size(one.line, devices))
     return sums
 
 
-def _computations(hlo: str) -> dict[str, list[str]]:
-    """The lines of each computation, the entry's under an empty name."""
-    lines: dict[str, list[str]] = {}
-    name = None
-    for line in hlo.splitlines():
-        if match := _COMPUTATION.match(line):
-            name = "" if match[1] else match[2]
-            lines[name] = []
-        elif line == "}":
-            name = None
-        elif name is not None:
-            lines[name].append(line)
-    return lines
-
-
-def _count_runs(lines: dict[str, list[str]]) -> collections.Counter[str]:
-    """How often each computation runs."""
-    counts: collections.Counter[str] = collections.Counter()
-
-    def visit(name: str, runs: int) -> None:
-        counts[name] += runs
-        for line in lines[name]:
-            trips = int(match[1]) if (match := _TRIPS.search(line)) else 1
-            for role, called in _CALLED.findall(line):
-                visit(called, runs * (trips if role in ("body", "condition") else 1))
-            for branches in _BRANCHES.findall(line):
-                for called in branches.split(","):
-                    visit(called.strip().lstrip("%"), runs)
-
-    visit("", 1)
-    return counts
-
-
-def _array_bytes(shape: str) -> int:
-    """Bytes of an array, or of a tuple of arrays, such as `(f32[8,4]{1,0}, bf16[])`."""
-    arrays = _ARRAY.findall(shape)
-    return sum(math.prod(map(int, filter(None, sides.split(",")))) * int(bits or 8) // 8 for bits, sides in arrays)
+def _result_bytes(collective: hlo.Instruction) -> int:
+    """Bytes of the result. One that runs beside other work begins with its operand and its result in a tuple."""
+    if not collective.op.endswith("-start") or not collective.shape.startswith("("):
+        return hlo.array_bytes(collective.shape)
+    arrays = re.findall(r"\w+\[[\d,]*\]", collective.shape)
+    return hlo.array_bytes(arrays[1] if len(arrays) > 1 else arrays[0])
 
 
 def _group_size(line: str, devices: int) -> int:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -13,15 +14,18 @@ from beit_jax.config.schema import durations_in_steps
 from beit_jax.experiment import Experiment, Lengths
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
-from beit_jax.tasks.encoder import compute_dtype
+from beit_jax.tasks.encoder import chosen_by_device, compute_dtype
 from beit_jax.tasks.task import Task
+from beit_jax.training import sharding
 
 CLASSES = 1000  # where a config takes their number from the data: those of ImageNet-1k
 STEPS = 100_000  # where the length of a run depends on its data; it changes only constants of the schedule
 STEPS_PER_EPOCH = 100
 
 
-def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str = "auto") -> ConfigDict:
+def complete_without_data(
+    config: ConfigDict, stage: str, dtype: str, remat: str = "auto", device: jax.Device | None = None
+) -> ConfigDict:
     """A copy of a config, or of a recipe's stage, with values for what data, devices or other runs decide.
 
     Args:
@@ -29,6 +33,7 @@ def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str
       stage: of the recipe; empty for a run.
       dtype: in place of `model.dtype="auto"`; "auto" leaves it.
       remat: in place of `model.remat="auto"`, likewise.
+      device: decides what is then left to it in `model`; None: the devices that are there will.
 
     Raises:
       UserError: the config is wrong, or the recipe has no such stage.
@@ -42,6 +47,8 @@ def complete_without_data(config: ConfigDict, stage: str, dtype: str, remat: str
     for key, value in (("dtype", dtype), ("remat", remat)):
         if model.get(key, "") == "auto":
             model[key] = value
+    if device and "unroll" in model:
+        model.update(chosen_by_device(model, device))
     if model.get("num_classes", None) == 0:
         model.num_classes = CLASSES
     configs.validate(config)
@@ -58,8 +65,10 @@ def _tokenizer_sizes(config: ConfigDict, stage: str) -> dict[str, Any]:
     return dict(fill_in_tokenizer(chosen, Path(), stages).tokenizer)
 
 
-def experiment_without_data(config: ConfigDict, task: Task | None = None) -> Experiment:
-    """The experiment of a completed config for the devices that are there, with its own task or another.
+def experiment_without_data(
+    config: ConfigDict, task: Task | None = None, devices: list[jax.Device] | None = None
+) -> Experiment:
+    """The experiment of a completed config for `devices`, by default all that are there, with its own task or another.
 
     Raises:
       UserError: the mesh does not fit the devices, the batch or the parameters.
@@ -70,6 +79,8 @@ def experiment_without_data(config: ConfigDict, task: Task | None = None) -> Exp
     _, schedule = parse_schedule(config.optimizer.schedule, STEPS_PER_EPOCH, total)
     lengths = Lengths(total, warmup, schedule, STEPS_PER_EPOCH)
     experiment = Experiment(config, Path(), task or tasks.create_task(config), lengths)
+    if devices:
+        vars(experiment)["mesh"] = sharding.make_mesh(config.mesh, devices)
     experiment.check_batch()
     experiment.check_replicated()
     return experiment

@@ -35,7 +35,16 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
             "what the backward pass recomputes; auto: nothing on accelerators, elementwise results on CPU",
             choices=("auto", "none", "full", *variants.REMAT_POLICIES),
         ),
-        unroll=Key(1, "blocks in one iteration of the compiled loop over blocks", at_least=1),
+        unroll=Key(
+            0,
+            "blocks in one iteration of the compiled loop over blocks; 0: one on CPU, all on accelerators",
+            at_least=0,
+        ),
+        attention=Key(
+            "auto",
+            "plain, or fused: a kernel for TPUs that keeps the weights in fast memory; auto: fused where there is one",
+            choices=("auto", "plain", "fused"),
+        ),
     )
 
 

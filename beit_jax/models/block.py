@@ -12,8 +12,6 @@ from beit_jax.models.scaled_linear import ScaledLinear
 from beit_jax.models.stack import Layer
 from beit_jax.models.xla_workarounds import gelu
 
-import os
-FUSED = bool(os.environ.get('FUSED'))
 
 class Block(nn.Module):
     """x + drop(gamma_1 * attention(norm(x))), then the same with an MLP.
@@ -38,6 +36,7 @@ class Block(nn.Module):
     collect: bool
     norm_eps: float
     kernel_init: Initializer
+    fused_attention: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -54,7 +53,9 @@ class Block(nn.Module):
         """
         x = batch_sharded(x)
         end_init = divided(self.kernel_init, jnp.sqrt(2.0 * (layer.index + 1).astype(jnp.float32)))
-        attention = Attention(self.heads, self.grid, self.kernel_init, end_init, self.dtype, FUSED, name="attn")
+        attention = Attention(
+            self.heads, self.grid, self.kernel_init, end_init, self.dtype, self.fused_attention, name="attn"
+        )
         mlp = Mlp(self.mlp_ratio * x.shape[-1], self.kernel_init, end_init, self.dtype, name="mlp")
         gamma_1, gamma_2 = (self._gamma(name, x.shape[-1]) for name in ("gamma_1", "gamma_2"))
         x = x + self._kept(attention(self._norm("norm1", x), bias, gamma_1), layer)

@@ -38,6 +38,7 @@ class Encoder(nn.Module):
       init_scheme: see `initializers`.
       remat: what the backward pass recomputes; see `stacked`.
       unroll: blocks in one iteration of the scan over blocks; with more, a step may be faster, and compiling slower.
+      fused_attention: whether a TPU's kernel computes attention, see `tpu_attention`.
       dtype: of the matrix products; tokens between blocks, norms, softmax and LayerScale are float32.
     """
 
@@ -56,6 +57,7 @@ class Encoder(nn.Module):
     init_scheme: Scheme = "pretrain"
     remat: str = "none"
     unroll: int = 1
+    fused_attention: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -103,6 +105,7 @@ class Encoder(nn.Module):
             collect=all_layers,
             norm_eps=self.norm_eps,
             kernel_init=init.weight,
+            fused_attention=self.fused_attention,
             dtype=self.dtype,
             name="blocks",
         )

@@ -7,9 +7,15 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from beit_jax.models import variants, vit
+from beit_jax.errors import UserError
+from beit_jax.models import tpu_attention, variants, vit
 from beit_jax.tasks.task import Task
 from beit_jax.typing import Params
+
+# Bytes of a TPU's fast memory that a kernel of attention may take, by the name that JAX has for the chip.
+FAST_MEMORY = {"TPU v4": 15 << 20} | dict.fromkeys(
+    ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e"), tpu_attention.FAST_MEMORY
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,9 +40,7 @@ class LearnedEncoder(Task):
 def encoder_fields(section: ConfigDict) -> dict[str, Any]:
     """The fields of `models.vit.Encoder` that a config's `model` section determines."""
     variant, patch = variants.parse(section.variant)
-    remat = section.remat
-    if remat == "auto":  # a CPU computes faster than it reads and writes; see docs/benchmarks.md
-        remat = "dots_with_no_batch_dims_saveable" if jax.default_backend() == "cpu" else "none"
+    chosen = chosen_by_device(section, jax.devices()[0])
     return dict(
         width=variant.width,
         depth=variant.depth,
@@ -47,10 +51,54 @@ def encoder_fields(section: ConfigDict) -> dict[str, Any]:
         layer_scale=section.layer_scale,
         drop_path=section.drop_path,
         norm_eps=section.norm_eps,
-        remat=remat,
-        unroll=section.unroll,
-        dtype=compute_dtype(section.dtype),
+        remat=chosen["remat"],
+        unroll=chosen["unroll"],
+        fused_attention=chosen["attention"] == "fused",
+        dtype=jnp.dtype(chosen["dtype"]),
     )
+
+
+def chosen_by_device(section: ConfigDict, device: jax.Device) -> dict[str, Any]:
+    """`dtype`, `remat`, `unroll` and `attention` of a config's `model` section, where "auto" and 0 follow the device.
+
+    A CPU computes faster than it reads and writes, and compiles one block faster than many. Accelerators copy what a
+    loop saves for its backward pass (docs/benchmarks.md).
+    """
+    cpu = device.platform == "cpu"
+    remat = "dots_with_no_batch_dims_saveable" if cpu else "none"
+    chosen = dict(
+        dtype=("float32" if cpu else "bfloat16") if section.dtype == "auto" else section.dtype,
+        remat=remat if section.remat == "auto" else section.remat,
+        unroll=section.unroll or (1 if cpu else variants.parse(section.variant)[0].depth),
+        attention=section.attention,
+    )
+    if section.attention == "auto":
+        chosen["attention"] = "plain" if _why_not_fused(section, chosen["dtype"], device) else "fused"
+    return chosen
+
+
+def check_device(section: ConfigDict, device: jax.Device) -> None:
+    """
+    Raises:
+      UserError: a config's `model` section asks for a fused attention that the device or the model cannot have.
+    """
+    if section.get("attention", "") == "fused":
+        if hindrance := _why_not_fused(section, chosen_by_device(section, device)["dtype"], device):
+            raise UserError(f"model.attention='fused' is for {hindrance}; choose plain or auto")
+
+
+def _why_not_fused(section: ConfigDict, dtype: str, device: jax.Device) -> str:
+    """What fused attention would need; empty if there is nothing."""
+    memory = FAST_MEMORY.get(device.device_kind, 0)
+    if not memory:
+        return f"{', '.join(FAST_MEMORY)}, and this is {device.device_kind}"
+    if dtype != "bfloat16":
+        return f"bfloat16, and dtype is {dtype}"
+    if section.relative_position == "none":
+        return "a bias by relative position, and the model has none"
+    variant, patch = variants.parse(section.variant)
+    tokens = (section.image_size // patch) ** 2 + 1
+    return "" if tpu_attention.fits(tokens, variant.width, variant.heads, memory) else f"fewer tokens than {tokens}"
 
 
 def compute_dtype(name: str) -> jnp.dtype:

@@ -35,7 +35,10 @@ def test_against_loops_over_heads_and_queries(tokens):
     shared = np.asarray(jax.random.normal(jax.random.key(1), (1, HEADS, 7, 7)))
     module = attention(grid=None)
     params = random_parameters(jax.eval_shape(module.init, jax.random.key(0), tokens)["params"])
-    kernel, proj = params["qkv"]["kernel"].reshape(WIDTH, HEADS, 3, 4), params["proj"]["kernel"].reshape(HEADS, 4, WIDTH)
+    kernel, proj = (
+        params["qkv"]["kernel"].reshape(WIDTH, HEADS, 3, 4),
+        params["proj"]["kernel"].reshape(HEADS, 4, WIDTH),
+    )
     expected = np.zeros(tokens.shape)
     for b, x in enumerate(np.asarray(tokens, np.float64)):
         for h in range(HEADS):
