@@ -46,8 +46,7 @@ GPUS = tuple(chip.name for chip in CHIPS if chip.cores)
 TPUS = tuple(chip.name for chip in CHIPS if chip.clock)
 DEFAULT_TOPOLOGY = {"v4": "2x2x1", "v5p": "2x2x1"}  # the smallest host; else 2x2
 
-# A description such as those in xla/tools/hlo_opt/gpu_specs. Of what is the same in all of these GPUs, only the sizes of
-# fast memory and of caches differ a little, which changes no fusion here.
+# A description such as those in xla/tools/hlo_opt/gpu_specs.
 _GPU = """
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32

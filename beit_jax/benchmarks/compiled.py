@@ -99,8 +99,8 @@ def _on_chip(experiment: Experiment, text: str, peak_bytes: int) -> dict[str, An
     """What the compiler says of a chip.
 
     Returns:
-      `chip`; `choices` that were made for it; `step_ms`, an estimate (TPU) or a lower bound (GPU); `share_of_peak`, that
-      of the model's FLOPs in this time; `images_per_second` of one device; `peak_bytes`, and whether that `fits`;
+      `chip`; `choices` that were made for it; `step_ms`, an estimate (TPU) or a lower bound (GPU); `share_of_peak`,
+      that of the model's FLOPs in this time; `images_per_second` of one device; `peak_bytes`, and whether that `fits`;
       `parts`, milliseconds of each part of the model and direction.
     """
     chip = chips.chip_of(experiment.mesh.devices.flat[0].device_kind)

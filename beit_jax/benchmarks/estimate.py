@@ -1,10 +1,10 @@
 """How long a compiled program takes on a chip that is not there: an estimate for TPUs, a lower bound for GPUs.
 
-TPU: XLA writes the cycles that its own cost model expects of every kernel. Those of one large product are 70% to 90% of
-the peak (`chips.py`). Calls of Pallas kernels have no such number. They get a lower bound from the FLOPs and bytes that the
-kernel states. What collectives take is not in the sum: see `collectives.py`.
-GPU: there is no cost model. Every kernel takes at least as long as its FLOPs, and as its inputs and outputs once, at 80% of
-what the data sheet says, which well-tuned kernels reach.
+TPU: XLA writes the cycles that its own cost model expects beside every kernel. By it, one large product reaches 70% to
+90% of the peak (`chips.py`). It says nothing of Pallas kernels: they get a lower bound, from the FLOPs and bytes that
+they state. The time of collectives is not in the sum (`collectives.py`).
+GPU: there is no cost model. Every kernel takes at least the time of its FLOPs, and that of moving its inputs and
+outputs once, at 80% of what the data sheet says, which well-tuned kernels reach.
 """
 
 import collections

@@ -9,8 +9,8 @@ from jax.nn.initializers import Initializer
 class ScaledLinear(nn.Module):
     """gamma * (x W + b), computed as x (gamma * W) + gamma * b.
 
-    So the gradient of gamma comes from that of the kernel. Otherwise the layer's output, `[b, n, d]`, would be kept for it,
-    and read again together with its gradient.
+    So the gradient of gamma comes from that of the kernel. Otherwise the layer's output, `[b, n, d]`, would be kept and
+    read again for it.
 
     Attributes:
       features: d.

@@ -117,7 +117,7 @@ def _call(kernel: Callable, inputs: tuple[jax.Array, ...], outputs: Any, interpr
 
 
 def _cost(inputs: tuple[jax.Array, ...], outputs: Any) -> pl.CostEstimate:
-    """What the compiler is told: products of `[n, c]` and `[n, n]`, two forward and five backward, and what is moved."""
+    """For the compiler: products of `[n, c]` and `[n, n]`, two forward and five backward, and what is moved."""
     (batch, tokens, width), heads = inputs[0].shape, inputs[2].shape[1]
     products = 2 if len(inputs) == 3 else 5
     moved = sum(x.size * x.dtype.itemsize for x in [*inputs, *jax.tree.leaves(outputs)])
@@ -170,7 +170,7 @@ def _backward_kernel(
             attend(group * together + i, _split(qkv, i, size), cotangents[:, i * size : (i + 1) * size])
             for i in range(together)
         ]
-        gradient = jnp.concatenate(sum(parts, []), axis=1)
+        gradient = jnp.concatenate([part for of_head in parts for part in of_head], axis=1)
         d_projected[_place(group, width)] = gradient.astype(d_projected.dtype)
         d_added[_place(group, width)] += jnp.sum(gradient, axis=0, keepdims=True)
 

@@ -8,7 +8,6 @@ called estimated or planned: those are XLA's own numbers for a TPU v5e.
 import functools
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -22,10 +21,10 @@ def gelu(x: jax.Array) -> jax.Array:
 
     Plain: `nn.gelu(x, approximate=False)`.
 
-    JAX differentiates the plain expression operation by operation, and keeps several arrays for the backward pass. Here
-    only the derivative is kept, which needs the same Phi(x): one array `[b, n, 4d]` less in each block, on every backend
-    (a step of Ti/16 on a CPU: 1,261 -> 1,039 MB, 1,087 -> 1,039 ms). Phi comes from erf, where JAX has erfc, whose
-    tail takes TPUs as long as the product before it.
+    JAX differentiates the plain expression operation by operation, and keeps several arrays for the backward pass.
+    Here only the derivative is kept, which needs the same Phi(x): one array `[b, n, 4d]` less in each block, on every
+    backend (a step of Ti/16 on a CPU: 1,261 -> 1,039 MB, 1,087 -> 1,039 ms). Phi comes from erf: the erfc that JAX takes
+    costs TPUs as much as the product before it.
     """
     y = x.astype(jnp.float32)
     return (y * _phi(y)).astype(x.dtype)

@@ -82,9 +82,10 @@ def check_device(section: ConfigDict, device: jax.Device) -> None:
     Raises:
       UserError: a config's `model` section asks for a fused attention that the device or the model cannot have.
     """
-    if section.get("attention", "") == "fused":
-        if hindrance := _why_not_fused(section, chosen_by_device(section, device)["dtype"], device):
-            raise UserError(f"model.attention='fused' is for {hindrance}; choose plain or auto")
+    if section.get("attention", "") != "fused":
+        return
+    if hindrance := _why_not_fused(section, chosen_by_device(section, device)["dtype"], device):
+        raise UserError(f"model.attention='fused' is for {hindrance}; choose plain or auto")
 
 
 def _why_not_fused(section: ConfigDict, dtype: str, device: jax.Device) -> str:
