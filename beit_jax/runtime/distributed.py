@@ -295,10 +295,10 @@ def _exit_without_service() -> NoReturn:
 
 def exit_if_another_is_gone(error: Exception) -> None:
     """Ends this process if what failed is its communication with one that was killed; else returns after seconds."""
-    import jax
-
     if _others is None or not client():
         return
+    import jax
+
     if not isinstance(error, jax.errors.JaxRuntimeError) and "Gloo" not in str(error):  # Gloo: among CPUs
         return
     deadline = time.monotonic() + GONE_S + 4 * SIGN_S
