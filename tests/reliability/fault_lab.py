@@ -1,12 +1,11 @@
 """A folder of small runs, and commands in it that are started, watched and stopped; `fault_test.py` uses it."""
 
-import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ class Started:
         while not holds():
             if self.process.poll() is not None or time.monotonic() > self._deadline:
                 raise UnexpectedError(f"it ended before {reached}: {self.text[-500:]}")
-            time.sleep(0.002)
+            time.sleep(0.02)
         return self
 
     def send(self, number: int) -> "Started":
@@ -114,14 +113,3 @@ def make_images(root: Path) -> None:
             for index in range(count):
                 pixels = random.integers(0, 80, (16, 16, 3)) + number * 80
                 Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{index:03}.png")
-
-
-@contextlib.contextmanager
-def tmpfs(folder: Path, size: str = "64m") -> Iterator[Path]:
-    """A file system in memory, mounted at a folder."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)

@@ -4,9 +4,9 @@
   python tests/reliability/fault_test.py --only clock     those with this in their name
 
 Signals, the memory limit of a control group, wrong clocks, a suspended process, images that change while they are
-read, a disk that becomes read-only, and limits of the shell. Prints a table in Markdown, with the last line of what
-the command said. Ends with status 1 if a trial was not as expected. Trials that the system does not allow (no root, no
-libfaketime) are left out and named.
+read, and limits of the shell. Prints a table in Markdown, with the last line of what the command said. Ends with
+status 1 if a trial was not as expected. Trials that the system does not allow (no root, no libfaketime) are left out
+and named.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fault_lab import SIZES, Lab, Started, UnexpectedError, tmpfs
+from fault_lab import SIZES, Lab, Started, UnexpectedError
 from PIL import Image
 
 FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1")
@@ -47,20 +47,6 @@ def suspended(lab: Lab) -> str:
         raise UnexpectedError("a false alarm of the watchdog")
     lab.check_same(run)
     return said
-
-
-@trial("read-only: the file system of the workdir is remounted in mid-run")
-def read_only(lab: Lab) -> str:
-    """The run says which checkpoint it continues from, and does so."""
-    with tmpfs(lab.folder / "read_only") as mount:
-        run = mount / "run"
-        started = lab.train(run).wait_for(" 28/60 ")
-        subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
-        said = started.end(2, says="to continue from step")
-        subprocess.run(["mount", "-o", "remount,rw", mount], check=True)
-        lab.train(run).end(0)
-        lab.check_same(run)
-        return said
 
 
 def with_clock(lab: Lab, run: Path, clock: str) -> Started:

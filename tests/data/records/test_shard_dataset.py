@@ -180,8 +180,9 @@ def test_a_full_disk(tmp_path):
 def test_temporary_files_need_no_other_folder(class_folder, out, tmp_path, monkeypatch):
     """TMPDIR may be missing or full. What a killed command left is removed."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    write(class_folder, tmp_path)
     left = tmp_path / "photos" / "1.0.0" / f"metadata{PART}left"
-    left.mkdir(parents=True)
+    left.mkdir()
     (left / "features.json").touch()
     write(class_folder, tmp_path)
     assert files_of(tmp_path) == files_of(out) and not left.exists()
