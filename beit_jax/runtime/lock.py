@@ -63,7 +63,8 @@ def lock_workdir(workdir: Path, heartbeat_s: float = HEARTBEAT_S) -> Iterator[No
         finally:
             done.set()
             thread.join()
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # such as a disk that is read-only now: the error that says so is told
+                path.unlink()
             if is_new:
                 with contextlib.suppress(OSError):
                     workdir.rmdir()  # succeeds where the run was refused before it wrote anything

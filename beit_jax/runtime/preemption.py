@@ -142,7 +142,7 @@ def _agree_on_a_call() -> None:
         _agreeing, calls = True, _calls
     calls_of_all = _exchange(calls)
     if min(calls_of_all) < 0:
-        distributed.print_once(f"stopped by {describe_signal()} before there was anything to save; {HOW_TO_CONTINUE}")
+        distributed.print_once(f"stopped by {describe_signal()} while there was nothing to save; {HOW_TO_CONTINUE}")
         distributed.exit_process(0)
     with _change:
         _agreeing, _stop_at = False, max(calls_of_all) + 1
