@@ -46,7 +46,7 @@ NOT_COMPARED = ("examples_per_second", "input_wait")
 
 # Where each phase begins: what is wrapped, which of its calls is meant, and whether the fault follows the call.
 PHASES = {
-    "before it is connected": ("beit_jax.runtime.distributed.start", 1, False),
+    "before it is connected": ("beit_jax.runtime.membership.start", 1, False),
     "agreeing on the config": ("beit_jax.runtime.agreement.check_agreement", 1, False),
     "opening the data": ("beit_jax.train._build", 1, False),
     "agreeing on the data": ("beit_jax.runtime.agreement.check_agreement", 2, False),
@@ -60,7 +60,7 @@ PHASES = {
     "evaluating": ("beit_jax.training.evaluation.Evaluator.run", 1, False),
     "nearest neighbours": ("beit_jax.evals.knn.Knn.__call__", 1, False),
     "after the last step": ("beit_jax.training.loop._Run.train", 1, True),
-    "at the last barrier": ("beit_jax.runtime.distributed.finish", 1, False),
+    "at the last barrier": ("beit_jax.runtime.membership.finish", 1, False),
     "disconnecting": ("jax.distributed.shutdown", 1, False),
 }
 FAULTS = ("SIGKILL", "SIGSTOP", "PAUSE", "SIGTERM", "raise")
@@ -181,7 +181,7 @@ def observe(workdir: Path, trial: Trial, harmed: int, fault: tuple[str, str]) ->
     if not in_time:
         return f"not in {LIMIT_S:.0f} s", text, False
     if phase == "before it is connected" and kind != "PAUSE":
-        good = status == 2 and "did not find each other" in text
+        good = status == 2 and ("did not find each other" in text or f"process {harmed} cannot be reached" in text)
     elif kind in ("PAUSE", "SIGTERM") or phase in AT_THE_END:
         good = status == 0 or f"process {harmed} " in text
         good &= kind not in ("PAUSE", "SIGTERM") or status == 0 == processes[harmed].exitcode
