@@ -61,7 +61,8 @@ def barrier(name: str, timeout_s: float = BARRIER_TIMEOUT_S) -> None:
     Raises:
       UserError: some did not in time; names them.
     """
-    _exchange(name, "", timeout_s)
+    if process_count() > 1:
+        _meet(name, "", timeout_s)
 
 
 def any_process(flag: bool, timeout_s: float = BARRIER_TIMEOUT_S) -> bool:
@@ -81,8 +82,11 @@ def gather(name: str, value: str, timeout_s: float = BARRIER_TIMEOUT_S) -> list[
 
 def _exchange(name: str, value: str, timeout_s: float) -> dict[str, str]:
     """The value of every process, by its index."""
-    if process_count() == 1:
-        return {"0": value}
+    return {"0": value} if process_count() == 1 else posted_values(_meet(name, value, timeout_s))
+
+
+def _meet(name: str, value: str, timeout_s: float) -> str:
+    """Returns once every process has come, with a value; the folder of the values in the service."""
     _rounds[name] += 1
     folder = f"{KEYS}/{name}/{_rounds[name]}"
     client().key_value_set(f"{folder}/{process_index()}", value)
@@ -97,7 +101,7 @@ def _exchange(name: str, value: str, timeout_s: float) -> dict[str, str]:
             f"after {timeout_s:g} s at the barrier {name!r} these processes are missing: "
             f"{', '.join(map(describe, missing))}; see their logs, and start the run again"
         ) from error
-    return posted_values(folder)
+    return folder
 
 
 def describe(process: int) -> str:

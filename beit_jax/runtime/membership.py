@@ -23,6 +23,7 @@ ANSWER_TIMEOUT_S = 5  # of the coordinator, which may be what has failed
 GONE_S = 8.0  # of silence, of a process with which a communication has failed
 
 _alone = False  # whether this process only reads configs or compiles
+_all_finished = False  # whether all processes have come to the end of the run
 _failed: int | None = None  # the status of this process, once it ends because of an error
 
 
@@ -91,18 +92,20 @@ def _initialize() -> bool:
 
 def finish() -> None:
     """Waits for the other processes and disconnects; otherwise the coordinator's exit would kill them."""
+    global _all_finished
     if distributed.client():
         import jax
 
         sys.stdout.flush()
         distributed.barrier("end")  # until then this process answers the others
-        if distributed.others:
-            distributed.others.stop()
-        with distributed.joined_lock:
-            distributed.joined = False
+        _all_finished = True
         timer = threading.Timer(DISCONNECT_TIMEOUT_S, _end_connected)
         timer.daemon = True
         timer.start()
+        if distributed.others:
+            distributed.others.stop()  # waits for the answer of a process that may be stopped
+        with distributed.joined_lock:
+            distributed.joined = False
         jax.distributed.shutdown()
         timer.cancel()
 
@@ -187,6 +190,8 @@ def _exit_with_another(failure: str) -> None:
 
 def _exit_without(process: int, seconds: float, reason: str = "") -> NoReturn:
     """Ends the run because a process is silent: it was killed or stopped, or its host is gone."""
+    if _all_finished:
+        _end_connected()
     text = f"process {distributed.describe(process)} has been silent for {seconds:.0f} s{reason}"
     print(f"error: {text}; {HOW_TO_GO_ON}", file=sys.stderr)
     exit_process(1, text, without=[process])
@@ -194,7 +199,7 @@ def _exit_without(process: int, seconds: float, reason: str = "") -> NoReturn:
 
 def _exit_without_service() -> NoReturn:
     """Ends a process that lost the service: process 0 is gone, or the service has found the run to be broken."""
-    if distributed.others is not None and not distributed.joined:
+    if _all_finished:
         _end_connected()
     if coordinator_address.answers(distributed.state().coordinator_address):
         reason = "the run was broken up: a process of it was started a second time"

@@ -72,3 +72,16 @@ def test_what_is_no_communication_is_told_at_once(two_processes, capsys, monkeyp
     command._fail(raised(OSError("No space left on device"), DISK))
     assert two_processes == [(2, str(DISK))]
     assert capsys.readouterr().err == f"error: {DISK}\n"
+
+
+@pytest.mark.parametrize("gone", [lambda: membership._exit_without(1, 20.0), membership._exit_without_service])
+def test_a_process_that_is_gone_after_all_have_finished_is_no_error(two_processes, capsys, monkeypatch, gone):
+    def end(status):
+        raise SystemExit(status)
+
+    monkeypatch.setattr("os._exit", end)
+    monkeypatch.setattr(membership, "_all_finished", True)
+    with pytest.raises(SystemExit) as ended:
+        gone()
+    assert ended.value.code == 0 and not two_processes
+    assert capsys.readouterr().err == "warning: another process was killed or stopped, after all had finished\n"
