@@ -25,7 +25,7 @@ from beit_jax import config as configs
 from beit_jax.benchmarks import input_pipeline, masks, table
 from beit_jax.benchmarks.one_core import positive_int
 from beit_jax.errors import Mistakes, UserError
-from beit_jax.runtime import distributed
+from beit_jax.runtime import membership
 
 STEPS = 20
 SUBCOMMANDS = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
@@ -74,7 +74,7 @@ def _choose_devices(args: argparse.Namespace) -> None:
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "1"  # before XLA is loaded: one of its warnings is counted
         import jax
 
-        distributed.stay_alone()
+        membership.stay_alone()
         jax.config.update("jax_num_cpu_devices", args.devices or 1)
 
 

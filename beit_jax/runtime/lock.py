@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import distributed
+from beit_jax.runtime import membership
 
 FILE = "lock"
 HEARTBEAT_S = 5.0  # between two heartbeats
@@ -140,5 +140,5 @@ def _write_heartbeats(
                     "while this one did not run"
                 )
                 print(f"error: {reason}", file=sys.stderr)
-                distributed.exit_process(2, reason)
+                membership.exit_process(2, reason)
             _write_heartbeat(file, name)

@@ -12,10 +12,10 @@ from runs import free_port
 PROGRAM = """
 import sys, time
 from beit_jax import command
-from beit_jax.runtime import distributed, sign_of_life
+from beit_jax.runtime import distributed, membership, sign_of_life
 sign_of_life.SILENCE_S = 4.0
 def main(arguments):
-    distributed.start()
+    membership.start()
     distributed.barrier("started")
     print("started", flush=True)
     time.sleep(float(arguments[0]))
