@@ -75,7 +75,7 @@ def test_a_file_in_place_of_the_data(tmp_path):
     assert status == 2 and "photos" in output.splitlines()[-1], output
 
 
-@pytest.mark.parametrize(("name", "status"), [("checkpoints", 2), ("checksums", 0), ("tensorboard", 0)])
+@pytest.mark.parametrize(("name", "status"), [("checkpoints", 2), ("tensorboard", 0)])
 def test_a_file_that_takes_the_place_of_a_folder_in_mid_run(tmp_path, name, status):
     """What a run can do without does not end it."""
     steps = ["--config.steps=400", "--config.save_every=20", "--config.log_every=20", "--config.eval_every=0"]
