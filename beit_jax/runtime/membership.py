@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import cluster, coordinator_address, distributed, lost_service
+from beit_jax.runtime.delayed import called_after
 from beit_jax.runtime.sign_of_life import SIGN_S, Others
 
 HOW_TO_GO_ON = "start all processes again to continue from the newest checkpoint"
@@ -71,7 +72,7 @@ def _initialize() -> bool:
     may_be_alone = settings.pop("may_be_alone", False)
     start, text = time.monotonic(), f"waiting up to {cluster.START_TIMEOUT_S} s for all processes of this run to start"
     try:
-        with coordinator_address.told_later(text), lost_service.reported_by(_exit_without_service):
+        with called_after(coordinator_address.TELL_S, _tell, text), lost_service.reported_by(_exit_without_service):
             jax.distributed.initialize(
                 initialization_timeout=cluster.START_TIMEOUT_S,
                 heartbeat_timeout_seconds=NO_HEARTBEATS_S,
@@ -90,6 +91,10 @@ def _initialize() -> bool:
     return True
 
 
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def finish() -> None:
     """Waits for the other processes and disconnects; otherwise the coordinator's exit would kill them."""
     global _all_finished
@@ -99,15 +104,12 @@ def finish() -> None:
         sys.stdout.flush()
         distributed.barrier("end")  # until then this process answers the others
         _all_finished = True
-        timer = threading.Timer(DISCONNECT_TIMEOUT_S, _end_connected)
-        timer.daemon = True
-        timer.start()
-        if distributed.others:
-            distributed.others.stop()  # waits for the answer of a process that may be stopped
-        with distributed.joined_lock:
-            distributed.joined = False
-        jax.distributed.shutdown()
-        timer.cancel()
+        with called_after(DISCONNECT_TIMEOUT_S, _end_connected):
+            if distributed.others:
+                distributed.others.stop()  # waits for the answer of a process that may be stopped
+            with distributed.joined_lock:
+                distributed.joined = False
+            jax.distributed.shutdown()
 
 
 def _end_connected() -> NoReturn:
@@ -125,10 +127,8 @@ def exit_all(status: int, reason: str) -> NoReturn:
     _failed = status
     if distributed.process_count() > 1:
         exit_process(status, f"process {distributed.describe(distributed.process_index())}: {reason}")
-    if (
-        "jax" in sys.modules and distributed.state().client
-    ):  # of no run: at its exit JAX would print that it cannot disconnect
-        exit_process(status)
+    if "jax" in sys.modules and distributed.state().client:
+        exit_process(status)  # a client of no run: at its exit JAX would print that it cannot disconnect
     timer = threading.Timer(END_S, os._exit, (status,))
     timer.daemon = True  # runs while Python waits for other threads
     with contextlib.suppress(RuntimeError):  # this user may have no more threads
@@ -159,25 +159,19 @@ def exit_process(status: int, reason: str = "", without: Collection[int] = ()) -
 
 
 def _tell_exit(status: int, reason: str, without: set[int]) -> None:
+    failed, exited = f"{distributed.KEYS}/failed", f"{distributed.KEYS}/exited"
     with contextlib.suppress(Exception):  # the process ends even if the service fails
+        service, this = distributed.client(), distributed.process_index()
         if reason:
-            distributed.client().key_value_set(
-                f"{distributed.KEYS}/failed/{distributed.process_index()}", f"{status} {reason}"
-            )
-        distributed.client().key_value_set(
-            f"{distributed.KEYS}/exited/{distributed.process_index()}", "", allow_overwrite=True
-        )
-        expected, deadline = (
-            set(map(str, set(range(distributed.process_count())) - without)),
-            time.monotonic() + EXIT_TIMEOUT_S,
-        )
-        while (
-            distributed.is_main()
-            and expected - distributed.posted_values(f"{distributed.KEYS}/exited").keys()
-            and time.monotonic() < deadline
-        ):
+            service.key_value_set(f"{failed}/{this}", f"{status} {reason}")
+        service.key_value_set(f"{exited}/{this}", "", allow_overwrite=True)
+        if not distributed.is_main():
+            return
+        expected = {str(process) for process in range(distributed.process_count()) if process not in without}
+        deadline = time.monotonic() + EXIT_TIMEOUT_S
+        while expected - distributed.posted_values(exited).keys() and time.monotonic() < deadline:
             time.sleep(0.05)
-        if distributed.is_main() and distributed.process_count() > 1:
+        if distributed.process_count() > 1:
             time.sleep(GRACE_S)
 
 
