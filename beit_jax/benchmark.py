@@ -27,7 +27,7 @@ from beit_jax import config as configs
 from beit_jax.benchmarks import chips, input_pipeline, masks, table
 from beit_jax.benchmarks.one_core import positive_int
 from beit_jax.errors import Mistakes, UserError
-from beit_jax.runtime import distributed
+from beit_jax.runtime import membership
 
 STEPS = 20
 SUBCOMMANDS = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
@@ -78,7 +78,7 @@ def _choose_devices(args: argparse.Namespace) -> None:
             chips.prepare_to_compile(args.chip)
         import jax
 
-        distributed.stay_alone()
+        membership.stay_alone()
         jax.config.update("jax_num_cpu_devices", args.devices or 1)
 
 

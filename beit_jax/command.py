@@ -11,7 +11,7 @@ from absl import logging
 
 from beit_jax.errors import UserError
 from beit_jax.extras import missing_library
-from beit_jax.runtime import distributed, standard_streams
+from beit_jax.runtime import membership, standard_streams
 from beit_jax.system_errors import explain
 
 
@@ -26,7 +26,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     logging.set_verbosity(logging.FATAL)
     sys.unraisablehook = _ignore_library_threads
     standard_streams.secure()
-    distributed.skip_teardown_after_errors()
+    membership.skip_teardown_after_errors()
     try:
         _check_current_folder()
         main(sys.argv[1:])
@@ -34,14 +34,14 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, lambda *_: os._exit(130))  # whoever presses the keys again will not wait
         print("interrupted; run the same command again to continue", file=sys.stderr)
-        distributed.exit_all(130, "interrupted")
+        membership.exit_all(130, "interrupted")
     except Exception as error:
         _fail(error)
     except SystemExit as end:
         if not end.code:
-            distributed.finish()
+            membership.finish()
         raise
-    distributed.finish()
+    membership.finish()
 
 
 def _check_current_folder() -> None:
@@ -69,9 +69,9 @@ def _ignore_library_threads(unraisable: Any) -> None:
 def _fail(error: Exception) -> NoReturn:
     """Ends a command that raised an error: with one line for a user's mistake, else with a stack trace."""
     mistake = _as_mistake(error)
-    distributed.exit_if_another_is_gone(error.__cause__ or error)  # which may be why
+    membership.exit_if_another_is_gone(error)  # which may be why
     if mistake is None:
         traceback.print_exception(error)
-        distributed.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])
+        membership.exit_all(1, f"{type(error).__name__}: {error}".splitlines()[0])
     print(f"error: {mistake}", file=sys.stderr)
-    distributed.exit_all(2, str(mistake))
+    membership.exit_all(2, str(mistake))

@@ -29,7 +29,7 @@ from beit_jax import config as configs
 from beit_jax.convert import locate
 from beit_jax.errors import Mistakes, UserError, printable
 from beit_jax.experiment_splits import changed_since
-from beit_jax.runtime import distributed
+from beit_jax.runtime import distributed, membership
 from beit_jax.runtime.atomic_write import write_bytes
 
 
@@ -48,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     if args.help:
         cli.print_help(parser, args.config, overrides)
     _check(parser, args, overrides)
-    distributed.start()
+    membership.start()
     opened = _open(parser, args, overrides)
 
     from beit_jax.training import memory_check

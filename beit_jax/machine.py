@@ -5,7 +5,7 @@ import os
 from typing import NamedTuple
 
 from beit_jax.benchmarks import chips
-from beit_jax.runtime import distributed
+from beit_jax.runtime import distributed, membership
 
 # FLOP/s of training small networks in float32 on a core of a CPU, an estimate: on the machine of docs/own_images.md the
 # logs of Nano/4, with 0.09 to 0.1 GFLOP for an image, show 400 to 500 images a second on two cores.
@@ -49,7 +49,7 @@ class Machine(NamedTuple):
 @functools.cache  # all processes exchange their cores, once
 def find_machine() -> Machine:
     """The devices of this run, the same in all its processes, which must call this together; connects them first."""
-    distributed.start()  # before JAX uses its devices
+    membership.start()  # before JAX uses its devices
     import jax
 
     devices = jax.devices()

@@ -30,7 +30,7 @@ from beit_jax import config as configs
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError, printable
 from beit_jax.experiment_splits import DATA, changed_since
-from beit_jax.runtime import agreement, distributed, lock, preemption
+from beit_jax.runtime import agreement, distributed, lock, membership, preemption
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--workdir", metavar="FOLDER", default="", help="folder of the run; made if it does not exist")
     with listed_once():
         args, config = cli.parse_with_config(parser, argv, _check_command)
-    distributed.start()
+    membership.start()
     try:
         train(config, cli.local_folder("workdir", args.workdir))
     except preemption.Preempted as preempted:

@@ -25,7 +25,7 @@ LEFTOVERS = (
     "parameters.txt",
     "unreadable.txt",
     "unreadable-*.txt",
-    "tensorboard/events.out.tfevents.*",
+    "tensorboard/events.*.out.tfevents.*",
 )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 from beit_jax import cli, command
 from beit_jax import config as configs
 from beit_jax.errors import UserError
-from beit_jax.runtime import distributed
+from beit_jax.runtime import membership
 from beit_jax.train import RESULT
 
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands of unfinished members")
     args = parser.parse_args(argv)
-    distributed.stay_alone()  # configs may ask for the devices, which the members take
+    membership.stay_alone()  # configs may ask for the devices, which the members take
     plugins = [f"--plugin={file}" for file in args.plugin or ()]
     left = [member for member in sweep_members(args.config, args.workdir) if not member.is_finished()]
     try:

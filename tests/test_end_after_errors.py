@@ -75,7 +75,7 @@ def test_a_file_in_place_of_the_data(tmp_path):
     assert status == 2 and "photos" in output.splitlines()[-1], output
 
 
-@pytest.mark.parametrize(("name", "status"), [("checkpoints", 2), ("checksums", 0), ("tensorboard", 0)])
+@pytest.mark.parametrize(("name", "status"), [("checkpoints", 2), ("tensorboard", 0)])
 def test_a_file_that_takes_the_place_of_a_folder_in_mid_run(tmp_path, name, status):
     """What a run can do without does not end it."""
     steps = ["--config.steps=400", "--config.save_every=20", "--config.log_every=20", "--config.eval_every=0"]
@@ -89,17 +89,17 @@ def test_a_file_that_takes_the_place_of_a_folder_in_mid_run(tmp_path, name, stat
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "limit_kb"),
+    ("module", "arguments", "limit_kb", "said"),
     [
-        ("train", [*TRAIN[3:], "--workdir"], 20),
-        ("tokenize_dataset", [*TRAIN[3:], "--config.steps=200", "--out"], 8),
-        ("convert", ["tests/golden/official.pth", "--to=beit_jax"], 1),
-        ("convert", ["tests/golden/official.pth", "--to=hf"], 8),
+        ("train", [*TRAIN[3:], "--workdir"], 20, "File too large"),
+        ("tokenize_dataset", [*TRAIN[3:], "--config.steps=200", "--out"], 8, "cannot write"),  # in NumPy's words
+        ("convert", ["tests/golden/official.pth", "--to=beit_jax"], 1, "File too large"),
+        ("convert", ["tests/golden/official.pth", "--to=hf"], 8, "File too large"),
     ],
 )
-def test_files_that_cannot_grow(tmp_path, module, arguments, limit_kb):
+def test_files_that_cannot_grow(tmp_path, module, arguments, limit_kb, said):
     """The kernel refuses longer files, as on a full disk, also to libraries that write in threads."""
     target = [f"{arguments[-1]}={tmp_path}/new"] if arguments[-1] in ("--workdir", "--out") else [tmp_path / "new"]
     arguments = arguments[:-1] + target if module != "convert" else [arguments[0], *target, arguments[1]]
     status, output = Command([sys.executable, "-m", f"beit_jax.{module}", *arguments], limit_kb).end()
-    assert status == 2 and "File too large" in output.splitlines()[-1], output
+    assert status == 2 and said in output.splitlines()[-1], output

@@ -12,8 +12,8 @@ import pytest
 STUCK = """
 import sys, threading, time
 from beit_jax import command, errors
-from beit_jax.runtime import distributed
-distributed.END_S = 1
+from beit_jax.runtime import membership
+membership.END_S = 1
 def main(arguments):
     threading.Thread(target=time.sleep, args=(60,)).start()
     raise {error}

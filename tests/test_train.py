@@ -139,6 +139,8 @@ def test_unreadable_config_of_a_workdir(finished, tmp_path):
 def test_checkpoint_without_its_config(finished, tmp_path):
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "checkpoints" / "20" / "meta")
+    assert "is damaged (meta/" in refused([f"--checkpoint={tmp_path}"], evaluate)
+    (tmp_path / "checkpoints" / "20" / "checksums.json").unlink()
     assert "does not say which config made it" in refused([f"--checkpoint={tmp_path}"], evaluate)
 
 

@@ -14,7 +14,7 @@ from beit_jax.training.metrics import read_metrics
 from beit_jax.workdir import FILES, FOLDERS, check_contents, check_owner, read_result, remove_leftovers
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
-OURS = ("metrics.jsonl", "parameters.txt", "unreadable.txt", "unreadable-3.txt", "tensorboard/events.out.tfevents.1")
+OURS = ("metrics.jsonl", "parameters.txt", "unreadable.txt", "unreadable-3.txt", "tensorboard/events.1.out.tfevents.1")
 USERS = ("notes.txt", "metrics.jsonl.bak", "tensorboard/mine.txt", "unreadable-notes.md")
 
 

@@ -1,13 +1,11 @@
 """The address of the coordination service, HOST:PORT: process 0 listens there, and all others connect to it."""
 
-import contextlib
 import errno
 import os
 import socket
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from beit_jax.errors import UserError
 
@@ -78,18 +76,6 @@ def answers(address: str) -> bool:
             return bool(connection.recv(1))  # a gRPC server speaks first
     except OSError:
         return False
-
-
-@contextlib.contextmanager
-def told_later(text: str) -> Iterator[None]:
-    """Prints a text if the block takes longer than `TELL_S`."""
-    timer = threading.Timer(TELL_S, print, [text], dict(file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _reason(error: OSError) -> str:

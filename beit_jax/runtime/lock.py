@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TextIO
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import distributed
+from beit_jax.runtime import membership
 
 FILE = "lock"
 HEARTBEAT_S = 5.0  # between two heartbeats
@@ -63,7 +63,8 @@ def lock_workdir(workdir: Path, heartbeat_s: float = HEARTBEAT_S) -> Iterator[No
         finally:
             done.set()
             thread.join()
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # such as a disk that is read-only now: the error that says so is told
+                path.unlink()
             if is_new:
                 with contextlib.suppress(OSError):
                     workdir.rmdir()  # succeeds where the run was refused before it wrote anything
@@ -139,5 +140,5 @@ def _write_heartbeats(
                     "while this one did not run"
                 )
                 print(f"error: {reason}", file=sys.stderr)
-                distributed.exit_process(2, reason)
+                membership.exit_process(2, reason)
             _write_heartbeat(file, name)

@@ -16,7 +16,7 @@ import sys
 import threading
 from typing import Any
 
-from beit_jax.runtime import distributed
+from beit_jax.runtime import distributed, membership
 
 KEYS = f"{distributed.KEYS}/preemption"
 POLL_S = 1.0  # between two checks for a signal that another process received
@@ -46,7 +46,7 @@ class Preempted(SystemExit):
 
 
 def handle_signals() -> None:
-    """Installs the handler of `SIGNALS`; called once, from the main thread, before `distributed.start`."""
+    """Installs the handler of `SIGNALS`; called once, from the main thread, before `membership.start`."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     for number in SIGNALS:
@@ -142,8 +142,8 @@ def _agree_on_a_call() -> None:
         _agreeing, calls = True, _calls
     calls_of_all = _exchange(calls)
     if min(calls_of_all) < 0:
-        distributed.print_once(f"stopped by {describe_signal()} before there was anything to save; {HOW_TO_CONTINUE}")
-        distributed.exit_process(0)
+        distributed.print_once(f"stopped by {describe_signal()} while there was nothing to save; {HOW_TO_CONTINUE}")
+        membership.exit_process(0)
     with _change:
         _agreeing, _stop_at = False, max(calls_of_all) + 1
         _change.notify_all()
@@ -162,7 +162,7 @@ def _exchange(calls: int) -> list[int]:
         except Exception:  # of the service: a time limit
             named = f"process {distributed.describe(process)}"
             reason = f"{named} has not said for {ANSWER_TIMEOUT_S} s where to stop after {describe_signal()}"
-            print(f"error: {reason}; {distributed.HOW_TO_GO_ON}", file=sys.stderr)
-            distributed.exit_process(1, reason, without=[process])
+            print(f"error: {reason}; {membership.HOW_TO_GO_ON}", file=sys.stderr)
+            membership.exit_process(1, reason, without=[process])
         calls_of_all.append(int(text))
     return calls_of_all

@@ -1,6 +1,5 @@
 """What a run writes: `metrics.jsonl`, event files of TensorBoard, and pictures as PNG."""
 
-import io
 import json
 import warnings
 from collections.abc import Mapping
@@ -8,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import write_bytes, write_text
 from beit_jax.runtime.csv_table import write_csv
 from beit_jax.runtime.optional_writes import LineFile, OptionalWrites
+from beit_jax.runtime.png import encode_png
 from beit_jax.tasks.report import Table
 from beit_jax.training.tensorboard import TensorBoard
 
@@ -89,13 +88,6 @@ def save_strips(folder: Path, strips: Mapping[str, np.ndarray]) -> None:
     for name, strip in strips.items():
         file = "".join(c if c.isalnum() else "_" for c in name)
         write_bytes(folder / f"{file}.png", encode_png(strip))
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """The PNG file of an image, uint8 `[h, w, 3]`."""
-    content = io.BytesIO()
-    Image.fromarray(image).save(content, format="png")
-    return content.getvalue()
 
 
 def save_tables(folder: Path, tables: Mapping[str, Table]) -> None:

@@ -1,7 +1,5 @@
 """Event files of TensorBoard."""
 
-import itertools
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +11,6 @@ from tensorboardX.proto import event_pb2
 from beit_jax.runtime.optional_writes import OptionalWrites
 
 FLUSH_S = 30.0  # between two flushes, each of which waits for the disk
-_numbers = itertools.count()  # of the event files of this process, whose names must differ
 
 
 class TensorBoard:
@@ -64,8 +61,12 @@ class TensorBoard:
     def _open(self) -> event_file_writer.EventsWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._flushed = 0.0  # the file is seen at once
-        suffix = f".{os.getpid()}.{next(_numbers)}"
-        writer = event_file_writer.EventsWriter(str(self._folder / "events"), suffix)
+        writer = event_file_writer.EventsWriter(str(self._folder / f"events.{self._next_number():06}"))
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         writer.write_event(event_pb2.Event(step=self._first_step, wall_time=time.time(), session_log=start))
         return writer
+
+    def _next_number(self) -> int:
+        """One more than the event files have: TensorBoard reads them by name, and a clock may have been set back."""
+        parts = [path.name.split(".")[1] for path in self._folder.glob("events.*.tfevents.*")]
+        return max((int(part) for part in parts if part.isdecimal()), default=0) + 1

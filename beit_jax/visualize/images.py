@@ -13,7 +13,7 @@ from beit_jax import cli
 from beit_jax.convert.picture import resize, to_rgb
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import write_bytes
-from beit_jax.training.metrics import encode_png
+from beit_jax.runtime.png import encode_png
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
 

@@ -10,9 +10,9 @@ from runs import free_port
 PROGRAM = """
 import sys
 from beit_jax import command
-from beit_jax.runtime import agreement, distributed
+from beit_jax.runtime import agreement, membership
 def main(arguments):
-    distributed.start()
+    membership.start()
     agreement.check_agreement(dict(value.split("=") for value in arguments))
     print("agreed")
 command.run(main)

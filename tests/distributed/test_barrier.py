@@ -7,7 +7,12 @@ import sys
 import pytest
 from runs import free_port
 
-START = "from beit_jax.runtime import distributed as d; import time; d.start(); me = d.process_index(); "
+START = """
+import time
+from beit_jax.runtime import distributed as d, membership as m
+m.start()
+me = d.process_index()
+"""
 
 
 def processes(code, count=3):
@@ -30,7 +35,7 @@ def processes(code, count=3):
 
 def test_agreement_and_the_main_process():
     code = (
-        "print(d.any_process(me == 2), d.any_process(False), d.broadcast_from_main(str(me)), d.is_main()); d.finish()"
+        "print(d.any_process(me == 2), d.any_process(False), d.broadcast_from_main(str(me)), d.is_main()); m.finish()"
     )
     statuses, output = processes(code)
     assert statuses == [0, 0, 0]
@@ -44,7 +49,7 @@ try:
     d.barrier("late", 2.0) if me != 1 else time.sleep(5)
 except Exception as error:
     print(type(error).__name__, error)
-d.finish()
+m.finish()
 """
     _, output = processes(code)
     for me in (0, 2):
@@ -53,7 +58,7 @@ d.finish()
 
 @pytest.mark.parametrize("failing", [0, 1])
 def test_a_process_that_fails_ends_the_other(failing):
-    statuses, output = processes(f"d.exit_all(2, 'no such thing') if me == {failing} else time.sleep(60)", count=2)
+    statuses, output = processes(f"m.exit_all(2, 'no such thing') if me == {failing} else time.sleep(60)", count=2)
     assert statuses == [2, 2]
     other = output[1 - failing]
     assert f"error: process {failing} (" in other and "): no such thing; this process ends" in other

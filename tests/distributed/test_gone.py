@@ -12,10 +12,10 @@ from runs import free_port
 PROGRAM = """
 import sys, time
 from beit_jax import command
-from beit_jax.runtime import distributed, sign_of_life
+from beit_jax.runtime import distributed, membership, sign_of_life
 sign_of_life.SILENCE_S = 4.0
 def main(arguments):
-    distributed.start()
+    membership.start()
     distributed.barrier("started")
     print("started", flush=True)
     time.sleep(float(arguments[0]))
@@ -42,10 +42,11 @@ def pair(seconds=60.0):
 
 
 def error_of(process):
-    """The line that a process ends with, in time."""
+    """The one error line of a process, which ends in time; JAX's log may come before or after it."""
     errors = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "Terminating process because" not in errors and "Traceback" not in errors
-    return errors.splitlines()[-1]
+    (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+    return line
 
 
 @pytest.mark.parametrize("harmed", [0, pytest.param(1, marks=pytest.mark.slow)])

@@ -11,12 +11,12 @@ CODE = """
 import os, threading
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: 1 + int(os.environ["BEIT_JAX_PROCESS_INDEX"])])
 from beit_jax.machine import find_machine
-from beit_jax.runtime import distributed
+from beit_jax.runtime import membership
 find_machine()
-distributed.start()
+membership.start()
 watching = [thread for thread in threading.enumerate() if thread.name == "other processes"]
 print(find_machine().cores, len(watching))
-distributed.finish()
+membership.finish()
 """
 
 

@@ -88,4 +88,4 @@ def test_saved_by_two_processes_continued_by_one_on_fewer_devices(preempted, fol
 def test_preempted_before_there_is_anything_to_save(folder):
     run = Run(folder / "early", processes=2, devices=4).wait_for("starting from scratch")
     assert run.preempt(index=1) == [0, 0], run.all_output()
-    assert "before there was anything to save; run the same command again" in run.output[0]
+    assert "while there was nothing to save; run the same command again" in run.output[0]

@@ -129,4 +129,4 @@ def test_preempted_while_libraries_are_loaded(tmp_path):
     while not (tmp_path / "run" / lock.FILE).exists() and run.processes[0].poll() is None:
         pass
     assert run.preempt() == [0], run.all_output()
-    assert "before there was anything to save" in run.output[0]
+    assert "while there was nothing to save" in run.output[0]

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import distributed
+from beit_jax.runtime import membership
 
 SWEEP = """
 from beit_jax.config import load, recipe
@@ -74,7 +74,7 @@ def printed_by(repository, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     monkeypatch.chdir(repository)
-    monkeypatch.setattr(distributed, "_alone", False)  # which the sweep sets: restored for other tests
+    monkeypatch.setattr(membership, "_alone", False)  # which the sweep sets: restored for other tests
 
     def call(path, *more, workdir=tmp_path / "sweep"):
         module.main([f"--config={path}", f"--workdir={workdir}", *more])

@@ -3,7 +3,7 @@ import os
 import pytest
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import cluster, coordinator_address, distributed
+from beit_jax.runtime import cluster, coordinator_address, distributed, membership
 
 
 @pytest.fixture
@@ -13,7 +13,7 @@ def initialized(monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", lambda **settings: asked.append(settings))
     monkeypatch.setattr(coordinator_address, "wait_for_listener", lambda *_: None)
     monkeypatch.setattr("jax.distributed.is_initialized", lambda: False)
-    monkeypatch.setattr(distributed, "_joined", False)
+    monkeypatch.setattr(distributed, "joined", False)
     prefixes = ("BEIT_JAX_", "SLURM_", "OMPI_", "TPU_", "MEGASCALE_", "KUBERNETES_", "JOB_", "CUDA_")
     for name in [name for name in os.environ if name.startswith(prefixes)]:
         monkeypatch.delenv(name)
@@ -21,7 +21,7 @@ def initialized(monkeypatch):
     def start(**variables):
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        distributed.start()
+        membership.start()
         return asked[0] if asked else None
 
     return start
@@ -73,7 +73,7 @@ def test_the_cluster_that_jax_asks(initialized, variables, expected):
     asked = initialized(**variables)
     limits = {
         "initialization_timeout": cluster.START_TIMEOUT_S,
-        "heartbeat_timeout_seconds": distributed.NO_HEARTBEATS_S,
+        "heartbeat_timeout_seconds": membership.NO_HEARTBEATS_S,
     }
     assert asked == (None if expected is None else limits | expected)
 
@@ -100,4 +100,4 @@ def test_a_single_process_waits_for_nobody():
     distributed.barrier("alone")
     assert distributed.any_process(True) and not distributed.any_process(False)
     assert distributed.broadcast_from_main("text") == "text"
-    distributed.finish()
+    membership.finish()

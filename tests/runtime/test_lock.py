@@ -108,3 +108,11 @@ def test_clocks_that_jump_do_not_matter(tmp_path, monkeypatch):
     (tmp_path / lock.FILE).write_text(json.dumps(owner | {"host": "elsewhere", "alive": now + 3.15e8}))
     with lock.lock_workdir(tmp_path, heartbeat_s=0.02):
         pass
+
+
+def test_a_lock_that_cannot_be_removed_hides_no_error(tmp_path):
+    """As where the file system has become read-only, which the error of the run tells."""
+    with pytest.raises(UserError, match="the checkpoint"), lock.lock_workdir(tmp_path):
+        (tmp_path / lock.FILE).unlink()
+        (tmp_path / lock.FILE).mkdir()
+        raise UserError("the checkpoint of step 8 cannot be written")

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def test_a_last_line_that_a_kill_cut_off_is_no_damage(tmp_path):
 
 
 def scalars(folder):
-    """What TensorBoard shows of the metric "loss": `[(step, value)]`, without what a later file replaces."""
+    """What TensorBoard shows of the metric "loss": `[(step, value)]`, without what a file of a later name replaces."""
     found = []
-    for file in sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns):
+    for file in sorted(folder.iterdir()):
         for record in tf.data.TFRecordDataset(str(file)).as_numpy_iterator():
             event = event_pb2.Event.FromString(record)
             if event.session_log.status == event_pb2.SessionLog.START:
@@ -46,12 +47,15 @@ def scalars(folder):
     return found
 
 
-def test_tensorboard_goes_on_where_the_run_does(tmp_path):
+@pytest.mark.parametrize("clock", [2e9, 1e9, 1e8, -1e8])
+def test_tensorboard_goes_on_where_the_run_does(tmp_path, monkeypatch, clock):
+    monkeypatch.setattr(time, "time", lambda: 1.8e9)
     writer = MetricWriter(tmp_path)
     for step in (1, 2, 3):
         writer.write(step, {"loss": step / 2})
     writer.write_pictures(3, {"picture": np.zeros((2, 4, 4, 3))})
     writer.close()
+    monkeypatch.setattr(time, "time", lambda: clock)
     writer = MetricWriter(tmp_path, start_step=1)  # killed after a checkpoint of step 1
     writer.write(2, {"loss": 5.0})
     writer.close()

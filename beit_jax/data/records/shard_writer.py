@@ -8,6 +8,7 @@ set, are written last.
 
 import concurrent.futures
 import json
+import shutil
 import tempfile
 from collections import deque
 from collections.abc import Iterator
@@ -136,7 +137,10 @@ def _remove_parts(folder: Path, names: set[str] | None) -> None:
     """Removes what killed runs have left of the files of these names; None: of all files."""
     for path in folder.glob(f"*{PART}*"):
         if names is None or path.name.partition(PART)[0] in names:
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _write_shard(images: ImageFolder, shard: ShardFile, pool: concurrent.futures.Executor, progress: tqdm) -> None:
@@ -217,7 +221,8 @@ def _write_metadata(folder: Path, name: str, images: ImageFolder, files: dict[st
             sizes[shard.path.name] = {"bytes": stored, "records": length}
     info.set_splits(tfds.core.SplitDict(splits))
     try:
-        with tempfile.TemporaryDirectory() as new:
+        # Beside the shards: a disk that TMPDIR names may be full, or missing.
+        with tempfile.TemporaryDirectory(prefix=f"metadata{PART}", dir=folder) as new:
             info.write_to_directory(new)
             (Path(new) / SIZES).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
             # features.json last: tfds takes a folder with that file for a data set.

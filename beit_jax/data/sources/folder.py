@@ -4,8 +4,6 @@ import contextlib
 import glob
 import logging
 import os
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +12,7 @@ from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk
 from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.slices import mix, parse_split
 from beit_jax.errors import UserError
+from beit_jax.runtime.delayed import called_after
 
 UNLABELLED = -1  # of images without class folder, in a split of a folder that has classes; as in tfds
 SLOW_S = 5.0  # listing takes longer if there are millions of images, or if they lie on a network file system
@@ -165,13 +164,6 @@ def _check_found(found: bool, walk: ImageWalk, folder: Path, where: str) -> None
     walk.skipped.warn(folder)
 
 
-@contextlib.contextmanager
-def _warn_if_slow(folder: Path) -> Iterator[None]:
+def _warn_if_slow(folder: Path) -> contextlib.AbstractContextManager[None]:
     message = "listing the images of %s takes long; a data set of records (docs/data.md) needs no listing"
-    timer = threading.Timer(SLOW_S, logging.getLogger("beit_jax").warning, (message, folder))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+    return called_after(SLOW_S, logging.getLogger("beit_jax").warning, message, folder)

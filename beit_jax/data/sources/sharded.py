@@ -110,10 +110,12 @@ def _read_labels(folder: str, split: str) -> np.ndarray:
 
 
 def _read_records(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
-    # After an error TensorFlow takes the file for finished. Then, and where it has too few records, its end is reached.
+    # After an error in a record TensorFlow takes the file for finished. Then, and where it has too few records, its end
+    # is reached. A file that cannot be opened is tried for ever where errors are ignored: one byte is read first.
+    opened = tf.data.FixedLengthRecordDataset(file, 1).take(1).filter(lambda _: tf.constant(False))
     readable = tf.data.TFRecordDataset(file).ignore_errors(log_warning=False)
     end = tf.data.Dataset.from_tensors("").map(lambda nothing: _fail_at_end(file, skip + take, nothing))
-    records = readable.concatenate(end).enumerate().skip(skip).take(take)
+    records = opened.concatenate(readable).concatenate(end).enumerate().skip(skip).take(take)
     return records.map(lambda position, serialized: (file, position, serialized))
 
 

@@ -6,6 +6,7 @@ import re
 import resource
 import shlex
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -174,6 +175,17 @@ def test_a_full_disk(tmp_path):
     write(images, tmp_path, 1)
     write(images, tmp_path / "uninterrupted", 1)
     assert files_of(tmp_path) == files_of(tmp_path / "uninterrupted")
+
+
+def test_temporary_files_need_no_other_folder(class_folder, out, tmp_path, monkeypatch):
+    """TMPDIR may be missing or full. What a killed command left is removed."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    write(class_folder, tmp_path)
+    left = tmp_path / "photos" / "1.0.0" / f"metadata{PART}left"
+    left.mkdir()
+    (left / "features.json").touch()
+    write(class_folder, tmp_path)
+    assert files_of(tmp_path) == files_of(out) and not left.exists()
 
 
 def test_files_that_cannot_be_read(tmp_path, monkeypatch):
