@@ -52,8 +52,8 @@ class MaskedImageModel(nn.Module):
           positions: int32 `[b, k]`, row-major indices of the patches to predict; None for all n.
           train: whether stochastic depth is on (rng `drop_path`).
         """
-        x = self.encoder(images, mask, train=train)[:, 1:]
-        if positions is not None:
-            x = jnp.take_along_axis(x, positions[..., None], axis=1)
+        x = self.encoder(images, mask, train=train)
+        # The class token is first.
+        x = x[:, 1:] if positions is None else jnp.take_along_axis(x, positions[..., None] + 1, axis=1)
         kernel_init = initializers(self.encoder.init_scheme, self.encoder.patch_size).weight
         return Logits(self.vocab, kernel_init, self.encoder.dtype, name="lm_head")(x)

@@ -22,6 +22,23 @@ def hits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     return {"top1": rank < 1} | ({f"top{TOP}": rank < TOP} if logits.shape[-1] > TOP else {})
 
 
+def is_most_likely(logits: jax.Array, true: jax.Array) -> jax.Array:
+    """Whether the true class is more likely than every other one; as with `ranks`, ties and NaN count against the model.
+
+    It needs the largest logit, as the cross-entropy does, so XLA computes both in the same passes over the logits. For
+    that the count must be float32, like the sum of exponentials; up to 2^24 classes it is exact.
+
+    Args:
+      logits: float `[..., c]`.
+      true: those of the true classes, float `[...]`.
+
+    Returns:
+      bool `[...]`.
+    """
+    largest = jnp.max(logits, axis=-1)
+    return (true == largest) & (jnp.sum((logits == largest[..., None]).astype(jnp.float32), axis=-1) == 1.0)
+
+
 def ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """How many other classes are at least as likely as the true class.
 

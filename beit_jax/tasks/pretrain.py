@@ -24,7 +24,7 @@ from beit_jax.config import statistics, tokenizer_image_size
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.xla_workarounds import value_at
 from beit_jax.tasks import device_augment
-from beit_jax.tasks.accuracy import ranks
+from beit_jax.tasks.accuracy import is_most_likely
 from beit_jax.tasks.encoder import compute_dtype
 from beit_jax.tasks.masked_modelling import MaskedModelling
 from beit_jax.tasks.pretrain_report import hide_patches, pretrain_report
@@ -153,7 +153,8 @@ def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> M
       tokens: the true ones, int `[b, k]`.
       weights: `[b, k]` of 0 and 1.
     """
-    nll = jax.nn.logsumexp(logits, axis=-1) - value_at(logits, tokens)
-    right = (ranks(logits, tokens) < 1).astype(jnp.float32)
+    true = value_at(logits, tokens)
+    nll = jax.nn.logsumexp(logits, axis=-1) - true
+    right = is_most_likely(logits, true).astype(jnp.float32)
     count = jnp.sum(weights)
     return {"loss": (jnp.sum(nll * weights), count), "mlm_acc": (jnp.sum(right * weights), count)}
