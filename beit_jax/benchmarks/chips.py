@@ -46,6 +46,8 @@ GPUS = tuple(chip.name for chip in CHIPS if chip.cores)
 TPUS = tuple(chip.name for chip in CHIPS if chip.clock)
 DEFAULT_TOPOLOGY = {"v4": "2x2x1", "v5p": "2x2x1"}  # the smallest host; else 2x2
 
+CUDNN = 91900  # the version that programs for absent GPUs are made for
+
 # A description such as those in xla/tools/hlo_opt/gpu_specs.
 _GPU = """
 gpu_device_info {{
@@ -116,12 +118,22 @@ def absent_devices(name: str) -> "list[jax.Device]":
         if kind in GPUS:
             chip = next(chip for chip in CHIPS if chip.name == kind)
             described = topologies.get_topology_desc(kind, "cuda", target_config=_describe(chip), topology="1x1x1")
+            _trace_cudnn_without_gpu()
         else:
             full = f"{kind}:{topology or DEFAULT_TOPOLOGY.get(kind, '2x2')}"
             described = topologies.get_topology_desc(full, "tpu")
     except Exception as error:  # libtpu's, of several types
         raise UserError(f"found --chip={name}: {str(error).splitlines()[0]}; give a topology such as 2x2") from error
     return list(described.devices)
+
+
+def _trace_cudnn_without_gpu() -> None:
+    """Makes JAX take cuDNN's attention into a program though there is no GPU whose version of it could be asked."""
+    from jax._src.cudnn import fused_attention_stablehlo as attention
+
+    attention.check_cudnn_version = lambda: CUDNN
+    attention.check_compute_capability = lambda capability: True
+    attention.is_cuda_compute_capability_equal = lambda capability: False
 
 
 def _kind(name: str) -> str:

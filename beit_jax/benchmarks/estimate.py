@@ -124,6 +124,10 @@ def _flops_within(program: hlo.Program, name: str) -> float:
 def _library_flops(instruction: hlo.Instruction, operands: list[str]) -> float:
     """Of a call of cuBLAS or cuDNN."""
     target = re.search(r'custom_call_target="([^"]+)"', instruction.line)[1]
+    if "fmha" in target:
+        batch, queries, heads, size = hlo.sides(operands[0])
+        products = 5 if "Backward" in target else 2
+        return products * 2 * batch * heads * queries * hlo.sides(operands[1])[1] * size
     outputs = math.prod(hlo.sides(instruction.shape))
     if "matmul" in target or "gemm" in target:
         match = _LIBRARY_INNER.search(instruction.line)

@@ -42,8 +42,9 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
         ),
         attention=Key(
             "auto",
-            "plain, or fused: a kernel for TPUs that keeps the weights in fast memory; auto: fused where there is one",
-            choices=("auto", "plain", "fused"),
+            "plain, or what keeps the weights on the chip: pallas, a kernel for TPUs, or cudnn, for NVIDIA's GPUs; "
+            "auto: by the device, cudnn after a trial",
+            choices=("auto", "plain", "pallas", "cudnn"),
         ),
     )
 

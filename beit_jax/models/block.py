@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from beit_jax.models.attention import Attention
+from beit_jax.models.attention import Attention, Implementation
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.initializers import divided
+from beit_jax.models.layer_norm import LayerNorm
 from beit_jax.models.scaled_linear import ScaledLinear
 from beit_jax.models.stack import Layer
 from beit_jax.models.xla_workarounds import gelu
@@ -36,7 +37,7 @@ class Block(nn.Module):
     collect: bool
     norm_eps: float
     kernel_init: Initializer
-    fused_attention: bool = False
+    attention: Implementation = "plain"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -54,7 +55,7 @@ class Block(nn.Module):
         x = batch_sharded(x)
         end_init = divided(self.kernel_init, jnp.sqrt(2.0 * (layer.index + 1).astype(jnp.float32)))
         attention = Attention(
-            self.heads, self.grid, self.kernel_init, end_init, self.dtype, self.fused_attention, name="attn"
+            self.heads, self.grid, self.kernel_init, end_init, self.dtype, self.attention, name="attn"
         )
         mlp = Mlp(self.mlp_ratio * x.shape[-1], self.kernel_init, end_init, self.dtype, name="mlp")
         gamma_1, gamma_2 = (self._gamma(name, x.shape[-1]) for name in ("gamma_1", "gamma_2"))
@@ -64,7 +65,7 @@ class Block(nn.Module):
         return x, x if self.collect else None
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:
-        return layer_norm(name, self.norm_eps)(x).astype(self.dtype)
+        return LayerNorm(self.norm_eps, name=name)(x).astype(self.dtype)
 
     def _gamma(self, name: str, width: int) -> jax.Array | None:
         init = nn.initializers.constant(self.layer_scale)
@@ -88,11 +89,6 @@ class Mlp(nn.Module):
         """`[b, n, d]` -> `[b, n, d]` in `dtype`; `gamma`: see `ScaledLinear`."""
         y = gelu(nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x))
         return ScaledLinear(x.shape[-1], self.end_init, self.dtype, name="fc2")(y, gamma)
-
-
-def layer_norm(name: str, eps: float) -> nn.LayerNorm:
-    """A layer norm over d, in float32."""
-    return nn.LayerNorm(epsilon=eps, use_fast_variance=False, dtype=jnp.float32, name=name)
 
 
 def drop_path(key: jax.Array, y: jax.Array, rate: jax.Array) -> jax.Array:

@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from beit_jax.models.block import layer_norm
 from beit_jax.models.heads import Logits
 from beit_jax.models.initializers import STDDEV
+from beit_jax.models.layer_norm import LayerNorm
 from beit_jax.models.vit import Encoder
 
 
@@ -39,6 +39,6 @@ class ImageClassifier(nn.Module):
         if self.pooling == "cls":
             x = x[:, 0]
         else:
-            x = layer_norm("fc_norm", self.encoder.norm_eps)(jnp.mean(x[:, 1:], axis=1))
+            x = LayerNorm(self.encoder.norm_eps, name="fc_norm")(jnp.mean(x[:, 1:], axis=1))
         kernel_init = nn.initializers.normal(STDDEV * self.init_scale)
         return Logits(self.num_classes, kernel_init, self.encoder.dtype, name="head")(x)

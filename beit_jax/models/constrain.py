@@ -1,6 +1,8 @@
 """How activations are sharded. In `models/`, only this file and `xla_workarounds.copy_per_shard` know the mesh."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -36,3 +38,16 @@ def heads_axes(heads: int) -> tuple[str, ...]:
     mesh = jax.sharding.get_abstract_mesh()
     types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     return (HEADS_AXIS,) if types.get(HEADS_AXIS) == AxisType.Auto and heads % mesh.shape[HEADS_AXIS] == 0 else ()
+
+
+def on_shards(function: Callable, inputs: Any, outputs: Any) -> Callable:
+    """`function` on the part of each device; XLA cannot split a kernel's work over devices by itself.
+
+    Args:
+      function: of arrays, to arrays.
+      inputs: the `PartitionSpec` of each argument.
+      outputs: that of the result, or of each result.
+    """
+    if not jax.sharding.get_abstract_mesh().axis_names:
+        return function
+    return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)

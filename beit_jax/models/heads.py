@@ -7,6 +7,7 @@ from jax.nn.initializers import Initializer
 
 from beit_jax.models.initializers import initializers
 from beit_jax.models.vit import Encoder
+from beit_jax.models.xla_workarounds import float32_product
 
 
 class Logits(nn.Module):
@@ -24,7 +25,7 @@ class Logits(nn.Module):
         """`[..., d]` -> float32 `[..., c]`."""
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.classes), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (self.classes,), jnp.float32)
-        product = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        product = float32_product(x.astype(self.dtype), kernel.astype(self.dtype))
         return product + jnp.expand_dims(bias, range(x.ndim - 1))
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from beit_jax.errors import UserError
-from beit_jax.models.block import layer_norm
+from beit_jax.models.layer_norm import LayerNorm
 from beit_jax.models.pixel_layers import ConvNorm, block_maps, pixel_logits, resize
 from beit_jax.models.vit import Encoder
 
@@ -41,7 +41,7 @@ class UpHead(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[b, h, w, d]` -> logits float32 `[b, s h, s w, c]`, s the product of the scales."""
-        x = layer_norm("norm", self.norm_eps)(x)
+        x = LayerNorm(self.norm_eps, name="norm")(x)
         for i, scale in enumerate(self.scales):
             x = ConvNorm(self.channels, 3, self.dtype, name=f"conv_{i}")(x, train)
             x = resize(x, (scale * x.shape[1], scale * x.shape[2]))

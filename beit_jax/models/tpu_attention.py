@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 
-from beit_jax.models.constrain import batch_axes, heads_axes
+from beit_jax.models.constrain import batch_axes, heads_axes, on_shards
 
 LANES = 128
 FAST_MEMORY = 60 << 20  # bytes; v5p has 64 MiB, v5e and v6e have 128
@@ -58,7 +58,7 @@ def _forward(projected: jax.Array, added: jax.Array, bias: jax.Array, heads: int
         return _call(_forward_kernel, (projected, added, bias), mixed, interpret)
 
     tokens, columns, biases = _splits(len(projected), heads)
-    function = _on_shards(local, (tokens, columns, biases), tokens)
+    function = on_shards(local, (tokens, columns, biases), tokens)
     return function(projected, added[None, None], bias), (projected, added, bias)
 
 
@@ -74,7 +74,7 @@ def _backward(heads: int, interpret: bool, saved: Any, cotangent: jax.Array) -> 
     # Each shard adds up the gradient of the biases of its examples.
     copies = jnp.broadcast_to(added, (shards, 1, len(added)))
     by_shard = P(biases[0], *columns[1:])
-    function = _on_shards(local, (tokens, by_shard, biases, tokens), (tokens, by_shard, biases))
+    function = on_shards(local, (tokens, by_shard, biases, tokens), (tokens, by_shard, biases))
     d_projected, d_added, d_bias = function(projected, copies, bias, cotangent)
     return d_projected, jnp.sum(d_added, axis=(0, 1)), d_bias
 
@@ -86,13 +86,6 @@ def _splits(batch: int, heads: int) -> tuple[P, P, P]:
     """How tokens `[b, n, d]`, columns `[1, 1, d]` and biases `[s, h, n, n]` are split over the mesh."""
     examples, split = batch_axes(batch) or None, heads_axes(heads) or None
     return P(examples, None, split), P(None, None, split), P(examples, split)
-
-
-def _on_shards(function: Callable, inputs: Any, outputs: Any) -> Callable:
-    """`function` on the examples and heads of each device; XLA cannot split a kernel's work over devices by itself."""
-    if not jax.sharding.get_abstract_mesh().axis_names:
-        return function
-    return jax.shard_map(function, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 
 def _call(kernel: Callable, inputs: tuple[jax.Array, ...], outputs: Any, interpret: bool) -> Any:

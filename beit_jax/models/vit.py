@@ -8,9 +8,11 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from beit_jax.errors import UserError
-from beit_jax.models.block import Block, layer_norm
+from beit_jax.models.attention import Implementation
+from beit_jax.models.block import Block
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.initializers import Scheme, initializers
+from beit_jax.models.layer_norm import LayerNorm
 from beit_jax.models.patch_embed import PatchEmbed, patch_grid
 from beit_jax.models.relative_position import RelativePositionBias
 from beit_jax.models.stack import layers, stacked
@@ -38,7 +40,7 @@ class Encoder(nn.Module):
       init_scheme: see `initializers`.
       remat: what the backward pass recomputes; see `stacked`.
       unroll: blocks in one iteration of the scan over blocks; with more, a step may be faster, and compiling slower.
-      fused_attention: whether a TPU's kernel computes attention, see `tpu_attention`.
+      attention: what computes attention, see `Attention`.
       dtype: of the matrix products; tokens between blocks, norms, softmax and LayerScale are float32.
     """
 
@@ -57,7 +59,7 @@ class Encoder(nn.Module):
     init_scheme: Scheme = "pretrain"
     remat: str = "none"
     unroll: int = 1
-    fused_attention: bool = False
+    attention: Implementation = "plain"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -105,14 +107,14 @@ class Encoder(nn.Module):
             collect=all_layers,
             norm_eps=self.norm_eps,
             kernel_init=init.weight,
-            fused_attention=self.fused_attention,
+            attention=self.attention,
             dtype=self.dtype,
             name="blocks",
         )
         x, outputs = blocks(batch_sharded(x), layers(self.depth, self.drop_path), bias)
         if all_layers:
             return outputs
-        return layer_norm("norm", self.norm_eps)(x) if self.final_norm else x
+        return LayerNorm(self.norm_eps, name="norm")(x) if self.final_norm else x
 
     def _check_mask(self, mask: jax.Array, expected: tuple[int, ...]) -> None:
         if not self.mask_token:

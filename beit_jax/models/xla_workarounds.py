@@ -7,6 +7,7 @@ called estimated or planned: those are XLA's own numbers for a TPU v5e.
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,8 +46,67 @@ def _gelu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 @gelu.defjvp
 def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
     (x,), (dx,) = primals, tangents
-    value, derivative = _gelu(x)
+    # Without the barrier XLA for GPUs keeps Phi(x) in float32 and `x` for the backward pass.
+    value, derivative = jax.lax.optimization_barrier(_gelu(x))
     return value, dx * derivative
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
+    """A layer norm of float32 `x` `[..., d]`, with `scale` and `bias` `[d]`.
+
+    Plain: `nn.LayerNorm(epsilon, use_fast_variance=False)`.
+
+    Derived operation by operation, that one keeps two arrays `[..., d]` for the backward pass. Here it keeps `x`, which
+    is kept anyway where a residual is added, and two numbers for each token.
+    """
+    return _layer_norm_forward(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> tuple[jax.Array, Any]:
+    mean = jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    ends = range(x.ndim - 1)
+    y = (x - mean) * inverse * jnp.expand_dims(scale, ends) + jnp.expand_dims(bias, ends)
+    return y, (x, mean, inverse, scale)
+
+
+def _layer_norm_backward(epsilon: float, saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x, mean, inverse, scale = saved
+    ends = tuple(range(x.ndim - 1))
+    normal = (x - mean) * inverse
+    scaled = cotangent * jnp.expand_dims(scale, ends)
+    along = jnp.mean(scaled * normal, axis=-1, keepdims=True)
+    d_x = inverse * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normal * along)
+    return d_x, jnp.sum(cotangent * normal, axis=ends), jnp.sum(cotangent, axis=ends)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@jax.custom_vjp
+def float32_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x` `[..., i]` times `kernel` `[i, o]`, of one dtype, as float32 `[..., o]`.
+
+    Plain: `jnp.matmul(x, kernel, preferred_element_type=jnp.float32)`.
+
+    The gradient of that one multiplies in float32, which GPUs do at half the speed or less. Here the gradient of the
+    result is rounded to the dtype of `x`, as TPUs do by themselves.
+    """
+    return jnp.matmul(x, kernel, preferred_element_type=jnp.float32)
+
+
+def _float32_product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return float32_product(x, kernel), (x, kernel)
+
+
+def _float32_product_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _, pull = jax.vjp(jnp.matmul, *saved)
+    return pull(cotangent.astype(saved[0].dtype))
+
+
+float32_product.defvjp(_float32_product_forward, _float32_product_backward)
 
 
 def copy_per_shard(x: jax.Array, batch: int) -> jax.Array:

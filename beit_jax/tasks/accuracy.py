@@ -23,7 +23,7 @@ def hits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 
 
 def is_most_likely(logits: jax.Array, true: jax.Array) -> jax.Array:
-    """Whether the true class is more likely than every other one; as with `ranks`, ties and NaN count against the model.
+    """Whether the true class is more likely than every other one; ties and NaN count against it, as with `ranks`.
 
     It needs the largest logit, as the cross-entropy does, so XLA computes both in the same passes over the logits. For
     that the count must be float32, like the sum of exponentials; up to 2^24 classes it is exact.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.models import tpu_attention, variants, vit
+from beit_jax.models import gpu_attention, tpu_attention, variants, vit
 from beit_jax.tasks.task import Task
 from beit_jax.typing import Params
 
@@ -53,7 +53,7 @@ def encoder_fields(section: ConfigDict) -> dict[str, Any]:
         norm_eps=section.norm_eps,
         remat=chosen["remat"],
         unroll=chosen["unroll"],
-        fused_attention=chosen["attention"] == "fused",
+        attention=chosen["attention"],
         dtype=jnp.dtype(chosen["dtype"]),
     )
 
@@ -73,32 +73,39 @@ def chosen_by_device(section: ConfigDict, device: jax.Device) -> dict[str, Any]:
         attention=section.attention,
     )
     if section.attention == "auto":
-        chosen["attention"] = "plain" if _why_not_fused(section, chosen["dtype"], device) else "fused"
+        fused = "cudnn" if device.platform == "gpu" else "pallas"
+        chosen["attention"] = "plain" if _hindrance(fused, section, chosen["dtype"], device) else fused
     return chosen
 
 
 def check_device(section: ConfigDict, device: jax.Device) -> None:
     """
     Raises:
-      UserError: a config's `model` section asks for a fused attention that the device or the model cannot have.
+      UserError: a config's `model` section asks for an attention that the device or the model cannot have.
     """
-    if section.get("attention", "") != "fused":
+    asked = section.get("attention", "auto")
+    if asked in ("auto", "plain"):
         return
-    if hindrance := _why_not_fused(section, chosen_by_device(section, device)["dtype"], device):
-        raise UserError(f"model.attention='fused' is for {hindrance}; choose plain or auto")
+    if hindrance := _hindrance(asked, section, chosen_by_device(section, device)["dtype"], device):
+        raise UserError(f"model.attention={asked!r} is for {hindrance}; choose plain or auto")
 
 
-def _why_not_fused(section: ConfigDict, dtype: str, device: jax.Device) -> str:
-    """What fused attention would need; empty if there is nothing."""
+def _hindrance(attention: str, section: ConfigDict, dtype: str, device: jax.Device) -> str:
+    """What an implementation of attention would need; empty if there is nothing."""
     memory = FAST_MEMORY.get(device.device_kind, 0)
-    if not memory:
+    if attention == "pallas" and not memory:
         return f"{', '.join(FAST_MEMORY)}, and this is {device.device_kind}"
+    if attention == "cudnn" and not gpu_attention.has_cudnn(device):
+        return f"NVIDIA's GPUs since A100, and this is {device.device_kind}"
     if dtype != "bfloat16":
         return f"bfloat16, and dtype is {dtype}"
     if section.relative_position == "none":
         return "a bias by relative position, and the model has none"
     variant, patch = variants.parse(section.variant)
     tokens = (section.image_size // patch) ** 2 + 1
+    if attention == "cudnn":
+        fault = gpu_attention.fault(tokens, variant.heads, variant.width // variant.heads, device)
+        return f"a cuDNN that computes it, and the trial says: {fault}" if fault else ""
     return "" if tpu_attention.fits(tokens, variant.width, variant.heads, memory) else f"fewer tokens than {tokens}"
 
 
