@@ -69,7 +69,8 @@ def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon
     inverse = jax.lax.rsqrt(variance + epsilon)
     ends = range(x.ndim - 1)
     y = (x - mean) * inverse * jnp.expand_dims(scale, ends) + jnp.expand_dims(bias, ends)
-    return y, (x, mean, inverse, scale)
+    # Without the barrier XLA for GPUs would compute them again for `d_x`, and then write the gradients in float32.
+    return y, (x, *jax.lax.optimization_barrier((mean, inverse)), scale)
 
 
 def _layer_norm_backward(epsilon: float, saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -77,8 +78,9 @@ def _layer_norm_backward(epsilon: float, saved: Any, cotangent: jax.Array) -> tu
     ends = tuple(range(x.ndim - 1))
     normal = (x - mean) * inverse
     scaled = cotangent * jnp.expand_dims(scale, ends)
-    along = jnp.mean(scaled * normal, axis=-1, keepdims=True)
-    d_x = inverse * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normal * along)
+    means = jnp.mean(scaled, axis=-1, keepdims=True), jnp.mean(scaled * normal, axis=-1, keepdims=True)
+    offset, along = jax.lax.optimization_barrier(means)
+    d_x = inverse * (scaled - offset - normal * along)
     return d_x, jnp.sum(cotangent * normal, axis=ends), jnp.sum(cotangent, axis=ends)
 
 
