@@ -78,9 +78,8 @@ def _layer_norm_backward(epsilon: float, saved: Any, cotangent: jax.Array) -> tu
     ends = tuple(range(x.ndim - 1))
     normal = (x - mean) * inverse
     scaled = cotangent * jnp.expand_dims(scale, ends)
-    means = jnp.mean(scaled, axis=-1, keepdims=True), jnp.mean(scaled * normal, axis=-1, keepdims=True)
-    offset, along = jax.lax.optimization_barrier(means)
-    d_x = inverse * (scaled - offset - normal * along)
+    along = jnp.mean(scaled * normal, axis=-1, keepdims=True)
+    d_x = inverse * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normal * along)
     return d_x, jnp.sum(cotangent * normal, axis=ends), jnp.sum(cotangent, axis=ends)
 
 
