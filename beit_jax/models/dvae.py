@@ -7,12 +7,12 @@ weights fit.
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from einops import rearrange, reduce, repeat
+from einops import rearrange, repeat
 
 from beit_jax.errors import UserError
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.dvae_sizes import EPSILON
-from beit_jax.models.xla_workarounds import convolution_without_overlap
+from beit_jax.models.xla_workarounds import convolution_without_overlap, halved
 
 
 class Conv(nn.Module):
@@ -129,7 +129,7 @@ class DvaeEncoder(nn.Module):
             width = self.hidden * 2**i
             x = Group(self.blocks_per_group, width, (3, 3, 3, 1), gain, self.dtype, name=f"group_{i + 1}")(x)
             if i < self.groups - 1:
-                x = reduce(x, "b (h 2) (w 2) c -> b h w c", "max")
+                x = halved(x)
         if positions is not None:
             flat = rearrange(x, "b h w c -> b (h w) c")
             x = jnp.take_along_axis(flat, positions[..., None], axis=1)[:, None]

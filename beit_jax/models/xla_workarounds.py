@@ -175,6 +175,18 @@ def convolution_without_overlap(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return patches @ rearrange(kernel, "y x i o -> (y x i) o")
 
 
+def halved(x: jax.Array) -> jax.Array:
+    """Max-pooling over squares of 2x2 pixels: `[b, 2h, 2w, c]` -> `[b, h, w, c]`.
+
+    Plain: `reduce(x, "b (h 2) (w 2) c -> b h w c", "max")`.
+
+    That one reshapes before it reduces. Times for 16 images of 112x112 with 64 channels on a CPU: 37 -> 5 ms; estimated
+    for 64 of them with 256 channels, with the layers around it: v5e 10.6 -> 8.3 ms, v6e 6.8 -> 3.9 ms.
+    """
+    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
 def value_at(x: jax.Array, index: jax.Array) -> jax.Array:
     """The entries of `x` `[..., c]` at `index`, int `[...]`, along the last axis: `[...]`; 0 if `index` is outside.
 
