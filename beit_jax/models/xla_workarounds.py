@@ -16,17 +16,17 @@ from einops import rearrange
 from beit_jax.models.constrain import batch_axes, batch_sharded
 
 
-@jax.custom_jvp
+@jax.custom_vjp
 def gelu(x: jax.Array) -> jax.Array:
     """Exact GELU, x Phi(x), of any shape, computed in float32.
 
     Plain: `nn.gelu(x, approximate=False)`.
 
-    JAX differentiates the plain expression operation by operation, and keeps several arrays for the backward pass.
-    Here only the derivative is kept: one array `[b, n, 4d]` less in each block, on every backend (a step of Ti/16 on a
-    CPU: 1,261 -> 1,039 MB, 1,087 -> 1,039 ms). The exponential that it needs gives Phi(x) too, by formula 7.1.26 of
-    Abramowitz and Stegun. XLA's own erfc costs TPUs as much as the product before it, and its erf has more than twice
-    the error (float32, |x| < 9: 1.1e-6 against 4.2e-7; a block of B/16, estimated for v6e: 2 percent).
+    JAX differentiates the plain expression operation by operation, and keeps several arrays `[b, n, 4d]` for the
+    backward pass. Here only `x` is kept, and Phi(x) is computed again (a step of Ti/16 on a CPU: 1,261 -> 1,039 MB).
+    Phi(x) comes from the exponential that the derivative needs too, by formula 7.1.26 of Abramowitz and Stegun. XLA's
+    own erfc costs TPUs as much as the product before it, and its erf has more than twice the error (|x| < 9: 1.1e-6
+    against 4.2e-7).
     """
     return _gelu(x)[0]
 
@@ -43,12 +43,16 @@ def _gelu(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return (y * phi).astype(x.dtype), derivative.astype(x.dtype)
 
 
-@gelu.defjvp
-def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    (x,), (dx,) = primals, tangents
-    # Without the barrier XLA for GPUs keeps Phi(x) in float32 and `x` for the backward pass.
-    value, derivative = jax.lax.optimization_barrier(_gelu(x))
-    return value, dx * derivative
+def _gelu_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # Without the barrier XLA would find that Phi(x) is computed twice, and keep it in float32.
+    return _gelu(x)[0], jax.lax.optimization_barrier(x)
+
+
+def _gelu_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    return (cotangent * _gelu(x)[1],)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -76,11 +80,14 @@ def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon
 def _layer_norm_backward(epsilon: float, saved: Any, cotangent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     x, mean, inverse, scale = saved
     ends = tuple(range(x.ndim - 1))
-    normal = (x - mean) * inverse
-    scaled = cotangent * jnp.expand_dims(scale, ends)
-    along = jnp.mean(scaled * normal, axis=-1, keepdims=True)
-    d_x = inverse * (scaled - jnp.mean(scaled, axis=-1, keepdims=True) - normal * along)
-    return d_x, jnp.sum(cotangent * normal, axis=ends), jnp.sum(cotangent, axis=ends)
+    centred, broadcast = x - mean, jnp.expand_dims(scale, ends)
+    # In this order XLA for TPUs computes all three sums in the epilogue of the product that makes the cotangent.
+    along = cotangent * centred
+    d_scale = jnp.sum(along * inverse, axis=ends)
+    d_inverse = jnp.sum(along * broadcast, axis=-1, keepdims=True)
+    d_centred = cotangent * (inverse * broadcast)
+    d_x = d_centred - jnp.mean(d_centred, axis=-1, keepdims=True) - centred * (d_inverse * inverse**3 / x.shape[-1])
+    return d_x, d_scale, jnp.sum(cotangent, axis=ends)
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
