@@ -7,7 +7,8 @@
   python -m beit_jax.benchmark --config configs/pretrain.py:variant=L/16 --compile_only --devices=8 --config.mesh.fsdp=8
       compiles the step for simulated devices: bytes on each device, bytes moved by each kind of collective
   python -m beit_jax.benchmark --config configs/pretrain.py --config.batch_size=256 --compile_only --chip v5e:2x2
-      compiles it with the compiler for a TPU or GPU, on any machine: its memory plan, an estimate of the time
+      compiles it with the compiler for a TPU or GPU, on any machine: its memory plan, an estimate of the time; --sweep
+      compares settings, --largest_batch finds the largest batch that the chip holds
   python -m beit_jax.benchmark masks
       block masks on one core: microseconds a mask
   python -m beit_jax.benchmark input --vs pil
@@ -24,7 +25,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
-from beit_jax.benchmarks import chips, input_pipeline, masks, table
+from beit_jax.benchmarks import chips, input_pipeline, masks, sweep, table
 from beit_jax.benchmarks.one_core import positive_int
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import membership
@@ -43,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
     if args.compile_only:
         from beit_jax.benchmarks import compiled
 
-        return compiled.run(config, args.stage, args.chip, args.tokens_given, args.json)
+        return compiled.run(config, args.stage, args.chip, args.tokens_given, args.json, args.sweep, args.largest_batch)
     from beit_jax.benchmarks import step
 
     return step.run(config, args.stage, args.steps or STEPS, args.vs, args.tokens_given, args.real, args.json)
@@ -92,6 +93,12 @@ def _check_flags(args: argparse.Namespace) -> None:
         )
     if args.chip and args.devices is not None:
         mistakes.add("--devices is for simulated devices; --chip has its number in the topology, such as v5e:4x4")
+    if (args.sweep or args.largest_batch) and not args.compile_only:
+        mistakes.add("--sweep and --largest_batch compile and run nothing; add --compile_only")
+    if args.largest_batch and not args.chip:
+        mistakes.add("--largest_batch looks for what a chip holds; name it with --chip, such as v5e:2x2 or h200")
+    with mistakes.collected():
+        sweep.combinations(args.sweep)
     with mistakes.collected():
         if args.chip:
             chips.check_name(args.chip)
@@ -132,6 +139,16 @@ def _parser() -> cli.Parser:
         metavar="NAME",
         default="",
         help="compile for this chip: v5e:2x2 or another TPU topology, h100, h200, a100",
+    )
+    parser.add_argument(
+        "--sweep",
+        metavar="KEY=VALUES",
+        nargs="+",
+        default=(),
+        help="compile for every combination of settings, a row each: --sweep model.unroll=1,3,12 model.remat=none,full",
+    )
+    parser.add_argument(
+        "--largest_batch", action="store_true", help="find the largest batch that the chip holds, and compile for it"
     )
     parser.add_argument("--devices", type=positive_int, metavar="N", help="how many devices to compile for (default 1)")
     return parser

@@ -1,37 +1,63 @@
 """The training step compiled for devices that are not there: the memory of each, what they exchange, and its time."""
 
 import contextlib
+import copy
 import json
 import os
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from beit_jax.benchmarks import chips, collectives, estimate, hlo, program, synthetic
+from beit_jax.benchmarks import chips, collectives, estimate, hlo, largest_batch, program, sweep, synthetic
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
-from beit_jax.training import memory
+from beit_jax.training import memory, sharding
 
 LINES = 20  # of the table of parts
 REMATERIALIZATION = "nvoluntary full rematerialization"  # XLA could reshard only by gathering all of an array
 
 
-def run(config: ConfigDict, stage: str, chip: str, tokens_given: bool, as_json: bool) -> None:
+def run(
+    config: ConfigDict,
+    stage: str,
+    chip: str,
+    tokens_given: bool,
+    as_json: bool,
+    settings: Sequence[str] = (),
+    largest: bool = False,
+) -> None:
     """Compiles for the devices that there are, or for a chip that is not there, and prints.
+
+    Args:
+      config: as the command line made it.
+      stage: of a recipe; empty for a run.
+      chip: see `chips.absent_devices`; empty: the devices that there are.
+      tokens_given: see `measure_compiled_step`.
+      as_json: whether the last line is one JSON object.
+      settings: of a sweep, see `sweep.combinations`.
+      largest: whether to look for the largest batch that the chip holds, and to compile for that.
 
     Raises:
       UserError: the config is wrong, does not fit so many devices, or its program does not fit the chip's memory.
     """
     jax.config.update("jax_enable_compilation_cache", False)  # it would hide the time and the warnings
     devices = chips.absent_devices(chip) if chip else None
-    config = complete(config, stage, devices)
-    figures = measure_compiled_step(config, devices, tokens_given)
+
+    def measure(config: ConfigDict) -> dict[str, Any]:
+        config = complete(config, stage, devices)
+        if largest:
+            config.batch_size = largest_batch_for(config, devices, tokens_given)
+        return measure_compiled_step(config, devices, tokens_given)
+
+    if settings:
+        return sweep.run(config, settings, measure, as_json)
+    figures = measure(config)
     for line in _lines(figures):
         print(line)
     if as_json:
@@ -42,6 +68,30 @@ def complete(config: ConfigDict, stage: str, devices: list[jax.Device] | None) -
     """A config with values for all that data, other runs or the devices decide; None: simulated ones."""
     remat = "auto" if devices else "none"
     return program.complete_without_data(config, stage, "bfloat16", remat, devices[0] if devices else None)
+
+
+def largest_batch_for(config: ConfigDict, devices: list[jax.Device], tokens_given: bool) -> int:
+    """The largest batch of a completed config that the chip of absent devices holds.
+
+    Raises:
+      UserError: there is none, or the mesh does not fit the devices.
+    """
+    chip = chips.chip_of(devices[0].device_kind)
+    shards = sharding.batch_shards(sharding.make_mesh(config.mesh, devices))
+
+    def planned(batch: int) -> int | None:
+        changed = copy.deepcopy(config)
+        changed.batch_size = batch
+        try:
+            return measure_compiled_step(changed, devices, tokens_given)["memory"]["peak"]
+        except TooLargeError:
+            return None
+
+    return largest_batch.find(planned, shards, chip.memory)
+
+
+class TooLargeError(UserError):
+    """A compiler refuses a program that the memory of its chip cannot hold."""
 
 
 def measure_compiled_step(
@@ -124,7 +174,7 @@ def _on_chip(experiment: Experiment, text: str, peak_bytes: int) -> dict[str, An
 def _memory_errors(experiment: Experiment) -> Iterator[None]:
     """
     Raises:
-      UserError: libtpu refuses a program that its chip cannot hold.
+      TooLargeError: libtpu refuses a program that its chip cannot hold.
     """
     try:
         yield
@@ -132,7 +182,7 @@ def _memory_errors(experiment: Experiment) -> Iterator[None]:
         found = re.search(r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm", str(error))
         if not found:
             raise
-        raise UserError(
+        raise TooLargeError(
             f"batch_size={experiment.config.batch_size} on {experiment.mesh.size} device(s) needs {found[1]} of "
             f"{found[2]} on each; lower it, raise mesh.fsdp or optimizer.accumulate, or set model.remat='full'"
         ) from error

@@ -28,7 +28,7 @@ _LABELS = re.compile(r"dim_labels=[^_]*_([^-]*)->")
 _WRAPPERS = re.compile(
     r"(transpose|jvp|jit|vmap|checkpoint|rematted_computation|shard_map|while|body|cond|closed_call|remat\d*)"
 )
-_INNER_NAMES = re.compile(r"->|\._|^MaskedImageModel$|^dynamic_")  # of operations, and of methods
+_INNER_NAMES = re.compile(r"->|\._|^[A-Z]\w*$|^dynamic_")  # of operations, methods, and the whole model
 
 
 class Kernel(NamedTuple):

@@ -1,4 +1,4 @@
-"""The table of speeds in docs/benchmarks.md: each row measured in a process of its own."""
+"""The tables of speeds in docs/benchmarks.md: each row measured, or compiled, in a process of its own."""
 
 import json
 import os
@@ -7,10 +7,39 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from beit_jax import cli
+from beit_jax.benchmarks import sweep
+from beit_jax.errors import UserError
 
-COLUMNS = ("images/s", "ms a step", "TFLOP/s", "MFU", "peak GiB", "compiled in s", "baseline", "ours over baseline")
+MEASURED = (
+    "images/s",
+    "ms a step",
+    "estimate",
+    "TFLOP/s",
+    "MFU",
+    "peak GiB",
+    "compiled in s",
+    "baseline",
+    "ours over baseline",
+)
 PRETRAIN = "configs/pretrain.py:variant="
+# Chips that a program is compiled for, and the batch of one device that suits them.
+COMPILED_FOR = {"v5e:2x2": 64, "v5p:2x2x1": 128, "v6e:2x2": 128, "h200": 256}
 BASELINES = ("torch", "torch_compiled", "timm", "timm_compiled")  # of --vs; the first two are transformers'
+
+
+def _compiled_rows() -> Iterator[tuple[str, list[str]]]:
+    """Each chip with each size, tokens given and computed, and with UPerNet."""
+    for chip, batch in COMPILED_FOR.items():
+        devices = 1 if ":" not in chip else 4
+        flags = ["--compile_only", f"--chip={chip}"]
+        for variant in ("Ti/16", "S/16", "B/16", "L/16"):
+            size = f"--config.batch_size={devices * batch}"
+            for tokens in ("given", "computed"):
+                given = ["--tokens_given"] if tokens == "given" else []
+                yield f"{chip}, {variant}, tokens {tokens}", [f"{PRETRAIN}{variant}", *given, size, *flags]
+        size = f"--config.batch_size={devices * batch // 16}"
+        yield f"{chip}, UPerNet B/16, 512 px", ["configs/segment.py", size, *flags]
+
 
 # What each row measures, and the arguments of the benchmark that it stands for.
 ROWS = {
@@ -31,6 +60,7 @@ ROWS = {
         ("S/16, tokens given", [f"{PRETRAIN}S/16", "--tokens_given", "--config.batch_size=512"]),
         ("B/16 of 24 blocks, tokens given", [f"{PRETRAIN}768x24x12/16", "--tokens_given", "--config.batch_size=128"]),
     ),
+    "chips": tuple(_compiled_rows()),
     "cpu": (
         *(
             (
@@ -60,14 +90,24 @@ ROWS = {
 def main(argv: Sequence[str]) -> None:
     """`python -m beit_jax.benchmark table`, with the arguments behind that name."""
     parser = cli.Parser(prog="python -m beit_jax.benchmark table", description=__doc__)
-    parser.add_argument("device", choices=sorted(ROWS), help="kind of device, which has rows of its own")
+    parser.add_argument(
+        "device",
+        choices=sorted(ROWS),
+        help="cpu, gpu: measured on the device that is there, each with rows of its own; chips: compiled for chips that "
+        "need not be there",
+    )
+    parser.add_argument("--only", metavar="TEXT", default="", help="only the rows whose name contains this text")
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object at the end")
     settings = parser.parse_args(argv)
+    chosen = [row for row in ROWS[settings.device] if settings.only in row[0]]
+    if not chosen:
+        raise UserError(f"no row of {settings.device} contains {settings.only!r}; leave out --only to see their names")
     rows = []
-    print("\n".join(_heading()), flush=True)
-    for name, arguments in ROWS[settings.device]:
+    columns, cells = (sweep.COLUMNS, sweep.cells) if settings.device == "chips" else (MEASURED, _cells)
+    print("\n".join(sweep.heading("row", columns)), flush=True)
+    for name, arguments in chosen:
         rows.append({"row": name, "arguments": arguments, **_measure_row(settings.device, arguments)})
-        print(_line(rows[-1]), flush=True)
+        print(sweep.row(name, rows[-1], cells), flush=True)
     if settings.json:
         print(json.dumps({"rows": rows}))
 
@@ -82,19 +122,13 @@ def _measure_row(device: str, arguments: Sequence[str]) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _heading() -> Iterator[str]:
-    yield f"| row | {' | '.join(COLUMNS)} |"
-    yield f"| --- |{' --- |' * len(COLUMNS)}"
-
-
-def _line(figures: dict) -> str:
-    """A row in Markdown; of one that failed, "not measured" and the reason."""
-    if "error" in figures:
-        return f"| {figures['row']} | not measured: {figures['error'].replace('|', '/')} |{' |' * (len(COLUMNS) - 1)}"
+def _cells(figures: dict) -> list[str]:
+    """The values of `MEASURED`."""
     baseline = figures.get("baseline")
-    cells = [
+    return [
         f"{figures['images_per_second']:,.1f}",
         f"{figures['step_ms']:,.1f}",
+        "-" if figures.get("estimate_ms") is None else f"{figures['estimate_ms']:,.1f}",
         f"{figures['tflops']:.3g}",
         "not known" if figures["mfu"] is None else f"{figures['mfu']:.1%}",
         f"{figures['peak_bytes'] / 2**30:.2f}",
@@ -102,4 +136,3 @@ def _line(figures: dict) -> str:
         f"{baseline['images_per_second']:,.1f} images/s, {baseline['name']}" if baseline else "",
         f"{figures['ours_over_baseline']:.2f}" if baseline else "",
     ]
-    return f"| {figures['row']} | {' | '.join(cells)} |"

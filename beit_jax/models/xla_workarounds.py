@@ -110,8 +110,9 @@ def _float32_product_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array
 
 
 def _float32_product_backward(saved: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    _, pull = jax.vjp(jnp.matmul, *saved)
-    return pull(cotangent.astype(saved[0].dtype))
+    x, kernel = saved
+    rounded = cotangent.astype(x.dtype)
+    return rounded @ kernel.T, jnp.einsum("...i,...o->io", x, rounded)
 
 
 float32_product.defvjp(_float32_product_forward, _float32_product_backward)

@@ -16,8 +16,8 @@ def test_values_and_gradients(scaled):
     params["bias"] = jax.random.normal(keys[3], (4,))
 
     def plain(params, x, gamma):
-        y = x @ params["kernel"] + params["bias"]
-        return jnp.sum(jnp.sin(y if gamma is None else gamma * y))
+        y = x @ params["kernel"] + params["bias"][None, None]
+        return jnp.sum(jnp.sin(y if gamma is None else gamma[None, None] * y))
 
     def ours(params, x, gamma):
         return jnp.sum(jnp.sin(layer.apply({"params": params}, x, gamma)))
