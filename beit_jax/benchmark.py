@@ -1,7 +1,8 @@
 """Speed, memory and communication of the devices that are there, or of simulated ones.
 
   python -m beit_jax.benchmark --config configs/pretrain.py --config.batch_size=256
-      the training step on synthetic batches: images/s, MFU, memory; --vs=torch measures transformers' BEiT alternately
+      the training step on synthetic batches: images/s, MFU, memory; --vs=torch measures transformers' BEiT alternately;
+      without a batch, on the largest that an accelerator holds
   python -m beit_jax.benchmark table gpu
       every row of the table of docs/benchmarks.md, each in a process of its own
   python -m beit_jax.benchmark --config configs/pretrain.py:variant=L/16 --compile_only --devices=8 --config.mesh.fsdp=8
@@ -19,6 +20,7 @@ No checkpoints are read, and images only with --real. With --json the last line 
 
 import argparse
 import os
+import re
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
@@ -31,6 +33,7 @@ from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import membership
 
 STEPS = 20
+_BATCH_SIZE = re.compile(r"--config\.(\w+\.)?batch_size\b")
 SUBCOMMANDS = {"masks": masks.main, "input": input_pipeline.main, "table": table.main}
 
 
@@ -47,7 +50,16 @@ def main(argv: Sequence[str]) -> None:
         return compiled.run(config, args.stage, args.chip, args.tokens_given, args.json, args.sweep, args.largest_batch)
     from beit_jax.benchmarks import step
 
-    return step.run(config, args.stage, args.steps or STEPS, args.vs, args.tokens_given, args.real, args.json)
+    return step.run(
+        config,
+        args.stage,
+        args.steps or STEPS,
+        args.vs,
+        args.tokens_given,
+        args.real,
+        args.json,
+        largest=not any(_BATCH_SIZE.match(argument) for argument in argv),
+    )
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
@@ -148,7 +160,9 @@ def _parser() -> cli.Parser:
         help="compile for every combination of settings, a row each: --sweep model.unroll=1,3,12 model.remat=none,full",
     )
     parser.add_argument(
-        "--largest_batch", action="store_true", help="find the largest batch that the chip holds, and compile for it"
+        "--largest_batch",
+        action="store_true",
+        help="with --chip: find the largest batch that the chip holds, and compile for it",
     )
     parser.add_argument("--devices", type=positive_int, metavar="N", help="how many devices to compile for (default 1)")
     return parser

@@ -13,6 +13,7 @@ from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
 from beit_jax.own_images import some_sizes
+from beit_jax.tasks.encoder import describe_choices
 from beit_jax.training import memory_check
 
 HEAD = ("stage", "task", "images", "size", "model", "batch", "steps", "epochs", "warm-up", "lr", "minutes", "MiB")
@@ -36,6 +37,7 @@ def describe_stages(experiments: Mapping[str, Experiment], machine: Machine, pre
         [
             *lines,
             f"Minutes and MiB (of each device) are estimates for {machine.devices} {machine.kind} device(s){total}.",
+            *_choices(experiments),
             *_splits(experiments),
             *_label_maps(experiments),
             f"Each value can be set: {prefix}KEY=VALUE; --help lists the keys.",
@@ -62,6 +64,16 @@ def _cells(name: str, experiment: Experiment, machine: Machine) -> tuple[str, ..
         _minutes(experiment, machine),
         f"{memory_check.estimate(experiment) / 2**20:,.0f}",
     )
+
+
+def _choices(experiments: Mapping[str, Experiment]) -> list[str]:
+    """What was left to the device, a line for all stages that it decides alike."""
+    lines: dict[str, list[str]] = {}
+    for name, experiment in experiments.items():
+        if "unroll" in experiment.config.get("model", {}):
+            line = describe_choices(experiment.config.model, experiment.mesh.devices.flat[0])
+            lines.setdefault(line, []).append(name)
+    return [f"{', '.join(names)}: model's {line}." for line, names in lines.items() if line]
 
 
 def _minutes(experiment: Experiment, machine: Machine) -> str:

@@ -1,5 +1,6 @@
 """The training step on synthetic batches: images a second, and what fraction of the chip's peak that is."""
 
+import copy
 import itertools
 import json
 import time
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from beit_jax.benchmarks import chips, program, synthetic
+from beit_jax.benchmarks import chips, estimate, hlo, largest_batch, program, synthetic
 from beit_jax.benchmarks.timing import WARMUP_CALLS, time_alternately
 from beit_jax.errors import UserError
 from beit_jax.experiment import STEP, Experiment
@@ -19,6 +20,8 @@ from beit_jax.training import memory, memory_check, sharding
 from beit_jax.training.memory_limit import find_limit
 from beit_jax.typing import Batch, HostBatch
 
+CPU_BATCH = 8  # examples a device: on a CPU more of them are no faster
+FILLED = 0.95  # of the memory of an accelerator: its pieces do not fit together without gaps
 ROUNDS = 5  # measurements, of which the median counts
 
 
@@ -32,6 +35,7 @@ class CompiledStep:
     Attributes:
       compile_seconds: what tracing and compiling took.
       planned_bytes: what the compiler plans to take on each device.
+      estimated_seconds: of a step, see `estimate`; None for a CPU, and for chips that `chips` does not know.
       loss: of the last step.
       wait_seconds: spent waiting for batches so far.
     """
@@ -42,6 +46,7 @@ class CompiledStep:
         self.compile_seconds = time.perf_counter() - start
         memory_check.check_plan(experiment, STEP, self._update, limit)
         self.planned_bytes = memory.compiled_bytes_per_device(self._update)["peak"]
+        self.estimated_seconds = _estimate(experiment, self._update)
         self._mesh, self.loss, self.wait_seconds = experiment.mesh, float("nan"), 0.0
         self._state, self._frozen, self._key = experiment.fresh_state(), experiment.frozen, experiment.random_keys[1]
         if isinstance(batches, dict):
@@ -65,20 +70,70 @@ class CompiledStep:
             yield sharding.to_devices(self._mesh, {name: batch[name] for name in names})
 
 
+def _estimate(experiment: Experiment, compiled: jax.stages.Compiled) -> float | None:
+    chip = chips.chip_of(experiment.mesh.devices.flat[0].device_kind)
+    if chip is None or not chip.bandwidth:
+        return None
+    return sum(kernel.seconds for kernel in estimate.kernels(hlo.Program(compiled.as_text()), chip))
+
+
 def run(
-    config: ConfigDict, stage: str, steps: int, vs: str | None, tokens_given: bool, real: bool, as_json: bool
+    config: ConfigDict,
+    stage: str,
+    steps: int,
+    vs: str | None,
+    tokens_given: bool,
+    real: bool,
+    as_json: bool,
+    largest: bool = False,
 ) -> None:
     """Measures and prints.
+
+    Args:
+      config: as the command line made it.
+      stage: of a recipe; empty for a run.
+      steps: see `measure_step`, as are `vs`, `tokens_given` and `real`.
+      as_json: whether the last line is one JSON object.
+      largest: whether the batch is to be the largest that the devices hold; a CPU takes `CPU_BATCH` examples.
 
     Raises:
       UserError: the config is wrong or does not fit the devices, or there is nothing to compare with.
     """
     jax.config.update("jax_enable_compilation_cache", False)  # it would hide the time of compiling
-    figures = measure_step(program.complete_without_data(config, stage, dtype="auto"), steps, vs, tokens_given, real)
+    config = program.complete_without_data(config, stage, dtype="auto")
+    if largest:
+        config.batch_size = _largest_batch(config, tokens_given or bool(vs))
+    figures = measure_step(config, steps, vs, tokens_given, real)
     for line in _lines(figures):
         print(line)
     if as_json:
         print(json.dumps(figures))
+
+
+def _largest_batch(config: ConfigDict, tokens_given: bool) -> int:
+    """For the devices that there are.
+
+    Raises:
+      UserError: even the smallest batch does not fit, or the mesh does not fit the devices.
+    """
+    mesh = sharding.make_mesh(config.mesh)
+    limit = find_limit(mesh)
+    if limit is None or limit.on_host:
+        return CPU_BATCH * sharding.batch_shards(mesh)
+
+    def planned(batch: int) -> int | None:
+        changed = copy.deepcopy(config)
+        changed.batch_size = batch
+        task = synthetic.pretrain_on_given_tokens(changed) if tokens_given else None
+        traced = program.experiment_without_data(changed, task).trace_step()
+        try:
+            return memory.compiled_bytes_per_device(traced.lower().compile())["peak"]
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            return None
+
+    return largest_batch.find(planned, sharding.batch_shards(mesh), FILLED * limit.size)
 
 
 def measure_step(
@@ -94,7 +149,7 @@ def measure_step(
       real: whether batches are read from the config's data; otherwise they are synthetic.
 
     Returns:
-      `images_per_second`, `tflops` (10^12 model FLOPs a second), `mfu` (fraction of the chip's peak) and `peak_bytes`
+      `estimate_ms`, what the compiler says of `step_ms` (see `estimate`; None for a CPU); `images_per_second`, `tflops` (10^12 model FLOPs a second), `mfu` (fraction of the chip's peak) and `peak_bytes`
       of each device, None where not known (peak bytes of a CPU are those the compiler plans with); `step_ms`;
       `gflop_per_image`; `compile_seconds`; the last step's `loss`; `input_wait`, the fraction of time spent waiting for
       batches; what was measured; with `vs`, the figures of the `baseline`, and `ours_over_baseline`, the ratio of
@@ -177,6 +232,7 @@ def _figures(
         "tokens_given": tokens_given,
         "images_per_second": speed,
         "step_ms": seconds * 1e3,
+        "estimate_ms": step.estimated_seconds and step.estimated_seconds * 1e3,
         "gflop_per_image": per_image and per_image / 1e9,
         "tflops": per_image and per_image * speed / 1e12,
         "mfu": per_image * speed / peak if per_image and peak else None,
@@ -192,7 +248,8 @@ def _lines(figures: dict[str, Any]) -> Iterator[str]:
     tokens = ", tokens given" if figures["tokens_given"] else ""
     devices = f"{figures['devices']} {figures['device']} device(s)"
     yield f"{name}: training step, batch {figures['batch_size']}, {figures['dtype']}{tokens}, on {devices}"
-    yield f"  {figures['images_per_second']:,.1f} images/s per device, {figures['step_ms']:,.1f} ms a step"
+    estimate = "" if figures["estimate_ms"] is None else f" (estimate: {figures['estimate_ms']:,.1f})"
+    yield f"  {figures['images_per_second']:,.1f} images/s per device, {figures['step_ms']:,.1f} ms a step{estimate}"
     if figures["tflops"] is not None:
         mfu = "MFU not known for this chip and type" if figures["mfu"] is None else f"MFU {figures['mfu']:.1%}"
         yield f"  {figures['tflops']:.3g} TFLOP/s at {figures['gflop_per_image']:.5g} GFLOP an image, {mfu}"

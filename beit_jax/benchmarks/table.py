@@ -46,6 +46,11 @@ ROWS = {
     "gpu": (
         ("B/16, tokens given", [f"{PRETRAIN}B/16", "--tokens_given", "--config.batch_size=256"]),
         ("B/16, tokens computed", [f"{PRETRAIN}B/16", "--config.batch_size=256"]),
+        ("B/16, tokens given, the largest batch", [f"{PRETRAIN}B/16", "--tokens_given"]),
+        (
+            "B/16, tokens given, attention plain",
+            [f"{PRETRAIN}B/16", "--tokens_given", "--config.batch_size=256", "--config.model.attention=plain"],
+        ),
         *(
             (f"B/16, baseline {baseline}", [f"{PRETRAIN}B/16", f"--vs={baseline}", "--config.batch_size=256"])
             for baseline in BASELINES
@@ -93,8 +98,8 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument(
         "device",
         choices=sorted(ROWS),
-        help="cpu, gpu: measured on the device that is there, each with rows of its own; chips: compiled for chips that "
-        "need not be there",
+        help="cpu, gpu: measured on the device that is there, each with rows of its own; chips: compiled for chips "
+        "that need not be there",
     )
     parser.add_argument("--only", metavar="TEXT", default="", help="only the rows whose name contains this text")
     parser.add_argument("--json", action="store_true", help="print all figures as one JSON object at the end")
