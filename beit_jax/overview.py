@@ -68,12 +68,12 @@ def _cells(name: str, experiment: Experiment, machine: Machine) -> tuple[str, ..
 
 def _choices(experiments: Mapping[str, Experiment]) -> list[str]:
     """What was left to the device, a line for all stages that it decides alike."""
-    lines: dict[str, list[str]] = {}
-    for name, experiment in experiments.items():
-        if "unroll" in experiment.config.get("model", {}):
-            line = describe_choices(experiment.config.model, experiment.mesh.devices.flat[0])
-            lines.setdefault(line, []).append(name)
-    return [f"{', '.join(names)}: model's {line}." for line, names in lines.items() if line]
+    lines = []
+    for experiment in experiments.values():
+        model = experiment.config.get("model", {})
+        if "unroll" in model:
+            lines.append(describe_choices(model, experiment.mesh.devices.flat[0]))
+    return list(dict.fromkeys(filter(None, lines)))
 
 
 def _minutes(experiment: Experiment, machine: Machine) -> str:

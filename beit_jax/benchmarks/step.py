@@ -149,7 +149,8 @@ def measure_step(
       real: whether batches are read from the config's data; otherwise they are synthetic.
 
     Returns:
-      `estimate_ms`, what the compiler says of `step_ms` (see `estimate`; None for a CPU); `images_per_second`, `tflops` (10^12 model FLOPs a second), `mfu` (fraction of the chip's peak) and `peak_bytes`
+      `estimate_ms`, what the compiler says of `step_ms`, see `estimate`; `images_per_second`, `tflops` (10^12 model
+      FLOPs a second), `mfu` (fraction of the chip's peak) and `peak_bytes`
       of each device, None where not known (peak bytes of a CPU are those the compiler plans with); `step_ms`;
       `gflop_per_image`; `compile_seconds`; the last step's `loss`; `input_wait`, the fraction of time spent waiting for
       batches; what was measured; with `vs`, the figures of the `baseline`, and `ours_over_baseline`, the ratio of

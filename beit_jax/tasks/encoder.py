@@ -83,9 +83,7 @@ def describe_choices(section: ConfigDict, device: jax.Device) -> str:
     chosen, cpu = chosen_by_device(section, device), device.platform == "cpu"
     reasons = {
         "dtype": "",
-        "remat": "a CPU computes faster than it reads"
-        if cpu
-        else "the memory is there, or optimizer.accumulate saves it",
+        "remat": "a CPU computes faster than it reads" if cpu else "accumulating gradients saves more",
         "unroll": "one block compiles fastest" if cpu else "blocks side by side copy nothing",
         "attention": "weights stay on the chip",
     }
@@ -93,8 +91,8 @@ def describe_choices(section: ConfigDict, device: jax.Device) -> str:
         fused = "cudnn" if device.platform == "gpu" else "pallas"
         reasons["attention"] = f"{fused} is for {_hindrance(fused, section, chosen['dtype'], device)}"
     left = [key for key in reasons if section[key] in ("auto", 0) and not (cpu and key == "attention")]
-    words = [f"{key}={chosen[key]}{f' ({reasons[key]})' if reasons[key] else ''}" for key in left]
-    return f"chosen for {device.device_kind}: {', '.join(words)}" if words else ""
+    words = [f"model.{key}={chosen[key]}{f' ({reasons[key]})' if reasons[key] else ''}" for key in left]
+    return f"Chosen for {device.device_kind}: {', '.join(words)}." if words else ""
 
 
 def check_device(section: ConfigDict, device: jax.Device) -> None:
