@@ -41,11 +41,20 @@ CHIPS = (
     Chip("v5e", r"^TPU (v5 lite|v5e)$", 197e12, 15.75 * GIB, 0.819e12, 1.5e9),  # cloud.google.com/tpu/docs/v5e
     Chip("v5p", r"^TPU (v5|v5p)$", 459e12, 95.74 * GIB, 2.765e12, 1.75e9),  # cloud.google.com/tpu/docs/v5p
     Chip("v6e", r"^TPU (v6 lite|v6e)$", 918e12, 31.25 * GIB, 1.64e12, 1.75e9),  # cloud.google.com/tpu/docs/v6e
+    # cloud.google.com/tpu/docs/tpu7x, half a chip; its clock is not published: with this one, a product reaches 80%
+    Chip("tpu7x", r"^TPU7x$", 1153.5e12, 95.0 * GIB, 3.69e12, 2.2e9),
 )
 GPUS = tuple(chip.name for chip in CHIPS if chip.cores)
 TPUS = tuple(chip.name for chip in CHIPS if chip.clock)
-DEFAULT_TOPOLOGY = {"v4": "2x2x1", "v5p": "2x2x1"}  # the smallest host; else 2x2
+DEFAULT_TOPOLOGY = {"v4": "2x2x1", "v5p": "2x2x1", "tpu7x": "2x2x1"}  # the smallest host; else 2x2
 
+# libtpu asks neither a cloud nor its host, and does not mind other processes that compile.
+TPU_SETTINGS = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 CUDNN = 91900  # the version that programs for absent GPUs are made for
 
 # A description such as those in xla/tools/hlo_opt/gpu_specs.
@@ -82,7 +91,7 @@ def prepare_to_compile(name: str) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_enable_triton_gemm=false".strip()
     else:
-        os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_ACCELERATOR_TYPE="v5litepod-4", TPU_WORKER_HOSTNAMES="localhost")
+        os.environ.update(**TPU_SETTINGS)
 
 
 def check_name(name: str) -> None:
@@ -121,7 +130,8 @@ def absent_devices(name: str) -> "list[jax.Device]":
             _trace_cudnn_without_gpu()
         else:
             full = f"{kind}:{topology or DEFAULT_TOPOLOGY.get(kind, '2x2')}"
-            described = topologies.get_topology_desc(full, "tpu")
+            alone = {"chips_per_host_bounds": (1, 1, 1)} if set(full.partition(":")[2]) <= set("1x") else {}
+            described = topologies.get_topology_desc(full, "tpu", **alone)
     except Exception as error:  # libtpu's, of several types
         raise UserError(f"found --chip={name}: {str(error).splitlines()[0]}; give a topology such as 2x2") from error
     return list(described.devices)

@@ -20,6 +20,8 @@ from beit_jax.experiment import Experiment
 from beit_jax.training import memory, sharding
 
 LINES = 20  # of the table of parts
+# What libtpu says of programs that are too large, and of those that are far too large.
+OUT_OF_MEMORY = re.compile(r"(?:Used |temporaries \()([\d.]+\w+)\)? (?:of|exceeds available HBM) \(?([\d.]+\w+)")
 REMATERIALIZATION = "nvoluntary full rematerialization"  # XLA could reshard only by gathering all of an array
 
 
@@ -179,7 +181,7 @@ def _memory_errors(experiment: Experiment) -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        found = re.search(r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm", str(error))
+        found = OUT_OF_MEMORY.search(str(error))
         if not found:
             raise
         raise TooLargeError(

@@ -45,11 +45,11 @@ def cudnn_attention(
         rearrange(padded @ part.astype(x.dtype), "b n (h c) -> b n h c", h=heads)
         for part in rearrange(kernel, "d (h i c) -> i d (h c)", h=heads, i=3)
     )
-    query, value = (y + biases.astype(x.dtype) for y, biases in ((query, added[0]), (value, added[1])))
+    query, value = (y + biases.astype(x.dtype)[None, None] for y, biases in ((query, added[0]), (value, added[1])))
     ends = ((0, 0), (0, 0), (0, excess))
     lowest = jnp.finfo(x.dtype).min / 2  # no weight, and finite in sums
     columns = jnp.pad(bias.astype(x.dtype), (*ends, (0, excess)))
-    columns = jnp.where(jnp.arange(tokens + excess) < tokens, columns, jnp.asarray(lowest, x.dtype))
+    columns = jnp.where((jnp.arange(tokens + excess) < tokens)[None, None, None], columns, jnp.asarray(lowest, x.dtype))
     attend = functools.partial(jax.nn.dot_product_attention, implementation=implementation)
     examples, split = batch_axes(len(x)) or None, heads_axes(heads) or None
     of_heads = P(examples, None, split)
@@ -64,7 +64,14 @@ def has_cudnn(device: jax.Device) -> bool:
 
 
 @functools.cache
-def fault(tokens: int, heads: int, size: int, device: jax.Device, implementation: str = "cudnn") -> str:
+def fault(
+    tokens: int,
+    heads: int,
+    size: int,
+    device: jax.Device,
+    implementation: str = "cudnn",
+    dtype: jnp.dtype = jnp.bfloat16,
+) -> str:
     """What is wrong with cuDNN's attention on a device, as one line; empty if it computes what XLA does.
 
     cuDNN's versions differ in what they support, so that only a trial tells. It takes about a second. A device for
@@ -76,6 +83,7 @@ def fault(tokens: int, heads: int, size: int, device: jax.Device, implementation
       size: c, of a head.
       device: the GPU.
       implementation: that on trial.
+      dtype: of the products.
     """
     if device not in jax.local_devices():
         return ""
@@ -93,7 +101,7 @@ def fault(tokens: int, heads: int, size: int, device: jax.Device, implementation
 
     gradient = jax.jit(jax.value_and_grad(loss), static_argnums=(1, 2))
     try:
-        found = jax.device_get(gradient(arrays, jnp.bfloat16, implementation))
+        found = jax.device_get(gradient(arrays, dtype, implementation))
     except Exception as error:  # JAX's, XLA's or cuDNN's, of several types
         return str(error).splitlines()[0]
     expected = jax.device_get(gradient(arrays, jnp.float32, "xla"))
