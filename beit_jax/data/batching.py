@@ -151,4 +151,8 @@ def _options() -> tf.data.Options:
     # The input has threads of its own, and runs one image on one thread: JAX's host threads are left alone.
     options.threading.private_threadpool_size = os.cpu_count() or 1
     options.threading.max_intra_op_parallelism = 1
+    # The graph is as it should run, and says how parallel: for small images, TensorFlow's tuner, which measures every
+    # operation, and its rewriting of the graph took a third of the input's CPU time.
+    options.autotune.enabled = False
+    options.experimental_optimization.apply_default_optimizations = False
     return options

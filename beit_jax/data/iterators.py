@@ -12,6 +12,8 @@ from beit_jax.data.records.stored_tokens import TokenReader
 from beit_jax.data.sources.source import Source
 from beit_jax.runtime.heap import trim_heap
 
+KEPT_BYTES = 2**26  # of an evaluation set that is kept: to start its input anew takes a second, whatever its size
+
 
 class TrainStream:
     """Endless iterator over the training batches of one process, from a given step on.
@@ -50,7 +52,7 @@ class TrainStream:
 
 
 class EvalSet:
-    """The padded batches of one process, over which one can iterate again and again.
+    """The padded batches of one process, over which one can iterate again and again; a small set is read only once.
 
     `valid`, bool `[b]`, tells the examples that count from those that only fill a batch.
     """
@@ -58,11 +60,26 @@ class EvalSet:
     def __init__(self, source: Source, dataset: tf.data.Dataset, num_batches: int, unreadable: UnreadableImages):
         self.num_examples, self.num_classes = source.num_examples, source.num_classes
         self._dataset, self._num_batches, self._unreadable = dataset, num_batches, unreadable
+        self._kept: list[dict[str, np.ndarray]] | None = None  # all batches, once they are read, if they are small
 
     def __len__(self) -> int:
         return self._num_batches
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        if self._kept is not None:
+            yield from map(dict, self._kept)
+            return
+        kept, size = [], 0
+        for batch in self._read():
+            size += sum(values.nbytes for values in batch.values())
+            if size <= KEPT_BYTES:
+                kept.append(dict(batch))
+            else:
+                kept.clear()
+            yield batch
+        self._kept = kept or None
+
+    def _read(self) -> Iterator[dict[str, np.ndarray]]:
         self._unreadable.restart()
         batches = self._dataset.as_numpy_iterator()
         for _ in range(self._num_batches):

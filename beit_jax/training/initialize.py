@@ -24,6 +24,8 @@ from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
 
+# For programs that run once: XLA for CPU compiles them in a third of the time, to the same numbers.
+RUN_ONCE = {"xla_backend_optimization_level": 1}
 ADVICE = "choose the same model, or name the parameters that may differ in init_optional"
 
 
@@ -150,6 +152,7 @@ def fresh_state(
     create = jax.jit(
         lambda key: train_step.new_state(task, optimizer, key, abstract.ema is not None),
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        compiler_options=RUN_ONCE if jax.default_backend() == "cpu" else None,
     )
     return create(key)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +12,7 @@ import tensorflow as tf
 from beit_jax.errors import UserError
 
 BLOCK = 16  # elements
+_as_it_is = tf.autograph.experimental.do_not_convert  # the code has no Python that TensorFlow would need to rewrite
 # In messages of TensorFlow: nodes of its graphs, and its iterators.
 _INTERNALS = re.compile(r"\{\{.*?\}\} | \[Op:.*|Error in user-defined function passed to \S+ .*iterator: \S+: ")
 
@@ -68,18 +70,26 @@ def map_with_fallback(
 
     Errors are caught for a block of elements at once, so that the cost of catching them is paid once for each block; if
     one element of a block fails, all of them take the fallback.
+
+    Each block is a data set inside `interleave`, which prepares `function` once for all blocks. With
+    `get_single_element`, TensorFlow prepares it again for each block, one block at a time.
     """
     traced_once = tf.function(function, autograph=False)
+    cores = os.cpu_count() or 1
 
-    def on_block(prepare: Callable[..., Any]) -> Callable[[Any], Any]:
-        def run(block: Any) -> Any:
-            elements = tf.data.Dataset.from_tensor_slices(block)
-            return elements.map(lambda *element: traced_once(prepare(*element))).batch(BLOCK).get_single_element()
+    def results(prepare: Callable[..., Any], block: Any) -> tf.data.Dataset:
+        elements = tf.data.Dataset.from_tensor_slices(block)
+        return elements.map(_as_it_is(lambda *element: traced_once(prepare(*element))))
 
-        return run
+    def run_block(*block: Any) -> tf.data.Dataset:
+        size = _length(block)
+        without_failed = results(prepare, block).ignore_errors(log_warning=False).batch(BLOCK)
+        complete = without_failed.filter(_as_it_is(lambda *batch: tf.equal(_length(batch), size)))
+        return complete.concatenate(results(fallback, block).batch(BLOCK)).take(1)
 
-    def run_block(*block: Any) -> Any:
-        return first_that_works(block, on_block(prepare), on_block(fallback))
+    blocks = dataset.batch(BLOCK)
+    return blocks.interleave(_as_it_is(run_block), cycle_length=cores, num_parallel_calls=cores).unbatch()
 
-    run_block = tf.autograph.experimental.do_not_convert(run_block)
-    return dataset.batch(BLOCK).map(run_block, num_parallel_calls=tf.data.AUTOTUNE).unbatch()
+
+def _length(batch: Any) -> tf.Tensor:
+    return tf.shape(tf.nest.flatten(batch)[0])[0]
