@@ -23,7 +23,7 @@ MEASURED = (
 )
 PRETRAIN = "configs/pretrain.py:variant="
 # Chips that a program is compiled for, and the batch of one device that suits them.
-COMPILED_FOR = {"v5e:2x2": 64, "v5p:2x2x1": 128, "v6e:2x2": 128, "h200": 256}
+COMPILED_FOR = {"v5e:2x2": 64, "v5p:2x2x1": 128, "v6e:2x2": 64, "h200": 256}
 BASELINES = ("torch", "torch_compiled", "timm", "timm_compiled")  # of --vs; the first two are transformers'
 
 
