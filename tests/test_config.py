@@ -58,7 +58,7 @@ def test_defaults_are_valid_and_survive_json(task):
         ({"model.variant": "Q/16"}, "Q/16"),
         ({"data.ops": ""}, "data.ops is empty"),
         ({"model.remat": "foo"}, "model.remat='foo'; expected one of auto, none, full, dots_saveable"),
-        ({"model.unroll": 0}, "model.unroll=0; expected at least 1"),
+        ({"model.unroll": -1}, "model.unroll=-1; expected at least 0"),
         ({"mesh.data": 0}, "mesh.data=0; expected at least 1, or -1"),
         ({"mesh.fsdp": -2}, "mesh.fsdp=-2; expected at least 1, or -1"),
         ({"init_optional": ("(",)}, r"init_optional=\('\(',\); expected regular expressions, and '\(' is none"),

@@ -42,9 +42,8 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
         ),
         attention=Key(
             "auto",
-            "plain, or what keeps the weights on the chip: pallas, a kernel for TPUs, or cudnn, for NVIDIA's GPUs; "
-            "auto: by the device, cudnn after a trial",
-            choices=("auto", "plain", "pallas", "cudnn"),
+            "what computes attention: plain JAX, a kernel for TPUs (pallas), or cudnn; auto: by the device",
+            choices=("auto", *variants.ATTENTIONS),
         ),
     )
 

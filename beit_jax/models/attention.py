@@ -1,7 +1,5 @@
 """Multi-head self-attention as in BEiT (`Attention` in the official `modeling_finetune.py`)."""
 
-from typing import Literal
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -10,11 +8,11 @@ from jax.nn.initializers import Initializer
 
 from beit_jax.models.gpu_attention import cudnn_attention
 from beit_jax.models.relative_position import RelativePositionBias
-from beit_jax.models.scaled_linear import ScaledLinear
-from beit_jax.models.tpu_attention import fused_attention
+from beit_jax.models.scaled_linear import Kernel, ScaledLinear
+from beit_jax.models.tpu_attention import pallas_attention
 from beit_jax.models.xla_workarounds import add_bias
 
-Implementation = Literal["plain", "pallas", "cudnn"]
+FUSED = {"pallas": pallas_attention, "cudnn": cudnn_attention}
 
 
 class Attention(nn.Module):
@@ -23,15 +21,12 @@ class Attention(nn.Module):
     Keys have no bias: it would add the same to all logits of a query, and the softmax cancels that.
 
     Parameters, with c = d/h: `qkv/kernel` `[d, (h 3 c)]`, `q_bias` and `v_bias` `[h, c]`, `proj/kernel` `[(h c), d]`.
-    The columns of a head lie together, so that tensor parallelism splits heads and nothing else. Axes are merged,
-    because TPUs pad the last two: `[d, 3, h, c]` would take 2.7 times the memory, in parameters and optimizer.
+    The columns of a head lie together for tensor parallelism; axes are merged because TPUs pad the last two.
 
     Attributes (others as in `Block`):
-      kernel_init: initializer of `qkv/kernel`.
-      proj_init: initializer of `proj/kernel`.
+      kernel_init, proj_init: initializers of `qkv/kernel` and `proj/kernel`.
       dtype: of the matrix products; logits and softmax are float32.
-      implementation: what computes attention: plain JAX, a kernel for TPUs (`tpu_attention`), or cuDNN
-        (`gpu_attention`). Without a bias, and where weights are sown, it is plain JAX.
+      implementation: one of `variants.ATTENTIONS`; without a bias, and where weights are sown, it is "plain".
     """
 
     heads: int
@@ -39,7 +34,7 @@ class Attention(nn.Module):
     kernel_init: Initializer
     proj_init: Initializer
     dtype: jnp.dtype = jnp.float32
-    implementation: Implementation = "plain"
+    implementation: str = "plain"
 
     @nn.compact
     def __call__(self, x: jax.Array, bias: jax.Array | None = None, gamma: jax.Array | None = None) -> jax.Array:
@@ -57,44 +52,28 @@ class Attention(nn.Module):
         kernel = Kernel(self.kernel_init, name="qkv")((width, 3 * width)).astype(self.dtype)
         shape = (self.heads, width // self.heads)
         query, value = (self.param(name, nn.initializers.zeros, shape, jnp.float32) for name in ("q_bias", "v_bias"))
-        added = jnp.stack([query, jnp.zeros(shape), value], axis=1).reshape(-1)
         if self.grid is not None:
             own = RelativePositionBias(self.heads, self.grid, name="relative_position")(x.shape[0])
             bias = own if bias is None else bias + own
-        x = x.astype(self.dtype)
-        if self.implementation == "plain" or bias is None or self.is_mutable_collection("intermediates"):
-            mixed = self._attend(x @ kernel + added.astype(self.dtype)[None, None], bias)
-        elif self.implementation == "pallas":
-            mixed = fused_attention(x @ kernel, added, bias, self.heads)
-        else:
-            mixed = cudnn_attention(x, kernel, (query, value), bias)
+        plain = self.implementation == "plain" or bias is None or self.is_mutable_collection("intermediates")
+        attend = self._attend if plain else FUSED[self.implementation]
+        mixed = attend(x.astype(self.dtype), kernel, (query, value), bias)
         return ScaledLinear(width, self.proj_init, self.dtype, name="proj")(mixed, gamma)[:, :tokens]
 
-    def _attend(self, projected: jax.Array, bias: jax.Array | None) -> jax.Array:
-        """`[b, n, (h 3 c)]` -> `[b, n, (h c)]`."""
-        query, key, value = jnp.unstack(rearrange(projected, "b n (h i c) -> b n h i c", h=self.heads, i=3), axis=3)
+    def _attend(self, x: jax.Array, kernel: jax.Array, added: tuple, bias: jax.Array | None) -> jax.Array:
+        """As `gpu_attention.cudnn_attention`."""
+        projected = rearrange(x @ kernel, "b n (h i c) -> b n h i c", h=self.heads, i=3)
+        query, key, value = jnp.unstack(projected, axis=3)
+        query = query + added[0].astype(self.dtype)[None, None]
+        value = value + added[1].astype(self.dtype)[None, None]
         weights = attention_weights(query, key, bias)
         self.sow("intermediates", "weights", weights)
         mixed = jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), value)
         return rearrange(mixed, "b n h c -> b n (h c)")
 
 
-class Kernel(nn.Module):
-    """The parameter `kernel` alone, for a product that is computed elsewhere."""
-
-    init_kernel: Initializer
-
-    @nn.compact
-    def __call__(self, shape: tuple[int, int]) -> jax.Array:
-        """float32 of `shape`."""
-        return self.param("kernel", self.init_kernel, shape, jnp.float32)
-
-
 def attention_weights(query: jax.Array, key: jax.Array, bias: jax.Array | None) -> jax.Array:
     """softmax(q k^T / sqrt(d/h) + bias), float32 `[b, h, n, n]`; rows belong to queries and sum to one.
-
-    `jax.nn.dot_product_attention` cannot be used: its path without cuDNN cannot be differentiated in bfloat16 under
-    strict dtype promotion.
 
     Args:
       query: `[b, n, h, d/h]`.

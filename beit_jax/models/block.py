@@ -5,8 +5,9 @@ import jax
 import jax.numpy as jnp
 from jax.nn.initializers import Initializer
 
-from beit_jax.models.attention import Attention, Implementation
+from beit_jax.models.attention import Attention
 from beit_jax.models.constrain import batch_sharded
+from beit_jax.models.drop_path import drop_path
 from beit_jax.models.initializers import divided
 from beit_jax.models.layer_norm import LayerNorm
 from beit_jax.models.scaled_linear import ScaledLinear
@@ -37,7 +38,7 @@ class Block(nn.Module):
     collect: bool
     norm_eps: float
     kernel_init: Initializer
-    attention: Implementation = "plain"
+    attention: str = "plain"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
@@ -54,12 +55,10 @@ class Block(nn.Module):
         """
         x = batch_sharded(x)
         end_init = divided(self.kernel_init, jnp.sqrt(2.0 * (layer.index + 1).astype(jnp.float32)))
-        attention = Attention(
-            self.heads, self.grid, self.kernel_init, end_init, self.dtype, self.attention, name="attn"
-        )
+        attend = Attention(self.heads, self.grid, self.kernel_init, end_init, self.dtype, self.attention, name="attn")
         mlp = Mlp(self.mlp_ratio * x.shape[-1], self.kernel_init, end_init, self.dtype, name="mlp")
         gamma_1, gamma_2 = (self._gamma(name, x.shape[-1]) for name in ("gamma_1", "gamma_2"))
-        x = x + self._kept(attention(self._norm("norm1", x), bias, gamma_1), layer)
+        x = x + self._kept(attend(self._norm("norm1", x), bias, gamma_1), layer)
         x = x + self._kept(mlp(self._norm("norm2", x), gamma_2), layer)
         x = batch_sharded(x)
         return x, x if self.collect else None
@@ -68,8 +67,7 @@ class Block(nn.Module):
         return LayerNorm(self.norm_eps, name=name)(x).astype(self.dtype)
 
     def _gamma(self, name: str, width: int) -> jax.Array | None:
-        init = nn.initializers.constant(self.layer_scale)
-        return self.param(name, init, (width,), jnp.float32) if self.layer_scale else None
+        return self.param(name, nn.initializers.constant(self.layer_scale), (width,)) if self.layer_scale else None
 
     def _kept(self, y: jax.Array, layer: Layer) -> jax.Array:
         y = y.astype(jnp.float32)
@@ -89,15 +87,3 @@ class Mlp(nn.Module):
         """`[b, n, d]` -> `[b, n, d]` in `dtype`; `gamma`: see `ScaledLinear`."""
         y = gelu(nn.Dense(self.hidden, kernel_init=self.kernel_init, dtype=self.dtype, name="fc1")(x))
         return ScaledLinear(x.shape[-1], self.end_init, self.dtype, name="fc2")(y, gamma)
-
-
-def drop_path(key: jax.Array, y: jax.Array, rate: jax.Array) -> jax.Array:
-    """Stochastic depth (arXiv 1603.09382): `y` `[b, n, d]`, each example 0 at probability `rate`, else y / (1 - rate).
-
-    Args:
-      key: random key.
-      y: `[b, n, d]`.
-      rate: scalar in [0, 1).
-    """
-    kept = jax.random.bernoulli(key, 1.0 - rate, (y.shape[0], 1, 1))
-    return y * (kept.astype(jnp.float32) / (1.0 - rate)).astype(y.dtype)

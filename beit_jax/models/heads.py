@@ -54,7 +54,6 @@ class MaskedImageModel(nn.Module):
           train: whether stochastic depth is on (rng `drop_path`).
         """
         x = self.encoder(images, mask, train=train)
-        # The class token is first.
         x = x[:, 1:] if positions is None else jnp.take_along_axis(x, positions[..., None] + 1, axis=1)
         kernel_init = initializers(self.encoder.init_scheme, self.encoder.patch_size).weight
         return Logits(self.vocab, kernel_init, self.encoder.dtype, name="lm_head")(x)

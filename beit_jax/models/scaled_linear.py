@@ -1,4 +1,4 @@
-"""A linear layer whose outputs LayerScale multiplies."""
+"""A linear layer whose outputs LayerScale multiplies, and the kernel of one that is computed elsewhere."""
 
 import flax.linen as nn
 import jax
@@ -30,3 +30,14 @@ class ScaledLinear(nn.Module):
         if gamma is not None:
             kernel, bias = kernel * gamma[None], bias * gamma
         return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)[None, None]
+
+
+class Kernel(nn.Module):
+    """The parameter `kernel` alone, for a product that is computed elsewhere."""
+
+    init_kernel: Initializer
+
+    @nn.compact
+    def __call__(self, shape: tuple[int, int]) -> jax.Array:
+        """float32 of `shape`."""
+        return self.param("kernel", self.init_kernel, shape, jnp.float32)

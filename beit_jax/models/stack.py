@@ -34,7 +34,7 @@ def stacked(block: type[nn.Module], depth: int, remat: str, unroll: int) -> type
       depth: number of blocks L.
       remat: what the backward pass recomputes: "none", "full" (each block, from its input), or the name of one of
         REMAT_POLICIES, which says what is saved; the rest is recomputed.
-      unroll: blocks in one iteration of the scan.
+      unroll: blocks in one iteration of the scan; with more, a step may be faster, and compiling slower.
     """
     return nn.scan(
         _rematerialized(block, remat, unroll),

@@ -26,6 +26,13 @@ FAST_MEMORY = 60 << 20  # bytes; v5p has 64 MiB, v5e and v6e have 128
 INTERMEDIATES = 8  # float32 `[n, n]` that the backward pass of one head may have at once
 
 
+def pallas_attention(x: jax.Array, kernel: jax.Array, added: tuple[jax.Array, jax.Array], bias: jax.Array) -> jax.Array:
+    """As `gpu_attention.cudnn_attention`; returns as many tokens as there are."""
+    query, value = added
+    columns = jnp.stack([query, jnp.zeros_like(query), value], axis=1).reshape(-1)
+    return fused_attention(x @ kernel, columns, bias, len(query))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def fused_attention(
     projected: jax.Array, added: jax.Array, bias: jax.Array, heads: int, interpret: bool = False

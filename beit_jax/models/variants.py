@@ -13,6 +13,9 @@ REMAT_POLICIES = (
     "nothing_saveable",
 )
 
+# What computes attention: JAX, a kernel for TPUs (`tpu_attention`), or cuDNN (`gpu_attention`).
+ATTENTIONS = ("plain", "pallas", "cudnn")
+
 # Of layer norms: the gradient of one of equal numbers, as in a patch of one colour, has a factor of epsilon ** -1.5.
 SMALLEST_EPSILON = 1e-20
 

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from beit_jax.errors import UserError
-from beit_jax.models.attention import Implementation
 from beit_jax.models.block import Block
 from beit_jax.models.constrain import batch_sharded
 from beit_jax.models.initializers import Scheme, initializers
@@ -38,9 +37,8 @@ class Encoder(nn.Module):
       mask_token: whether there is a token that takes the place of masked patches.
       final_norm: whether the result passes a layer norm.
       init_scheme: see `initializers`.
-      remat: what the backward pass recomputes; see `stacked`.
-      unroll: blocks in one iteration of the scan over blocks; with more, a step may be faster, and compiling slower.
-      attention: what computes attention, see `Attention`.
+      remat, unroll: see `stacked`.
+      attention: what computes attention, one of `variants.ATTENTIONS`.
       dtype: of the matrix products; tokens between blocks, norms, softmax and LayerScale are float32.
     """
 
@@ -59,7 +57,7 @@ class Encoder(nn.Module):
     init_scheme: Scheme = "pretrain"
     remat: str = "none"
     unroll: int = 1
-    attention: Implementation = "plain"
+    attention: str = "plain"
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
