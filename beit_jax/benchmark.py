@@ -2,7 +2,7 @@
 
   python -m beit_jax.benchmark --config configs/pretrain.py --config.batch_size=256
       the training step on synthetic batches: images/s, MFU, memory; --vs=torch measures transformers' BEiT alternately;
-      without a batch, on the largest that an accelerator holds
+      without a batch, on the largest that an accelerator holds, and on 8 examples for a CPU
   python -m beit_jax.benchmark table gpu
       every row of the table of docs/benchmarks.md, each in a process of its own
   python -m beit_jax.benchmark --config configs/pretrain.py:variant=L/16 --compile_only --devices=8 --config.mesh.fsdp=8
@@ -69,7 +69,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, ConfigDict]:
     if args.help:
         cli.print_help(parser, args.config, rest)
     with mistakes.collected():
-        _check_flags(args)
+        _check_flags(args, rest)
         _choose_devices(args)
     with mistakes.collected():
         config = cli.load_config(parser, args, rest)
@@ -95,7 +95,7 @@ def _choose_devices(args: argparse.Namespace) -> None:
         jax.config.update("jax_num_cpu_devices", args.devices or 1)
 
 
-def _check_flags(args: argparse.Namespace) -> None:
+def _check_flags(args: argparse.Namespace, rest: Sequence[str]) -> None:
     mistakes = Mistakes()
     if args.compile_only and (args.vs or args.real or args.steps is not None):
         mistakes.add("--compile_only runs no step; leave out --vs, --real and --steps")
@@ -107,6 +107,11 @@ def _check_flags(args: argparse.Namespace) -> None:
         mistakes.add("--devices is for simulated devices; --chip has its number in the topology, such as v5e:4x4")
     if (args.sweep or args.largest_batch) and not args.compile_only:
         mistakes.add("--sweep and --largest_batch compile and run nothing; add --compile_only")
+    given = any(map(_BATCH_SIZE.match, rest))
+    if args.largest_batch and given:
+        mistakes.add("--largest_batch finds the batch; leave out --config.batch_size")
+    if args.vs and not args.compile_only and not given:
+        mistakes.add("--vs compares at one batch, which both must hold; give --config.batch_size")
     if args.largest_batch and not args.chip:
         mistakes.add("--largest_batch looks for what a chip holds; name it with --chip, such as v5e:2x2 or h200")
     with mistakes.collected():

@@ -27,7 +27,7 @@ from beit_jax.experiment_data import ExperimentData
 from beit_jax.experiment_splits import check_unchanged
 from beit_jax.experiment_start import fill_in_labels, fill_in_statistics, find_start
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
-from beit_jax.tasks.encoder import check_device
+from beit_jax.tasks.device_choices import check_devices
 from beit_jax.tasks.task import Task
 from beit_jax.training import initialize, memory, memory_check, optimizer, sharding, train_step
 from beit_jax.training.evaluation import Evaluator
@@ -113,7 +113,7 @@ class Experiment:
     def check_batch(self) -> None:
         """Raises UserError if the mesh does not split a micro-batch evenly, or the model is for other devices."""
         sharding.check_batch(self.mesh, self.config.batch_size, self.config.optimizer.accumulate)
-        check_device(self.config.get("model", {}), self.mesh.devices.flat[0])
+        check_devices(self.config.get("model", {}), self.mesh)
 
     @functools.cached_property
     def data(self) -> ExperimentData:

@@ -32,6 +32,8 @@ def complete(
     for name, path in flatten(config).items():
         if declared_keys(config)[name].is_path and path and path != "random" and not path.startswith("stage:"):
             config.update_from_flattened_dict({name: str(Path(path).expanduser().absolute())})
+    if not to_train and "attention" in config.get("model", {}):
+        config.model.attention = "auto"  # a run's own is for the devices on which it was trained
     if "num_classes" in config.get("model", {}):
         splits = (config.data.split, config.data.eval_split) if to_train else (config.data.eval_split,)
         number, names = pipeline.classes(config.data, splits[0])

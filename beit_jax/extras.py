@@ -19,7 +19,7 @@ EXTRA_OF = {
     "transformers": "parity",
     "skimage": "test",
     "libtpu": "tpu",
-    "jax_plugins": "cuda13",
+    "jax_plugins.xla_cuda13": "cuda13",
 }
 ALONE = {"timm": "timm", "dall_e": "--no-deps dall-e attrs"}  # libraries that no extra brings: what pip installs
 

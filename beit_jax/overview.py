@@ -13,7 +13,7 @@ from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
 from beit_jax.own_images import some_sizes
-from beit_jax.tasks.encoder import describe_choices
+from beit_jax.tasks.device_choices import describe_choices
 from beit_jax.training import memory_check
 
 HEAD = ("stage", "task", "images", "size", "model", "batch", "steps", "epochs", "warm-up", "lr", "minutes", "MiB")

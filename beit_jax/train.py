@@ -184,7 +184,7 @@ def _describe_data(experiments: Mapping[str, Any]) -> dict[str, str]:
     """The contents of `data.json` of each stage.
 
     Raises:
-      UserError: not all processes see the same images.
+      UserError: not all processes see the same images, or compute attention in the same way.
     """
     from beit_jax.experiment_splits import describe_splits
 
@@ -196,8 +196,20 @@ def _describe_data(experiments: Mapping[str, Any]) -> dict[str, str]:
         if source not in seen:
             seen[source] = json.dumps(describe_splits(data), indent=1)
         described[name] = seen[source]
-    agreement.check_agreement({f"images of {name}": text for name, text in described.items()})
+    agreement.check_agreement({f"images of {name}": text for name, text in described.items()} | _attention(experiments))
     return described
+
+
+def _attention(experiments: Mapping[str, Any]) -> dict[str, str]:
+    """What computes attention in each stage, which on GPUs a trial decides in every process."""
+    from beit_jax.tasks.device_choices import chosen_by_device
+
+    sections = {name: experiment.config.get("model", {}) for name, experiment in experiments.items()}
+    return {
+        f"model.attention of {name}": chosen_by_device(section, experiments[name].mesh.devices.flat[0])["attention"]
+        for name, section in sections.items()
+        if "attention" in section
+    }
 
 
 def _print_overview(experiments: Mapping[str, Any], prefix: str) -> None:

@@ -21,7 +21,9 @@ from beit_jax.training import memory, sharding
 
 LINES = 20  # of the table of parts
 # What libtpu says of programs that are too large, and of those that are far too large.
-OUT_OF_MEMORY = re.compile(r"(?:Used |temporaries \()([\d.]+\w+)\)? (?:of|exceeds available HBM) \(?([\d.]+\w+)")
+OUT_OF_MEMORY = re.compile(
+    r"Used ([\d.]+\w+) of ([\d.]+\w+) hbm|temporaries \(([\d.]+\w+)\) exceeds available HBM \(([\d.]+\w+)\)"
+)
 REMATERIALIZATION = "nvoluntary full rematerialization"  # XLA could reshard only by gathering all of an array
 
 
@@ -89,7 +91,7 @@ def largest_batch_for(config: ConfigDict, devices: list[jax.Device], tokens_give
         except TooLargeError:
             return None
 
-    return largest_batch.find(planned, shards, chip.memory)
+    return largest_batch.find(planned, shards * config.optimizer.accumulate, chip.memory)
 
 
 class TooLargeError(UserError):
@@ -151,7 +153,7 @@ def _on_chip(experiment: Experiment, text: str, peak_bytes: int) -> dict[str, An
     """What the compiler says of a chip.
 
     Returns:
-      `chip`; `choices` that were made for it; `step_ms`, an estimate (TPU) or a lower bound (GPU); `share_of_peak`,
+      `chip`; `choices` that were made for it; `step_ms`, which is `estimated` or a lower bound; `share_of_peak`,
       that of the model's FLOPs in this time; `images_per_second` of one device; `peak_bytes`, and whether that `fits`;
       `parts`, milliseconds of each part of the model and direction.
     """
@@ -164,6 +166,7 @@ def _on_chip(experiment: Experiment, text: str, peak_bytes: int) -> dict[str, An
         "chip": chip.name,
         "choices": {key: model[key] for key in ("unroll", "remat", "attention") if key in model},
         "step_ms": seconds * 1e3,
+        "estimated": bool(chip.clock),
         "share_of_peak": flops * speed / chip.peak if flops else None,
         "images_per_second": speed,
         "peak_bytes": peak_bytes,
@@ -184,9 +187,10 @@ def _memory_errors(experiment: Experiment) -> Iterator[None]:
         found = OUT_OF_MEMORY.search(str(error))
         if not found:
             raise
+        needed, there = filter(None, found.groups())
         raise TooLargeError(
-            f"batch_size={experiment.config.batch_size} on {experiment.mesh.size} device(s) needs {found[1]} of "
-            f"{found[2]} on each; lower it, raise mesh.fsdp or optimizer.accumulate, or set model.remat='full'"
+            f"batch_size={experiment.config.batch_size} on {experiment.mesh.size} device(s) needs {needed} of "
+            f"{there} on each; lower it, raise mesh.fsdp or optimizer.accumulate, or set model.remat='full'"
         ) from error
 
 

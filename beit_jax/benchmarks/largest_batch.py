@@ -16,7 +16,7 @@ def find(planned: Callable[[int], int | None], shards: int, memory: float) -> in
 
     Args:
       planned: bytes on a device that a program for so many examples needs; None where the compiler refuses it.
-      shards: into which the devices split a batch.
+      shards: a number that must divide the batch.
       memory: bytes of a device.
 
     Raises:
@@ -56,6 +56,6 @@ def _next(found: dict[int, int | None], largest: int, refused: int, unit: int, m
     else:
         first, second = known[-2:]
         slope = (found[second] - found[first]) / (second - first)
-        guess = second + int((memory - found[second]) / slope)
+        guess = second + int((memory - found[second]) / slope) if slope > 0 else 2 * second
     guess -= guess % unit
     return min(guess, refused - unit) if refused else guess

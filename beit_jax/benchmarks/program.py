@@ -14,7 +14,7 @@ from beit_jax.config.schema import durations_in_steps
 from beit_jax.experiment import Experiment, Lengths
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
-from beit_jax.tasks.encoder import chosen_by_device, compute_dtype
+from beit_jax.tasks.device_choices import chosen_by_device, compute_dtype
 from beit_jax.tasks.task import Task
 from beit_jax.training import sharding
 

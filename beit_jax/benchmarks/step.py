@@ -117,9 +117,9 @@ def _largest_batch(config: ConfigDict, tokens_given: bool) -> int:
       UserError: even the smallest batch does not fit, or the mesh does not fit the devices.
     """
     mesh = sharding.make_mesh(config.mesh)
-    limit = find_limit(mesh)
+    limit, shards = find_limit(mesh), sharding.batch_shards(mesh)
     if limit is None or limit.on_host:
-        return CPU_BATCH * sharding.batch_shards(mesh)
+        return CPU_BATCH * shards * config.optimizer.accumulate
 
     def planned(batch: int) -> int | None:
         changed = copy.deepcopy(config)
@@ -133,7 +133,7 @@ def _largest_batch(config: ConfigDict, tokens_given: bool) -> int:
                 raise
             return None
 
-    return largest_batch.find(planned, sharding.batch_shards(mesh), FILLED * limit.size)
+    return largest_batch.find(planned, shards * config.optimizer.accumulate, FILLED * limit.size)
 
 
 def measure_step(
@@ -149,8 +149,8 @@ def measure_step(
       real: whether batches are read from the config's data; otherwise they are synthetic.
 
     Returns:
-      `estimate_ms`, what the compiler says of `step_ms`, see `estimate`; `images_per_second`, `tflops` (10^12 model
-      FLOPs a second), `mfu` (fraction of the chip's peak) and `peak_bytes`
+      `estimate_ms`, see `estimate`: of a TPU XLA's own, of a GPU a lower bound; `images_per_second`, `tflops` (10^12
+      model FLOPs a second), `mfu` (fraction of the chip's peak) and `peak_bytes`
       of each device, None where not known (peak bytes of a CPU are those the compiler plans with); `step_ms`;
       `gflop_per_image`; `compile_seconds`; the last step's `loss`; `input_wait`, the fraction of time spent waiting for
       batches; what was measured; with `vs`, the figures of the `baseline`, and `ours_over_baseline`, the ratio of

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from beit_jax.config import override
 from beit_jax.errors import UserError
 
-COLUMNS = ("ms a step", "of peak", "images/s", "peak GiB", "fits", "compiled in s")
+COLUMNS = ("batch", "ms a step", "of peak", "images/s", "peak GiB", "fits", "compiled in s")
 
 
 def combinations(settings: Sequence[str]) -> list[list[str]]:
@@ -82,9 +82,10 @@ def row(name: str, figures: dict[str, Any], cells: Callable[[dict[str, Any]], li
 
 def cells(figures: dict[str, Any]) -> list[str]:
     """The values of `COLUMNS`; a simulated device has no time."""
-    share = figures.get("share_of_peak")
+    share, bound = figures.get("share_of_peak"), "" if figures.get("estimated", True) else ">= "
     return [
-        f"{figures['step_ms']:,.1f}" if "step_ms" in figures else "-",
+        f"{figures['batch_size']:,}",
+        f"{bound}{figures['step_ms']:,.1f}" if "step_ms" in figures else "-",
         f"{share:.1%}" if share else "-",
         f"{figures['images_per_second']:,.0f}" if "step_ms" in figures else "-",
         f"{figures['memory']['peak'] / 2**30:.2f}",

@@ -39,11 +39,13 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
             0,
             "blocks in one iteration of the compiled loop over blocks; 0: one on CPU, all on accelerators",
             at_least=0,
+            resumable=True,
         ),
         attention=Key(
             "auto",
             "what computes attention: plain JAX, a kernel for TPUs (pallas), or cudnn; auto: by the device",
             choices=("auto", *variants.ATTENTIONS),
+            resumable=True,
         ),
     )
 

@@ -5,11 +5,13 @@ time of attention. The kernels for TPUs that JAX and tokamax bring have no bias,
 few tokens: fast memory holds the biases of all heads and what one head computes, so that a plain softmax is enough.
 
 A program of the grid computes one example. The backward pass computes the weights again from queries and keys. It adds
-up the gradient of the bias over the examples, in fast memory.
+up the gradient of the bias over the examples, in fast memory: over each half of them, one for each of the two cores of
+a v4 or v5p.
 """
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +25,8 @@ from beit_jax.models.constrain import batch_axes, heads_axes, on_shards
 
 LANES = 128
 FAST_MEMORY = 60 << 20  # bytes; v5p has 64 MiB, v5e and v6e have 128
+# By the name that JAX has for a chip: bytes of its fast memory that the kernel may take.
+CHIPS = {r"^TPU v4$": 15 << 20, r"^TPU (v5 lite|v5e|v5|v5p|v6 lite|v6e)$": FAST_MEMORY}
 INTERMEDIATES = 8  # float32 `[n, n]` that the backward pass of one head may have at once
 
 
@@ -52,6 +56,11 @@ def fused_attention(
     return _forward(projected, added, bias, heads, interpret)[0]
 
 
+def fast_memory(device_kind: str) -> int:
+    """Bytes of a device's fast memory that the kernel may take; 0: it was not made for this device."""
+    return next((size for kind, size in CHIPS.items() if re.search(kind, device_kind)), 0)
+
+
 def fits(tokens: int, width: int, heads: int, memory: int) -> bool:
     """Whether `memory` bytes of fast memory hold what a program needs for n `tokens` of `width` d."""
     padded = -(-tokens // LANES) * LANES
@@ -74,8 +83,10 @@ def _backward(heads: int, interpret: bool, saved: Any, cotangent: jax.Array) -> 
     shards = len(bias)
 
     def local(*inputs: jax.Array) -> tuple[jax.Array, ...]:
-        outputs = tuple(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs[:3])
-        return tuple(_call(_backward_kernel, inputs, outputs, interpret))
+        halves = _halves(len(inputs[0]))
+        outputs = [jax.ShapeDtypeStruct((halves, *x.shape[1:]), x.dtype) for x in inputs[1:3]]
+        d_tokens, *sums = _call(_backward_kernel, inputs, (_like(inputs[0]), *outputs), interpret)
+        return d_tokens, *(jnp.sum(x, axis=0, keepdims=True) for x in sums)
 
     tokens, columns, biases = _splits(len(projected), heads)
     # Each shard adds up the gradient of the biases of its examples.
@@ -95,22 +106,39 @@ def _splits(batch: int, heads: int) -> tuple[P, P, P]:
     return P(examples, None, split), P(None, None, split), P(examples, split)
 
 
+def _halves(batch: int) -> int:
+    """Into how many parts the examples are divided for the cores of a chip; one core takes all parts in turn."""
+    return 1 if batch % 2 else 2
+
+
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
 def _call(kernel: Callable, inputs: tuple[jax.Array, ...], outputs: Any, interpret: bool) -> Any:
     """Runs a kernel for each example. Arrays whose first axis is not the batch are in fast memory for all programs."""
     batch, heads = len(inputs[0]), inputs[2].shape[1]
+    halves = _halves(batch)
+    size = batch // halves
 
     def block(x: Any) -> pl.BlockSpec:
-        if x.ndim == 3 and x.shape[1] > 1:
-            return pl.BlockSpec((1, *x.shape[1:]), lambda i: (i, 0, 0))
-        return pl.BlockSpec(x.shape, lambda i: (0,) * x.ndim, pipeline_mode=pl.Buffered(1))
+        is_tokens = x.ndim == 3 and x.shape[1] > 1  # columns are `[1, 1, d]`
+        if is_tokens:
+            return pl.BlockSpec((1, *x.shape[1:]), lambda half, i: (half * size + i, 0, 0))
+        of_half = len(x.shape) > 1 and x.shape[0] == halves > 1
+        rest = (0,) * (x.ndim - 1)
+        place = (lambda half, i: (half, *rest)) if of_half else (lambda half, i: (0, *rest))
+        return pl.BlockSpec((1, *x.shape[1:]), place, pipeline_mode=pl.Buffered(1))
 
     return pl.pallas_call(
         functools.partial(kernel, heads=heads),
         outputs,
-        grid=(batch,),
+        grid=(halves, size),
         in_specs=[block(x) for x in inputs],
         out_specs=jax.tree.map(block, outputs),
-        compiler_params=pltpu.CompilerParams(vmem_limit_bytes=FAST_MEMORY),
+        compiler_params=pltpu.CompilerParams(
+            vmem_limit_bytes=FAST_MEMORY, dimension_semantics=("parallel", "arbitrary")
+        ),
         cost_estimate=_cost(inputs, outputs),
         interpret=interpret,
     )(*inputs)
@@ -145,7 +173,7 @@ def _forward_kernel(projected: Any, added: Any, bias: Any, mixed: Any, *, heads:
 def _backward_kernel(
     projected: Any, added: Any, bias: Any, d_mixed: Any, d_projected: Any, d_added: Any, d_bias: Any, *, heads: int
 ) -> None:
-    @pl.when(pl.program_id(0) == 0)
+    @pl.when(pl.program_id(1) == 0)
     def _() -> None:
         d_added[...] = jnp.zeros_like(d_added)
         d_bias[...] = jnp.zeros_like(d_bias)

@@ -25,7 +25,7 @@ from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.xla_workarounds import value_at
 from beit_jax.tasks import device_augment
 from beit_jax.tasks.accuracy import is_most_likely
-from beit_jax.tasks.encoder import compute_dtype
+from beit_jax.tasks.device_choices import compute_dtype
 from beit_jax.tasks.masked_modelling import MaskedModelling
 from beit_jax.tasks.pretrain_report import hide_patches, pretrain_report
 from beit_jax.tasks.report import Report

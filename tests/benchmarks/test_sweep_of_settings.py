@@ -25,11 +25,12 @@ def test_a_row_for_each_combination(capsys, repository):
         if config.batch_size == 4096:
             raise UserError("batch_size=4096 is too much")
         figures = dict(step_ms=12.34, share_of_peak=0.5, images_per_second=1000.0, fits=True, compile_seconds=3.0)
+        figures["batch_size"] = config.batch_size
         return {**figures, "memory": {"peak": 2**30 * config.model.unroll}}
 
     sweep.run(config, ["batch_size=8,4096", "model.unroll=2,3"], measure, as_json=True)
     *lines, last = capsys.readouterr().out.splitlines()
-    assert lines[2] == "| batch_size=8 model.unroll=2 | 12.3 | 50.0% | 1,000 | 2.00 | yes | 3 |"
+    assert lines[2] == "| batch_size=8 model.unroll=2 | 8 | 12.3 | 50.0% | 1,000 | 2.00 | yes | 3 |"
     assert lines[4] == "| batch_size=4096 model.unroll=2 | batch_size=4096 is too much |"
     assert [row["settings"] for row in json.loads(last)["rows"]][1] == "batch_size=8 model.unroll=3"
     assert config.batch_size == 2048  # the config itself is left as it was

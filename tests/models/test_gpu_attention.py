@@ -66,3 +66,30 @@ def test_the_trial_passes_what_is_right_and_tells_what_is_wrong(monkeypatch):
     assert "cuDNN" in gpu_attention.fault(17, 3, 8, cpu, "cudnn")
     monkeypatch.setattr(gpu_attention, "TOLERANCE", 0.0)
     assert "differ by" in gpu_attention.fault(9, 3, 8, cpu, "xla", jnp.float32)
+
+
+def test_the_trial_while_jax_traces_within_a_mesh():
+    found = []
+
+    def traced(x):
+        found.append(gpu_attention.fault(7, 2, 8, jax.devices()[0], "xla", jnp.float32))
+        return x
+
+    with jax.set_mesh(sharding.make_mesh(dict(data=4, fsdp=2, tensor=1))):
+        jax.eval_shape(traced, 1.0)
+    assert found == [""]
+
+
+def test_a_gradient_that_is_not_a_number_fails_the_trial(monkeypatch):
+    @jax.custom_vjp
+    def spoiled(bias):
+        return bias
+
+    spoiled.defvjp(lambda bias: (bias, None), lambda _, gradient: (gradient * jnp.nan,))
+    right = cudnn_attention
+
+    def wrong(x, kernel, added, bias, implementation):
+        return right(x, kernel, added, spoiled(bias) if implementation == "spoiled" else bias, "xla")
+
+    monkeypatch.setattr(gpu_attention, "cudnn_attention", wrong)
+    assert "nan" in gpu_attention.fault(6, 2, 8, jax.devices()[0], "spoiled", jnp.float32)

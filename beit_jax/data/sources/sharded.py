@@ -56,7 +56,7 @@ class ShardedSource:
             _read_records,
             cycle_length=max(1, FILES_AT_ONCE // shard.count),
             block_length=FILES_AT_ONCE,
-            num_parallel_calls=tf.data.AUTOTUNE,
+            num_parallel_calls=os.cpu_count() or 1,
         )
         if seed is not None:
             shuffle_seed = tf.random.stateless_uniform([], key + 1, minval=None, maxval=None, dtype=tf.int64)
