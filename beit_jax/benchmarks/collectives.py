@@ -5,6 +5,7 @@ import re
 
 from beit_jax.benchmarks import hlo
 
+SEMAPHORE = "u32[]{:S(2)}"
 KINDS = ("all-gather", "reduce-scatter", "all-reduce", "all-to-all", "collective-permute")
 
 # Groups are written out, as a reshaped range, or as axes of a mesh, of which "'a':(2)4" is a part of 4.
@@ -31,14 +32,23 @@ def count_collectives(text: str, devices: int) -> dict[str, dict[str, int]]:
     """
     program = hlo.Program(text)
     sums = {kind: {"count": 0, "bytes": 0} for kind in KINDS}
-    for name, runs in program.runs.items():
-        for one in program.computations[name]:
+    for kernel, computation, runs in program.kernels():
+        if _continues(program, kernel, computation):
+            continue
+        for one in program.within(kernel):
             kind = one.op.removesuffix("-start")
             if kind in KINDS:
                 size = _result_bytes(one)
                 sums[kind]["count"] += runs
                 sums[kind]["bytes"] += runs * _bytes_sent(kind, size, _group_size(one.line, devices))
     return sums
+
+
+def _continues(program: hlo.Program, kernel: hlo.Instruction, computation: str) -> bool:
+    """Whether a TPU's kernel goes on with, or ends, a collective that another one began: it takes a semaphore."""
+    return kernel.op == "fusion" and any(
+        SEMAPHORE in program.shape_of(computation, operand) for operand in kernel.operands
+    )
 
 
 def _result_bytes(collective: hlo.Instruction) -> int:

@@ -50,16 +50,22 @@ class Program:
     def __init__(self, text: str):
         self.computations = _read(text)
 
-    @functools.cached_property
-    def runs(self) -> dict[str, int]:
-        """How often each computation runs; a loop's body counts as often as the loop, where that can be read."""
-        return self._count_runs(within_kernels=True)
-
     def kernels(self) -> Iterator[tuple[Instruction, str, int]]:
-        """Instructions that are no part of another one, with their computation and how often they run."""
-        for name, count in self._count_runs(within_kernels=False).items():
+        """Instructions that are no part of another one, with their computation and how often they run.
+
+        A loop's body counts as often as the loop, where that can be read.
+        """
+        for name, count in self._count_runs().items():
             for instruction in self.computations[name]:
                 yield instruction, name, count
+
+    def within(self, kernel: Instruction) -> Iterator[Instruction]:
+        """An instruction, and those of the computations that are part of it."""
+        yield kernel
+        if kernel.op != "call":
+            for name in kernel.called(*FUSED):
+                for one in self.computations[name]:
+                    yield from self.within(one)
 
     def shape_of(self, computation: str, name: str) -> str:
         """The shape of an instruction, by its name."""
@@ -69,14 +75,14 @@ class Program:
     def _shapes(self) -> dict[str, dict[str, str]]:
         return {name: {one.name: one.shape for one in lines} for name, lines in self.computations.items()}
 
-    def _count_runs(self, within_kernels: bool) -> dict[str, int]:
+    def _count_runs(self) -> dict[str, int]:
         counts: collections.Counter[str] = collections.Counter()
 
         def visit(name: str, runs: int) -> None:
             counts[name] += runs
             for instruction in self.computations[name]:
                 for role, called in _CALLED.findall(instruction.line):
-                    if within_kernels or role not in FUSED or instruction.op == "call":
+                    if role not in FUSED or instruction.op == "call":
                         visit(called, runs * (self._trips(instruction) if role in LOOP_PARTS else 1))
                 for branches in _BRANCHES.findall(instruction.line):
                     for called in branches.split(","):

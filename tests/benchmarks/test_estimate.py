@@ -2,7 +2,7 @@
 
 import pytest
 
-from beit_jax.benchmarks import chips, estimate, hlo
+from beit_jax.benchmarks import chips, collectives, estimate, hlo
 
 V5E, H200 = (next(chip for chip in chips.CHIPS if chip.name == name) for name in ("v5e", "h200"))
 NAME = "jit(step)/{}/while/body/closed_call/blocks/mlp/fc1/dot_general"
@@ -76,3 +76,42 @@ def test_lower_bound_of_a_gpu():
     assert layer == pytest.approx(3 * 64 * 64 * 4 / (0.8 * 4.8e12))
     flops, moved = 2 * 1024 * 512 * 2048, 2 * (1024 * 512 + 512 * 2048 + 1024 * 2048)
     assert product == pytest.approx(max(flops / (0.8 * 989.5e12), moved / (0.8 * 4.8e12)))
+
+
+OVERLAPPED = """
+%start (p: bf16[1,128]) -> (bf16[1,128], bf16[8,128], u32[]) {
+  %p = bf16[1,128]{1,0} parameter(0)
+  ROOT %gather = bf16[8,128]{1,0} all-gather(%p), replica_groups=[4,8]<=[32], dimensions={0}
+}
+
+%product (a: u32[], b: bf16[8,128]) -> bf16[8,128] {
+  %a = u32[]{:S(2)} parameter(0)
+  %b = bf16[8,128]{1,0} parameter(1)
+  ROOT %again = bf16[8,128]{1,0} all-gather(%b), replica_groups=[4,8]<=[32], dimensions={0}
+}
+
+%scatter (c: f32[64,128]) -> f32[8,128] {
+  %c = f32[64,128]{1,0} parameter(0)
+  ROOT %sum = f32[64,128]{1,0} all-reduce(%c), replica_groups=[4,8]<=[32], to_apply=%add
+}
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  ROOT %z = f32[] add(%x, %y)
+}
+
+ENTRY %main (w: bf16[1,128], g: f32[64,128]) -> bf16[8,128] {
+  %w = bf16[1,128]{1,0} parameter(0)
+  %g = f32[64,128]{1,0} parameter(1)
+  %async-collective-start = (bf16[1,128]{1,0}, bf16[8,128]{1,0}, u32[]{:S(2)}) fusion(%w), kind=kCustom, calls=%start
+  %array = bf16[8,128]{1,0} get-tuple-element(%async-collective-start), index=1
+  %semaphore = u32[]{:S(2)} get-tuple-element(%async-collective-start), index=2
+  %reduced = f32[8,128]{1,0} fusion(%g), kind=kCustom, calls=%scatter
+  ROOT %done = bf16[8,128]{1,0} fusion(%semaphore, %array), kind=kCustom, calls=%product
+}
+"""
+
+
+def test_a_collective_that_several_kernels_of_a_tpu_share_counts_once():
+    found = collectives.count_collectives(OVERLAPPED, 32)
+    assert found["all-gather"] == {"count": 1, "bytes": 8 * 128 * 2 * 7 // 8}
+    assert found["all-reduce"] == {"count": 1, "bytes": 2 * 64 * 128 * 4 * 7 // 8}
