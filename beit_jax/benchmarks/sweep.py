@@ -62,7 +62,7 @@ def run(
             rows.append({"settings": name, **measure(changed)})
         except UserError as error:
             rows.append({"settings": name, "error": str(error)})
-        print(row(name, rows[-1], cells), flush=True)
+        print(row(name, rows[-1], cells, COLUMNS), flush=True)
     if as_json:
         print(json.dumps({"rows": rows}))
 
@@ -73,10 +73,12 @@ def heading(first: str, columns: Sequence[str]) -> Iterator[str]:
     yield f"| --- |{' --- |' * len(columns)}"
 
 
-def row(name: str, figures: dict[str, Any], cells: Callable[[dict[str, Any]], list[str]]) -> str:
-    """A line of the table; of figures that are an `error`, the reason."""
+def row(
+    name: str, figures: dict[str, Any], cells: Callable[[dict[str, Any]], list[str]], columns: Sequence[str]
+) -> str:
+    """A line of the table; of figures that are an `error`, the reason in the first of the columns."""
     if "error" in figures:
-        return f"| {name} | {figures['error'].replace('|', '/')} |"
+        return f"| {name} | {figures['error'].replace('|', '/')} |{' |' * (len(columns) - 1)}"
     return f"| {name} | {' | '.join(cells(figures))} |"
 
 

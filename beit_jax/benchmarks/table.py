@@ -112,7 +112,7 @@ def main(argv: Sequence[str]) -> None:
     print("\n".join(sweep.heading("row", columns)), flush=True)
     for name, arguments in chosen:
         rows.append({"row": name, "arguments": arguments, **_measure_row(settings.device, arguments)})
-        print(sweep.row(name, rows[-1], cells), flush=True)
+        print(sweep.row(name, rows[-1], cells, columns), flush=True)
     if settings.json:
         print(json.dumps({"rows": rows}))
 
@@ -123,7 +123,8 @@ def _measure_row(device: str, arguments: Sequence[str]) -> dict:
     platform = {"JAX_PLATFORMS": "cpu"} if device == "cpu" else {}
     done = subprocess.run(command, env={**os.environ, **platform}, capture_output=True, text=True)
     if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or ["no message"])[-1]}
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return {"error": f"not {'compiled' if device == 'chips' else 'measured'}: {reason}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 
