@@ -52,7 +52,7 @@ def complete_without_data(
     if model.get("num_classes", None) == 0:
         model.num_classes = CLASSES
     configs.validate(config)
-    return chosen
+    return durations_in_steps(chosen, STEPS_PER_EPOCH, chosen.steps or STEPS)
 
 
 def _tokenizer_sizes(config: ConfigDict, stage: str) -> dict[str, Any]:
@@ -74,7 +74,6 @@ def experiment_without_data(
       UserError: the mesh does not fit the devices, the batch or the parameters.
     """
     total = config.steps or STEPS
-    config = durations_in_steps(config, STEPS_PER_EPOCH, total)
     warmup = min(in_steps(config.optimizer.warmup, STEPS_PER_EPOCH, total), total - 1)
     _, schedule = parse_schedule(config.optimizer.schedule, STEPS_PER_EPOCH, total)
     lengths = Lengths(total, warmup, schedule, STEPS_PER_EPOCH)

@@ -75,6 +75,14 @@ def test_integers_without_a_bound_are_refused(monkeypatch):
         synthetic.synthetic_batch(config, tasks.create_task(config))
 
 
+def test_durations_are_those_of_a_run(one_device):
+    config = tiny.config("tokenizer")
+    config.steps, config.loss.annealing, config.loss.kl_warmup = 40, "50%", "2 epochs"
+    config = completed(config)
+    assert (config.loss.annealing, config.loss.kl_warmup) == ("20 steps", "200 steps")
+    assert step.measure_step(config, steps=1)["loss"] < 10
+
+
 def test_steps_change_the_state(one_device):
     config = tiny.config("probe")
     config.cache_features = True  # the smallest step
