@@ -149,15 +149,15 @@ def make_train(
             f"of {batch_size}; lower the batch size"
         )
 
-    def with_seed(count: tf.Tensor, raw: Any) -> tuple:
-        """The seed is (seed of the run and epoch, position in the epoch); `count` counts local examples from step 0."""
-        step, row = count // local_batch, count % local_batch + process_index * local_batch
-        position = step % steps_per_epoch * batch_size + row
-        return tf.stack([seed * 2**32 + step // steps_per_epoch, position]), True, raw
+    def seeds_of_step(step: tf.Tensor) -> tf.Tensor:
+        """int64 `[b, 2]`: the seed of the run and the epoch as one number, and the position in the epoch."""
+        rows = process_index * local_batch + tf.range(local_batch, dtype=tf.int64)
+        epoch = tf.fill([local_batch], seed * 2**32 + step // steps_per_epoch)
+        return tf.stack([epoch, step % steps_per_epoch * batch_size + rows], axis=1)
 
+    seeds = tf.data.Dataset.counter(tf.constant(start_step, tf.int64)).map(plain_graph(seeds_of_step)).unbatch()
     raw = _raw_epochs(source, config.repeats, seed, batch_size, process, start_step)
-    counter = tf.data.Dataset.counter(tf.constant(start_step * local_batch, tf.int64))
-    dataset = tf.data.Dataset.zip((counter, raw)).map(plain_graph(with_seed))
+    dataset = tf.data.Dataset.zip((seeds, tf.data.Dataset.from_tensors(True).repeat(), raw))
     program, reader = _program(config.ops), None
     if tokens:
         program = preprocessing.without_image(program, TOKENIZER_IMAGE)
@@ -185,9 +185,10 @@ def _raw_epochs(
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         start = tf.where(epoch == first_epoch, tf.constant(first_step * stream_rows, tf.int64), 0)
         streams = [stream(index, epoch, start) for index in range(first_stream, end_stream)]
-        indices = tf.data.Dataset.range(len(streams))
-        stream_of_row = indices.flat_map(plain_graph(lambda index: _repeated((index,), stream_rows))).repeat()
-        return tf.data.Dataset.choose_from_datasets(streams, stream_of_row)
+        stream_of_row = tf.repeat(tf.range(len(streams), dtype=tf.int64), stream_rows)
+        return tf.data.Dataset.choose_from_datasets(
+            streams, tf.data.Dataset.from_tensor_slices(stream_of_row).repeat()
+        )
 
     return tf.data.Dataset.range(first_epoch, MAX_EPOCHS).flat_map(plain_graph(one_epoch))
 

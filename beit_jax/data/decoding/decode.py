@@ -13,6 +13,7 @@ from beit_jax.data.decoding.gif import decode_gif
 from beit_jax.data.decoding.jpeg import MOST_SCANS, count_scans, decode_jpeg
 from beit_jax.data.decoding.label_png import decode_labels
 from beit_jax.data.decoding.orientation import read_orientation, turn, turned_size
+from beit_jax.data.decoding.plain_png import is_plain_png
 from beit_jax.data.decoding.png_texts import MOST_TEXTS, count_texts
 from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.data.decoding.transparency import WHITE, Background, has_alpha, lay_on, parse_background
@@ -56,6 +57,15 @@ def decode_rgb(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
     Fails for more than `image_header.MAX_PIXELS` pixels, `jpeg.MOST_SCANS` scans or `png_texts.MOST_TEXTS` texts before
     any of them is decoded.
     """
+    image = tf.cond(
+        is_plain_png(encoded),
+        lambda: tf.io.decode_png(encoded, channels=3),
+        lambda: _decode_any(encoded, decoding),
+    )
+    return tf.ensure_shape(image, [None, None, 3])
+
+
+def _decode_any(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
     image = tf.cond(
         tf.io.is_jpeg(encoded),
         lambda: decode_jpeg(encoded),

@@ -4,6 +4,7 @@ import math
 
 import tensorflow as tf
 
+from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.errors import UserError
 
 ATTEMPTS = 10
@@ -32,24 +33,27 @@ def box_from_draws(
     first attempt that fits into the image counts. If none fits, the box is the largest central one whose aspect ratio
     lies within the limits.
     """
-    high, wide = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
+    sides = tf.stack([height, width])
+    image = tf.cast(sides, tf.float64)
     fraction, aspect, top, left = tf.unstack(draws, axis=-1)
-    area = high * wide * (scale[0] + (scale[1] - scale[0]) * fraction)
+    area = tf.reduce_prod(image) * (scale[0] + (scale[1] - scale[0]) * fraction)
     aspect = tf.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * aspect)
-    sides = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect])))
-    margin = tf.stack([high, wide])[:, None] - sides
-    fits = tf.reduce_all((sides > 0) & (margin >= 0), axis=0)
+    boxes = tf.round(tf.sqrt(tf.stack([area / aspect, area * aspect])))  # heights and widths, [2, attempts]
+    margin = image[:, None] - boxes
+    fits = tf.reduce_all((boxes > 0) & (margin >= 0), axis=0)
     corner = tf.floor(tf.stack([top, left]) * (margin + 1))
-    first = tf.argmax(fits)
-    chosen = tf.cast(tf.concat([corner, sides], 0)[:, first], tf.int32)
-    return tf.where(tf.reduce_any(fits), chosen, _central_box_within(height, width, ratio))
+    chosen = tf.gather(tf.concat([corner, boxes], 0), tf.argmax(fits), axis=1)
+    return tf.cond(
+        tf.reduce_any(fits), lambda: tf.cast(chosen, tf.int32), lambda: _largest_central_box(sides, image, ratio)
+    )
 
 
-def _central_box_within(height: tf.Tensor, width: tf.Tensor, ratio: tuple[float, float]) -> tf.Tensor:
-    high, wide = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
-    box_height = tf.minimum(height, tf.maximum(1, tf.cast(tf.round(wide / ratio[0]), tf.int32)))
-    box_width = tf.minimum(width, tf.maximum(1, tf.cast(tf.round(high * ratio[1]), tf.int32)))
-    return tf.stack([(height - box_height) // 2, (width - box_width) // 2, box_height, box_width])
+@rare_case
+def _largest_central_box(sides: tf.Tensor, image: tf.Tensor, ratio: tuple[float, float]) -> tf.Tensor:
+    """In an image of these sides, int32 and float64 `[2]`."""
+    limits = tf.cast(tf.round(image[::-1] * [1 / ratio[0], ratio[1]]), tf.int32)
+    box = tf.minimum(sides, tf.maximum(1, limits))
+    return tf.concat([(sides - box) // 2, box], 0)
 
 
 def random_box(

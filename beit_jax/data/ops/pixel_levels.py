@@ -25,11 +25,11 @@ def round_to_levels(values: tf.Tensor, unit: float = 1.0) -> tf.Tensor:
 
 def columns_first(image: tf.Tensor) -> tf.Tensor:
     """`[w, 3, h]` of an image `[h, w, 3]`: its innermost axis is long, which is fast."""
-    height, width = tf.unstack(tf.shape(image)[:2])
-    return tf.reshape(tf.transpose(tf.reshape(image, [height, width * 3])), [width, 3, height])
+    height = tf.shape(image)[0]
+    return tf.reshape(tf.transpose(tf.reshape(image, [height, -1])), [-1, 3, height])
 
 
 def rows_first(columns: tf.Tensor) -> tf.Tensor:
     """The image `[h, w, 3]` from `[w, 3, h]`, the inverse of `columns_first`."""
-    width, _, height = tf.unstack(tf.shape(columns))
-    return tf.reshape(tf.transpose(tf.reshape(columns, [width * 3, height])), [height, width, 3])
+    height = tf.shape(columns)[2]
+    return tf.reshape(tf.transpose(tf.reshape(columns, [-1, height])), [height, -1, 3])

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from beit_jax.data.ops.pixel_levels import columns_first, round_to_levels, rows_first
+from beit_jax.data.ops.pixel_levels import columns_first, round_to_levels
 from beit_jax.data.size_limits import MOST_BETWEEN
 from beit_jax.errors import UserError
 
@@ -35,19 +35,34 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, me
     check_levels(image)
 
     def rows_then_columns() -> tf.Tensor:
-        return rows_first(_resize_first_axis(columns_first(_resize_first_axis(image, height, method)), width, method))
+        by_column = tf.transpose(tf.reshape(_resize_first_axis(image, height, method), [height, -1]))
+        columns = _resize_first_axis(tf.reshape(by_column, [-1, height * 3]), width, method)
+        return tf.reshape(tf.transpose(tf.reshape(columns, [width * 3, height])), [height, width, 3])
 
-    resized = tf.cond(
-        tf.cast(width, tf.int64) * tf.shape(image, tf.int64)[0] <= MOST_BETWEEN,
+    return tf.cond(
+        tf.shape(image, tf.int64)[0] <= MOST_BETWEEN // tf.cast(width, tf.int64),
         lambda: resize_columns(columns_first(image), height, width, method),
         rows_then_columns,
     )
-    return tf.ensure_shape(resized, [side if isinstance(side, int) else None for side in (height, width)] + [3])
 
 
-def resize_columns(columns: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
-    """`resize` for the `columns_first` of an image; several sizes of one image need that transposition only once."""
-    return _resize_first_axis(rows_first(_resize_first_axis(columns, width, method)), height, method)
+Place = tuple[tf.Tensor, tf.Tensor]  # scale and translation of an axis
+
+
+def resize_columns(
+    columns: tf.Tensor,
+    height: int | tf.Tensor,
+    width: int | tf.Tensor,
+    method: str,
+    places: tuple[Place | None, Place | None] = (None, None),
+) -> tf.Tensor:
+    """`resize` for the `columns_first` of an image; several sizes of one image need that transposition only once.
+
+    With `places`, of rows and of columns, the result is not all of the image but what they put into height x width.
+    """
+    by_column = tf.reshape(_resize_first_axis(columns, width, method, places[1]), [width * 3, -1])
+    by_row = _resize_first_axis(tf.transpose(by_column), height, method, places[0])
+    return tf.reshape(by_row, [height, width, 3])
 
 
 def resize_part(image: tf.Tensor, size: tf.Tensor, box: tf.Tensor, method: str) -> tf.Tensor:
@@ -65,9 +80,8 @@ def resize_part(image: tf.Tensor, size: tf.Tensor, box: tf.Tensor, method: str) 
     check_levels(image)
     old = tf.shape(image, tf.int64)
     rows, columns = (_part(old[axis], size[axis], box[axis], box[axis + 2], method) for axis in range(2))
-    columns_of = columns_first(image[rows.start : rows.end, columns.start : columns.end])
-    resized = rows_first(_resize_first_axis(columns_of, columns.count, method, columns.place))
-    return _resize_first_axis(resized, rows.count, method, rows.place)
+    part = columns_first(image[rows.start : rows.end, columns.start : columns.end])
+    return resize_columns(part, rows.count, columns.count, method, (rows.place, columns.place))
 
 
 class _Part(NamedTuple):
@@ -76,7 +90,7 @@ class _Part(NamedTuple):
     start: tf.Tensor
     end: tf.Tensor
     count: tf.Tensor  # pixels of the part
-    place: tuple[tf.Tensor, tf.Tensor]
+    place: Place
 
 
 def _part(old: tf.Tensor, size: tf.Tensor, first: tf.Tensor, count: tf.Tensor, method: str) -> _Part:
@@ -91,19 +105,22 @@ def _part(old: tf.Tensor, size: tf.Tensor, first: tf.Tensor, count: tf.Tensor, m
 
 
 def _resize_first_axis(
-    levels: tf.Tensor, size: int | tf.Tensor, method: str, place: tuple[tf.Tensor, tf.Tensor] | None = None
+    levels: tf.Tensor, size: int | tf.Tensor, method: str, place: Place | None = None
 ) -> tf.Tensor:
-    """uint8 `[n, ...]` to `[size, ...]`: all of it, or where scale and translation place it."""
-    old = tf.shape(levels)
-    scale, translation = place or (size / old[0], 0.0)
+    """uint8 `[n, ...]` to `[1, size, 1, c]`: all of it, or where scale and translation place it.
+
+    For small images, most of the time goes to the number of operations: this has as few as it can.
+    """
+    old = tf.shape(levels)[0]
+    scale, translation = place or (tf.cast(size, tf.float32) / tf.cast(old, tf.float32), 0.0)
     scaled = tf.raw_ops.ScaleAndTranslate(
-        images=tf.reshape(levels, [1, old[0], 1, -1]),
+        images=tf.reshape(levels, [1, old, 1, -1]),
         size=tf.stack([size, 1]),
         scale=tf.stack([tf.cast(scale, tf.float32), 1.0]),
         translation=tf.stack([tf.cast(translation, tf.float32), 0.0]),
         kernel_type=KERNELS[method],
     )
-    return tf.reshape(round_to_levels(scaled), tf.concat([[size], old[1:]], 0))
+    return round_to_levels(scaled)
 
 
 def resize_pair(
