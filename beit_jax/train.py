@@ -170,6 +170,8 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
     if not jax.config.jax_compilation_cache_dir:
         # Compiled programs are kept with the run: a continued run starts at once.
         jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
+        # Stages of a recipe often share programs that compile in less than JAX's limit of a second.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     experiments: dict[str, Experiment] = {}
     for name, stage in stages.items():
         in_recipe = name if folders[name] != workdir else ""

@@ -19,6 +19,7 @@ import tensorflow as tf
 from beit_jax.data import preprocessing
 from beit_jax.data.batching import batch_spec, make_batches, plain_graph
 from beit_jax.data.decoding.unreadable import UnreadableImages
+from beit_jax.data.epochs import raw_epochs
 from beit_jax.data.features import FAULT, ID, INDEX, ROW, TOKENIZER_IMAGE, VALID
 from beit_jax.data.iterators import EvalSet, TrainStream
 from beit_jax.data.preprocessing import Program
@@ -26,12 +27,11 @@ from beit_jax.data.records.stored_tokens import StoredTokens
 from beit_jax.data.sources import label_subset
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.listed import ListedSource
+from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.data.sources.renumbered import OWN_CLASSES, ModelClasses, renumbered
 from beit_jax.data.sources.source import Shard, Source, count_streams
 from beit_jax.errors import UserError
-
-MAX_EPOCHS = 2**31
 
 with contextlib.suppress(RuntimeError):  # raised if TensorFlow is in use already; then it is too late
     tf.config.set_visible_devices([], "GPU")
@@ -89,7 +89,12 @@ def spec(config: Any, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], 
     Raises:
       UserError: the split cannot be read, or the ops cannot be parsed.
     """
-    source = _open(config, split)
+    return _spec(config.source, config.data_dir, split, ops)
+
+
+@kept
+def _spec(source_name: str, data_dir: str, split: str, ops: str) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    source = open_source(source_name, data_dir, split, shuffle_buffer=1)
     zero = tf.constant(0, tf.int64)
     with_seed = plain_graph(lambda index, raw: (tf.stack([zero, index]), True, raw))
     dataset = source.raw(None, zero, zero, Shard()).enumerate().map(with_seed)
@@ -156,7 +161,7 @@ def make_train(
         return tf.stack([epoch, step % steps_per_epoch * batch_size + rows], axis=1)
 
     seeds = tf.data.Dataset.counter(tf.constant(start_step, tf.int64)).map(plain_graph(seeds_of_step)).unbatch()
-    raw = _raw_epochs(source, config.repeats, seed, batch_size, process, start_step)
+    raw = raw_epochs(source, config.repeats, seed, batch_size, process, start_step)
     dataset = tf.data.Dataset.zip((seeds, tf.data.Dataset.from_tensors(True).repeat(), raw))
     program, reader = _program(config.ops), None
     if tokens:
@@ -164,33 +169,6 @@ def make_train(
         reader = tokens.reader(start_step, process_index * local_batch)
     batches = make_batches(dataset, source, program, local_batch, num_classes)
     return TrainStream(source, batches, steps_per_epoch, UnreadableImages(config.max_bad_fraction, log), reader)
-
-
-def _raw_epochs(
-    source: Source, repeats: int, seed: int, batch_size: int, process: Shard, start_step: int
-) -> tf.data.Dataset:
-    """The raw elements for the rows of one process in every batch from a step on, epoch after epoch."""
-    num_streams = count_streams(batch_size, repeats, process.count)
-    stream_rows = batch_size // num_streams  # neighbouring rows of each batch, which one stream fills
-    first_stream, end_stream = (index * num_streams // process.count for index in (process.index, process.index + 1))
-    steps_per_epoch = source.num_examples // batch_size
-    first_epoch, first_step = divmod(start_step, steps_per_epoch)
-
-    def stream(index: int, epoch: tf.Tensor, start: tf.Tensor) -> tf.data.Dataset:
-        raw = source.raw(seed, epoch, start // repeats, Shard(index, num_streams))
-        if repeats > 1:
-            raw = raw.flat_map(plain_graph(lambda *element: _repeated(element, repeats)))
-        return raw.skip(start % repeats).take(steps_per_epoch * stream_rows - start)
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        start = tf.where(epoch == first_epoch, tf.constant(first_step * stream_rows, tf.int64), 0)
-        streams = [stream(index, epoch, start) for index in range(first_stream, end_stream)]
-        stream_of_row = tf.repeat(tf.range(len(streams), dtype=tf.int64), stream_rows)
-        return tf.data.Dataset.choose_from_datasets(
-            streams, tf.data.Dataset.from_tensor_slices(stream_of_row).repeat()
-        )
-
-    return tf.data.Dataset.range(first_epoch, MAX_EPOCHS).flat_map(plain_graph(one_epoch))
 
 
 def make_eval(
@@ -288,11 +266,6 @@ def _each_once(
     dataset = raw.enumerate().map(plain_graph(with_seed))
     batches = make_batches(dataset, source, _program(ops), local_batch, num_classes)
     return EvalSet(source, batches, steps, unreadable)
-
-
-def _repeated(element: tuple, times: int) -> tf.data.Dataset:
-    """A raw element several times. Each copy has its own position in the epoch, and so its own random numbers."""
-    return tf.data.Dataset.from_tensors(element if len(element) > 1 else element[0]).repeat(times)
 
 
 def _local_batch_size(batch_size: int, process_count: int) -> int:

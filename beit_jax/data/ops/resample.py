@@ -104,9 +104,7 @@ def _part(old: tf.Tensor, size: tf.Tensor, first: tf.Tensor, count: tf.Tensor, m
     return _Part(start, end, tf.cast(count, tf.int32), (1.0 / step, translation))
 
 
-def _resize_first_axis(
-    levels: tf.Tensor, size: int | tf.Tensor, method: str, place: Place | None = None
-) -> tf.Tensor:
+def _resize_first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str, place: Place | None = None) -> tf.Tensor:
     """uint8 `[n, ...]` to `[1, size, 1, c]`: all of it, or where scale and translation place it.
 
     For small images, most of the time goes to the number of operations: this has as few as it can.
