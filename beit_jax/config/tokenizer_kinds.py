@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import dvae
+from beit_jax.config import dvae, vqkd
 from beit_jax.config.keys import Keys
 from beit_jax.config.registry import Registry
-from beit_jax.models import dvae_sizes
+from beit_jax.models import dvae_sizes, vqkd_sizes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,13 @@ class TokenizerKeys:
     stride: Callable[[ConfigDict], int]
 
 
-KINDS = Registry("tokenizer kind", {"dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride)})
+KINDS = Registry(
+    "tokenizer kind",
+    {
+        "dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride),
+        "vqkd": TokenizerKeys(vqkd.KEYS, vqkd.LOSS_KEYS, vqkd_sizes.stride),
+    },
+)
 
 
 def stride(section: ConfigDict) -> int:

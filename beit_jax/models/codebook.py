@@ -124,3 +124,25 @@ def moved(codebook: Params, tokens: jax.Array, vectors: jax.Array, decay: float)
         "usage": decay * codebook["usage"] + (1.0 - decay) * counts,
         "is_made": codebook["is_made"],
     }
+
+
+def revived(codebook: Params, key: jax.Array, vectors: jax.Array, below: float) -> Params:
+    """The codebook, in which codes that are hardly used take the place of random vectors of the batch.
+
+    Nothing happens before the moving averages have seen about as many steps as they remember.
+
+    Args:
+      codebook: after `moved`.
+      key: of the step.
+      vectors: unit vectors `[n, c]`.
+      below: the usage below which a code counts as unused, in units of the mean usage.
+    """
+    codes, usage = codebook["vectors"], codebook["usage"]
+    mean = jnp.mean(usage)
+    is_known = mean > 0.9 * vectors.shape[0] / codes.shape[0]
+    unused = is_known & (usage < below * mean)
+    drawn = vectors[jax.random.randint(key, (codes.shape[0],), 0, vectors.shape[0])]
+    return codebook | {
+        "vectors": jnp.where(unused[:, None], drawn, codes),
+        "usage": jnp.where(unused, mean, usage),  # time to be found
+    }

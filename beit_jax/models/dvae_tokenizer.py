@@ -81,7 +81,9 @@ class DvaeTokenizer(Tokenizer):
         outputs = self.model.apply({"params": params}, tokens, method="decode_tokens")
         return jnp.sum(dvae.logit_laplace_log_likelihood(images, outputs), axis=(1, 2, 3))
 
-    def loss(self, params: Params, images: jax.Array, key: jax.Array, step: jax.Array) -> tuple[Metrics, Params]:
+    def loss(
+        self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array
+    ) -> tuple[Metrics, Params]:
         """See `Tokenizer.loss`."""
         settings = self.settings
         annealing, warmup = _steps(settings.annealing), _steps(settings.kl_warmup)
@@ -93,7 +95,7 @@ class DvaeTokenizer(Tokenizer):
         metrics = {name: (jnp.sum(value), count) for name, value in per_image.items()}
         return metrics | {"temperature": (temperature, one), "kl_weight": (kl_weight, one)}, {}
 
-    def measure(self, params: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
+    def measure(self, params: Params, teacher: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
         """See `Tokenizer.measure`; the images are reconstructed from their most likely tokens."""
         variables, logits = {"params": params}, self.posterior(params, images)
         tokens = jnp.argmax(logits, axis=-1)

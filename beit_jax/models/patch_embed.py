@@ -25,7 +25,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 class PatchEmbed(nn.Module):
     """A linear projection of patches of p = `patch_size` pixels a side to d = `width` numbers.
 
-    It is a convolution with `kernel` `[p, p, 3, d]` and stride p, plus `bias` `[d]`.
+    It is a convolution with `kernel` `[p, p, c, d]` and stride p, plus `bias` `[d]`; an image has c = 3 channels.
     """
 
     width: int
@@ -36,8 +36,8 @@ class PatchEmbed(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """`[b, H, W, 3]` -> `[b, n, d]` in `dtype`, patches in row-major order."""
-        kernel_shape = (self.patch_size, self.patch_size, 3, self.width)
+        """`[b, H, W, c]` -> `[b, n, d]` in `dtype`, patches in row-major order."""
+        kernel_shape = (self.patch_size, self.patch_size, images.shape[-1], self.width)
         kernel = self.param("kernel", self.kernel_init, kernel_shape, jnp.float32)
         bias = self.param("bias", self.bias_init, (self.width,), jnp.float32)
         patches = convolution_without_overlap(images.astype(self.dtype), kernel.astype(self.dtype))

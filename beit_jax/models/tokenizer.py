@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
+from beit_jax.models.teacher import Teacher
 from beit_jax.typing import Metrics, Params
 
 
@@ -25,12 +26,14 @@ class Tokenizer:
       image_size: side in pixels of the images that it sees.
       dtype: of the computation; a kind may ignore it.
       settings: the section `loss` of the config, with the kind's keys for training; None if it is not trained.
+      teacher: a frozen network whose features training predicts, for kinds that learn from one.
     """
 
     section: ConfigDict
     image_size: int
     dtype: jnp.dtype = jnp.float32
     settings: ConfigDict | None = None
+    teacher: Teacher | None = None
 
     can_decode: ClassVar[bool] = False  # whether `decode` exists
     has_likelihood: ClassVar[bool] = False  # whether `posterior` and `log_likelihood` exist
@@ -113,11 +116,14 @@ class Tokenizer:
 
     # For the task `tokenizer`.
 
-    def loss(self, params: Params, images: jax.Array, key: jax.Array, step: jax.Array) -> tuple[Metrics, Params]:
+    def loss(
+        self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array
+    ) -> tuple[Metrics, Params]:
         """Metrics, of which the step minimises `loss`, and new values of parameters without a gradient.
 
         Args:
           params: of the tokenizer.
+          teacher: parameters of the teacher; {} without one.
           images: `[b, h, w, 3]` in the tokenizer's own range.
           key: of the step.
           step: int32, counted from 0.
@@ -127,7 +133,7 @@ class Tokenizer:
         """
         raise UserError(f"the tokenizer {self.section.kind!r} defines no loss; expected a kind that can be trained")
 
-    def measure(self, params: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
+    def measure(self, params: Params, teacher: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
         """Sums over the images that are `valid`, float32 `[b]` of 0 and 1, for `summarize`."""
         tokens = jax.nn.one_hot(self.targets(params, images), self.vocab).sum(axis=(1, 2))
         return {"codes": jnp.einsum("b,bv->v", valid, tokens)}

@@ -11,6 +11,7 @@ stage, `pretrain`, leaves both as they are and learns the prior. `evaluate --bou
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -20,7 +21,7 @@ import numpy as np
 
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.tasks.report import Curve, Headline, Report
-from beit_jax.tasks.task import Task, means, spec
+from beit_jax.tasks.task import FrozenPart, Task, means, spec
 from beit_jax.tasks.tokenizer_kinds import create_tokenizer
 from beit_jax.typing import Batch, Metrics, Params, Spec
 
@@ -43,6 +44,12 @@ class TrainTokenizer(Task):
         """See `Task.init`."""
         return self.tokenizer.init(key)
 
+    @property
+    def frozen_parts(self) -> Mapping[str, FrozenPart]:
+        """See `Task.frozen_parts`: the teacher, if the tokenizer learns from one."""
+        teacher = self.tokenizer.teacher
+        return {"teacher": FrozenPart(teacher.init, teacher.source, ignored=teacher.ignored)} if teacher else {}
+
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
         side = self.config.model.image_size
@@ -52,11 +59,12 @@ class TrainTokenizer(Task):
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
         """See `Task.loss`."""
-        return self.tokenizer.loss(params, batch["image"], key, step)
+        return self.tokenizer.loss(params, frozen.get("teacher", {}), batch["image"], key, step)
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         """See `Task.measure`."""
-        return self.tokenizer.measure(params, batch["image"], batch["valid"].astype(jnp.float32))
+        valid = batch["valid"].astype(jnp.float32)
+        return self.tokenizer.measure(params, frozen.get("teacher", {}), batch["image"], valid)
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
         """Means, and how much of the codebook is in use: see `codebook_usage`."""

@@ -9,8 +9,9 @@ from beit_jax.config import tokenizer_kinds
 from beit_jax.config.keys import Keys
 from beit_jax.models.dvae_tokenizer import DvaeTokenizer
 from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.models.vqkd_tokenizer import VqkdTokenizer
 
-_KINDS: dict[str, type[Tokenizer]] = {"dvae": DvaeTokenizer}
+_KINDS: dict[str, type[Tokenizer]] = {"dvae": DvaeTokenizer, "vqkd": VqkdTokenizer}
 
 
 def register_tokenizer(

@@ -116,3 +116,16 @@ def test_eight_devices_equal_one():
     np.testing.assert_array_equal(split_tokens, tokens)
     for name in one:
         np.testing.assert_allclose(eight[name], one[name], atol=1e-6)
+
+
+def test_unused_codes_become_vectors_of_the_batch():
+    vectors = codebook.unit(jax.random.normal(jax.random.key(10), (30, 4)))
+    codes = codebook.unit(jax.random.normal(jax.random.key(11), (3, 4)))
+    key = jax.random.key(12)
+    state = {"vectors": codes, "usage": jnp.asarray([20.0, 0.1, 9.0]), "is_made": jnp.ones(())}
+    after = codebook.revived(state, key, vectors, 0.05)
+    np.testing.assert_array_equal(after["vectors"][jnp.array([0, 2])], codes[jnp.array([0, 2])])
+    assert np.any(np.all(np.asarray(vectors) == np.asarray(after["vectors"][1]), axis=1))
+    np.testing.assert_allclose(after["usage"], [20, 9.7, 9], rtol=1e-6)
+    young = state | {"usage": jnp.asarray([2.0, 0.0, 0.9])}  # after a few steps, 0 says nothing
+    np.testing.assert_array_equal(codebook.revived(young, key, vectors, 0.05)["vectors"], codes)

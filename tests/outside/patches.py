@@ -48,6 +48,6 @@ class Patches(Tokenizer):
         p = self.section.patch
         return rearrange(params["codebook"][tokens], "b h w (p q c) -> b (h p) (w q) c", p=p, q=p, c=3).clip(0.0, 1.0)
 
-    def loss(self, params, images, key, step):
+    def loss(self, params, teacher, images, key, step):
         nearest = jnp.min(self.distances(params, images), axis=-1)
         return {"loss": (jnp.sum(nearest), jnp.float32(nearest.size))}, {}

@@ -1,0 +1,37 @@
+"""Sizes and arithmetic of VQ-KD, from its config section; needs neither Flax nor JAX."""
+
+from typing import Any
+
+from beit_jax.models import variants
+
+
+def stride(section: Any) -> int:
+    """Pixels along the side of the square that a token stands for: a patch."""
+    return variants.parse(section.variant)[1]
+
+
+def encoder_flops(section: Any, image_size: int) -> int:
+    """FLOPs from an image to its tokens, counting matrix products."""
+    variant, patch = variants.parse(section.variant)
+    tokens = (image_size // patch) ** 2
+    heads = tokens * (variant.width**2 + variant.width * section.code_width + section.code_width * section.vocab)
+    return first_layer_flops(section, image_size) + _blocks(variant, variant.depth, tokens + 1) + 2 * heads
+
+
+def decoder_flops(section: Any, image_size: int) -> int:
+    """FLOPs from codes to the features that are predicted, counting matrix products."""
+    variant, patch = variants.parse(section.variant)
+    tokens = (image_size // patch) ** 2
+    layers = section.code_width * variant.width + variant.width**2 + variant.width * section.target_width
+    return _blocks(variant, section.decoder_depth, tokens + 1) + 2 * tokens * layers
+
+
+def first_layer_flops(section: Any, image_size: int) -> int:
+    """FLOPs of the layer that reads the image; its input needs no gradient."""
+    variant, _ = variants.parse(section.variant)
+    return 2 * image_size**2 * 3 * variant.width
+
+
+def _blocks(variant: variants.Variant, depth: int, n: int) -> int:
+    """Of blocks on n tokens: 12 n d^2 products in projections and MLP, 2 n^2 d in attention."""
+    return 2 * depth * (12 * n * variant.width**2 + 2 * n**2 * variant.width)

@@ -1,0 +1,129 @@
+"""The tokenizer `vqkd` of BEiT v2: vector-quantised knowledge distillation (arXiv 2208.06366, section 2.1).
+
+A token is the nearest of k codes to the vector that an encoder gives for a patch. Training minimises, over all patches,
+
+    mean (1 - cos(prediction, teacher's features)) + beta mean |codes - vectors|^2,
+
+where the decoder predicts the features from the codes. The second mean is over the numbers of the vectors. The codes
+follow moving averages of the vectors (`codebook`).
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from beit_jax.models import codebook, variants, vqkd_sizes
+from beit_jax.models.teacher import features_on_grid
+from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.models.vqkd import VqkdNetworks
+from beit_jax.typing import Metrics, Params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class VqkdTokenizer(Tokenizer):
+    """See `Tokenizer`; images lie in [0, 1]."""
+
+    @staticmethod
+    def stride(section: Any) -> int:
+        """See `Tokenizer.stride`."""
+        return vqkd_sizes.stride(section)
+
+    @functools.cached_property
+    def model(self) -> VqkdNetworks:
+        """The networks."""
+        section = self.section
+        variant, patch = variants.parse(section.variant)
+        return VqkdNetworks(
+            width=variant.width,
+            depth=variant.depth,
+            heads=variant.heads,
+            patch_size=patch,
+            decoder_depth=section.decoder_depth,
+            code_width=section.code_width,
+            target_width=section.target_width,
+            dtype=self.dtype,
+        )
+
+    def init(self, key: jax.Array) -> Params:
+        """See `Tokenizer.init`."""
+        of_networks, of_codebook = jax.random.split(key)
+        image = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
+        codes = codebook.new_codebook(of_codebook, self.vocab, self.section.code_width)
+        return {**self.model.init(of_networks, image)["params"], "codebook": codes}
+
+    def targets(self, params: Params, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
+        """See `Tokenizer.targets`."""
+        tokens = codebook.nearest(params["codebook"]["vectors"], self._vectors(params, images))
+        if positions is not None:
+            return jnp.take_along_axis(tokens, positions, axis=1)
+        return rearrange(tokens, "b (h w) -> b h w", h=self.grid)
+
+    def encoder_params(self, params: Params) -> Params:
+        """See `Tokenizer.encoder_params`."""
+        return {name: params[name] for name in ("encoder", "encode_head", "codebook")}
+
+    def target_flops(self) -> int:
+        """See `Tokenizer.target_flops`."""
+        return vqkd_sizes.encoder_flops(self.section, self.image_size)
+
+    def loss(
+        self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array
+    ) -> tuple[Metrics, Params]:
+        """See `Tokenizer.loss`; the new values are those of the codebook."""
+        settings, (of_start, of_revival) = self.settings, jax.random.split(key)
+        vectors = self._vectors(params, images)
+        flat = jax.lax.stop_gradient(vectors.reshape(-1, vectors.shape[-1]))
+        book = codebook.made(params["codebook"], of_start, flat)
+        found = codebook.quantize(book["vectors"], vectors)
+        distance = self._distance(params, found.vectors, self._features(teacher, images))
+        count = jnp.float32(len(images))
+        metrics = {
+            "loss": jnp.sum(distance) + settings.commitment * found.commitment * count,
+            "distance": jnp.sum(distance),
+            "commitment": found.commitment * count,
+        }
+        book = codebook.moved(book, found.tokens.reshape(-1), flat, settings.decay)
+        if settings.revive_below:
+            book = codebook.revived(book, of_revival, flat, settings.revive_below)
+        return {name: (value, count) for name, value in metrics.items()}, {"codebook": book}
+
+    def measure(self, params: Params, teacher: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
+        """See `Tokenizer.measure`."""
+        vectors = self._vectors(params, images)
+        found = codebook.quantize(params["codebook"]["vectors"], vectors)
+        distance = self._distance(params, found.vectors, self._features(teacher, images))
+        commitment = jnp.mean((vectors - found.vectors) ** 2, axis=(1, 2))
+        per_image = {
+            "loss": distance + self.settings.commitment * commitment,
+            "distance": distance,
+            "commitment": commitment,
+        }
+        sums = {name: (jnp.sum(value * valid), jnp.sum(valid)) for name, value in per_image.items()}
+        weights = jnp.broadcast_to(valid[:, None], found.tokens.shape)
+        return sums | {"codes": jax.ops.segment_sum(weights.reshape(-1), found.tokens.reshape(-1), self.vocab)}
+
+    def training_flops(self) -> int:
+        """Three forward passes of the networks, but that no gradient reaches the image; and one of the teacher."""
+        section, side = self.section, self.image_size
+        forward = vqkd_sizes.encoder_flops(section, side) + vqkd_sizes.decoder_flops(section, side)
+        return 3 * forward - vqkd_sizes.first_layer_flops(section, side) + self.teacher.flops()
+
+    def _vectors(self, params: Params, images: jax.Array) -> jax.Array:
+        return self.model.apply({"params": self._networks(params)}, images, method="encode")
+
+    def _distance(self, params: Params, vectors: jax.Array, features: jax.Array) -> jax.Array:
+        """1 - cosine of the features that are predicted from codes `[b, n, c]`, the mean over the patches `[b]`."""
+        predicted = self.model.apply({"params": self._networks(params)}, vectors, method="decode")
+        lengths = jnp.linalg.norm(predicted, axis=-1) * jnp.linalg.norm(features, axis=-1)
+        return jnp.mean(1.0 - jnp.sum(predicted * features, axis=-1) / lengths, axis=1)
+
+    def _features(self, teacher: Params, images: jax.Array) -> jax.Array:
+        """Of the teacher, on the grid of the tokens: `[b, n, t]`."""
+        return jax.lax.stop_gradient(features_on_grid(self.teacher.features(teacher, images), self.grid))
+
+    def _networks(self, params: Params) -> Params:
+        return {name: tree for name, tree in params.items() if name != "codebook"}
