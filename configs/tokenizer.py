@@ -1,10 +1,13 @@
-"""The visual tokenizer: the dVAE of DALL-E (arXiv 2102.12092, appendix A.2), as BEiT uses it.
+"""The visual tokenizer: the dVAE of DALL-E (arXiv 2102.12092, appendix A.2), as BEiT uses it; or VQ-KD of BEiT v2.
 
   python -m beit_jax.train --config configs/tokenizer.py --workdir runs/tokenizer
   python -m beit_jax.train --config configs/tokenizer.py:data=folder:PATH --workdir runs/tokenizer
+  python -m beit_jax.train --config configs/tokenizer.py:kind=vqkd,teacher=RUN --workdir runs/vqkd
   python -m beit_jax.train --config configs/tokenizer.py:runlocal --workdir runs/try      a minute on a laptop
 
 Arguments
+  kind     dvae, or vqkd: codes from which a decoder predicts what a teacher makes of the patches (arXiv 2208.06366)
+  teacher  of vqkd: a run, whose encoder is the teacher, or random; --config.loss.teacher sets its layer
   data     a tfds name, folder:PATH or digits
   steps    length of the run; the warm-up of the KL term and the annealing of the temperature follow
   minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
@@ -29,7 +32,10 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The paper's settings, with a random resized crop in place of the random square crop of the paper's listing 1."""
-    arg = parse_arg(arg, data="imagenet2012", steps=0, minutes=20.0, published=False, runlocal=False)
+    known = dict(kind="dvae", teacher="", data="imagenet2012", steps=0, minutes=20.0)
+    arg = parse_arg(arg, **known, published=False, runlocal=False)
+    if arg.kind == "vqkd":
+        return vqkd(arg)
     chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes)
     own = None if arg.published or arg.runlocal else OWN_IMAGES.stage("tokenizer", **chosen)
     if own:
@@ -59,4 +65,26 @@ def get_config(arg: str = "") -> ConfigDict:
         "decode|random_resized_crop(image_size, 0.44, 0.79, (1.0, 1.0))|flip_lr|map_pixels('image')|keep('image')"
     )
     config.data.eval_ops = "decode|resize_small(image_size)|central_crop(image_size)|map_pixels('image')|keep('image')"
+    return config
+
+
+def vqkd(arg: ConfigDict) -> ConfigDict:
+    """The published settings of the recommended tokenizer (official TOKENIZER.md); 2502 steps are an epoch there."""
+    config = defaults("tokenizer", "vqkd")
+    config.batch_size, config.epochs, config.model.image_size = 512, 0.0 if arg.steps else 100.0, 224
+    config.steps = arg.steps
+    set_source(config, arg.data)
+    config.loss.teacher.update(dict(kind="encoder", path=arg.teacher or "random"))
+    opt = config.optimizer
+    opt.lr, opt.min_lr, opt.warmup, opt.betas = 2e-4, 1e-5, "10%", (0.9, 0.99)
+    opt.weight_decay, opt.clip_norm = 1e-4, 0.0
+    fit_batch(config)
+    if arg.runlocal:
+        set_source(config, "digits")
+        config.batch_size = 32
+        shorten(config, 20, warmup=5)
+        config.model.update(dict(image_size=16, variant="Micro/4", vocab=32, decoder_depth=1, target_width=32))
+        config.loss.teacher.update(dict(variant="Micro/4", image_size=16))
+    config.data.ops = "decode|random_resized_crop(image_size)|flip_lr|keep('image')"
+    config.data.eval_ops = "decode|resize_small(short_side)|central_crop(image_size)|keep('image')"
     return config

@@ -24,7 +24,7 @@ def keys(kind: str) -> Keys:
 def check(config: ConfigDict) -> None:
     """
     Raises:
-      UserError: tokens do not cover the image.
+      UserError: tokens do not cover the image, or what the kind of tokenizer refuses.
     """
     stride = tokenizer_kinds.stride(config.model)
     if config.model.image_size % stride:
@@ -32,3 +32,4 @@ def check(config: ConfigDict) -> None:
             f"model.image_size={config.model.image_size} is not divisible by the {stride} pixels that a token covers; "
             f"choose a multiple of {stride}"
         )
+    tokenizer_kinds.KINDS.find(config.model.kind).check(config)

@@ -19,18 +19,20 @@ class TokenizerKeys:
       keys: of its network, in the section `model` of its own task and `tokenizer` of pre-training.
       loss_keys: of its training, in the section `loss` of its own task.
       stride: from the section to the pixels along the side of the square that a token stands for.
+      check: raises UserError if values of a config of its training do not go together.
     """
 
     keys: Keys
     loss_keys: Keys
     stride: Callable[[ConfigDict], int]
+    check: Callable[[ConfigDict], None] = lambda config: None
 
 
 KINDS = Registry(
     "tokenizer kind",
     {
         "dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride),
-        "vqkd": TokenizerKeys(vqkd.KEYS, vqkd.LOSS_KEYS, vqkd_sizes.stride),
+        "vqkd": TokenizerKeys(vqkd.KEYS, vqkd.LOSS_KEYS, vqkd_sizes.stride, vqkd.check),
     },
 )
 

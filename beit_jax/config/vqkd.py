@@ -1,7 +1,12 @@
 """Keys of the tokenizer `vqkd` of BEiT v2. Sizes are those of the recommended published one (official TOKENIZER.md)."""
 
+from ml_collections import ConfigDict
+
 from beit_jax.config import teacher
+from beit_jax.config.encoder import DTYPES
 from beit_jax.config.keys import Key, Keys
+from beit_jax.errors import Mistakes
+from beit_jax.models import vqkd_sizes
 
 KEYS: Keys = dict(
     variant=Key("B/16", "SIZE/PATCH of the encoder; the decoder has its width and heads"),
@@ -17,5 +22,28 @@ LOSS_KEYS: Keys = dict(
     revive_below=Key(
         0.0, "codes used less than this, in units of the mean use, become vectors of the batch; 0: none", at_least=0
     ),
+    dtype=Key(
+        "auto",
+        "of matrix products in training, also of the teacher; auto: bfloat16 on accelerators, float32 on CPU",
+        choices=DTYPES,
+    ),
     teacher=teacher.KEYS,
 )
+
+
+def check(config: ConfigDict) -> None:
+    """Checks the training of such a tokenizer.
+
+    Raises:
+      UserError: the first batch has fewer patches than there are codes, or the teacher's sizes do not fit each other.
+    """
+    mistakes, side = Mistakes(), config.model.image_size // vqkd_sizes.stride(config.model)
+    with mistakes.collected():
+        teacher.check(config.loss.teacher)
+    images = config.batch_size // config.optimizer.accumulate
+    if images * side**2 < config.model.vocab:
+        mistakes.add(
+            f"model.vocab={config.model.vocab} codes, which k-means makes of the {images} x {side**2} patches of the "
+            f"first batch; expected at most {images * side**2}: raise batch_size, or lower model.vocab"
+        )
+    mistakes.raise_all()

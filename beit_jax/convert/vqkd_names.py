@@ -63,8 +63,10 @@ def _network(params: Mapping[str, Any], network: str) -> dict[str, Any]:
 
 
 def _outside(name: str, network: str) -> str:
-    return name.replace("fc_norm/", f"{network}/norm/") if name.startswith("fc_norm/") else name.replace(
-        "encoder/", f"{network}/", 1
+    return (
+        name.replace("fc_norm/", f"{network}/norm/")
+        if name.startswith("fc_norm/")
+        else name.replace("encoder/", f"{network}/", 1)
     )
 
 

@@ -1,8 +1,8 @@
 """A codebook of unit vectors that follows moving averages (BEiT v2, section 2.1; official `norm_ema_quantizer.py`).
 
-Its values have no gradient: k-means on the vectors of the first batch makes them, and each training step moves every code
-that was used towards the mean of its vectors. All functions see the vectors of the whole batch, over all devices and
-processes, so there is one codebook. (Each process of the official code starts from k-means on its own vectors.)
+Its values have no gradient: k-means on the vectors of the first batch makes them, and each training step moves every
+code that was used towards the mean of its vectors. All functions see the vectors of the whole batch, over all devices
+and processes, so there is one codebook. (Each process of the official code starts from k-means on its own vectors.)
 """
 
 from typing import NamedTuple
@@ -46,7 +46,7 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def nearest(codes: jax.Array, vectors: jax.Array) -> jax.Array:
-    """The code with the smallest distance from each vector, the first of equal ones: `[k, c]`, `[..., c]` -> `[...]`."""
+    """The code nearest to each vector, the first of equal ones: `[k, c]`, `[..., c]` -> int32 `[...]`."""
     products = jnp.einsum("...c,kc->...k", vectors, codes, precision="highest")
     squares = jnp.sum(codes**2, axis=-1).reshape((1,) * (vectors.ndim - 1) + (-1,))
     distances = jnp.sum(vectors**2, axis=-1, keepdims=True) + squares - 2.0 * products
@@ -72,7 +72,7 @@ def made(codebook: Params, key: jax.Array, vectors: jax.Array) -> Params:
 
     def make() -> Params:
         start = start_vectors(key, vectors, codebook["vectors"].shape[0])
-        codes, counts = k_means(start, vectors)
+        codes, _ = k_means(start, vectors)
         return {"vectors": codes, "usage": codebook["usage"], "is_made": jnp.ones((), jnp.float32)}
 
     return jax.lax.cond(codebook["is_made"] > 0, lambda: dict(codebook), make)

@@ -11,6 +11,7 @@ beta / 192 at the paper's 256x256 images and stride 8.
 
 import dataclasses
 import functools
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -28,6 +29,15 @@ class DvaeTokenizer(Tokenizer):
 
     can_decode = True
     has_likelihood = True
+    loss_unit = "nats per pixel value"
+    metrics = MappingProxyType(
+        {
+            "loss": "negative bound per pixel value, on the evaluation set",
+            "nll": "reconstruction term of the bound, nats per image",
+            "kl": "divergence of the codes from uniform, nats per image",
+            "absolute_error": "of the reconstruction, in units of the pixel range",
+        }
+    )
 
     @staticmethod
     def stride(section: ConfigDict) -> int:

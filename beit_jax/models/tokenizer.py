@@ -4,6 +4,8 @@ A kind of tokenizer is one subclass. Only its own file and its keys know its siz
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -37,6 +39,8 @@ class Tokenizer:
 
     can_decode: ClassVar[bool] = False  # whether `decode` exists
     has_likelihood: ClassVar[bool] = False  # whether `posterior` and `log_likelihood` exist
+    loss_unit: ClassVar[str] = ""  # of the curve in a report
+    metrics: ClassVar[Mapping[str, str]] = MappingProxyType({})  # what its own metrics are, for a report
 
     @staticmethod
     def stride(section: ConfigDict) -> int:

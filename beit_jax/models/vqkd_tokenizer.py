@@ -10,6 +10,7 @@ follow moving averages of the vectors (`codebook`).
 
 import dataclasses
 import functools
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -26,6 +27,15 @@ from beit_jax.typing import Metrics, Params
 @dataclasses.dataclass(frozen=True, eq=False)
 class VqkdTokenizer(Tokenizer):
     """See `Tokenizer`; images lie in [0, 1]."""
+
+    loss_unit = "1 - cosine"
+    metrics = MappingProxyType(
+        {
+            "loss": "distance and weighted commitment, on the evaluation set",
+            "distance": "1 - cosine of the teacher's features and those that are predicted from the codes",
+            "commitment": "mean square of the difference between vectors and their codes",
+        }
+    )
 
     @staticmethod
     def stride(section: Any) -> int:

@@ -19,9 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax.errors import UserError
+from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
+from beit_jax.tasks.device_choices import compute_dtype
 from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import FrozenPart, Task, means, spec
+from beit_jax.tasks.teachers import create_teacher
 from beit_jax.tasks.tokenizer_kinds import create_tokenizer
 from beit_jax.typing import Batch, Metrics, Params, Spec
 
@@ -31,9 +35,32 @@ class TrainTokenizer(Task):
     """See `Task`; batches hold `image` `[b, h, w, 3]` in the tokenizer's range."""
 
     @functools.cached_property
+    def teacher(self) -> Teacher | None:
+        """The frozen network that the tokenizer learns from, if its kind does.
+
+        Raises:
+          UserError: its features are wider or narrower than those that the tokenizer predicts.
+        """
+        section = self.config.loss.get("teacher", None)
+        if section is None:
+            return None
+        teacher, expected = create_teacher(section, self._dtype), self.config.model.target_width
+        if teacher.width != expected:
+            raise UserError(
+                f"the teacher ({section.kind}) has {teacher.width} numbers for a patch, and model.target_width is "
+                f"{expected}; set model.target_width={teacher.width}"
+            )
+        return teacher
+
+    @functools.cached_property
     def tokenizer(self) -> Tokenizer:
-        """What is trained; float32, as the published tokenizer was."""
-        return create_tokenizer(self.config.model, self.config.model.image_size, settings=self.config.loss)
+        """What is trained."""
+        section, settings = self.config.model, self.config.loss
+        return create_tokenizer(section, section.image_size, self._dtype, settings, self.teacher)
+
+    @property
+    def _dtype(self) -> jnp.dtype:
+        return compute_dtype(self.config.loss.get("dtype", "float32"))  # as the published dVAE
 
     @property
     def model(self) -> nn.Module:
@@ -47,8 +74,10 @@ class TrainTokenizer(Task):
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """See `Task.frozen_parts`: the teacher, if the tokenizer learns from one."""
-        teacher = self.tokenizer.teacher
-        return {"teacher": FrozenPart(teacher.init, teacher.source, ignored=teacher.ignored)} if teacher else {}
+        if self.teacher is None:
+            return {}
+        path = self.config.loss.teacher.path
+        return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored)}
 
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
@@ -85,15 +114,12 @@ class TrainTokenizer(Task):
         return Report(
             "tokenizer",
             curves=(
-                Curve("loss", "eval/loss", "nats per pixel value"),
+                Curve("loss", "eval/loss", self.tokenizer.loss_unit),
                 Curve("", "eval/perplexity", "codebook perplexity"),
             ),
             headlines=(Headline("perplexity", "codes in use (perplexity)"),),
             metrics={
-                "loss": "negative bound per pixel value, on the evaluation set",
-                "nll": "reconstruction term of the bound, nats per image",
-                "kl": "divergence of the codes from uniform, nats per image",
-                "absolute_error": "of the reconstruction, in units of the pixel range",
+                **self.tokenizer.metrics,
                 "perplexity": "exp of the entropy of the token frequencies: how many codes are in use",
                 "perplexity_fraction": "perplexity over the size of the vocabulary",
                 "codes_used": "codes that occur in the evaluation set",

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from beit_jax.config import tokenizer_kinds
 from beit_jax.config.keys import Keys
 from beit_jax.models.dvae_tokenizer import DvaeTokenizer
+from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.vqkd_tokenizer import VqkdTokenizer
 
@@ -34,7 +35,11 @@ def register_tokenizer(
 
 
 def create_tokenizer(
-    section: ConfigDict, image_size: int, dtype: jnp.dtype = jnp.float32, settings: ConfigDict | None = None
+    section: ConfigDict,
+    image_size: int,
+    dtype: jnp.dtype = jnp.float32,
+    settings: ConfigDict | None = None,
+    teacher: Teacher | None = None,
 ) -> Tokenizer:
     """The tokenizer of a config's section; see `Tokenizer` for the arguments.
 
@@ -42,4 +47,4 @@ def create_tokenizer(
       UserError: the kind is unknown.
     """
     tokenizer_kinds.KINDS.find(section.kind)
-    return _KINDS[section.kind](section, image_size, dtype, settings)
+    return _KINDS[section.kind](section, image_size, dtype, settings, teacher)

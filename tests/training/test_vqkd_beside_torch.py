@@ -138,7 +138,9 @@ def test_five_steps(task):
     state = state.replace(params=jax.tree.map(lambda leaf: leaf * (4.0 if leaf.ndim > 1 else 1.0), state.params))
     batches = [RANDOM.random((IMAGES, SIDE, SIDE, 3), np.float32) for _ in range(STEPS)]
     reference = Reference(vqkd_names.to_unilm(flatten(state.params)))
-    undecayed = [name for name, t in reference.learned.items() if t.ndim == 1 or name.endswith(("cls_token", "pos_embed"))]
+    undecayed = [
+        name for name, t in reference.learned.items() if t.ndim == 1 or name.endswith(("cls_token", "pos_embed"))
+    ]
     groups = [
         {"params": [reference.learned[name] for name in undecayed], "weight_decay": 0.0},
         {"params": [t for name, t in reference.learned.items() if name not in undecayed], "weight_decay": 0.05},
@@ -153,7 +155,9 @@ def test_five_steps(task):
             reference.k_means(flat, torch.tensor(np.asarray(order[:CODES])))
         expected = reference.loss(images)
         if number == 0:
-            own = jax.grad(lambda p: task.loss(p, {}, {"image": jnp.asarray(images)}, jax.random.fold_in(key, 0), 0)[0]["loss"][0])
+            own = jax.grad(
+                lambda p: task.loss(p, {}, {"image": jnp.asarray(images)}, jax.random.fold_in(key, 0), 0)[0]["loss"][0]
+            )
             gradients = vqkd_names.to_unilm(flatten(own(state.params)))
         state, metrics = step(state, {}, {"image": jnp.asarray(images)}, key)
         assert float(metrics["loss"][0]) / IMAGES == pytest.approx(float(expected), rel=2e-5)
