@@ -16,13 +16,17 @@ DVAE = dict(vocab=16, hidden=8, groups=2, blocks_per_group=1, decoder_init=8)
 
 
 def config(task: str) -> ConfigDict:
-    """A valid config of the task: 8 images a batch, 10 steps, 2 of them warm-up."""
-    made = configs.defaults(task)
+    """A valid config of the task, or of the tokenizer "vqkd": 8 images a batch, 10 steps, 2 of them warm-up."""
+    made = configs.defaults("tokenizer", task) if task == "vqkd" else configs.defaults(task)
     made.batch_size, made.steps = 8, 10
     made.data.ops = made.data.eval_ops = "decode"
     made.optimizer.update(dict(lr=1e-2, min_lr=1e-3, warmup="2 steps", clip_norm=1.0))
     if task == "tokenizer":
         made.model.update(DVAE | dict(image_size=8))
+        return made
+    if task == "vqkd":
+        made.model.update(dict(variant="Micro/4", image_size=16, vocab=16, decoder_depth=1, target_width=32))
+        made.teacher.update(dict(kind="encoder", variant="Micro/4", image_size=16))
         return made
     made.model.update(dict(variant="Micro/4", image_size=16, drop_path=0.1))
     if task == "pretrain":

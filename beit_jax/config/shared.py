@@ -11,7 +11,7 @@ from beit_jax.errors import UserError
 
 # Parameters without weight decay. The mask token and the tables of relative positions are decayed, as officially.
 VECTORS = r"(bias|scale|gamma_1|gamma_2)$"
-TOKENS = r"^encoder/(cls_token|pos_embed)$"
+TOKENS = r"^(encoder|decoder)/(cls_token|pos_embed)$"
 
 
 def shared_keys(task: str) -> Keys:

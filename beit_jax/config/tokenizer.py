@@ -18,6 +18,7 @@ def keys(kind: str) -> Keys:
     return dict(
         model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size, **declared.keys),
         loss=dict(declared.loss_keys),
+        **declared.sections,
     )
 
 

@@ -18,6 +18,7 @@ class TokenizerKeys:
     Attributes:
       keys: of its network, in the section `model` of its own task and `tokenizer` of pre-training.
       loss_keys: of its training, in the section `loss` of its own task.
+      sections: that its training has beside `model` and `loss`.
       stride: from the section to the pixels along the side of the square that a token stands for.
       check: raises UserError if values of a config of its training do not go together.
     """
@@ -25,6 +26,7 @@ class TokenizerKeys:
     keys: Keys
     loss_keys: Keys
     stride: Callable[[ConfigDict], int]
+    sections: Keys = dataclasses.field(default_factory=dict)
     check: Callable[[ConfigDict], None] = lambda config: None
 
 
@@ -32,7 +34,7 @@ KINDS = Registry(
     "tokenizer kind",
     {
         "dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride),
-        "vqkd": TokenizerKeys(vqkd.KEYS, vqkd.LOSS_KEYS, vqkd_sizes.stride, vqkd.check),
+        "vqkd": TokenizerKeys(vqkd.KEYS, vqkd.LOSS_KEYS, vqkd_sizes.stride, vqkd.SECTIONS, vqkd.check),
     },
 )
 

@@ -27,8 +27,9 @@ LOSS_KEYS: Keys = dict(
         "of matrix products in training, also of the teacher; auto: bfloat16 on accelerators, float32 on CPU",
         choices=DTYPES,
     ),
-    teacher=teacher.KEYS,
 )
+
+SECTIONS: Keys = dict(teacher=teacher.KEYS)
 
 
 def check(config: ConfigDict) -> None:
@@ -39,7 +40,7 @@ def check(config: ConfigDict) -> None:
     """
     mistakes, side = Mistakes(), config.model.image_size // vqkd_sizes.stride(config.model)
     with mistakes.collected():
-        teacher.check(config.loss.teacher)
+        teacher.check(config.teacher)
     images = config.batch_size // config.optimizer.accumulate
     if images * side**2 < config.model.vocab:
         mistakes.add(

@@ -14,8 +14,14 @@ def encoder_flops(section: Any, image_size: int) -> int:
     """FLOPs from an image to its tokens, counting matrix products."""
     variant, patch = variants.parse(section.variant)
     tokens = (image_size // patch) ** 2
-    heads = tokens * (variant.width**2 + variant.width * section.code_width + section.code_width * section.vocab)
-    return first_layer_flops(section, image_size) + _blocks(variant, variant.depth, tokens + 1) + 2 * heads
+    head = 2 * tokens * (variant.width**2 + variant.width * section.code_width)
+    blocks = _blocks(variant, variant.depth, tokens + 1)
+    return first_layer_flops(section, image_size) + blocks + head + distance_flops(section, image_size)
+
+
+def distance_flops(section: Any, image_size: int) -> int:
+    """FLOPs of comparing all vectors of an image with all codes, for which there is no gradient."""
+    return 2 * (image_size // stride(section)) ** 2 * section.code_width * section.vocab
 
 
 def decoder_flops(section: Any, image_size: int) -> int:

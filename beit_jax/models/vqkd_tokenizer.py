@@ -117,10 +117,14 @@ class VqkdTokenizer(Tokenizer):
         return sums | {"codes": jax.ops.segment_sum(weights.reshape(-1), found.tokens.reshape(-1), self.vocab)}
 
     def training_flops(self) -> int:
-        """Three forward passes of the networks, but that no gradient reaches the image; and one of the teacher."""
+        """Three forward passes of the networks, without gradients of the image and of distances; one of the teacher.
+
+        The k-means of the first step is not counted.
+        """
         section, side = self.section, self.image_size
         forward = vqkd_sizes.encoder_flops(section, side) + vqkd_sizes.decoder_flops(section, side)
-        return 3 * forward - vqkd_sizes.first_layer_flops(section, side) + self.teacher.flops()
+        without = vqkd_sizes.first_layer_flops(section, side) + 2 * vqkd_sizes.distance_flops(section, side)
+        return 3 * forward - without + self.teacher.flops()
 
     def _vectors(self, params: Params, images: jax.Array) -> jax.Array:
         return self.model.apply({"params": self._networks(params)}, images, method="encode")

@@ -41,7 +41,7 @@ class TrainTokenizer(Task):
         Raises:
           UserError: its features are wider or narrower than those that the tokenizer predicts.
         """
-        section = self.config.loss.get("teacher", None)
+        section = self.config.get("teacher", None)
         if section is None:
             return None
         teacher, expected = create_teacher(section, self._dtype), self.config.model.target_width
@@ -76,7 +76,7 @@ class TrainTokenizer(Task):
         """See `Task.frozen_parts`: the teacher, if the tokenizer learns from one."""
         if self.teacher is None:
             return {}
-        path = self.config.loss.teacher.path
+        path = self.config.teacher.path
         return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored)}
 
     def train_spec(self, b: int) -> Spec:

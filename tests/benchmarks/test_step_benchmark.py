@@ -57,7 +57,7 @@ def completed(config):
     return program.complete_without_data(config, "", "auto")
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "pretrain_pixels", "classify", "probe", "segment"])
+@pytest.mark.parametrize("task", ["tokenizer", "vqkd", "pretrain", "pretrain_pixels", "classify", "probe", "segment"])
 def test_synthetic_batches_can_be_learned_from(task):
     config = completed(tiny.config(task))
     made = tasks.create_task(config)

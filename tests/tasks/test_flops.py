@@ -33,6 +33,15 @@ def test_tokenizer_as_worked_out_by_hand():
     assert tokenizer.image_size == 112 and tokenizer.target_flops() / 1e9 == pytest.approx(52.12, abs=0.005)
 
 
+def test_vqkd_as_worked_out_by_hand():
+    """168.6 GFLOP of a step with the teacher CLIP B/16, of which 35.47 are the encoder's forward pass."""
+    config = configs.defaults("tokenizer", "vqkd")
+    config.model.image_size = 224
+    tokenizer = tasks.create_task(config).tokenizer
+    assert tokenizer.target_flops() / 1e9 == pytest.approx(35.47, abs=0.01)
+    assert training_flops(config) / 1e9 == pytest.approx(168.6, abs=0.1)
+
+
 def products(jaxpr):
     """FLOPs of the products in a jaxpr, those in loops as often as these run."""
     total = 0
@@ -54,7 +63,9 @@ def products(jaxpr):
             for value in (given if isinstance(given, tuple) else (given,))
             if hasattr(getattr(value, "jaxpr", value), "eqns")
         ]
-        total += params.get("length", 1) * sum(map(products, inner))
+        # Of two branches the cheaper one: k-means makes a codebook in the first step alone.
+        runs = min if name == "cond" else sum
+        total += params.get("length", 1) * runs(map(products, inner)) if inner else 0
     return total
 
 
@@ -74,7 +85,7 @@ def traced_flops(config):
     return products(jax.make_jaxpr(step)(params, frozen, batch).jaxpr) / size
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "pretrain_pixels", "classify", "probe"])
+@pytest.mark.parametrize("task", ["tokenizer", "vqkd", "pretrain", "pretrain_pixels", "classify", "probe"])
 def test_the_traced_step_has_as_many(task):
     config = tiny.config(task)
     if task == "probe":

@@ -34,7 +34,7 @@ def run_steps(config, mesh, steps=STEPS):
         *(
             pytest.param(task, sizes, marks=pytest.mark.slow)
             for task, sizes in (
-                *((task, dict(data=2, fsdp=4, tensor=1)) for task in task_names() if task != "pretrain"),
+                *((task, dict(data=2, fsdp=4, tensor=1)) for task in (*task_names(), "vqkd") if task != "pretrain"),
                 ("pretrain", dict(data=2, fsdp=2, tensor=2)),
                 ("pretrain", dict(data=4, fsdp=2, tensor=1, slices=2)),
             )

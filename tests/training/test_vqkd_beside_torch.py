@@ -22,7 +22,7 @@ SECTION = ConfigDict(
     dict(kind="vqkd", variant=f"32x2x{HEADS}/{PATCH}", vocab=CODES, code_width=8, decoder_depth=1, target_width=TARGET)
 )
 OPTIMIZER = ConfigDict(
-    dict(lr=3e-3, min_lr=1e-4, schedule="cosine", betas=(0.9, 0.99), weight_decay=0.05, clip_norm=0.0, layer_decay=1.0)
+    dict(lr=3e-3, min_lr=1e-4, schedule="cosine", betas=(0.9, 0.99), weight_decay=1.0, clip_norm=0.0, layer_decay=1.0)
 )
 RANDOM = np.random.default_rng(0)
 TEACHER = RANDOM.normal(size=(PATCH * PATCH * 3, TARGET)).astype(np.float32)
@@ -143,7 +143,7 @@ def test_five_steps(task):
     ]
     groups = [
         {"params": [reference.learned[name] for name in undecayed], "weight_decay": 0.0},
-        {"params": [t for name, t in reference.learned.items() if name not in undecayed], "weight_decay": 0.05},
+        {"params": [t for name, t in reference.learned.items() if name not in undecayed], "weight_decay": 1.0},
     ]
     theirs = torch.optim.AdamW(groups, lr=1.0, betas=(0.9, 0.99), eps=1e-8)
     step = jax.jit(make_step(task, optimizer))
