@@ -1,0 +1,118 @@
+"""The kinds of teachers (see `models.teacher`): towers of CLIP, ViTs of DINO, and encoders of this library."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from beit_jax.config import statistics
+from beit_jax.models import variants, vit
+from beit_jax.models.clip_vision import ClipVision
+from beit_jax.models.pixel_statistics import CLIP, STATISTICS
+from beit_jax.models.teacher import Teacher
+from beit_jax.tasks.encoder import encoder_fields, encoder_flops
+from beit_jax.typing import Params
+
+
+def create_teacher(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Teacher:
+    """The teacher of a config's section, which is complete; `dtype` is of the matrix products."""
+    kind = _KINDS[section.kind]
+    pair = statistics.parse(section.statistics) if section.statistics else kind.own_statistics
+    return kind(section, pair, jnp.dtype(dtype))
+
+
+class ClipTeacher(Teacher):
+    """BEiT v2's own teacher: the last tokens of a CLIP, normed and projected into the space that it shares with texts."""
+
+    own_statistics = CLIP
+    own_norm_eps = 1e-5
+
+    @property
+    def width(self) -> int:
+        """See `Teacher.width`."""
+        return self.section.projection or self.variant.width
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """See `Teacher.ignored`."""
+        return super().ignored + (() if self.section.projection else (r"^encoder/projection/",))
+
+    @functools.cached_property
+    def network(self) -> ClipVision:
+        """See `Teacher.network`."""
+        return ClipVision(
+            **dataclasses.asdict(self.variant),
+            patch_size=self.patch_size,
+            projection=self.section.projection,
+            quick_gelu=self.section.gelu != "exact",
+            norm_eps=self.norm_eps,
+            dtype=self.dtype,
+        )
+
+    def encode(self, params: Params, images: jax.Array) -> jax.Array:
+        """See `Teacher.encode`."""
+        return self.network.apply({"params": params["encoder"]}, images)
+
+    def flops(self) -> int:
+        """See `Teacher.flops`."""
+        projection = 2 * self.grid**2 * self.variant.width * self.section.projection
+        return encoder_flops(self.section, backward=False) + projection
+
+
+class EncoderTeacher(Teacher):
+    """An encoder of this library: the patches after one of its blocks, or after the last block and the final norm."""
+
+    own_statistics = STATISTICS["inception"]
+    own_norm_eps = 1e-6
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """See `Teacher.ignored`: the mask token; the final norm, where an earlier layer is taken."""
+        norm = (r"^encoder/norm/",) if self.section.layer else ()
+        return (*super().ignored, r"^encoder/mask_token$", *norm)
+
+    @functools.cached_property
+    def network(self) -> vit.Encoder:
+        """See `Teacher.network`: all blocks, whose parameters a checkpoint holds."""
+        return self._encoder(self.section.variant)
+
+    def encode(self, params: Params, images: jax.Array) -> jax.Array:
+        """See `Teacher.encode`: only the blocks up to the layer are computed."""
+        encoder, used = self._encoder(self._used), dict(params["encoder"])
+        if self.section.layer:
+            used["blocks"] = jax.tree.map(lambda stacked: stacked[: self.section.layer], used["blocks"])
+        return encoder.apply({"params": used}, images)[:, 1:]
+
+    def flops(self) -> int:
+        """See `Teacher.flops`."""
+        return encoder_flops(ConfigDict({**self.section, "variant": self._used}), backward=False)
+
+    @property
+    def _used(self) -> str:
+        """The variant with the blocks that are computed."""
+        depth = self.section.layer or self.variant.depth
+        return variants.name_of(dataclasses.replace(self.variant, depth=depth), self.patch_size)
+
+    def _encoder(self, variant: str) -> vit.Encoder:
+        section = {**self.section, "variant": variant, "norm_eps": self.norm_eps, "dtype": self.dtype.name}
+        section |= dict(drop_path=0.0, remat="none", unroll=0, attention="auto")
+        return vit.Encoder(
+            **encoder_fields(ConfigDict(section)), init_scheme="finetune", final_norm=not self.section.layer
+        )
+
+
+class DinoTeacher(EncoderTeacher):
+    """A ViT of DINO (Caron et al. 2021): an encoder with absolute positions and without LayerScale.
+
+    `Attention` has no bias of keys, which DINO's has: the softmax cancels it.
+    """
+
+    own_statistics = STATISTICS["imagenet"]
+
+    def _encoder(self, variant: str) -> vit.Encoder:
+        return super()._encoder(variant).clone(absolute_positions=True, relative_position="none", layer_scale=0.0)
+
+
+_KINDS: dict[str, type[Teacher]] = {"clip": ClipTeacher, "dino": DinoTeacher, "encoder": EncoderTeacher}
