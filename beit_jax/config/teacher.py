@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config import statistics
-from beit_jax.config.keys import LARGEST_SIDE, Key, Keys, default_values, flatten_keys
+from beit_jax.config.keys import LARGEST_SIDE, Key, Keys, default_values
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 from beit_jax.models import variants
 
