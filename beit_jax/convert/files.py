@@ -49,7 +49,7 @@ def read_files(path: Path) -> Files:
     if path.is_dir() and all((path / name).exists() for name in DALLE):
         parts = {name.removesuffix(".pkl"): state_dicts.read_torch(path / name).tensors for name in DALLE}
         stored = {f"{part}.{name}": value for part, tensors in parts.items() for name, value in tensors.items()}
-        return Files(_weights(stored, path), "dalle", {}, {}, {}, {}, [])
+        return Files(weights(stored, path), "dalle", {}, {}, {}, {}, [])
     if path.is_dir():
         path = weights_file(path)
     if path.suffix == ".safetensors":
@@ -62,14 +62,18 @@ def read_files(path: Path) -> Files:
     if beside[0].exists():
         _check_library(settings, layout, path)
     indices = {name: value for name, value in read.tensors.items() if name.endswith("relative_position_index")}
-    state = _weights(read.tensors, path)
+    state = weights(read.tensors, path)
     shapes = {name: value.shape for name, value in state.items()}
     settings_limits.check_settings(settings, preprocessor, shapes, str(path))
     return Files(state, layout, settings, preprocessor, read.arguments, indices, read.notes)
 
 
-def _weights(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
-    """The tensors that are learned."""
+def weights(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarray]:
+    """The tensors that are learned, checked.
+
+    Raises:
+      UserError: a tensor has no plain name, or holds other numbers than a network has.
+    """
     state = {name: value for name, value in tensors.items() if not BUFFERS.search(name)}
     for name in state:
         if len(name) > LONGEST_NAME or not name.isprintable():

@@ -78,6 +78,13 @@ ROWS = (
     Row("head/bias", "head.bias", "classifier.bias"),
 )
 
+# Of towers of CLIP, by timm's names; what other libraries call them: `teacher_names`.
+CLIP = (
+    Row("encoder/norm_pre/scale", "norm_pre.weight", ()),
+    Row("encoder/norm_pre/bias", "norm_pre.bias", ()),
+    Row("encoder/projection/kernel", "head.weight", (), LINEAR),
+)
+
 
 def _conv_norm(ours: str, theirs: str) -> tuple[Row, ...]:
     """A convolution with batch norm, called the same officially and in transformers."""
@@ -114,7 +121,7 @@ SEGMENTATION = (
         for row in _layer(f"{head}/classifier", f"{head}.conv_seg", f"{head}.classifier", CLASSIFIER)
     ),
 )
-BY_NAME = {row.ours: row for row in (*ROWS, *SEGMENTATION)}
+BY_NAME = {row.ours: row for row in (*ROWS, *CLIP, *SEGMENTATION)}
 
 # No parameters: an index that follows from the size of the grid, and a counter that nothing reads.
 BUFFERS = re.compile(r"(relative_position_index|num_batches_tracked)$")

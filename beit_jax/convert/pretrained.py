@@ -112,7 +112,7 @@ def _load(
     shapes = {name: leaf for name, leaf in shapes.items() if name not in new}
     state = _without_unused(source, config.task)
     where = f"{path}, with the config.json in its folder," if source.settings else str(path)
-    _check_names(state, names.shapes_in(shapes, source.layout, config.task), where)
+    check_names(state, names.shapes_in(shapes, source.layout, config.task), where)
     for note in source.notes:
         print(f"{path}: {note}", file=sys.stderr)
     return unflatten(names.from_layout(state, shapes, source.layout, config.task) | new), config
@@ -151,8 +151,14 @@ def _shapes(config: ConfigDict) -> dict[str, Any]:
     return jax.eval_shape(create_task(config).init, jax.random.key(0))
 
 
-def _check_names(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Checks that a checkpoint holds exactly the tensors of its model."""
+def check_names(
+    state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], where: str, what: str = "BEiT"
+) -> None:
+    """Checks that a checkpoint holds exactly the tensors of its model; `what` is its kind, for the message.
+
+    Raises:
+      UserError: lists every missing, unexpected and mis-shaped tensor.
+    """
     shapes = [
         f"{name} {state[name].shape} (expected {expected[name]})"
         for name in expected
@@ -165,7 +171,7 @@ def _check_names(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[i
     }
     message = "; ".join(f"{title}: {', '.join(listed)}" for title, listed in problems.items() if listed)
     if message:
-        raise UserError(f"{where} is no complete BEiT checkpoint; {message}")
+        raise UserError(f"{where} is no complete {what} checkpoint; {message}")
 
 
 def save_pretrained(

@@ -89,7 +89,7 @@ def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDi
     Raises:
       UserError: two tensors would have the same name.
     """
-    names = {name: _wherever(INNER_WRAPPERS, name) for name in tensors}
+    names = {name: unwrapped(name) for name in tensors}
     for prefix in OUTER_WRAPPERS:
         if all(name.startswith(prefix) for name in names.values()):
             names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
@@ -108,8 +108,9 @@ def _is_state(content: Any, key: str) -> bool:
     return isinstance(found, Mapping) and any(type(value) is StoredTensor for value in found.values())
 
 
-def _wherever(wrapper: re.Pattern[str], name: str) -> str:
-    while (plain := wrapper.sub(r"\1", name)) != name:  # wrappers around wrappers
+def unwrapped(name: str) -> str:
+    """The name of a tensor without the prefixes of wrappers, which may be within it."""
+    while (plain := INNER_WRAPPERS.sub(r"\1", name)) != name:  # wrappers around wrappers
         name = plain
     return name
 

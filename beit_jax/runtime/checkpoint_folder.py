@@ -52,7 +52,7 @@ def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
         raise UserError(
             f"{path} holds several runs; name one of them: {', '.join(f'{path}/{stage}' for stage in stages)}"
         )
-    if _is_foreign(folder):
+    if is_foreign(folder):
         raise UserError(
             f"{path} holds no checkpoint of this library; convert it, and give the new folder: python -m "
             f"beit_jax.convert {path} runs/converted --to beit_jax"
@@ -63,7 +63,7 @@ def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
     )
 
 
-def _is_foreign(path: Path) -> bool:
+def is_foreign(path: Path) -> bool:
     """Whether a path is a file, or a folder with files, in which other libraries keep parameters."""
     files = path.iterdir() if path.is_dir() else [path] if path.is_file() else []
     return any(file.suffix in FOREIGN for file in files)

@@ -24,7 +24,7 @@ def create_teacher(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Teach
 
 
 class ClipTeacher(Teacher):
-    """BEiT v2's own teacher: the last tokens of a CLIP, normed and projected into the space that it shares with texts."""
+    """BEiT v2's own teacher: the last tokens of a CLIP, normed and projected into the space of its texts."""
 
     own_statistics = CLIP
     own_norm_eps = 1e-5

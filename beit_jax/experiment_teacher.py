@@ -1,0 +1,112 @@
+"""The teacher that the training of a tokenizer reads has the sizes of its own run: a config does not repeat them."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from beit_jax import config as configs
+from beit_jax.config import statistics
+from beit_jax.config import teacher as keys
+from beit_jax.errors import UserError
+from beit_jax.experiment_start import Start
+from beit_jax.runtime.checkpoint_folder import find_checkpoint, is_foreign
+from beit_jax.training import checkpoint
+from beit_jax.training.params import flatten
+
+TASK = "teacher"  # of the config of a converted teacher
+SIZES = ("variant", "image_size", "absolute_positions", "relative_position", "layer_scale", "norm_eps")  # of an encoder
+
+
+def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, ConfigDict]) -> ConfigDict:
+    """A copy of a config whose section `teacher` has the sizes of the run that `teacher.path` names.
+
+    A config without that section, or with a random teacher, stays as it is.
+
+    Args:
+      config: valid.
+      folder: of the run; the stages of a recipe have folders with the same parent.
+      pending: the configs of stages that have not run yet, `{"stage:NAME": config}`, complete.
+
+    Raises:
+      UserError: there is no such run, it holds no such teacher, or a key was set to something else.
+    """
+    config = config.copy_and_resolve_references()
+    source = config.get("teacher", {}).get("path", "random")
+    if source == "random":
+        return config
+    if source in pending:
+        config.teacher = of_run(config.teacher, pending[source], f"teacher.path={source}")
+    else:
+        config.teacher = read_run(config.teacher, _find(config.teacher, folder), f"teacher.path={source}")
+    return config
+
+
+def _find(section: ConfigDict, folder: Path) -> Path:
+    try:
+        return find_checkpoint(section.path, folder.parent)
+    except UserError:
+        if section.kind == "encoder" or not is_foreign(Path(section.path).expanduser()):
+            raise
+        raise UserError(
+            f"teacher.path={section.path} holds no checkpoint of this library; convert it, and give the new folder: "
+            f"python -m beit_jax.convert {section.path} runs/teacher --to beit_jax --teacher {section.kind}"
+        ) from None
+
+
+def read_run(section: ConfigDict, found: Path, source: str) -> ConfigDict:
+    """The section with the sizes of a run.
+
+    Args:
+      section: as the user has set it.
+      found: a checkpoint of the run.
+      source: the run in words, for messages.
+
+    Raises:
+      UserError: see `of_run`; or the checkpoint cannot be read.
+    """
+    try:
+        theirs = configs.from_json(checkpoint.load_config(found))
+    except ValueError as error:
+        raise UserError(f"{source}: {found} does not hold the config of a run ({error})") from error
+    return of_run(section, theirs, source, flatten(checkpoint.load_shapes(found)))
+
+
+def of_run(
+    section: ConfigDict, theirs: ConfigDict, source: str, names: Collection[str] | None = None, pixels: str = ""
+) -> ConfigDict:
+    """The section with what a run's config says.
+
+    Args:
+      section: as the user has set it.
+      theirs: the config of the run: of a converted teacher, or of a task with an encoder.
+      source: the run in words, for messages.
+      names: of its parameters; None: they are not known yet.
+      pixels: the statistics of its pixels, as text; empty: those of its ops.
+
+    Raises:
+      UserError: it has no such teacher, or a key was set to something else.
+    """
+    if theirs.get("task", None) == TASK:
+        if theirs.teacher.kind != section.kind:
+            raise UserError(
+                f"{source} is a teacher of the kind {theirs.teacher.kind!r}; expected {section.kind!r}, or "
+                f"teacher.kind={theirs.teacher.kind}"
+            )
+        same = [name for name in keys.KEYS if name not in ("kind", "path")]
+        return keys.take_from_weights(section, {name: theirs.teacher[name] for name in same}, source)
+    model = theirs.get("model", {})
+    if section.kind != "encoder" or not all(name in model for name in SIZES):
+        raise UserError(
+            f"{source} is a run of the task {theirs.get('task', None)!r}, and no teacher of the kind {section.kind!r}; "
+            "expected a converted teacher, or, for teacher.kind=encoder, a run with an encoder, such as a pre-training"
+        )
+    if not section.layer and names is not None and "encoder/norm/scale" not in names:
+        raise UserError(
+            f"{source} has no norm after its last block; give the block to take: teacher.layer=N, counted from 1"
+        )
+    statistics_of_run = Start(theirs).statistics
+    if not pixels and statistics_of_run:
+        pixels = statistics.as_text(statistics_of_run)
+    sizes = {name: model[name] for name in SIZES} | ({"statistics": pixels} if pixels else {})
+    return keys.take_from_weights(section, sizes, source)
