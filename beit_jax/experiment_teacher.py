@@ -11,6 +11,7 @@ from beit_jax.config import teacher as keys
 from beit_jax.errors import UserError
 from beit_jax.experiment_start import Start
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, is_foreign
+from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
 from beit_jax.training.params import flatten
 
@@ -21,7 +22,7 @@ SIZES = ("variant", "image_size", "absolute_positions", "relative_position", "la
 def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, ConfigDict]) -> ConfigDict:
     """A copy of a config whose section `teacher` has the sizes of the run that `teacher.path` names.
 
-    A config without that section, or with a random teacher, stays as it is.
+    The tokenizer's `target_width` is then known too. A config without that section stays as it is.
 
     Args:
       config: valid.
@@ -32,13 +33,14 @@ def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, Conf
       UserError: there is no such run, it holds no such teacher, or a key was set to something else.
     """
     config = config.copy_and_resolve_references()
-    source = config.get("teacher", {}).get("path", "random")
-    if source == "random":
+    if "teacher" not in config:
         return config
+    source = config.teacher.path
     if source in pending:
         config.teacher = of_run(config.teacher, pending[source], f"teacher.path={source}")
-    else:
+    elif source != "random":
         config.teacher = read_run(config.teacher, _find(config.teacher, folder), f"teacher.path={source}")
+    config.model.target_width = config.model.target_width or create_teacher(config.teacher).width
     return config
 
 

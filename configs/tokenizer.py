@@ -83,8 +83,9 @@ def vqkd(arg: ConfigDict) -> ConfigDict:
         set_source(config, "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
-        config.model.update(dict(image_size=16, variant="Micro/4", vocab=32, decoder_depth=1, target_width=32))
-        config.teacher.update(dict(variant="Micro/4", image_size=16))
+        config.model.update(dict(image_size=16, variant="Micro/4", vocab=32, decoder_depth=1))
+        if not arg.teacher:
+            config.teacher.update(dict(variant="Micro/4", image_size=16))
     config.data.ops = "decode|random_resized_crop(image_size)|flip_lr|keep('image')"
     config.data.eval_ops = "decode|resize_small(short_side)|central_crop(image_size)|keep('image')"
     return config

@@ -25,7 +25,7 @@ def config(task: str) -> ConfigDict:
         made.model.update(DVAE | dict(image_size=8))
         return made
     if task == "vqkd":
-        made.model.update(dict(variant="Micro/4", image_size=16, vocab=16, decoder_depth=1, target_width=32))
+        made.model.update(dict(variant="Micro/4", image_size=16, vocab=16, decoder_depth=1))
         made.teacher.update(dict(kind="encoder", variant="Micro/4", image_size=16))
         return made
     made.model.update(dict(variant="Micro/4", image_size=16, drop_path=0.1))

@@ -13,7 +13,9 @@ KEYS: Keys = dict(
     vocab=Key(8192, "number of tokens", at_least=2),
     code_width=Key(32, "numbers in a code", at_least=1),
     decoder_depth=Key(3, "blocks of the decoder; published: 1 and 3", at_least=1),
-    target_width=Key(512, "numbers that the teacher has for a patch: 512 of CLIP B/16, 768 of DINO B/16", at_least=1),
+    target_width=Key(
+        0, "numbers that the teacher has for a patch, 512 of CLIP B/16; 0: those of the teacher", at_least=0
+    ),
 )
 
 LOSS_KEYS: Keys = dict(
@@ -40,7 +42,8 @@ def check(config: ConfigDict) -> None:
     """
     mistakes, side = Mistakes(), config.model.image_size // vqkd_sizes.stride(config.model)
     with mistakes.collected():
-        teacher.check(config.teacher)
+        if config.teacher.path == "random":  # sizes of others are not known yet
+            teacher.check(config.teacher)
     images = config.batch_size // config.optimizer.accumulate
     if images * side**2 < config.model.vocab:
         mistakes.add(

@@ -24,11 +24,11 @@ def distance_flops(section: Any, image_size: int) -> int:
     return 2 * (image_size // stride(section)) ** 2 * section.code_width * section.vocab
 
 
-def decoder_flops(section: Any, image_size: int) -> int:
+def decoder_flops(section: Any, image_size: int, target_width: int) -> int:
     """FLOPs from codes to the features that are predicted, counting matrix products."""
     variant, patch = variants.parse(section.variant)
     tokens = (image_size // patch) ** 2
-    layers = section.code_width * variant.width + variant.width**2 + variant.width * section.target_width
+    layers = section.code_width * variant.width + variant.width**2 + variant.width * target_width
     return _blocks(variant, section.decoder_depth, tokens + 1) + 2 * tokens * layers
 
 

@@ -54,7 +54,7 @@ class VqkdTokenizer(Tokenizer):
             patch_size=patch,
             decoder_depth=section.decoder_depth,
             code_width=section.code_width,
-            target_width=section.target_width,
+            target_width=self._target_width,
             dtype=self.dtype,
         )
 
@@ -122,9 +122,13 @@ class VqkdTokenizer(Tokenizer):
         The k-means of the first step is not counted.
         """
         section, side = self.section, self.image_size
-        forward = vqkd_sizes.encoder_flops(section, side) + vqkd_sizes.decoder_flops(section, side)
+        forward = vqkd_sizes.encoder_flops(section, side) + vqkd_sizes.decoder_flops(section, side, self._target_width)
         without = vqkd_sizes.first_layer_flops(section, side) + 2 * vqkd_sizes.distance_flops(section, side)
         return 3 * forward - without + self.teacher.flops()
+
+    @property
+    def _target_width(self) -> int:
+        return self.section.target_width or self.teacher.width
 
     def _vectors(self, params: Params, images: jax.Array) -> jax.Array:
         return self.model.apply({"params": self._networks(params)}, images, method="encode")

@@ -45,10 +45,10 @@ class TrainTokenizer(Task):
         if section is None:
             return None
         teacher, expected = create_teacher(section, self._dtype), self.config.model.target_width
-        if teacher.width != expected:
+        if expected not in (0, teacher.width):
             raise UserError(
                 f"the teacher ({section.kind}) has {teacher.width} numbers for a patch, and model.target_width is "
-                f"{expected}; set model.target_width={teacher.width}"
+                f"{expected}; leave model.target_width out"
             )
         return teacher
 

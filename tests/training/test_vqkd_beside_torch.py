@@ -1,4 +1,4 @@
-"""The whole training of VQ-KD beside one in PyTorch that is written from the published description, not from our code."""
+"""The training of VQ-KD beside one in PyTorch, which is written from the published description, not from our code."""
 
 import dataclasses
 
@@ -130,6 +130,10 @@ class Reference:
         self.p["quantize.cluster_size"] = DECAY * self.p["quantize.cluster_size"] + (1 - DECAY) * counts
 
 
+def summed_loss(params, task, images, key):
+    return task.loss(params, {}, {"image": jnp.asarray(images)}, key, 0)[0]["loss"][0]
+
+
 def test_five_steps(task):
     key = jax.random.key(1)
     optimizer, rate = build_optimizer(OPTIMIZER, total_steps=20, warmup_steps=2)
@@ -155,10 +159,8 @@ def test_five_steps(task):
             reference.k_means(flat, torch.tensor(np.asarray(order[:CODES])))
         expected = reference.loss(images)
         if number == 0:
-            own = jax.grad(
-                lambda p: task.loss(p, {}, {"image": jnp.asarray(images)}, jax.random.fold_in(key, 0), 0)[0]["loss"][0]
-            )
-            gradients = vqkd_names.to_unilm(flatten(own(state.params)))
+            own = jax.grad(summed_loss)(state.params, task, images, jax.random.fold_in(key, 0))
+            gradients = vqkd_names.to_unilm(flatten(own))
         state, metrics = step(state, {}, {"image": jnp.asarray(images)}, key)
         assert float(metrics["loss"][0]) / IMAGES == pytest.approx(float(expected), rel=2e-5)
         theirs.zero_grad()
