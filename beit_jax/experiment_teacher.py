@@ -40,7 +40,13 @@ def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, Conf
         config.teacher = of_run(config.teacher, pending[source], f"teacher.path={source}")
     elif source != "random":
         config.teacher = read_run(config.teacher, _find(config.teacher, folder), f"teacher.path={source}")
-    config.model.target_width = config.model.target_width or create_teacher(config.teacher).width
+    width, expected = create_teacher(config.teacher).width, config.model.target_width
+    if expected not in (0, width):
+        raise UserError(
+            f"teacher.path={source} has {width} numbers for a patch, and model.target_width is {expected}; leave "
+            "model.target_width out"
+        )
+    config.model.target_width = width
     return config
 
 

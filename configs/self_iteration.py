@@ -4,10 +4,10 @@
   python -m beit_jax.visualize report runs/self_iteration --markdown docs/results.md
 
 BEATs trains tokenizers of sounds in such rounds (arXiv 2212.09058). Data, networks and fine-tuning are those of
-configs/quickstart.py: a dVAE, a BEiT on its tokens, a VQ-KD that learns from that BEiT, and a BEiT on the tokens of VQ-KD.
-Two controls differ in the teacher of VQ-KD: an encoder that was never trained, and a classifier that was trained with all
-labels, which says how good the tokens of this network can be and is no fair rival. All are then fine-tuned with few labels,
-as the same network from scratch is.
+configs/quickstart.py: a dVAE, a BEiT on its tokens, a VQ-KD that learns from that BEiT, and a BEiT on the tokens of
+VQ-KD. Two controls differ in the teacher of VQ-KD: an encoder that was never trained; and a classifier that was trained
+with all labels, which shows what tokens of this size can be worth and is no fair rival. All are then fine-tuned with
+few labels, as the same network from scratch is.
 
 Arguments: labels (per class), seeds (of each fine-tuning), layer (of the teacher that VQ-KD predicts), runlocal (a few
 steps of each stage).

@@ -16,7 +16,7 @@ from beit_jax.config import defaults
 from beit_jax.convert import preprocessing, settings
 from beit_jax.convert.files import Files
 from beit_jax.convert.heads import heads_of
-from beit_jax.convert.layouts import detect_task, task_layout
+from beit_jax.convert.layouts import CODES, detect_task, task_layout
 from beit_jax.convert.names import OURS, counterpart
 from beit_jax.errors import UserError
 from beit_jax.models import variants
@@ -43,6 +43,8 @@ def detect_config(files: Files, where: str, heads: int | None = None, num_classe
     """
     if files.layout == "dalle":
         return _dvae(files.state, where)
+    if CODES in files.state:
+        return _vqkd(files, where, heads)
     tensors = _Tensors(files, detect_task(files.state), where)
     layout, is_stated = task_layout(tensors.task), files.layout == "hf" and files.settings
     section = settings.from_hf(files.settings, where) if is_stated else _model_from_tensors(tensors, files, heads)
@@ -186,6 +188,38 @@ def _check_indices(files: Files, model: ConfigDict, where: str) -> None:
                 f"{where} has a {name} that is not of {side}x{side} patches; expected a model of square images of "
                 f"{model.image_size} pixels"
             )
+
+
+def _vqkd(files: Files, where: str, heads: int | None) -> ConfigDict:
+    """A tokenizer of BEiT v2."""
+    state = files.state
+
+    def shape(name: str, rank: int) -> tuple[int, ...]:
+        if name not in state or state[name].ndim != rank:
+            raise UserError(f"{where} has no {name} of {rank} axes; expected a complete VQ-KD tokenizer")
+        return state[name].shape
+
+    def depth(network: str) -> int:
+        return len({name.split(".")[2] for name in state if name.startswith(f"{network}.blocks.")})
+
+    (width, _, patch, _), (codes, code_width) = shape("encoder.patch_embed.proj.weight", 4), shape(CODES, 2)
+    size = patch * math.isqrt(shape("encoder.pos_embed", 3)[1] - 1)
+    found = dict(embed_dim=width, depth=depth("encoder"), patch_size=patch, img_size=size)
+    variant = variants.Variant(width, depth("encoder"), heads_of(files, found, None, heads, where))
+    config = defaults("tokenizer", "vqkd")
+    config.model.update(
+        variant=variants.name_of(variant, patch),
+        image_size=size,
+        vocab=codes,
+        code_width=code_width,
+        decoder_depth=depth("decoder"),
+        target_width=shape("decode_task_layer.2.weight", 2)[0],
+    )
+    with config.unlocked():
+        config.preprocess = preprocessing.preprocess_section(
+            size, resize=round(size / 0.875), mean=(0.0,) * 3, std=(1.0,) * 3
+        )
+    return config
 
 
 def _dvae(state: Mapping[str, np.ndarray], where: str) -> ConfigDict:

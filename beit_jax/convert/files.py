@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from beit_jax.convert import safetensors_file, settings_limits, state_dicts
+from beit_jax.convert.layouts import CODES
 from beit_jax.convert.locate import DALLE, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
 from beit_jax.convert.read_budget import excerpt
@@ -107,7 +108,7 @@ def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> N
 def _layout(state: Mapping[str, Any], path: Path) -> Layout:
     if "beit.embeddings.cls_token" in state:
         return "hf"
-    if any(f"{prefix}cls_token" in state for prefix in ("", "backbone.")):
+    if any(f"{prefix}cls_token" in state for prefix in ("", "backbone.")) or CODES in state:
         return "unilm"
     some = ", ".join(sorted(state)[:5])
     raise UserError(

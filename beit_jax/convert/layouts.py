@@ -14,6 +14,8 @@ from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.models.upernet import POOLED
 from beit_jax.tasks import create_task
 
+CODES = "quantize.embedding.weight"  # of a VQ-KD tokenizer
+
 # Takes the name and the rank of one of our parameters; returns its shape in a checkpoint, or raises a UserError.
 ShapeOf = Callable[[str, int], tuple[int, ...]]
 
@@ -44,6 +46,10 @@ class TaskLayout:
     unilm_nest = "model"
     takes_mask = False
     hf_channels_first = False
+
+    def formats_of(self, config: ConfigDict) -> tuple[str, ...]:
+        """The formats for a model of this config."""
+        return self.formats
 
     def unsupported(self, config: ConfigDict) -> str:
         """What other libraries lack for a model of this config; empty: nothing."""
@@ -224,13 +230,15 @@ class _Segment(TaskLayout):
 
 
 class _Tokenizer(TaskLayout):
-    formats = ("dalle",)
+    markers = (CODES,)
+    unused = r"(teacher_model|scaling_layer)\."  # in checkpoints of the training of VQ-KD
 
-    def unsupported(self, config: ConfigDict) -> str:
-        return "" if config.model.kind == "dvae" else f"tokenizers of the kind {config.model.kind}"
+    def formats_of(self, config: ConfigDict) -> tuple[str, ...]:
+        return {"dvae": ("dalle",), "vqkd": ("unilm",)}.get(config.model.kind, ())
 
     def eval_ops(self, config: ConfigDict) -> str:
-        return f"{preprocessing.resized_ops(config.preprocess)}|map_pixels('image')|keep('image')"
+        scaled = "|map_pixels('image')" if config.model.kind == "dvae" else ""
+        return f"{preprocessing.resized_ops(config.preprocess)}{scaled}|keep('image')"
 
 
 def _hf_labels(config: ConfigDict) -> dict[str, Any]:
@@ -255,5 +263,5 @@ def task_layout(task: str) -> TaskLayout:
 
 def detect_task(names: Mapping[str, Any]) -> str:
     """The task of a checkpoint with tensors of these names, in the layout "hf" or "unilm"."""
-    marked = (task for task in ("segment", "classify", "pretrain") if names.keys() & {*_LAYOUTS[task].markers})
-    return next(marked, "classify")
+    tasks = "tokenizer", "segment", "classify", "pretrain"
+    return next((task for task in tasks if names.keys() & {*_LAYOUTS[task].markers}), "classify")

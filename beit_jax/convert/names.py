@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from einops import rearrange
 
-from beit_jax.convert.layouts import task_layout
+from beit_jax.convert.layouts import CODES, task_layout
 from beit_jax.models.relative_position import relative_position_index
 
 Layout = Literal["unilm", "hf", "dalle"]
@@ -121,10 +121,28 @@ SEGMENTATION = (
         for row in _layer(f"{head}/classifier", f"{head}.conv_seg", f"{head}.classifier", CLASSIFIER)
     ),
 )
-BY_NAME = {row.ours: row for row in (*ROWS, *CLIP, *SEGMENTATION)}
+# A VQ-KD tokenizer, which the official code alone has; its networks have the names of a classifier: see `_of_vqkd`.
+VQKD = (
+    Row("codebook/vectors", CODES, ()),
+    Row("codebook/usage", "quantize.cluster_size", ()),
+    Row("codebook/is_made", "quantize.embedding.initted", ()),
+    *(
+        row
+        for half in ("encode", "decode")
+        for ours, theirs in (("hidden", "0"), ("out", "2"))
+        for row in _layer(f"{half}_head/{ours}", f"{half}_task_layer.{theirs}", "", LINEAR)
+    ),
+)
+# What the official quantizer stores beside its codes: their first values, which it does not read again.
+QUANTIZER_BUFFERS = {
+    "codebook/vectors": "quantize.embedding.embed_avg",
+    "codebook/usage": "quantize.embedding.cluster_size",
+}
+STACKED = (OURS, "decoder/blocks/")
+BY_NAME = {row.ours: row for row in (*ROWS, *CLIP, *SEGMENTATION, *VQKD)}
 
-# No parameters: an index that follows from the size of the grid, and a counter that nothing reads.
-BUFFERS = re.compile(r"(relative_position_index|num_batches_tracked)$")
+# No parameters: an index that follows from the size of the grid, a counter that nothing reads, and the quantizer's.
+BUFFERS = re.compile(r"(relative_position_index|num_batches_tracked|quantize\.embedding\.(embed_avg|cluster_size))$")
 
 
 class Counterpart(NamedTuple):
@@ -153,19 +171,28 @@ def counterpart(name: str, depth: int, layout: Layout, task: str) -> Counterpart
         return Counterpart(
             [[".".join([part, "blocks", *layer, kind[0].replace("k", "w")])]], False, CONV * (kind == "kernel")
         )
-    row = BY_NAME[name]
+    row = _of_vqkd(name) if (layout, task) == ("unilm", "tokenizer") else BY_NAME[name]
     theirs = (row.unilm,) if layout == "unilm" else (row.hf,) if isinstance(row.hf, str) else row.hf
     if layout == "unilm" and name.startswith("encoder/"):
         theirs = tuple(f"{task_layout(task).unilm_prefix}{one}" for one in theirs)
-    stacked, norm = name.startswith(OURS), task_layout(task).hf_norm
+    stacked, norm = name.startswith(STACKED), task_layout(task).hf_norm
     names = [[one.format(i, norm=norm) for one in theirs] for i in range(depth if stacked else 1)]
     return Counterpart(names, stacked, row.axes)
 
 
 def counterparts(params: Mapping[str, Any], layout: Layout, task: str) -> Iterator[tuple[str, Counterpart]]:
     """The counterpart of every parameter of a flattened tree of arrays or shapes."""
-    depth = next((leaf.shape[0] for name, leaf in params.items() if name.startswith(OURS)), 0)
-    return ((name, counterpart(name, depth, layout, task)) for name in params)
+    for name, leaf in params.items():
+        yield name, counterpart(name, leaf.shape[0] if name.startswith(STACKED) else 1, layout, task)
+
+
+def _of_vqkd(name: str) -> Row:
+    """The row of a parameter of VQ-KD, whose networks are official encoders with the norm of a classifier."""
+    network, _, rest = name.partition("/")
+    if network not in ("encoder", "decoder"):
+        return BY_NAME[name]
+    row = BY_NAME[f"fc_{rest}" if rest.startswith("norm/") else f"encoder/{rest}"]
+    return row._replace(ours=name, unilm=f"{network}.{row.unilm}")
 
 
 def to_layout(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, Any]:
@@ -222,6 +249,8 @@ def buffers(params: Mapping[str, Any], layout: Layout, task: str) -> dict[str, n
             side = (math.isqrt(params[name].shape[-2] - 3) + 1) // 2
             index = relative_position_index((side, side)).astype(np.int64)
             out |= {table.replace("_bias_table", "_index"): index for (table,) in theirs.names}
+        if name in QUANTIZER_BUFFERS:
+            out[QUANTIZER_BUFFERS[name]] = np.asarray(params[name])
         if name.endswith("norm/mean"):
             ((mean,),) = theirs.names
             out[mean.replace("running_mean", "num_batches_tracked")] = np.zeros((), np.int64)

@@ -212,10 +212,11 @@ def save_pretrained(
 def _check_format(format: str, config: ConfigDict) -> None:
     layout = task_layout(config.task)
     unsupported = layout.unsupported(config)
-    if format in layout.formats and not unsupported:
+    formats = layout.formats_of(config)
+    if format in formats and not unsupported:
         return
-    what = unsupported if format in layout.formats else f"models of the task {config.task!r}"
-    expected = ("beit_jax",) if unsupported else ("beit_jax", *layout.formats)
+    what = unsupported if format in formats else f"models of the task {config.task!r}"
+    expected = ("beit_jax",) if unsupported else ("beit_jax", *formats)
     raise UserError(f"format={format!r} has no layout for {what}; expected {' or '.join(expected)}")
 
 

@@ -40,7 +40,7 @@ def largest_differences(ours: Pretrained, folder: Path | None, layout: str) -> d
     import torch
 
     config = ours.config.copy_and_resolve_references()
-    formats, missing = task_layout(config.task).formats, task_layout(config.task).unsupported(config)
+    formats, missing = task_layout(config.task).formats_of(config), task_layout(config.task).unsupported(config)
     if not formats or missing:
         what = missing or f"models of the task {config.task!r}"
         raise UserError(f"--verify compares with another library, and none has {what}; leave it out")
@@ -48,6 +48,8 @@ def largest_differences(ours: Pretrained, folder: Path | None, layout: str) -> d
         config.model.dtype = "float32"  # on accelerators the default is bfloat16
     ours = ours._replace(model=create_task(config).model)
     with torch.no_grad(), jax.default_matmul_precision("highest"):
+        if ours.config.get("model", {}).get("kind", "") == "vqkd":
+            raise UserError("--verify: no installed library has a VQ-KD tokenizer; leave it out")
         if "dalle" in formats:
             return _compare_with_dalle(ours)
         if layout == "unilm" and "timm" in formats:

@@ -32,11 +32,11 @@ class Quantized(NamedTuple):
 
 
 def new_codebook(key: jax.Array, codes: int, width: int) -> Params:
-    """A codebook before its k-means: `vectors` `[k, c]`, `usage` `[k]`, and `is_made`, 0 until k-means has run."""
+    """A codebook before its k-means: `vectors` `[k, c]`, `usage` `[k]`, and `is_made` `[1]`, 0 until k-means ran."""
     return {
         "vectors": unit(STDDEV * jax.random.normal(key, (codes, width), jnp.float32)),
         "usage": jnp.zeros((codes,), jnp.float32),
-        "is_made": jnp.zeros((), jnp.float32),
+        "is_made": jnp.zeros((1,), jnp.float32),
     }
 
 
@@ -73,9 +73,9 @@ def made(codebook: Params, key: jax.Array, vectors: jax.Array) -> Params:
     def make() -> Params:
         start = start_vectors(key, vectors, codebook["vectors"].shape[0])
         codes, _ = k_means(start, vectors)
-        return {"vectors": codes, "usage": codebook["usage"], "is_made": jnp.ones((), jnp.float32)}
+        return {"vectors": codes, "usage": codebook["usage"], "is_made": jnp.ones((1,), jnp.float32)}
 
-    return jax.lax.cond(codebook["is_made"] > 0, lambda: dict(codebook), make)
+    return jax.lax.cond(codebook["is_made"][0] > 0, lambda: dict(codebook), make)
 
 
 def start_vectors(key: jax.Array, vectors: jax.Array, codes: int) -> jax.Array:

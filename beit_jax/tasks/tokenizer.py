@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from beit_jax.errors import UserError
 from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.tasks.device_choices import compute_dtype
@@ -36,21 +35,9 @@ class TrainTokenizer(Task):
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
-        """The frozen network that the tokenizer learns from, if its kind does.
-
-        Raises:
-          UserError: its features are wider or narrower than those that the tokenizer predicts.
-        """
+        """The frozen network that the tokenizer learns from, if its kind does."""
         section = self.config.get("teacher", None)
-        if section is None:
-            return None
-        teacher, expected = create_teacher(section, self._dtype), self.config.model.target_width
-        if expected not in (0, teacher.width):
-            raise UserError(
-                f"the teacher ({section.kind}) has {teacher.width} numbers for a patch, and model.target_width is "
-                f"{expected}; leave model.target_width out"
-            )
-        return teacher
+        return None if section is None else create_teacher(section, self._dtype)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:

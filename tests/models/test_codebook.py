@@ -30,7 +30,7 @@ def test_k_means_as_in_the_official_code():
     np.testing.assert_array_equal(found.tokens, [0, 1, 2, 3, 4, 0, 1, 2])
     assert float(found.commitment) == pytest.approx(0.012350465, rel=1e-5)
     after = codebook.moved(
-        {"vectors": means, "usage": jnp.zeros(5), "is_made": jnp.ones(())}, found.tokens, vectors, 0.99
+        {"vectors": means, "usage": jnp.zeros(5), "is_made": jnp.ones(1)}, found.tokens, vectors, 0.99
     )
     np.testing.assert_allclose(after["vectors"], means, atol=1e-6)
     np.testing.assert_allclose(after["usage"], [0.02, 0.02, 0.02, 0.01, 0.01], rtol=1e-5)
@@ -50,7 +50,7 @@ def test_moving_averages_as_in_the_official_code():
     np.testing.assert_array_equal(found.tokens, [0, 0, 1, 1, 1, 2])
     np.testing.assert_allclose(gradient[0], [-0.0016611, 0.0165558], rtol=1e-4)
     np.testing.assert_allclose(gradient[-1], [0.0005532, 0.0038808], rtol=1e-4)
-    state = {"vectors": codes, "usage": jnp.zeros(4), "is_made": jnp.ones(())}
+    state = {"vectors": codes, "usage": jnp.zeros(4), "is_made": jnp.ones(1)}
     after = codebook.moved(state, found.tokens, codebook.unit(z), 0.9)
     np.testing.assert_allclose(
         after["vectors"], [[0.999802, 0.019903], [0.007282, 0.999973], [-0.9999, 0.014125], [0, -1]], atol=1e-6
@@ -86,7 +86,7 @@ def test_k_means_runs_once():
     first = jax.jit(codebook.made)(fresh, jax.random.key(5), vectors)
     expected, _ = codebook.k_means(codebook.start_vectors(jax.random.key(5), vectors, 6), vectors)
     np.testing.assert_allclose(first["vectors"], expected, atol=1e-6)
-    assert float(first["is_made"]) == 1
+    assert first["is_made"].tolist() == [1.0]
     again = jax.jit(codebook.made)(first, jax.random.key(6), vectors[::-1])
     np.testing.assert_array_equal(again["vectors"], first["vectors"])
 
@@ -122,7 +122,7 @@ def test_unused_codes_become_vectors_of_the_batch():
     vectors = codebook.unit(jax.random.normal(jax.random.key(10), (30, 4)))
     codes = codebook.unit(jax.random.normal(jax.random.key(11), (3, 4)))
     key = jax.random.key(12)
-    state = {"vectors": codes, "usage": jnp.asarray([20.0, 0.1, 9.0]), "is_made": jnp.ones(())}
+    state = {"vectors": codes, "usage": jnp.asarray([20.0, 0.1, 9.0]), "is_made": jnp.ones(1)}
     after = codebook.revived(state, key, vectors, 0.05)
     np.testing.assert_array_equal(after["vectors"][jnp.array([0, 2])], codes[jnp.array([0, 2])])
     assert np.any(np.all(np.asarray(vectors) == np.asarray(after["vectors"][1]), axis=1))

@@ -9,7 +9,7 @@ import pytest
 from einops import rearrange
 from ml_collections import ConfigDict
 
-from beit_jax.convert import vqkd_names
+from beit_jax.convert import names
 from beit_jax.models.vqkd_tokenizer import VqkdTokenizer
 from beit_jax.training.optimizer import build_optimizer
 from beit_jax.training.params import flatten
@@ -130,6 +130,11 @@ class Reference:
         self.p["quantize.cluster_size"] = DECAY * self.p["quantize.cluster_size"] + (1 - DECAY) * counts
 
 
+def official(params):
+    """By the names of the official code."""
+    return names.to_layout(flatten(params), "unilm", "tokenizer")
+
+
 def summed_loss(params, task, images, key):
     return task.loss(params, {}, {"image": jnp.asarray(images)}, key, 0)[0]["loss"][0]
 
@@ -141,7 +146,7 @@ def test_five_steps(task):
     # Weights large enough that codes and attention differ from patch to patch.
     state = state.replace(params=jax.tree.map(lambda leaf: leaf * (4.0 if leaf.ndim > 1 else 1.0), state.params))
     batches = [RANDOM.random((IMAGES, SIDE, SIDE, 3), np.float32) for _ in range(STEPS)]
-    reference = Reference(vqkd_names.to_unilm(flatten(state.params)))
+    reference = Reference(official(state.params))
     undecayed = [
         name for name, t in reference.learned.items() if t.ndim == 1 or name.endswith(("cls_token", "pos_embed"))
     ]
@@ -160,7 +165,7 @@ def test_five_steps(task):
         expected = reference.loss(images)
         if number == 0:
             own = jax.grad(summed_loss)(state.params, task, images, jax.random.fold_in(key, 0))
-            gradients = vqkd_names.to_unilm(flatten(own))
+            gradients = official(own)
         state, metrics = step(state, {}, {"image": jnp.asarray(images)}, key)
         assert float(metrics["loss"][0]) / IMAGES == pytest.approx(float(expected), rel=2e-5)
         theirs.zero_grad()
@@ -175,7 +180,7 @@ def test_five_steps(task):
         reference.move_codes()
         used |= set(reference.tokens.flatten().tolist())
     assert len(used) > CODES // 2
-    found = vqkd_names.to_unilm(flatten(state.params))
+    found = official(state.params)
     for name in (*reference.learned, "quantize.embedding.weight", "quantize.cluster_size"):
         np.testing.assert_allclose(found[name], reference.p[name].detach(), atol=2e-4, err_msg=name)
     tokens = task.tokenizer.targets(state.params, jnp.asarray(batches[0]))
