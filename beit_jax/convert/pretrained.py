@@ -37,6 +37,8 @@ from beit_jax.training.params import flatten, merge, unflatten
 
 Format = Literal["beit_jax", "hf", "unilm", "timm", "dalle"]
 
+NAMED = 10  # tensors in a note
+
 
 class Pretrained(NamedTuple):
     """A network, its parameters (float32 NumPy arrays), and its config.
@@ -133,7 +135,8 @@ def _without_unused(source: files.Files, task: str) -> dict[str, np.ndarray]:
     """The tensors without those that other models left behind, which a note names."""
     unused = [name for name in source.state if re.match(task_layout(task).unused, name)]
     if unused:
-        source.notes.append(f"not used, as this model does not read them: {', '.join(unused)}")
+        more = f" and {len(unused) - NAMED} more" if len(unused) > NAMED else ""
+        source.notes.append(f"not used, as this model does not read them: {', '.join(unused[:NAMED])}{more}")
     return {name: value for name, value in source.state.items() if name not in unused}
 
 

@@ -1,0 +1,103 @@
+"""VQ-KD tokenizers in the files of the official code."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from beit_jax import config as configs
+from beit_jax import tasks
+from beit_jax.convert import from_pretrained, names, safetensors_file, save_pretrained
+from beit_jax.errors import UserError
+from beit_jax.training.params import flatten
+
+
+def shapes(decoder_depth, target_width):
+    config = configs.defaults("tokenizer", "vqkd")
+    config.model.update(dict(image_size=224, decoder_depth=decoder_depth, target_width=target_width))
+    return flatten(jax.eval_shape(tasks.create_task(config).init, jax.random.key(0)))
+
+
+@pytest.mark.parametrize(
+    ("decoder_depth", "target_width", "parameters"),
+    [(1, 512, 94_655_008), (3, 512, 108_829_216), (1, 768, 94_851_872)],
+)
+def test_as_many_parameters_as_the_official_code(decoder_depth, target_width, parameters):
+    found = shapes(decoder_depth, target_width)
+    learned = {name: leaf for name, leaf in found.items() if not name.startswith("codebook/")}
+    assert sum(math.prod(leaf.shape) for leaf in learned.values()) == parameters
+
+
+def test_tensors_of_the_official_code():
+    found = shapes(3, 512)
+    tensors = names.shapes_in(found, "unilm", "tokenizer")
+    arrays = {name: np.zeros(leaf.shape, np.float32) for name, leaf in found.items() if name.startswith("codebook/")}
+    buffers = names.buffers(arrays, "unilm", "tokenizer")
+    assert len(tensors) + len(buffers) == 220
+    expected = {
+        "encoder.patch_embed.proj.weight": (768, 3, 16, 16),
+        "decoder.patch_embed.proj.weight": (768, 32, 1, 1),
+        "encoder.blocks.11.attn.qkv.weight": (2304, 768),
+        "decoder.blocks.2.mlp.fc1.weight": (3072, 768),
+        "decoder.blocks.0.attn.q_bias": (768,),
+        "decoder.pos_embed": (1, 197, 768),
+        "encoder.fc_norm.weight": (768,),
+        "encode_task_layer.2.weight": (32, 768),
+        "decode_task_layer.2.weight": (512, 768),
+        "quantize.embedding.weight": (8192, 32),
+        "quantize.cluster_size": (8192,),
+        "quantize.embedding.initted": (1,),
+    }
+    assert {name: tensors[name] for name in expected} == expected
+    assert buffers.keys() == {"quantize.embedding.embed_avg", "quantize.embedding.cluster_size"}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A small tokenizer, as a checkpoint of its training stores it: path, parameters."""
+    config = tiny.config("vqkd")
+    params = jax.jit(tasks.create_task(config).init)(jax.random.key(0))
+    flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
+    tensors = names.to_layout(flat, "unilm", "tokenizer") | names.buffers(flat, "unilm", "tokenizer")
+    tensors |= {"teacher_model.ln_post.weight": np.ones(4, np.float32), "scaling_layer.shift": np.zeros(3, np.float32)}
+    path = tmp_path / "vqkd.safetensors"
+    safetensors_file.write_tensors(path, tensors)
+    return path, flat
+
+
+def test_read_from_an_official_file(stored, capsys):
+    path, expected = stored
+    _, params, config = from_pretrained(path, heads=2)
+    assert (config.task, config.model.kind, config.model.variant) == ("tokenizer", "vqkd", "Micro/4")
+    model = config.model
+    assert (model.vocab, model.code_width, model.decoder_depth, model.target_width) == (16, 32, 1, 32)
+    found = flatten(params)
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
+        np.testing.assert_array_equal(found[name], leaf)
+    told = capsys.readouterr().err
+    assert "not used, as this model does not read them: scaling_layer.shift, teacher_model.ln_post" in told
+
+
+def test_incomplete_files_name_what_is_missing(stored):
+    path, _ = stored
+    tensors = safetensors_file.read_tensors(path)
+    del tensors["decoder.cls_token"]
+    safetensors_file.write_tensors(path, tensors)
+    with pytest.raises(UserError, match=r"is no complete BEiT checkpoint; missing: decoder.cls_token"):
+        from_pretrained(path, heads=2)
+    del tensors["encoder.patch_embed.proj.weight"]
+    safetensors_file.write_tensors(path, tensors)
+    with pytest.raises(UserError, match=r"has no encoder.patch_embed.proj.weight of 4 axes; expected a complete VQ-KD"):
+        from_pretrained(path, heads=2)
+
+
+def test_other_formats_are_refused(stored, tmp_path):
+    path, _ = stored
+    _, params, config = from_pretrained(path, heads=2)
+    with pytest.raises(
+        UserError, match=r"format=.hf. has no layout for .*; expected .*unilm"
+    ):
+        save_pretrained(tmp_path / "hf", params, config, format="hf")
