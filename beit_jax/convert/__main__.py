@@ -5,6 +5,7 @@
   python -m beit_jax.convert runs/finetune hf_model --to hf --verify
   python -m beit_jax.convert narrow.pth runs/narrow --to beit_jax --heads 4
   python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
+  python -m beit_jax.convert openai/clip-vit-base-patch16 runs/clip --to beit_jax --teacher clip      a frozen teacher
 
 SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is detected. Files of
 PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the largest
@@ -29,7 +30,8 @@ def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.Parser(
         prog="python -m beit_jax.convert",
-        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--heads N] [--num_classes N] [--verify]",
+        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--heads N] [--num_classes N] [--verify]\n"
+        "       %(prog)s SRC DST --to beit_jax --teacher {clip,dino} [--gelu {quick,exact}] [--heads N]",
         description=__doc__,
         plugins=True,
         check=_check_command,
@@ -41,9 +43,14 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--heads", metavar="N", type=int, help="attention heads, where SRC does not state them")
     parser.add_argument("--num_classes", metavar="N", type=int, help="of a new head, for an encoder without one")
+    parser.add_argument("--teacher", choices=("clip", "dino"), help="SRC is such a teacher, and no BEiT")
+    parser.add_argument("--gelu", choices=("quick", "exact"), help="of a CLIP, where SRC does not state it")
     parser.add_argument("--verify", action="store_true", help="compare with the other library; needs torch")
     args = parser.parse_args(argv)
     target = str(cli.local_folder("target", args.target))
+    if args.teacher:
+        convert_teacher(args.source, target, args.teacher, gelu=args.gelu or "auto", heads=args.heads)
+        return
     convert(args.source, target, args.to, verify=args.verify, heads=args.heads, num_classes=args.num_classes)
 
 
@@ -56,6 +63,13 @@ def _check_command(args: argparse.Namespace) -> None:
     for name in ("heads", "num_classes"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             mistakes.add(f"found --{name}={getattr(args, name)}, expected at least 1")
+    if args.gelu and args.teacher != "clip":
+        mistakes.add("found --gelu without --teacher clip; expected it for a CLIP alone")
+    for name, given in {"--num_classes": args.num_classes, "--verify": args.verify}.items():
+        if args.teacher and given:
+            mistakes.add(f"found {name} with --teacher; expected it for a BEiT alone")
+    if args.teacher and args.to != "beit_jax":
+        mistakes.add(f"found --to {args.to} with --teacher; expected --to beit_jax: no other library is written")
     with mistakes.collected():
         extras.check_installed(*(("torch",) if args.verify else ()))
     mistakes.raise_all()
@@ -81,6 +95,25 @@ def convert(
     save_pretrained(target, loaded.params, loaded.config, format=to)
     sizes = [leaf.size for leaf in flatten(loaded.params).values()]
     print(f"{target}: {loaded.config.task}, {sum(sizes):,} parameters in {len(sizes)} arrays, format {to}")
+
+
+def convert_teacher(source: str, target: str, kind: str, *, gelu: str, heads: int | None) -> None:
+    """Reads a teacher from `source`, and writes it as a run.
+
+    Raises:
+      UserError: see `load_teacher` and `save_teacher`.
+    """
+    from beit_jax.convert.teachers import load_teacher, save_teacher
+    from beit_jax.training.params import flatten
+
+    locate.check_target(Path(target), "beit_jax")
+    teacher, params = load_teacher(source, kind, heads=heads, gelu=gelu)
+    save_teacher(target, teacher, params)
+    size = sum(leaf.size for leaf in flatten(params).values())
+    print(
+        f"{target}: a teacher of the kind {kind}, {teacher.section.variant} for images of {teacher.image_size} pixels, "
+        f"{teacher.width} numbers a patch, {size:,} parameters"
+    )
 
 
 def _verify(loaded: Any, source: str, *, is_new_head: bool) -> None:

@@ -7,6 +7,10 @@ class UnreadableError(Exception):
     """A file is not what it should be; the message says how, in one line."""
 
 
+class ScriptError(Exception):
+    """The file is an archive of TorchScript: a program, with weights in it."""
+
+
 class UnknownKindError(Exception):
     """A file holds tensors of a kind that is not read here; the message names it."""
 

@@ -31,7 +31,12 @@ USUAL_WIDTHS = (192, 384, 512, 768, 1024)
 
 
 def load_teacher(
-    path: str | Path, kind: str = "clip", *, dtype: jnp.dtype = jnp.float32, **settings: Any
+    path: str | Path,
+    kind: str = "clip",
+    *,
+    heads: int | None = None,
+    dtype: jnp.dtype = jnp.float32,
+    **settings: Any,
 ) -> tuple[Teacher, Params]:
     """A teacher with its weights, float32 NumPy arrays.
 
@@ -42,9 +47,9 @@ def load_teacher(
       path: a file, a folder or a hub id: of OpenAI's CLIP (a state dict), open_clip, transformers, timm or DINO; a run
         or checkpoint of this library; or "random". Nothing in a file is executed.
       kind: "clip", "dino", or "encoder": of a run, or of what `from_pretrained` takes.
+      heads: attention heads, for weights that do not state them.
       dtype: of the matrix products.
-      settings: other keys of `config.teacher`. Sizes are those of the weights; `variant` tells the number of heads
-        where they do not.
+      settings: other keys of `config.teacher`; those that follow from the weights need not be given.
 
     Raises:
       UserError: there are no such weights, they are damaged or not of this kind, or a setting contradicts them.
@@ -61,11 +66,11 @@ def load_teacher(
         single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = jax.tree.map(np.asarray, checkpoint.load_params(run, single))
     elif kind == "encoder":
-        _, params, config = from_pretrained(found)
+        _, params, config = from_pretrained(found, heads=heads)
         pixels = statistics.as_text((tuple(config.preprocess.mean), tuple(config.preprocess.std)))
         section = of_run(section, config, section.path, flatten(params), pixels)
     else:
-        section, params = _load_foreign(section, found)
+        section, params = _load_foreign(section, found, heads)
     teacher = create_teacher(section, dtype)
     return teacher, merge(_shapes(teacher), params, ignored=teacher.ignored)
 
@@ -93,12 +98,12 @@ def _shapes(teacher: Teacher) -> Params:
     return jax.eval_shape(teacher.init, jax.random.key(0))
 
 
-def _load_foreign(section: ConfigDict, path: Path) -> tuple[ConfigDict, Params]:
+def _load_foreign(section: ConfigDict, path: Path, heads: int | None) -> tuple[ConfigDict, Params]:
     """The section and the parameters of a file of another library."""
     file = locate.weights_file(path) if path.is_dir() else path
     state = _read(file)
     _check_is_no_beit(state, section.kind, file)
-    return (_load_clip if section.kind == "clip" else _load_dino)(section, state, file)
+    return (_load_clip if section.kind == "clip" else _load_dino)(section, state, file, heads)
 
 
 def _read(file: Path) -> dict[str, np.ndarray]:
@@ -120,7 +125,9 @@ def _check_is_no_beit(state: dict[str, np.ndarray], kind: str, file: Path) -> No
         )
 
 
-def _load_clip(section: ConfigDict, state: dict[str, np.ndarray], file: Path) -> tuple[ConfigDict, Params]:
+def _load_clip(
+    section: ConfigDict, state: dict[str, np.ndarray], file: Path, heads: int | None
+) -> tuple[ConfigDict, Params]:
     if section.projection == 0:
         state = {name: value for name, value in state.items() if name not in PROJECTIONS}
     tower = teacher_names.find_tower(state, str(file))
@@ -130,7 +137,8 @@ def _load_clip(section: ConfigDict, state: dict[str, np.ndarray], file: Path) ->
             f"{where} has no projection ({tower.spelled('head.weight')[0]}); expected the one into the space of texts, "
             "or teacher.projection=0 for the features before it"
         )
-    sizes, said = _sizes(section, tower.shape("patch_embed.proj.weight"), tower.shape("pos_embed"), tower.depth(), file)
+    shapes = [tower.shape(name) for name in ("patch_embed.proj.weight", "pos_embed")]
+    sizes, said = _sizes(section.kind, *shapes, tower.depth(), file, heads)
     if section.projection:
         sizes["projection"] = projection[1 if tower.library == "openai" else 0]
     filled = keys.take_from_weights(section, sizes | said, where)
@@ -147,30 +155,33 @@ def _load_clip(section: ConfigDict, state: dict[str, np.ndarray], file: Path) ->
 PROJECTIONS = ("proj", "visual.proj", "visual_projection.weight", "head.weight", "head.bias")
 
 
-def _load_dino(section: ConfigDict, state: dict[str, np.ndarray], file: Path) -> tuple[ConfigDict, Params]:
+def _load_dino(
+    section: ConfigDict, state: dict[str, np.ndarray], file: Path, heads: int | None
+) -> tuple[ConfigDict, Params]:
     layout = "hf" if "beit.embeddings.cls_token" in state else "unilm"  # `state_dicts` puts this prefix
     embeddings = "beit.embeddings.patch_embeddings.projection.weight", "beit.embeddings.position_embeddings"
     patch, positions = embeddings if layout == "hf" else ("patch_embed.proj.weight", "pos_embed")
     blocks = "beit.encoder.layer." if layout == "hf" else "blocks."
     numbers = {name.removeprefix(blocks).partition(".")[0] for name in state if name.startswith(blocks)}
     shapes = [state[name].shape if name in state else () for name in (patch, positions)]
-    sizes, said = _sizes(section, *shapes, len(numbers), file)
+    sizes, said = _sizes(section.kind, *shapes, len(numbers), file, heads)
     filled = keys.take_from_weights(section, sizes | said, str(file))
     expected = flatten(_shapes(create_teacher(filled)))
     return filled, unflatten(teacher_names.dino_params(state, expected, layout, str(file)))
 
 
 def _sizes(
-    section: ConfigDict, patches: tuple[int, ...], positions: tuple[int, ...], depth: int, file: Path
+    kind: str, patches: tuple[int, ...], positions: tuple[int, ...], depth: int, file: Path, heads: int | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the shapes of tensors say, and what settings beside them say: values of keys of the section.
 
     Args:
-      section: of which `variant` tells the heads where nothing else does.
+      kind: of teacher.
       patches: shape of the projection of patches, `[d, 3, p, p]`.
       positions: shape of the embedding of positions, `[.., n, d]`.
       depth: number of blocks.
       file: of the weights.
+      heads: given by the user.
 
     Raises:
       UserError: they are not those of a ViT for square images, or do not tell the number of heads.
@@ -179,18 +190,20 @@ def _sizes(
     if len(patches) != 4 or not depth or not side or side**2 != positions[-2] - 1:
         raise UserError(
             f"{file} has patches of the shape {patches}, positions of the shape {positions} and {depth} blocks; "
-            f"expected a complete ViT for square images as of {section.kind}"
+            f"expected a complete ViT for square images as of {kind}"
         )
     width, patch = patches[0], patches[-1]
-    said, stated = read_settings(file, section.kind, width)
-    given, given_patch = variants.parse(section.variant)
-    if stated is None and (given.width, given.depth, given_patch) == (width, depth, patch):
-        stated = given.heads
-    if stated is None and width in USUAL_WIDTHS:
-        stated = width // 64
-    if stated is None or width % stated:
+    said, stated = read_settings(file, kind, width)
+    if heads and stated and heads != stated:
+        raise UserError(f"{file} has {stated} attention heads by the settings beside it, and heads={heads} is given")
+    found = heads or stated or (width // 64 if width in USUAL_WIDTHS else 0)
+    if not found:
         raise UserError(
-            f"{file} has the width {width}, and {'no' if stated is None else stated} attention heads are stated; give "
-            f"them: teacher.variant={width}x{depth}xHEADS/{patch}, with heads that divide the width"
+            f"{file} does not state its number of attention heads, and its width {width} is not one of "
+            f"{', '.join(map(str, USUAL_WIDTHS))}; give it: load_teacher(..., heads=N), or python -m beit_jax.convert "
+            f"SRC DST --to beit_jax --teacher {kind} --heads N"
         )
-    return dict(variant=variants.name_of(variants.Variant(width, depth, stated), patch), image_size=side * patch), said
+    if found < 1 or width % found:
+        raise UserError(f"{file} has the width {width}, which {found} attention heads do not divide")
+    variant = variants.name_of(variants.Variant(width, depth, found), patch)
+    return dict(variant=variant, image_size=side * patch), said

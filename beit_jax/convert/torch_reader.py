@@ -19,7 +19,7 @@ import numpy as np
 
 from beit_jax.convert import zip_members
 from beit_jax.convert.pickle_interpreter import Function, Record, Window, interpret, make_dict, make_set
-from beit_jax.convert.read_budget import Budget, UnknownKindError, UnreadableError, excerpt
+from beit_jax.convert.read_budget import Budget, ScriptError, UnknownKindError, UnreadableError, excerpt
 from beit_jax.convert.torch_storages import Storage, StoredTensor, read_arrays
 from beit_jax.errors import UserError
 
@@ -69,7 +69,7 @@ class _RefusedError(Exception):
     """A pickle names something that no checkpoint needs."""
 
 
-REFUSALS = (_RefusedError, UnknownKindError, UnreadableError)
+REFUSALS = (_RefusedError, ScriptError, UnknownKindError, UnreadableError)
 
 
 def read_tensors(path: Path, choose: Callable[[Any], Any]) -> dict[str, np.ndarray]:
@@ -92,6 +92,11 @@ def read_tensors(path: Path, choose: Callable[[Any], Any]) -> dict[str, np.ndarr
     except _RefusedError as error:
         raise UserError(
             f"{path} asks to run {error}, which no checkpoint needs; nothing of it was run. Do not trust this file"
+        ) from error
+    except ScriptError as error:
+        raise UserError(
+            f"{path} is an archive of TorchScript, a program that is not run; write its weights alone with PyTorch: "
+            f"torch.save(torch.jit.load({str(path)!r}, 'cpu').state_dict(), 'weights.pth')"
         ) from error
     except UnknownKindError as error:
         raise UserError(
@@ -216,6 +221,8 @@ def _find(module: str, name: str) -> Any:
         return Function(_record)
     if module.partition(".")[0] == "torch" and UNKNOWN_KIND.fullmatch(name):
         raise UnknownKindError(excerpt(name))
+    if module.partition(".")[0] == "__torch__":
+        raise ScriptError
     raise _RefusedError(excerpt(f"{module}.{name}"))
 
 

@@ -4,7 +4,7 @@ import struct
 import zlib
 from typing import BinaryIO, NamedTuple
 
-from beit_jax.convert.read_budget import Budget, UnreadableError, excerpt
+from beit_jax.convert.read_budget import Budget, ScriptError, UnreadableError, excerpt
 
 MAGIC = b"PK\x03\x04"
 _LOCAL = struct.Struct("<4s5H3L2H")
@@ -34,6 +34,7 @@ def read_members(file: BinaryIO, budget: Budget) -> dict[str, Member]:
 
     Raises:
       UnreadableError: the archive is damaged or compressed, or its parts contradict each other.
+      ScriptError: it is one of TorchScript.
     """
     size = file.seek(0, 2)
     start, length, count = _directory(file, size)
@@ -110,6 +111,8 @@ def _entry(directory: bytes, position: int) -> tuple[str, int, Member, int]:
     size, packed, offset = _in_64_bits(directory[name_start + name_length : end - comment], [size, packed, offset])
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
         raise UnreadableError(f"an archive with a member outside of its folder, {excerpt(name)}")
+    if method and name.split("/")[1:2] == ["code"]:
+        raise ScriptError
     if method or flags & _ENCRYPTED or packed != size:
         raise UnreadableError(f"an archive with a compressed member, {excerpt(name)}; PyTorch does not compress")
     return name, offset, Member(0, size, crc or None), end

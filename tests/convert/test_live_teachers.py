@@ -111,7 +111,7 @@ def test_clip_of_openai(clip, tmp_path, prefix):
         state |= {f"{outer}{name}": value for name, value in texts.items()}
     torch.save({"state_dict": state} if "module" in prefix else state, tmp_path / "clip.pt")
     said = {"quick_gelu": "quick", "gelu": "exact"}[gelu]
-    teacher, params = load_teacher(tmp_path / "clip.pt", gelu=said, variant="64x3x4/8")
+    teacher, params = load_teacher(tmp_path / "clip.pt", gelu=said, heads=4)
     assert_features(teacher, params, features)
 
 
@@ -134,7 +134,7 @@ def test_networks_of_timm(tmp_path, kind):
         model.head.bias.data.zero_()
     torch.save(model.state_dict(), tmp_path / "model.pth")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": name}))
-    teacher, params = load_teacher(tmp_path, kind, variant="64x3x4/8")
+    teacher, params = load_teacher(tmp_path, kind, heads=4)
     with torch.no_grad():
         images = normalized(*(np.array(numbers) for numbers in teacher.statistics))
         expected = model.forward_features(images)[:, 1:]
@@ -195,7 +195,7 @@ def test_dino_of_its_authors(tmp_path):
     torch.save(model.state_dict(), tmp_path / "dino.pth")
     with torch.no_grad():
         expected = model(normalized([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
-    teacher, params = load_teacher(tmp_path / "dino.pth", "dino", variant="64x3x4/8")
+    teacher, params = load_teacher(tmp_path / "dino.pth", "dino", heads=4)
     assert teacher.norm_eps == 1e-6
     assert_features(teacher, params, expected)
 
