@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "experiment_start": LEAVES | {"config", "models", "runtime", "training"},
     "experiment_config": LEAVES | {"config", "data"},
     "experiment_data": LEAVES | {"config", "data", "evals", "experiment_splits", "tasks", "training"},
-    "experiment_teacher": LEAVES | {"config", "experiment_start", "runtime", "training"},
+    "experiment_teacher": LEAVES | {"config", "experiment_start", "runtime", "tasks", "training"},
     "experiment_tokenizer": LEAVES | {"config", "runtime", "training"},
     "experiment": LEAVES
     | {
@@ -35,6 +35,7 @@ MAY_IMPORT = {
         "experiment_data",
         "experiment_splits",
         "experiment_start",
+        "experiment_teacher",
         "experiment_tokenizer",
     }
     | {"tasks", "training"},
