@@ -19,11 +19,11 @@ LIMIT_S = 150
 class Run:
     """One run of one or several processes."""
 
-    def __init__(self, workdir, processes=1, devices=8, arguments=SHORT, **environment):
+    def __init__(self, workdir, processes=1, devices=8, arguments=SHORT, config=CONFIG, **environment):
         port = free_port()
         self.output = ["" for _ in range(processes)]
         self.processes = []
-        command = [sys.executable, "-m", "beit_jax.train", f"--config={CONFIG}", f"--workdir={workdir}", *arguments]
+        command = [sys.executable, "-m", "beit_jax.train", f"--config={config}", f"--workdir={workdir}", *arguments]
         for index in range(processes):
             own = os.environ | environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
             if processes > 1:

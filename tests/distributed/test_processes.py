@@ -60,6 +60,15 @@ def test_two_processes_learn_what_one_learns(uninterrupted, alone):
     assert written == sorted(path.name for path in alone.iterdir())
 
 
+def test_two_processes_have_one_codebook(folder):
+    runs = {"codes_alone": 1, "codes_of_two": 2}
+    for name, processes in runs.items():
+        Run(folder / name, processes, 8 // processes, config="configs/tokenizer.py:kind=vqkd,runlocal").finish()
+    one, two = (numbers(folder / name) for name in runs)
+    close(two, one)
+    assert one[-1]["eval/codes_used"] > 16
+
+
 def test_two_processes_learn_from_stored_tokens_what_one_learns(folder, alone):
     tokenize_dataset.main([f"--config={CONFIG}", f"--out={folder}/tokens", *SHORT])
     Run(folder / "given", processes=2, devices=4, arguments=[*SHORT, f"--config.tokens={folder}/tokens"]).finish()
