@@ -6,6 +6,7 @@
   python -m beit_jax.convert narrow.pth runs/narrow --to beit_jax --heads 4
   python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
   python -m beit_jax.convert openai/clip-vit-base-patch16 runs/clip --to beit_jax --teacher clip      a frozen teacher
+  python -m beit_jax.convert --check vqkd.pth image.JPEG      the tokens of an image, to compare with published ones
 
 SRC is a file, a folder or a hub id, DST a folder that does not exist yet. The layout of SRC is detected. Files of
 PyTorch are read without running what is in them. --verify runs both libraries on random images and prints the largest
@@ -31,22 +32,25 @@ def main(argv: Sequence[str]) -> None:
     parser = cli.Parser(
         prog="python -m beit_jax.convert",
         usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--heads N] [--num_classes N] [--verify]\n"
-        "       %(prog)s SRC DST --to beit_jax --teacher {clip,dino} [--gelu {quick,exact}] [--heads N]",
+        "       %(prog)s SRC DST --to beit_jax --teacher {clip,dino} [--gelu {quick,exact}] [--heads N]\n"
+        "       %(prog)s --check SRC IMAGE [--heads N]",
         description=__doc__,
         plugins=True,
         check=_check_command,
     )
     parser.add_argument("source", metavar="SRC", help="file, folder or hub id")
-    parser.add_argument("target", metavar="DST", help="folder to write; must not exist")
-    parser.add_argument(
-        "--to", required=True, choices=("beit_jax", "hf", "unilm", "timm", "dalle"), help="format of DST"
-    )
+    parser.add_argument("target", metavar="DST", help="folder to write, which must not exist; of --check an image")
+    parser.add_argument("--to", choices=("beit_jax", "hf", "unilm", "timm", "dalle"), help="format of DST")
+    parser.add_argument("--check", action="store_true", help="print the tokens of an image, and write nothing")
     parser.add_argument("--heads", metavar="N", type=int, help="attention heads, where SRC does not state them")
     parser.add_argument("--num_classes", metavar="N", type=int, help="of a new head, for an encoder without one")
     parser.add_argument("--teacher", choices=("clip", "dino"), help="SRC is such a teacher, and no BEiT")
     parser.add_argument("--gelu", choices=("quick", "exact"), help="of a CLIP, where SRC does not state it")
     parser.add_argument("--verify", action="store_true", help="compare with the other library; needs torch")
     args = parser.parse_args(argv)
+    if args.check:
+        print_tokens(args.source, args.target, args.heads)
+        return
     target = str(cli.local_folder("target", args.target))
     if args.teacher:
         convert_teacher(args.source, target, args.teacher, gelu=args.gelu or "auto", heads=args.heads)
@@ -58,8 +62,13 @@ def _check_command(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
         locate.check_name(args.source)
-    with mistakes.collected():
-        locate.check_target(cli.local_folder("target", args.target), args.to)
+    if args.check and (args.to or args.teacher or args.verify):
+        mistakes.add("found --check with --to, --teacher or --verify; expected a tokenizer and an image alone")
+    if not args.check and not args.to:
+        mistakes.add("--to is missing; expected the format of DST, such as --to beit_jax")
+    if args.to and not args.check:
+        with mistakes.collected():
+            locate.check_target(cli.local_folder("target", args.target), args.to)
     for name in ("heads", "num_classes"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             mistakes.add(f"found --{name}={getattr(args, name)}, expected at least 1")
@@ -95,6 +104,18 @@ def convert(
     save_pretrained(target, loaded.params, loaded.config, format=to)
     sizes = [leaf.size for leaf in flatten(loaded.params).values()]
     print(f"{target}: {loaded.config.task}, {sum(sizes):,} parameters in {len(sizes)} arrays, format {to}")
+
+
+def print_tokens(source: str, image: str, heads: int | None) -> None:
+    """Prints the tokens of an image, a row of patches a line.
+
+    Raises:
+      UserError: see `token_ids`.
+    """
+    from beit_jax.convert.token_ids import token_ids
+
+    for row in token_ids(source, image, heads):
+        print(*(f"{token:5}" for token in row))
 
 
 def convert_teacher(source: str, target: str, kind: str, *, gelu: str, heads: int | None) -> None:

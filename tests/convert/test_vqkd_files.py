@@ -6,9 +6,11 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from PIL import Image
 
 from beit_jax import config as configs
-from beit_jax import tasks
+from beit_jax import preprocess, tasks
+from beit_jax.convert import __main__ as convert
 from beit_jax.convert import from_pretrained, names, safetensors_file, save_pretrained
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
@@ -97,7 +99,35 @@ def test_incomplete_files_name_what_is_missing(stored):
 def test_other_formats_are_refused(stored, tmp_path):
     path, _ = stored
     _, params, config = from_pretrained(path, heads=2)
-    with pytest.raises(
-        UserError, match=r"format=.hf. has no layout for .*; expected .*unilm"
-    ):
+    with pytest.raises(UserError, match=r"format=.hf. has no layout for .*; expected .*unilm"):
         save_pretrained(tmp_path / "hf", params, config, format="hf")
+
+
+def test_tokens_of_an_image(stored, tmp_path, capsys):
+    path, _ = stored
+    pixels = np.random.default_rng(1).integers(0, 256, (16, 16, 3), np.uint8)
+    Image.fromarray(pixels).resize((18, 18)).save(tmp_path / "image.png")
+    convert.main(["--check", str(path), str(tmp_path / "image.png"), "--heads=2"])
+    printed = np.array([line.split() for line in capsys.readouterr().out.splitlines()], int)
+    _, params, config = from_pretrained(path, heads=2)
+    with Image.open(tmp_path / "image.png") as image:
+        image = np.asarray(preprocess([image], config.preprocess))
+    assert image.min() >= 0 and image.max() <= 1
+    tokens = tasks.create_task(config).tokenizer.targets(params, image)
+    np.testing.assert_array_equal(printed, tokens[0])
+    assert printed.shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--check", "{path}", "nothing.png", "--heads=2"], "the image nothing.png cannot be read (No such file or"),
+        (["--check", "{path}", "image.png", "--to=hf"], "found --check with --to, --teacher or --verify; expected a"),
+        (["{path}", "target"], "--to is missing; expected the format of DST, such as --to beit_jax"),
+    ],
+)
+def test_mistakes_of_the_command(stored, arguments, message):
+    path, _ = stored
+    with pytest.raises((UserError, SystemExit)) as error:
+        convert.main([argument.format(path=path) for argument in arguments])
+    assert message in str(error.value)
