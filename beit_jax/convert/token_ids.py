@@ -30,9 +30,8 @@ def token_ids(source: str, image: str, heads: int | None = None) -> np.ndarray:
         with Image.open(Path(image)) as opened:
             pixels = preprocess([opened], config.preprocess)
     except OSError as error:
-        raise UserError(
-            f"--check: the image {image} cannot be read ({error.strerror or error}); give another one"
-        ) from error
+        reason = error.strerror or error
+        raise UserError(f"--check: the image {image} cannot be read ({reason}); give another one") from error
     tokenizer = create_task(config).tokenizer
     with jax.default_matmul_precision("highest"):
         return np.asarray(jax.jit(tokenizer.targets)(params, pixels)[0])

@@ -29,6 +29,7 @@ class DvaeTokenizer(Tokenizer):
 
     can_decode = True
     has_likelihood = True
+    against_collapse = "give loss.kl_weight its full size from the start (loss.kl_warmup='1 step')"
     loss_unit = "nats per pixel value"
     metrics = MappingProxyType(
         {

@@ -39,6 +39,7 @@ class Tokenizer:
 
     can_decode: ClassVar[bool] = False  # whether `decode` exists
     has_likelihood: ClassVar[bool] = False  # whether `posterior` and `log_likelihood` exist
+    against_collapse: ClassVar[str] = ""  # what to change if hardly any token is used
     loss_unit: ClassVar[str] = ""  # of the curve in a report
     metrics: ClassVar[Mapping[str, str]] = MappingProxyType({})  # what its own metrics are, for a report
 

@@ -28,6 +28,7 @@ from beit_jax.typing import Metrics, Params
 class VqkdTokenizer(Tokenizer):
     """See `Tokenizer`; images lie in [0, 1]."""
 
+    against_collapse = "set loss.revive_below=0.1"
     loss_unit = "1 - cosine"
     metrics = MappingProxyType(
         {

@@ -11,6 +11,7 @@ stage, `pretrain`, leaves both as they are and learns the prior. `evaluate --bou
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ from beit_jax.tasks.task import FrozenPart, Task, means, spec
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.tasks.tokenizer_kinds import create_tokenizer
 from beit_jax.typing import Batch, Metrics, Params, Spec
+
+COLLAPSED = 0.05  # a perplexity of this fraction of the vocabulary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,8 +86,15 @@ class TrainTokenizer(Task):
         return self.tokenizer.measure(params, frozen.get("teacher", {}), batch["image"], valid)
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        """Means, and how much of the codebook is in use: see `codebook_usage`."""
-        usage = codebook_usage(sums.pop("codes"))
+        """Means, and how much of the codebook is in use: see `codebook_usage`. Warns if it is hardly any of it."""
+        usage, tokenizer = codebook_usage(sums.pop("codes")), self.tokenizer
+        if usage["perplexity_fraction"] < COLLAPSED:
+            advice = f", or {tokenizer.against_collapse}" if tokenizer.against_collapse else ""
+            logging.getLogger("beit_jax").warning(
+                "the codebook has collapsed: images use %.0f of %d tokens, with a perplexity of %.1f, and pre-training "
+                "on them has little to learn; take more images, lower model.vocab%s",
+                *(usage["codes_used"], tokenizer.vocab, usage["perplexity"], advice),
+            )
         return means(sums) | usage
 
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
