@@ -11,7 +11,10 @@ from beit_jax.errors import UserError
 from beit_jax.tasks import segment
 
 ARGUMENTS = {
-    "tokenizer": ["", "data=folder:somewhere", "steps=1000", "runlocal"],
+    "tokenizer": [
+        *("", "data=folder:somewhere", "steps=1000", "runlocal"),
+        *("kind=vqkd", "kind=vqkd,teacher=runs/pretrain,steps=1000", "kind=vqkd,runlocal"),
+    ],
     "own_images": [
         "data=folder:somewhere",
         "data=folder:somewhere,size=64,minutes=60,labels=10%,variant=S/16,codes=100,batch=16,seeds=1,flip",
@@ -49,6 +52,7 @@ ARGUMENTS = {
         "data=imagenet2012,tokenizer=runs/tokenizer,variant=S/16,epochs=100,paper,seeds=1",
     ],
     "digits": ["", "seeds=1,runlocal"],
+    "self_iteration": ["", "labels=1,seeds=1,layer=2", "seeds=1,runlocal"],
     "segment": [
         *("", "size=640,stage=pt2ft", "variant=L/16,stage=pt2ft", "variant=L/16,stage=pt2ft,size=640"),
         *("head=setr_pup", "head=setr_pup,stage=pt2ft", "runlocal", "head=setr_pup,runlocal"),
