@@ -60,17 +60,19 @@ def load_teacher(
         teacher = create_teacher(section, dtype)
         return teacher, jax.tree.map(np.asarray, jax.jit(teacher.init)(jax.random.key(0)))
     found = locate.local_path(section.path)
-    if found.is_dir() and holds_checkpoint(found):
+    is_run = found.is_dir() and holds_checkpoint(found)
+    if kind != "encoder" and not is_run:
+        section, params = _load_foreign(section, found, heads)
+        return create_teacher(section, dtype), params
+    if is_run:
         run = find_checkpoint(section.path)
         section = read_run(section, run, section.path)
         single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = jax.tree.map(np.asarray, checkpoint.load_params(run, single))
-    elif kind == "encoder":
+    else:
         _, params, config = from_pretrained(found, heads=heads)
         pixels = statistics.as_text((tuple(config.preprocess.mean), tuple(config.preprocess.std)))
         section = of_run(section, config, section.path, flatten(params), pixels)
-    else:
-        section, params = _load_foreign(section, found, heads)
     teacher = create_teacher(section, dtype)
     return teacher, merge(_shapes(teacher), params, ignored=teacher.ignored)
 

@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 from hostile import FLOATS, cheap, of, refused
-from reliability.fuzz_reader import VALUES, fuzz_blindly, pickled, plain, reader, seeds, tensor
+from reliability.fuzz_reader import VALUES, Named, archive, fuzz_blindly, pickled, plain, reader, seeds, tensor
 
 from beit_jax.convert.state_dicts import read_torch
 from beit_jax.errors import UserError
@@ -90,6 +90,15 @@ def test_a_zip_bomb(read):
         members.writestr("w/data.pkl", b"N" * (64 << 20) + b".")
     with cheap(memory=4 << 20):
         refused(read, file.getvalue(), "a compressed member, w/data.pkl; PyTorch does not compress")
+
+
+def test_archives_of_torchscript_are_told_how_to_be_written(read):
+    message = r"w.pth is an archive of TorchScript, .*torch.save\(torch.jit.load\('.*w.pth', 'cpu'\).state_dict\(\), "
+    refused(read, archive(pickled(Named("__torch__.model", "VisionTransformer")), {}), message)
+    file = io.BytesIO(of(tensor("0", (4,), (1,), 4)))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as members:  # as `torch.jit.save` does
+        members.writestr("w/code/__torch__.py", "class VisionTransformer(Module):\n" * 9)
+    refused(read, file.getvalue(), message)
 
 
 def test_archives_of_64_bits(read):
