@@ -16,13 +16,14 @@ from beit_jax.training import checkpoint
 from beit_jax.training.params import flatten
 
 TASK = "teacher"  # of the config of a converted teacher
+UNSET = keys.KEYS["kind"].default  # then a run tells its kind
 SIZES = ("variant", "image_size", "absolute_positions", "relative_position", "layer_scale", "norm_eps")  # of an encoder
 
 
 def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, ConfigDict]) -> ConfigDict:
     """A copy of a config whose section `teacher` has the sizes of the run that `teacher.path` names.
 
-    The tokenizer's `target_width` is then known too. A config without that section stays as it is.
+    A config without that section stays as it is.
 
     Args:
       config: valid.
@@ -40,11 +41,23 @@ def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, Conf
         config.teacher = of_run(config.teacher, pending[source], f"teacher.path={source}")
     elif source != "random":
         config.teacher = read_run(config.teacher, _find(config.teacher, folder), f"teacher.path={source}")
+    return config
+
+
+def fill_in_target_width(config: ConfigDict) -> ConfigDict:
+    """A copy of a config whose tokenizer predicts as many numbers as its teacher, which is complete, has for a patch.
+
+    Raises:
+      UserError: the config says another number.
+    """
+    config = config.copy_and_resolve_references()
+    if "teacher" not in config:
+        return config
     width, expected = create_teacher(config.teacher).width, config.model.target_width
     if expected not in (0, width):
         raise UserError(
-            f"teacher.path={source} has {width} numbers for a patch, and model.target_width is {expected}; leave "
-            "model.target_width out"
+            f"teacher.path={config.teacher.path} has {width} numbers for a patch, and model.target_width is "
+            f"{expected}; leave model.target_width out"
         )
     config.model.target_width = width
     return config
@@ -96,15 +109,15 @@ def of_run(
       UserError: it has no such teacher, or a key was set to something else.
     """
     if theirs.get("task", None) == TASK:
-        if theirs.teacher.kind != section.kind:
+        if section.kind not in (theirs.teacher.kind, UNSET):
             raise UserError(
                 f"{source} is a teacher of the kind {theirs.teacher.kind!r}; expected {section.kind!r}, or "
                 f"teacher.kind={theirs.teacher.kind}"
             )
-        same = [name for name in keys.KEYS if name not in ("kind", "path")]
+        same = [name for name in keys.KEYS if name != "path"]
         return keys.take_from_weights(section, {name: theirs.teacher[name] for name in same}, source)
     model = theirs.get("model", {})
-    if section.kind != "encoder" or not all(name in model for name in SIZES):
+    if section.kind not in ("encoder", UNSET) or not all(name in model for name in SIZES):
         raise UserError(
             f"{source} is a run of the task {theirs.get('task', None)!r}, and no teacher of the kind {section.kind!r}; "
             "expected a converted teacher, or, for teacher.kind=encoder, a run with an encoder, such as a pre-training"
@@ -116,5 +129,5 @@ def of_run(
     statistics_of_run = Start(theirs).statistics
     if not pixels and statistics_of_run:
         pixels = statistics.as_text(statistics_of_run)
-    sizes = {name: model[name] for name in SIZES} | ({"statistics": pixels} if pixels else {})
+    sizes = {"kind": "encoder"} | {name: model[name] for name in SIZES} | ({"statistics": pixels} if pixels else {})
     return keys.take_from_weights(section, sizes, source)

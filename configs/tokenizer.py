@@ -7,7 +7,7 @@
 
 Arguments
   kind     dvae, or vqkd: codes from which a decoder predicts what a teacher makes of the patches (arXiv 2208.06366)
-  teacher  of vqkd: a run, whose encoder is the teacher, or random; --config.teacher.layer takes an earlier block
+  teacher  of vqkd: a run with an encoder, a converted CLIP or DINO, or random; --config.teacher.layer: of a block
   data     a tfds name, folder:PATH or digits
   steps    length of the run; the warm-up of the KL term and the annealing of the temperature follow
   minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
@@ -74,7 +74,7 @@ def vqkd(arg: ConfigDict) -> ConfigDict:
     config.batch_size, config.epochs, config.model.image_size = 512, 0.0 if arg.steps else 100.0, 224
     config.steps = arg.steps
     set_source(config, arg.data)
-    config.teacher.update(dict(kind="encoder", path=arg.teacher or "random"))
+    config.teacher.path = arg.teacher or "random"
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup, opt.betas = 2e-4, 1e-5, "10%", (0.9, 0.99)
     opt.weight_decay, opt.clip_norm = 1e-4, 0.0
@@ -85,7 +85,7 @@ def vqkd(arg: ConfigDict) -> ConfigDict:
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, variant="Micro/4", vocab=32, decoder_depth=1))
         if not arg.teacher:
-            config.teacher.update(dict(variant="Micro/4", image_size=16))
+            config.teacher.update(dict(kind="encoder", variant="Micro/4", image_size=16))
     config.data.ops = "decode|random_resized_crop(image_size)|flip_lr|keep('image')"
     config.data.eval_ops = "decode|resize_small(short_side)|central_crop(image_size)|keep('image')"
     return config

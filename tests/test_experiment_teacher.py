@@ -11,7 +11,7 @@ from beit_jax import tasks
 from beit_jax.config import teacher as keys
 from beit_jax.convert.teachers import save_teacher
 from beit_jax.errors import UserError
-from beit_jax.experiment_teacher import fill_in_teacher, of_run
+from beit_jax.experiment_teacher import fill_in_target_width, fill_in_teacher, of_run
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
@@ -71,11 +71,12 @@ def test_a_stage_that_has_not_run_yet(tmp_path):
 
 
 def test_runs_without_such_a_teacher():
-    encoder, clip = keys.section(kind="encoder"), keys.section()
+    encoder, dino = keys.section(kind="encoder"), keys.section(kind="dino")
     with pytest.raises(UserError, match=r"x is a run of the task 'tokenizer', and no teacher of the kind 'encoder'"):
         of_run(encoder, tiny.config("tokenizer"), "x")
-    with pytest.raises(UserError, match=r"x is a run of the task 'pretrain', and no teacher of the kind 'clip'"):
-        of_run(clip, pretraining(), "x")
+    with pytest.raises(UserError, match=r"x is a run of the task 'pretrain', and no teacher of the kind 'dino'"):
+        of_run(dino, pretraining(), "x")
+    assert of_run(keys.section(), pretraining(), "x").kind == "encoder"  # a run tells it
     names = ["encoder/cls_token", "fc_norm/scale"]
     with pytest.raises(UserError, match=r"x has no norm after its last block; .*: teacher.layer=N"):
         of_run(encoder, tiny.config("classify"), "x", names)
@@ -94,3 +95,12 @@ def test_files_of_other_libraries_are_converted_first(tmp_path):
 def test_configs_that_name_no_run_stay_as_they_are(tmp_path):
     for config in (with_teacher(), tiny.config("classify")):
         assert fill_in_teacher(config, tmp_path, {}) == config
+
+
+def test_a_tokenizer_predicts_what_its_teacher_has():
+    config = tiny.config("vqkd")
+    assert fill_in_target_width(config).model.target_width == 32
+    config.model.target_width = 512
+    with pytest.raises(UserError, match=r"has 32 numbers for a patch, and model.target_width is 512; leave model.targ"):
+        fill_in_target_width(config)
+    assert fill_in_target_width(tiny.config("tokenizer")) == tiny.config("tokenizer")

@@ -19,7 +19,9 @@ KINDS = ("clip", "dino", "encoder")
 
 KEYS: Keys = dict(
     kind=Key(
-        "clip", "clip: a visual tower of CLIP; dino: a ViT of DINO; encoder: of a run of this library", choices=KINDS
+        "clip",
+        "clip: a visual tower of CLIP; dino: a ViT of DINO; encoder: of a run; unless set, a run tells",
+        choices=KINDS,
     ),
     path=Key("random", "run or converted checkpoint with its weights; random: an untrained teacher", is_path=True),
     layer=Key(0, "of an encoder, counted from 1; 0: the last one and the final norm", at_least=0),
