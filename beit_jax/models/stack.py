@@ -50,7 +50,7 @@ def stacked(block: type[nn.Module], depth: int, remat: str, unroll: int, keep: i
 
 
 def _keeping(block: type[nn.Module], keep: int) -> type[nn.Module]:
-    """A block called as `((x, kept), layer, bias)`. The kept state travels with the scan, so that no other is stored."""
+    """A block called as `((x, kept), layer, bias)`. The kept state travels with the scan: no other is stored."""
 
     class Keeping(block):
         def __call__(self, x, layer: Layer, bias):

@@ -104,9 +104,8 @@ class Encoder(nn.Module):
 
         if self.absolute_positions:
             x = x + self.param("pos_embed", init.weight, (1, patches + 1, width), jnp.float32)
-        bias = None
-        if self.relative_position == "shared":
-            bias = RelativePositionBias(self.heads, grid, name="relative_position")(batch)
+        shared = self.relative_position == "shared"
+        bias = RelativePositionBias(self.heads, grid, name="relative_position")(batch) if shared else None
 
         fields = self.block_fields(grid, train) | dict(collect=all_layers, kernel_init=init.weight, name="blocks")
         blocks = stacked(Block, self.depth, self.remat, self.unroll, keep)(**fields)
@@ -119,8 +118,7 @@ class Encoder(nn.Module):
     def block_fields(self, grid: tuple[int, int], train: bool) -> dict[str, Any]:
         """The fields of a `Block` that follow from those of the encoder."""
         names = ("heads", "mlp_ratio", "layer_scale", "norm_eps", "attention", "dtype")
-        own_grid = grid if self.relative_position == "per_block" else None
-        drops = train and self.drop_path > 0
+        own_grid, drops = grid if self.relative_position == "per_block" else None, train and self.drop_path > 0
         return {name: getattr(self, name) for name in names} | dict(grid=own_grid, stochastic_depth=drops)
 
     def _check_mask(self, mask: jax.Array, expected: tuple[int, ...]) -> None:
