@@ -46,15 +46,20 @@ def test_random_resized_crop(both_ways, picture):
     assert close(found, resize(cropped, (12, 12), Image.BICUBIC))
 
 
-def test_two_views_have_one_box(both_ways, picture):
+@pytest.mark.parametrize(
+    ("settings", "method"), [({}, Image.LANCZOS), ({"tokenizer_method": "bicubic"}, Image.BICUBIC)]
+)
+def test_two_views_have_one_box(both_ways, picture, settings, method):
     image = picture(5, 50, 70)
-    found = both_ways(crop.two_views(24, 12), {"image": image, "label": 3}, SEED)
+    found = both_ways(crop.two_views(24, 12, **settings), {"image": image, "label": 3}, SEED)
     top, left, height, width = (
         crop_box.random_box(tf.constant(SEED, tf.int64), tf.constant(image), (0.08, 1.0)).numpy().tolist()
     )
     cropped = Image.fromarray(image).crop((left, top, left + width, top + height))
     assert close(found["image"], resize(cropped, (24, 24), Image.BICUBIC))
-    assert close(found["tokenizer_image"], resize(cropped, (12, 12), Image.LANCZOS))
+    assert close(found["tokenizer_image"], resize(cropped, (12, 12), method))
+    other = {Image.LANCZOS: Image.BICUBIC, Image.BICUBIC: Image.LANCZOS}[method]
+    assert not close(found["tokenizer_image"], resize(cropped, (12, 12), other))
     assert found["label"] == 3
 
 
