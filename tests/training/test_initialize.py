@@ -46,15 +46,14 @@ def started(folder, config):
     return flatten(jax.device_get(state.params)), line
 
 
-@pytest.mark.parametrize("shared_head", [True, False])
 @pytest.mark.parametrize("task", ["classify", pytest.param("segment", marks=pytest.mark.slow)])
-def test_the_main_blocks_alone_are_taken_from_beit_v2(tmp_path, task, shared_head):
-    theirs = saved(tmp_path / "pretrain", early_layer=1, shared_head=shared_head)
+def test_the_main_blocks_alone_are_taken_from_beit_v2(tmp_path, task):
+    theirs = saved(tmp_path / "pretrain", early_layer=1, shared_head=False)
     assert any(name.startswith("aggregation_") for name in theirs)
     found, line = started(tmp_path, tiny(task))
     assert "aggregation" not in line and not any(name.startswith("aggregation_") for name in found)
     blocks = [name for name in theirs if name.startswith("encoder/blocks/")]
-    assert len(blocks) == 13
+    assert len(blocks) == 15
     for name in blocks:
         np.testing.assert_array_equal(found[name], theirs[name], err_msg=name)
 
@@ -63,9 +62,9 @@ def test_beit_v2_does_not_start_from_a_run_without_its_blocks(tmp_path):
     saved(tmp_path / "pretrain")
     config = tiny("pretrain")
     config.model.early_layer = 1
-    with pytest.raises(UserError, match="missing: aggregation_blocks/attn/proj/bias, .*name the parameters that may"):
+    with pytest.raises(UserError, match=r"missing: aggregation_blocks/attn/proj/bias, .*name the parameters that may"):
         started(tmp_path, config)
     config.init_optional = ("^aggregation_",)
     found, line = started(tmp_path, config)
-    assert "initialised anew, not there: aggregation_blocks (13 parameters)" in line
+    assert "initialised anew, not there: aggregation_blocks (15 parameters)" in line
     assert np.abs(found["aggregation_blocks/mlp/fc1/bias"]).max() > 0.1
