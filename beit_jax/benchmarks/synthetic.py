@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import re
 
 import jax
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import fill_in_sizes
 from beit_jax.config.pretrain import num_masked
-from beit_jax.data.block_mask_numpy import block_mask
+from beit_jax.data.block_mask_numpy import block_mask, fill_mask
 from beit_jax.errors import UserError
 from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.tasks.task import FrozenPart, Task
@@ -51,18 +52,20 @@ def synthetic_masks(config: ConfigDict, rng: np.random.Generator, shape: tuple[i
     """bool `[b, g, g]` by the rule of `blockwise_mask` where the ops have it, else `num_masked` random patches."""
     batch, *grid = shape
     if match := _BLOCKWISE.search(fill_in_sizes(config).data.ops):
-        most, min_block = _blockwise_settings(match[1] or "()")
-        return np.stack([block_mask(rng.random, tuple(grid), most, min_block) for _ in range(batch)])
+        most, min_block, exact = _blockwise_settings(match[1] or "()")
+        masks = [block_mask(rng.random, tuple(grid), most, min_block) for _ in range(batch)]
+        draw = functools.partial(rng.choice, replace=False)
+        return np.stack([fill_mask(mask, most, draw) if exact else mask for mask in masks])
     ranks = rng.random((batch, grid[0] * grid[1])).argsort(axis=1)
     return (ranks < num_masked(config)).reshape(shape)
 
 
-def _blockwise_settings(arguments: str) -> tuple[int, int]:
-    """The first two arguments of the op, which has these defaults."""
+def _blockwise_settings(arguments: str) -> tuple[int, int, bool]:
+    """The arguments `num_masked`, `min_block` and `exact` of the op, which has these defaults."""
     call = ast.parse(f"op{arguments}", mode="eval").body
-    given = dict(zip(("num_masked", "min_block"), map(ast.literal_eval, call.args)))
+    given = dict(zip(("num_masked", "min_block", "grid", "exact"), map(ast.literal_eval, call.args)))
     given |= {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    return given.get("num_masked", 75), given.get("min_block", 16)
+    return given.get("num_masked", 75), given.get("min_block", 16), given.get("exact", False)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

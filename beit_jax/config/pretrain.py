@@ -6,6 +6,7 @@ from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.tokenizer_kinds import KINDS, stride
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.models import variants
 
 
 def keys(kind: str) -> Keys:
@@ -16,7 +17,7 @@ def keys(kind: str) -> Keys:
     """
     init_from = Key("", "run of the tokenizer task; random: an untrained one, for a test", is_path=True)
     return dict(
-        model=encoder_keys("shared"),
+        model=encoder_keys("shared") | aggregation_keys(),
         tokenizer=dict(kind=Key(kind, "kind of tokenizer"), init_from=init_from, **KINDS.find(kind).keys),
         **masking_keys(),
         device_augment=Key(False, "whether the training step, and not data.ops, jitters and normalizes uint8 images"),
@@ -27,6 +28,15 @@ def keys(kind: str) -> Keys:
             resumable=True,
         ),
         knn=knn_keys(),
+    )
+
+
+def aggregation_keys() -> Keys:
+    """BEiT v2's patch aggregation."""
+    return dict(
+        early_layer=Key(0, "block whose patches additional blocks get, as in BEiT v2; 0: no such blocks", at_least=0),
+        head_layers=Key(2, "number of these blocks, whose prediction counts in the loss too", at_least=1),
+        shared_head=Key(True, "whether both predictions pass the same norm and the same head"),
     )
 
 
@@ -71,11 +81,18 @@ def check(config: ConfigDict) -> None:
     """Checks values that depend on each other.
 
     Raises:
-      UserError: masks do not fit the grid, there is no tokenizer, or `tokens` and `device_augment` are both set.
+      UserError: masks do not fit the grid, `early_layer` is not among the blocks, there is no tokenizer, or `tokens`
+        and `device_augment` are both set.
     """
     mistakes = Mistakes()
     with mistakes.collected():
         check_masking(config)
+    depth = variants.parse(config.model.variant)[0].depth
+    if config.model.early_layer >= depth:
+        mistakes.add(
+            f"model.early_layer={config.model.early_layer}; expected a block before the last of the {depth} blocks of "
+            f"{config.model.variant}, such as {max(depth - 3, 1)}, or 0"
+        )
     if config.tokens and config.device_augment:
         mistakes.add(
             f"tokens={config.tokens} with device_augment={config.device_augment}: the step changes the colours that "

@@ -32,3 +32,18 @@ def block_mask(uniform: Callable[[], float], grid: tuple[int, int], num_masked: 
                 mask[int(uniform() * grid[0]), int(uniform() * grid[1])] = True
             return mask
     return mask
+
+
+def fill_mask(mask: np.ndarray, num_masked: int, choose: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+    """A mask bool `[h, w]` with random patches added until it has `num_masked` (BEiT v2; `exact` of `blockwise_masks`).
+
+    Args:
+      mask: with `num_masked` patches or fewer.
+      num_masked: patches of the result.
+      choose: from row-major indices of visible patches and a number to as many of them, each once; not called for none.
+        BEiT v2 takes `numpy.random.choice(indices, number, replace=False)`.
+    """
+    filled = mask.copy()
+    if missing := num_masked - int(mask.sum()):
+        filled.flat[choose(np.flatnonzero(~mask), missing)] = True
+    return filled

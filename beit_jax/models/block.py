@@ -59,8 +59,7 @@ class Block(nn.Module):
         mlp = Mlp(self.mlp_ratio * x.shape[-1], self.kernel_init, end_init, self.dtype, name="mlp")
         gamma_1, gamma_2 = (self._gamma(name, x.shape[-1]) for name in ("gamma_1", "gamma_2"))
         x = x + self._kept(attend(self._norm("norm1", x), bias, gamma_1), layer)
-        x = x + self._kept(mlp(self._norm("norm2", x), gamma_2), layer)
-        x = batch_sharded(x)
+        x = batch_sharded(x + self._kept(mlp(self._norm("norm2", x), gamma_2), layer))
         return x, x if self.collect else None
 
     def _norm(self, name: str, x: jax.Array) -> jax.Array:

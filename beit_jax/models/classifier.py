@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from beit_jax.models.heads import Logits
 from beit_jax.models.initializers import STDDEV
 from beit_jax.models.layer_norm import LayerNorm
+from beit_jax.models.logits import Logits
 from beit_jax.models.vit import Encoder
 
 

@@ -1,32 +1,14 @@
 """The model of masked image modelling: the encoder, and the head that predicts the visual tokens of patches."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.nn.initializers import Initializer
 
 from beit_jax.models.initializers import initializers
+from beit_jax.models.logits import Logits
 from beit_jax.models.vit import Encoder
-from beit_jax.models.xla_workarounds import float32_product
-
-
-class Logits(nn.Module):
-    """A linear layer, `kernel` `[d, c]` and `bias` `[c]`, that multiplies in `dtype` and returns float32.
-
-    In bfloat16, logits that are almost equal would be rounded to the same number.
-    """
-
-    classes: int
-    kernel_init: Initializer
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """`[..., d]` -> float32 `[..., c]`."""
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.classes), jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, (self.classes,), jnp.float32)
-        product = float32_product(x.astype(self.dtype), kernel.astype(self.dtype))
-        return product + jnp.expand_dims(bias, range(x.ndim - 1))
 
 
 class MaskedImageModel(nn.Module):
@@ -53,7 +35,18 @@ class MaskedImageModel(nn.Module):
           positions: int32 `[b, k]`, row-major indices of the patches to predict; None for all n.
           train: whether stochastic depth is on (rng `drop_path`).
         """
-        x = self.encoder(images, mask, train=train)
-        x = x[:, 1:] if positions is None else jnp.take_along_axis(x, positions[..., None] + 1, axis=1)
+        return self.head("lm_head")(patches_at(self.encoder(images, mask, train=train), positions))
+
+    def scored(self, *args: Any, **kwargs: Any) -> jax.Array | tuple[jax.Array, jax.Array]:
+        """As `__call__`: the logits that the loss counts, a pair in a model that predicts twice."""
+        return self(*args, **kwargs)
+
+    def head(self, name: str) -> Logits:
+        """A layer from the d numbers of a patch to v."""
         kernel_init = initializers(self.encoder.init_scheme, self.encoder.patch_size).weight
-        return Logits(self.vocab, kernel_init, self.encoder.dtype, name="lm_head")(x)
+        return Logits(self.vocab, kernel_init, self.encoder.dtype, name=name)
+
+
+def patches_at(x: jax.Array, positions: jax.Array | None) -> jax.Array:
+    """Tokens `[b, n+1, d]` to those of patches: `[b, k, d]` at `positions` `[b, k]`, or `[b, n, d]`."""
+    return x[:, 1:] if positions is None else jnp.take_along_axis(x, positions[..., None] + 1, axis=1)

@@ -24,7 +24,7 @@ def layers(depth: int, drop_path: float) -> Layer:
     return Layer(index=jnp.arange(depth, dtype=jnp.int32), drop_path=jnp.asarray(rates))
 
 
-def stacked(block: type[nn.Module], depth: int, remat: str, unroll: int) -> type[nn.Module]:
+def stacked(block: type[nn.Module], depth: int, remat: str, unroll: int, keep: int = 0) -> type[nn.Module]:
     """A class of modules of `depth` blocks, with the fields of `block`: `(x, layers, bias) -> (x, stacked outputs)`.
 
     Parameters of all blocks are stacked along a leading axis. `remat` and `unroll` do not change this layout.
@@ -35,15 +35,30 @@ def stacked(block: type[nn.Module], depth: int, remat: str, unroll: int) -> type
       remat: what the backward pass recomputes: "none", "full" (each block, from its input), or the name of one of
         REMAT_POLICIES, which says what is saved; the rest is recomputed.
       unroll: blocks in one iteration of the scan; with more, a step may be faster, and compiling slower.
+      keep: the block, counted from 1, whose output is kept on the way to the last: then the modules return
+        `((x, kept), stacked outputs)`; 0: none.
     """
+    block = _rematerialized(block, remat, unroll)
     return nn.scan(
-        _rematerialized(block, remat, unroll),
+        _keeping(block, keep) if keep else block,
         variable_axes={"params": 0, "intermediates": 0},
         split_rngs={"params": True, "drop_path": True},
         in_axes=(0, nn.broadcast),
         length=depth,
-        unroll=unroll,
+        unroll=min(unroll, depth),
     )
+
+
+def _keeping(block: type[nn.Module], keep: int) -> type[nn.Module]:
+    """A block called as `((x, kept), layer, bias)`. The kept state travels with the scan: no other is stored."""
+
+    class Keeping(block):
+        def __call__(self, carry: tuple[jax.Array, jax.Array], layer: Layer, bias: jax.Array | None) -> tuple:
+            x, kept = carry
+            x, output = super().__call__(x, layer, bias)
+            return (x, jnp.where(layer.index == keep - 1, x, kept)), output
+
+    return Keeping
 
 
 def _rematerialized(block: type[nn.Module], remat: str, unroll: int) -> type[nn.Module]:

@@ -1,6 +1,6 @@
 """The vision transformer of BEiT (BEiT paper, sections 2.2 and 2.5; official `modeling_{pretrain,finetune}.py`)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -60,10 +60,20 @@ class Encoder(nn.Module):
     attention: str = "plain"
     dtype: jnp.dtype = jnp.float32
 
+    def setup(self) -> None:
+        """The final norm, which patch aggregation applies once more."""
+        self.norm = LayerNorm(self.norm_eps)
+
     @nn.compact
     def __call__(
-        self, images: jax.Array, mask: jax.Array | None = None, *, train: bool = False, all_layers: bool = False
-    ) -> jax.Array:
+        self,
+        images: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        train: bool = False,
+        all_layers: bool = False,
+        keep: int = 0,
+    ) -> jax.Array | tuple[jax.Array, jax.Array, jax.Array | None]:
         """Encodes images.
 
         Args:
@@ -71,9 +81,11 @@ class Encoder(nn.Module):
           mask: bool `[b, gh, gw]`, true where the mask token replaces a patch; None replaces no patch.
           train: whether stochastic depth is on, which needs the rng `drop_path` if the rate is not 0.
           all_layers: whether to return the output of every block, without the final norm.
+          keep: l, counted from 1, to return the outputs of blocks L and l, without the final norm, and the bias.
 
         Returns:
           float32 `[b, n+1, d]`, the class token first and patches row-major; `[L, b, n+1, d]` with `all_layers`.
+          With `keep` two `[b, n+1, d]`, and the attention bias that blocks share or None.
         """
         grid = patch_grid(images.shape[1:3], self.patch_size)
         init = initializers(self.init_scheme, self.patch_size)
@@ -92,27 +104,22 @@ class Encoder(nn.Module):
 
         if self.absolute_positions:
             x = x + self.param("pos_embed", init.weight, (1, patches + 1, width), jnp.float32)
-        bias = None
-        if self.relative_position == "shared":
-            bias = RelativePositionBias(self.heads, grid, name="relative_position")(batch)
+        shared = self.relative_position == "shared"
+        bias = RelativePositionBias(self.heads, grid, name="relative_position")(batch) if shared else None
 
-        blocks = stacked(Block, self.depth, self.remat, self.unroll)(
-            heads=self.heads,
-            mlp_ratio=self.mlp_ratio,
-            grid=grid if self.relative_position == "per_block" else None,
-            layer_scale=self.layer_scale,
-            stochastic_depth=train and self.drop_path > 0,
-            collect=all_layers,
-            norm_eps=self.norm_eps,
-            kernel_init=init.weight,
-            attention=self.attention,
-            dtype=self.dtype,
-            name="blocks",
-        )
-        x, outputs = blocks(batch_sharded(x), layers(self.depth, self.drop_path), bias)
-        if all_layers:
-            return outputs
-        return LayerNorm(self.norm_eps, name="norm")(x) if self.final_norm else x
+        fields = self.block_fields(grid, train) | dict(collect=all_layers, kernel_init=init.weight, name="blocks")
+        blocks = stacked(Block, self.depth, self.remat, self.unroll, keep)(**fields)
+        x = batch_sharded(x)
+        x, outputs = blocks((x, x) if keep else x, layers(self.depth, self.drop_path), bias)
+        if keep or all_layers:
+            return (*x, bias) if keep else outputs
+        return self.norm(x) if self.final_norm else x
+
+    def block_fields(self, grid: tuple[int, int], train: bool) -> dict[str, Any]:
+        """The fields of a `Block` that follow from those of the encoder."""
+        names = ("heads", "mlp_ratio", "layer_scale", "norm_eps", "attention", "dtype")
+        own_grid, drops = grid if self.relative_position == "per_block" else None, train and self.drop_path > 0
+        return {name: getattr(self, name) for name in names} | dict(grid=own_grid, stochastic_depth=drops)
 
     def _check_mask(self, mask: jax.Array, expected: tuple[int, ...]) -> None:
         if not self.mask_token:

@@ -106,7 +106,8 @@ class _SecondStage(_Elbo):
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         first = _tokenizer_terms(self.of.tokenizer, frozen["tokenizer"], batch["tokenizer_image"], batch)
         measured = self.of.measure(params, frozen, batch)
-        (nll, masked), (reconstruction, images) = measured["loss"], first["reconstruction_argmax"]
+        nll, masked = measured.get("main_loss", measured["loss"])  # of one prediction, if there are two
+        reconstruction, images = first["reconstruction_argmax"]
         return first | {
             "masked_log_likelihood": (-nll, images),
             "masked_log_likelihood_uniform": (-masked * jnp.log(float(self.of.tokenizer.vocab)), images),

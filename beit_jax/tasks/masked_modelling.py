@@ -8,6 +8,7 @@ The head costs K/n of its cost at all n patches. With `loss_on="all"`, K is n an
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -70,7 +71,7 @@ class MaskedModelling(LearnedEncoder):
                 "num_masked and the mask in data.ops agree"
             )
 
-    def predict(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[jax.Array, ...]:
+    def predict(self, params: Params, batch: Batch, key: jax.Array | None = None) -> tuple[Any, jax.Array, jax.Array]:
         """The predictions of the head at K positions, the masked ones first.
 
         Args:
@@ -79,13 +80,11 @@ class MaskedModelling(LearnedEncoder):
           key: of stochastic depth; None turns it off.
 
         Returns:
-          predictions float32 `[b, k, v]`; positions int32 `[b, k]`; float32 `[b, k]`, 1 at masked positions, else 0.
+          predictions as of the model's `scored`; positions int32 `[b, k]`; float32 `[b, k]`, 1 where masked, else 0.
         """
         positions, masked = masked_first(batch["mask"], num_masked(self.config))
-        rngs = {} if key is None else {"drop_path": key}
-        predicted = self.model.apply(
-            {"params": params}, batch["image"], batch["mask"], positions, train=key is not None, rngs=rngs
-        )
+        inputs, rngs = (batch["image"], batch["mask"], positions), {} if key is None else {"drop_path": key}
+        predicted = self.model.apply({"params": params}, *inputs, train=key is not None, rngs=rngs, method="scored")
         return predicted, positions, masked
 
     def loss_weights(self, masked: jax.Array) -> jax.Array:

@@ -21,9 +21,10 @@ import numpy as np
 from einops import rearrange
 
 from beit_jax.config import statistics, tokenizer_image_size
+from beit_jax.models import heads
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.xla_workarounds import value_at
-from beit_jax.tasks import device_augment
+from beit_jax.tasks import device_augment, patch_aggregation
 from beit_jax.tasks.accuracy import is_most_likely
 from beit_jax.tasks.device_choices import compute_dtype
 from beit_jax.tasks.masked_modelling import MaskedModelling
@@ -41,6 +42,11 @@ class Pretrain(MaskedModelling):
     With `config.tokens`, training batches hold `tokens` int32 `[b, g, g]` in its place. With `config.device_augment`,
     they hold uint8 images, from which the step makes `image` and `tokenizer_image`.
     """
+
+    @functools.cached_property
+    def model(self) -> heads.MaskedImageModel:
+        """See `Task.model`; with `model.early_layer` that of BEiT v2, which predicts twice (`patch_aggregation`)."""
+        return patch_aggregation.extended(super().model, self.config.model)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -96,9 +102,9 @@ class Pretrain(MaskedModelling):
         logits, positions, masked = self.predict(params, batch)
         tokens, valid = self.tokens_at(frozen, batch, positions), batch["valid"].astype(jnp.float32)[:, None]
         weights = self.loss_weights(masked) * valid
-        frequencies = jnp.einsum("bk,bkv->v", weights, jax.nn.one_hot(tokens, logits.shape[-1]))
-        # `mlm_acc` counts the masked patches only, also where the loss counts all patches.
-        sums = token_metrics(logits, tokens, masked * valid) | self._scores(logits, tokens, weights)
+        frequencies = jnp.einsum("bk,bkv->v", weights, jax.nn.one_hot(tokens, self.outputs))
+        # `mlm_acc` counts the masked patches only, also where the loss counts all, and the first of two predictions.
+        sums = token_metrics(jax.tree.leaves(logits)[0], tokens, masked * valid) | self._scores(logits, tokens, weights)
         return sums | {"tokens": frequencies, "overflow": self.overflow(batch)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
@@ -115,8 +121,10 @@ class Pretrain(MaskedModelling):
             return jnp.take_along_axis(rearrange(batch["tokens"], "b h w -> b (h w)"), positions, axis=1)
         return self.tokenizer.targets(frozen["tokenizer"], batch["tokenizer_image"], positions)
 
-    def _scores(self, logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> Metrics:
+    def _scores(self, logits: Any, tokens: jax.Array, weights: jax.Array) -> Metrics:
         """The loss and the accuracy over the patches that the loss counts; with `on_all` it is called `all_acc`."""
+        if isinstance(logits, tuple):
+            return patch_aggregation.joined(*(self._scores(each, tokens, weights) for each in logits))
         metrics = token_metrics(logits, tokens, weights)
         return {"loss": metrics["loss"], "all_acc": metrics["mlm_acc"]} if self.on_all else metrics
 
@@ -137,12 +145,12 @@ class Pretrain(MaskedModelling):
     def training_flops(self) -> int:
         """See `Task.training_flops`."""
         tokens = 0 if self.config.tokens else self.tokenizer.target_flops() or 0
-        return super().training_flops() + tokens
+        return super().training_flops() + tokens + patch_aggregation.training_flops(self.config, self.outputs)
 
     @property
     def report(self) -> Report:
         """See `Task.report`."""
-        return pretrain_report(self.on_all)
+        return pretrain_report(self.on_all, self.config.model.early_layer > 0)
 
 
 def token_metrics(logits: jax.Array, tokens: jax.Array, weights: jax.Array) -> Metrics:

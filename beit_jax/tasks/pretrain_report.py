@@ -13,6 +13,12 @@ METRICS = {
     "mlm_acc_majority": "majority baseline: the same for always guessing the most frequent token",
     "overflow": "masked patches that the head left out; 0 is right",
 }
+OF_BOTH = {
+    "loss": "cross-entropy of the tokens, on the evaluation set, after the last block plus after the additional ones",
+    "main_loss": "cross-entropy after the last block alone, which compares with that of BEiT",
+    "branch_loss": "cross-entropy after the additional blocks alone",
+    "branch_acc": "accuracy of the tokens predicted after the additional blocks",
+}
 CAPTIONS = {
     "original": "held-out images",
     "masked": "what BEiT sees",
@@ -23,17 +29,24 @@ CAPTIONS = {
 MASKED_ACCURACY = Headline("mlm_acc", "masked-token accuracy, %", 100)
 
 
-def pretrain_report(on_all: bool) -> Report:
-    """The report of the pre-training on tokens, of a loss on masked patches or `on_all`."""
+def pretrain_report(on_all: bool, aggregates: bool) -> Report:
+    """The report of the pre-training on tokens.
+
+    Args:
+      on_all: whether the loss counts all patches, and not only the masked ones.
+      aggregates: whether the model predicts twice, as that of BEiT v2.
+    """
+    metrics = METRICS | OF_BOTH if aggregates else METRICS
+    unit = ", sum of two predictions" if aggregates else ""
     if not on_all:
         curves = (
-            Curve("loss", "eval/loss", "nats per masked token"),
+            Curve("loss", "eval/loss", f"nats per masked token{unit}"),
             Curve("mlm_acc", "eval/mlm_acc", "masked-token accuracy"),
         )
-        return Report("pretrain", curves, (MASKED_ACCURACY,), METRICS, CAPTIONS)
-    curves = (Curve("loss", "eval/loss", "nats per token"), Curve("all_acc", "eval/all_acc", "token accuracy"))
+        return Report("pretrain", curves, (MASKED_ACCURACY,), metrics, CAPTIONS)
+    curves = (Curve("loss", "eval/loss", f"nats per token{unit}"), Curve("all_acc", "eval/all_acc", "token accuracy"))
     headlines = (MASKED_ACCURACY, Headline("all_acc", "accuracy of all tokens, %", 100))
-    return Report("pretrain, all tokens", curves, headlines, METRICS, CAPTIONS)
+    return Report("pretrain, all tokens", curves, headlines, metrics, CAPTIONS)
 
 
 def hide_patches(images: jax.Array, mask: jax.Array) -> jax.Array:

@@ -30,7 +30,7 @@ PARTITION = (
     (r"blocks/mlp/fc1/kernel$", P(None, "fsdp", "tensor")),  # [l, d, m]
     (r"blocks/mlp/fc1/bias$", P(None, "tensor")),
     (r"blocks/mlp/fc2/kernel$", P(None, "tensor", "fsdp")),  # [l, m, d]
-    (r"(^|/)(lm_)?head/kernel$", P("fsdp", "tensor")),  # [d, v]
+    (r"(^|/|_)(lm_)?head/kernel$", P("fsdp", "tensor")),  # [d, v]
     (r"lm_head/bias$", P("tensor")),
     (r"(^|/)heads/kernel$", P(None, "fsdp", "tensor")),  # [l, f, c], of probes
     (r"/(conv(_\d)?|up_\d|input|output|id_path)/kernel$", P(None, None, None, "fsdp")),  # [k, k, i, o]

@@ -94,34 +94,44 @@ def random_resized_crop(
 
 
 @register(random=True)
-def two_views(size: int, tokenizer_size: int, scale_min: float = 0.08, scale_max: float = 1.0) -> Op:
+def two_views(
+    size: int,
+    tokenizer_size: int,
+    scale_min: float = 0.08,
+    scale_max: float = 1.0,
+    tokenizer_method: str = "lanczos",
+) -> Op:
     """Two resizings of one random box, for masked image modelling (unilm `beit/transforms.py`).
 
-    `image` becomes `[size, size, 3]` by bicubic and `tokenizer_image` `[tokenizer_size, tokenizer_size, 3]` by Lanczos.
+    `image` becomes `[size, size, 3]` by bicubic and `tokenizer_image` `[tokenizer_size, tokenizer_size, 3]` by
+    `tokenizer_method`: Lanczos in BEiT, bicubic in BEiT v2.
     """
     check_size("two_views", size, tokenizer_size)
+    check_method(tokenizer_method)
     crop_box.check_scale("two_views", scale_min, scale_max)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         box = crop_box.random_box(seed, features["image"], (scale_min, scale_max))
-        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
+        cropped = crop_box.crop(features["image"], box)
+        return _both_views(features, cropped, size, tokenizer_size, tokenizer_method)
 
     return op
 
 
 @register()
-def two_views_center(size: int, tokenizer_size: int, fraction: float = 0.875) -> Op:
+def two_views_center(size: int, tokenizer_size: int, fraction: float = 0.875, tokenizer_method: str = "lanczos") -> Op:
     """`two_views` of the central square, for evaluation; its side is `fraction` of the image's shorter side.
 
     The default is that of the official evaluation of classifiers at 224 pixels (224 / 256).
     """
     check_size("two_views_center", size, tokenizer_size)
+    check_method(tokenizer_method)
     if not 0 < fraction <= 1:
         raise UserError(f"two_views_center: found the fraction {fraction}; expected a number above 0 and at most 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        box = crop_box.central_square(features["image"], fraction)
-        return _both_views(features, crop_box.crop(features["image"], box), size, tokenizer_size)
+        cropped = crop_box.crop(features["image"], crop_box.central_square(features["image"], fraction))
+        return _both_views(features, cropped, size, tokenizer_size, tokenizer_method)
 
     return op
 
@@ -187,11 +197,11 @@ def _decode_random_box(
     return turn(crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0)), orientation)
 
 
-def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int) -> Features:
+def _both_views(features: Features, cropped: tf.Tensor, size: int, tokenizer_size: int, method: str) -> Features:
     check_levels(cropped)
     columns = columns_first(cropped)
     return {
         **features,
         "image": resize_columns(columns, size, size, "bicubic"),
-        TOKENIZER_IMAGE: resize_columns(columns, tokenizer_size, tokenizer_size, "lanczos"),
+        TOKENIZER_IMAGE: resize_columns(columns, tokenizer_size, tokenizer_size, method),
     }

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from beit_jax.data.features import Features
 from beit_jax.data.ops import random_draws
-from beit_jax.data.ops.mask_checks import check_blocks, check_count
+from beit_jax.data.ops.mask_checks import check_blocks, check_count, mask_op
+from beit_jax.data.ops.mask_fill import fill_masks
 from beit_jax.data.ops.registry import Op, register
 
 ATTEMPTS = 10
@@ -120,7 +120,7 @@ def _one_patch(draw: Draw, grid: tuple[int, int]) -> tf.Tensor:
 
 
 def blockwise_masks(
-    seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked: int = 75, min_block: int = 16
+    seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked: int = 75, min_block: int = 16, exact: bool = False
 ) -> tf.Tensor:
     """Blockwise masks as the official code draws them (unilm `beit/masking_generator.py`): bool `[b, h, w]`.
 
@@ -130,11 +130,14 @@ def blockwise_masks(
     at least one new patch, and the mask then has at most `num_masked` patches. A mask ends when ten attempts at a block
     are refused; it may have a few patches less than `num_masked`. Where the first ten are, as may happen on a small
     grid, the official mask is empty, and its loss a mean of nothing: here it has one patch.
+    With `exact`, random patches are added until a mask has `num_masked`, as in BEiT v2 (unilm `beit2/`).
     """
     check_blocks(grid, min_block, max((grid[0] - 1) * (grid[1] - 1), 1))
     check_count(grid, num_masked)
     draw = draws_of(seeds, ATTEMPTS)
     masks = official_blocks(draw, tf.shape(seeds)[0], grid, num_masked, min_block)
+    if exact:
+        return fill_masks(masks, seeds, num_masked, first=2**32)  # beyond the numbers of all blocks
     return masks | _one_patch(draw, grid) & (_count(masks) == 0)[:, None, None]
 
 
@@ -144,18 +147,9 @@ def draws_of(seeds: tf.Tensor, attempts: int) -> Draw:
     return lambda block: random_draws.four_uniforms(keys, block, attempts)
 
 
-def mask_op(make: Callable[..., tf.Tensor], grid: int | tuple[int, int], *settings: float) -> Op:
-    """The op that adds the `mask` of a function such as `blockwise_masks`; a wrong setting is reported at once."""
-    sides = (grid, grid) if isinstance(grid, int) else tuple(grid)
-    make(tf.zeros([1, 2], tf.int64), sides, *settings)  # reports a wrong setting when the ops are parsed
-
-    def op(features: Features, seeds: tf.Tensor) -> Features:
-        return {**features, "mask": make(seeds, sides, *settings)}
-
-    return op
-
-
 @register("batch", random=True)
-def blockwise_mask(num_masked: int = 75, min_block: int = 16, grid: int | tuple[int, int] = 14) -> Op:
+def blockwise_mask(
+    num_masked: int = 75, min_block: int = 16, grid: int | tuple[int, int] = 14, exact: bool = False
+) -> Op:
     """Adds `mask`, bool `[b, h, w]`, see `blockwise_masks`; one number as `grid` is the side of a square grid."""
-    return mask_op(blockwise_masks, grid, num_masked, min_block)
+    return mask_op(blockwise_masks, grid, num_masked, min_block, exact)

@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from beit_jax.data.ops import random_draws
-from beit_jax.data.ops.mask import MIN_ASPECT, draws_of, grow_masks, mask_op
-from beit_jax.data.ops.mask_checks import check_blocks, check_count
+from beit_jax.data.ops.mask import MIN_ASPECT, draws_of, grow_masks
+from beit_jax.data.ops.mask_checks import check_blocks, check_count, mask_op
+from beit_jax.data.ops.mask_fill import fill_masks
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 
@@ -37,10 +37,7 @@ def algorithm1_masks(
 def random_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14), num_masked: int = 75) -> tf.Tensor:
     """Exactly `num_masked` patches, all choices equally likely: bool `[b, h, w]` (the paper's ablation of blocks)."""
     check_count(grid, num_masked)
-    patches = grid[0] * grid[1]
-    order = random_draws.random_words(random_draws.keys(seeds)[:, None], tf.range(patches)[None])
-    rank = tf.argsort(tf.argsort(tf.bitcast(order, tf.int64)))
-    return tf.reshape(rank < num_masked, [-1, *grid])
+    return fill_masks(no_masks(seeds, grid), seeds, num_masked)
 
 
 def no_masks(seeds: tf.Tensor, grid: tuple[int, int] = (14, 14)) -> tf.Tensor:
