@@ -16,19 +16,18 @@ Arguments
   paper    the plain ViT of the paper's main tables: absolute positions, no relative ones, no LayerScale
   fast     less work for the input, which decodes only the crop; the step jitters its colours and makes the tokenizer's
            view of it (device_augment; docs/data.md)
-  v2       BEiT v2's pre-training (arXiv 2208.06366; official `beit2/`): two more blocks aggregate the patches of an early
-           layer in the class token, and their prediction counts in the loss too; every mask hides exactly 75 patches;
-           crops are larger, and both views bicubic. B/16 and L/16; by default 1600 epochs. Up to 300 epochs it has the
-           settings of the official 300, which are without stochastic depth. The tokenizer is that of tokenizer.kind;
-           the published numbers are of one distilled from CLIP
+  v2       BEiT v2 (arXiv 2208.06366; official `beit2/`): two more blocks see the patches of an early layer and the last
+           class token, and their prediction counts in the loss too; a mask hides exactly 75 patches; crops are
+           larger, both views bicubic. By default 1600 epochs; up to 300, it has the settings of the official 300, with
+           no stochastic depth. The tokenizer is that of tokenizer.kind; that of the paper is distilled from CLIP
   runlocal
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
 this code at this size: not measured.
 Expected: B/16 on ImageNet-1k after 300 epochs: training loss 6.30, accuracy at masked positions 4.96% (the authors'
 log, microsoft/unilm#383). A healthy run shows about five percent: a uniform guess has a loss of ln 8192 = 9.01.
-v2, after fine-tuning on ImageNet-1k at 224 pixels, with the CLIP tokenizer (arXiv 2208.06366, table 1): B/16 85.0% after
-300 epochs and 85.5% after 1600, L/16 86.6% and 87.3%.
+v2 with the tokenizer of its paper (arXiv 2208.06366), top-1 after fine-tuning on ImageNet-1k at 224 pixels: B/16 85.0%
+after 300 epochs, 85.5% after 1600; L/16 86.6% and 87.3%.
 """
 
 from pathlib import Path

@@ -25,8 +25,11 @@ ARGUMENTS = {
         "data=imagenet21k,epochs=150",
         "paper",
         "fast",
+        "v2,epochs=300",
+        "v2,variant=L/16",
         "runlocal",
         "runlocal,fast",
+        "runlocal,v2",
     ],
     "finetune": [
         *("", "variant=L/16", "paper", "image_size=384", "variant=L/16,image_size=512", "data=folder:somewhere"),
@@ -114,6 +117,32 @@ def test_lowers_sharded_over_eight_devices(repository, name, arg):
 
 def ops_of(config):
     return configs.fill_in_sizes(config).data.ops
+
+
+@pytest.mark.parametrize(
+    ("arg", "epochs", "drop_path", "betas", "layer_scale", "early_layer"),
+    [
+        ("v2", 1600, 0.1, (0.9, 0.999), 0.1, 9),
+        ("v2,epochs=300", 300, 0, (0.9, 0.98), 0.1, 9),
+        ("v2,variant=L/16", 1600, 0.1, (0.9, 0.999), 1e-5, 21),
+        ("v2,variant=L/16,epochs=300", 300, 0, (0.9, 0.98), 1e-5, 21),
+    ],
+)
+def test_recipes_of_beit_v2(repository, arg, epochs, drop_path, betas, layer_scale, early_layer):
+    (found,) = stages(repository, "pretrain", arg).values()
+    model, optimizer = found.model, found.optimizer
+    assert (found.epochs, model.drop_path, optimizer.betas) == (epochs, drop_path, betas)
+    assert (model.layer_scale, model.early_layer, model.head_layers, model.shared_head) == (
+        layer_scale,
+        early_layer,
+        2,
+        True,
+    )
+    assert (optimizer.lr, optimizer.min_lr, optimizer.weight_decay, optimizer.clip_norm) == (1.5e-3, 1e-5, 0.05, 3.0)
+    assert (found.batch_size, optimizer.warmup) == (2048, "10 epochs")
+    assert "| two_views(224, 112, 0.2, tokenizer_method='bicubic') |" in ops_of(found)
+    assert "| blockwise_mask(75, 16, 14, exact=True) |" in ops_of(found)
+    assert "two_views_center(224, 112, tokenizer_method='bicubic')" in configs.fill_in_sizes(found).data.eval_ops
 
 
 def test_official_values_are_the_defaults(repository):

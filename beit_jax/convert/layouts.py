@@ -128,6 +128,9 @@ class _Pretrain(_MaskedModelling):
     hf_class, hf_norm, markers = "BeitForMaskedImageModeling", "layernorm", ("lm_head.weight",)
     unused = r"beit\.pooler\.layernorm\."
 
+    def unsupported(self, config: ConfigDict) -> str:
+        return "models that predict twice (model.early_layer)" if config.model.early_layer else ""
+
     def configure_head(self, config: ConfigDict, shape_of: ShapeOf, settings: Mapping[str, Any], where: str) -> None:
         config.tokenizer.vocab = shape_of("lm_head/kernel", 2)[0]
 

@@ -53,8 +53,8 @@ def _keeping(block: type[nn.Module], keep: int) -> type[nn.Module]:
     """A block called as `((x, kept), layer, bias)`. The kept state travels with the scan: no other is stored."""
 
     class Keeping(block):
-        def __call__(self, x, layer: Layer, bias):
-            x, kept = x
+        def __call__(self, carry: tuple[jax.Array, jax.Array], layer: Layer, bias: jax.Array | None) -> tuple:
+            x, kept = carry
             x, output = super().__call__(x, layer, bias)
             return (x, jnp.where(layer.index == keep - 1, x, kept)), output
 

@@ -118,6 +118,16 @@ def test_from_pretraining_to_a_classifier_of_another_size(tmp_path):
             beit_jax.from_pretrained(tmp_path / "hf", **changes)
 
 
+def test_beit_v2_has_no_layout_elsewhere(tmp_path):
+    _, source, config = pretrained("pretrain")
+    config = config.copy_and_resolve_references()
+    config.model.early_layer = 1
+    for format in ("hf", "unilm"):
+        message = rf"'{format}' has no layout for models that predict twice \(model.early_layer\); expected beit_jax$"
+        with pytest.raises(UserError, match=message):
+            beit_jax.save_pretrained(tmp_path / "out", source, config, format=format)
+
+
 def test_a_model_without_other_layouts(tmp_path):
     """Regression on pixels is read and written as a run of this library, and can become a classifier."""
     _, source, config = pretrained("pretrain_pixels")

@@ -28,6 +28,14 @@ def test_pretraining_as_worked_out_by_hand(variant, masked, gigaflops):
     assert training_flops(config) / 1e9 == pytest.approx(gigaflops, abs=0.005)
 
 
+@pytest.mark.parametrize(("variant", "early", "gigaflops"), [("B/16", 9, 128.26), ("L/16", 21, 407.3)])
+def test_pretraining_of_beit_v2_as_worked_out_by_hand(variant, early, gigaflops):
+    config = configs.defaults("pretrain")
+    config.model.update(dict(variant=variant, early_layer=early))
+    config.tokens = "given"
+    assert training_flops(config) / 1e9 == pytest.approx(gigaflops, abs=0.05 if early == 21 else 0.005)
+
+
 def test_tokenizer_as_worked_out_by_hand():
     tokenizer = tasks.create_task(configs.defaults("pretrain")).tokenizer
     assert tokenizer.image_size == 112 and tokenizer.target_flops() / 1e9 == pytest.approx(52.12, abs=0.005)
@@ -74,9 +82,13 @@ def traced_flops(config):
     return products(jax.make_jaxpr(step)(params, frozen, batch).jaxpr) / size
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "pretrain_pixels", "classify", "probe"])
+@pytest.mark.parametrize("task", ["tokenizer", "pretrain", "beit v2", "pretrain_pixels", "classify", "probe"])
 def test_the_traced_step_has_as_many(task):
+    early_layer = int(task == "beit v2")
+    task = "pretrain" if early_layer else task
     config = tiny.config(task)
+    if early_layer:
+        config.model.early_layer = early_layer
     if task == "probe":
         config.layers = (1,)
     if "variant" in config.model:

@@ -1,4 +1,4 @@
-"""New parameters: XLA compiles the program that makes them quickly, and they are the same."""
+"""First parameters: new ones are the same however XLA compiles; those of BEiT v2 lose the additional blocks."""
 
 import jax
 import numpy as np
@@ -6,7 +6,11 @@ import pytest
 from tiny import config as tiny
 from tiny import experiment, one_device
 
-from beit_jax.training import train_step
+from beit_jax import config as configs
+from beit_jax.errors import UserError
+from beit_jax.tasks import create_task
+from beit_jax.training import checkpoint, checkpoint_manager, initialize, train_step
+from beit_jax.training.params import flatten
 
 
 @pytest.mark.parametrize("task", ["tokenizer", "pretrain"])
@@ -18,3 +22,49 @@ def test_the_level_of_optimisation_changes_no_new_parameter(task):
         optimised = create.lower(made.random_keys[0]).compile({"xla_backend_optimization_level": 3})
         expected = optimised(made.random_keys[0])
     jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+
+
+def saved(folder, **fields):
+    """The parameters of a pre-training, written to `folder`."""
+    config = tiny("pretrain")
+    config.model.update(fields)
+    params = jax.device_get(jax.jit(create_task(config).init)(jax.random.key(8)))
+    checkpoint.save_params(folder, params, configs.to_json(config))
+    return flatten(params)
+
+
+def started(folder, config):
+    """The parameters that a run starts with, and what it says about them."""
+    made = experiment(config, one_device())
+    config.init_from = str(folder / "pretrain")
+    initialize.check_sources(config, made.task, folder / "run", {})
+    checkpoints = checkpoint_manager.Checkpoints(folder / "run")
+    key = jax.random.key(1)
+    state, line = initialize.starting_state(
+        config, made.task, made.optimizer, made.abstract_state, key, checkpoints, folder / "run"
+    )
+    return flatten(jax.device_get(state.params)), line
+
+
+@pytest.mark.parametrize("task", ["classify", pytest.param("segment", marks=pytest.mark.slow)])
+def test_the_main_blocks_alone_are_taken_from_beit_v2(tmp_path, task):
+    theirs = saved(tmp_path / "pretrain", early_layer=1, shared_head=False)
+    assert any(name.startswith("aggregation_") for name in theirs)
+    found, line = started(tmp_path, tiny(task))
+    assert "aggregation" not in line and not any(name.startswith("aggregation_") for name in found)
+    blocks = [name for name in theirs if name.startswith("encoder/blocks/")]
+    assert len(blocks) == 15
+    for name in blocks:
+        np.testing.assert_array_equal(found[name], theirs[name], err_msg=name)
+
+
+def test_beit_v2_does_not_start_from_a_run_without_its_blocks(tmp_path):
+    saved(tmp_path / "pretrain")
+    config = tiny("pretrain")
+    config.model.early_layer = 1
+    with pytest.raises(UserError, match=r"missing: aggregation_blocks/attn/proj/bias, .*name the parameters that may"):
+        started(tmp_path, config)
+    config.init_optional = ("^aggregation_",)
+    found, line = started(tmp_path, config)
+    assert "initialised anew, not there: aggregation_blocks (15 parameters)" in line
+    assert np.abs(found["aggregation_blocks/mlp/fc1/bias"]).max() > 0.1

@@ -42,7 +42,16 @@ def run_steps(config, mesh, steps=STEPS):
     ],
 )
 def test_one_device_equals_eight(task, sizes):
-    config = tiny(task)
+    check_mesh(tiny(task), sizes)
+
+
+def test_one_device_equals_eight_with_two_predictions():
+    config = tiny("pretrain")
+    config.model.update(dict(early_layer=1, head_layers=1, shared_head=False))
+    check_mesh(config, dict(data=2, fsdp=2, tensor=2))
+
+
+def check_mesh(config, sizes):
     alone, alone_state = run_steps(config, one_device(), steps=2)
     together, state_of_eight = run_steps(config, sharding.make_mesh(sizes), steps=2)
     np.testing.assert_allclose(together, alone, rtol=1e-5)
@@ -55,7 +64,10 @@ def test_one_device_equals_eight(task, sizes):
 def test_state_is_split_over_fsdp():
     config = tiny("pretrain")
     config.optimizer.ema = 0.5
+    config.model.update(dict(early_layer=1, shared_head=False))
     abstract = experiment(config, sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))).abstract_state
+    split = {name: leaf for name, leaf in flatten(abstract.params).items() if any(leaf.sharding.spec)}
+    assert "aggregation_blocks/mlp/fc1/kernel" in split and "aggregation_lm_head/kernel" in split
     name = "encoder/blocks/mlp/fc1/kernel"
     trees = [abstract.params, abstract.ema]
     adam = next(

@@ -46,15 +46,19 @@ def test_random_resized_crop(both_ways, picture):
     assert close(found, resize(cropped, (12, 12), Image.BICUBIC))
 
 
-def test_two_views_have_one_box(both_ways, picture):
+@pytest.mark.parametrize(("method", "other"), [("lanczos", "bicubic"), ("bicubic", "lanczos")])
+def test_two_views_have_one_box(both_ways, picture, method, other):
     image = picture(5, 50, 70)
-    found = both_ways(crop.two_views(24, 12), {"image": image, "label": 3}, SEED)
+    settings = {} if method == "lanczos" else {"tokenizer_method": method}
+    found = both_ways(crop.two_views(24, 12, **settings), {"image": image, "label": 3}, SEED)
     top, left, height, width = (
         crop_box.random_box(tf.constant(SEED, tf.int64), tf.constant(image), (0.08, 1.0)).numpy().tolist()
     )
     cropped = Image.fromarray(image).crop((left, top, left + width, top + height))
     assert close(found["image"], resize(cropped, (24, 24), Image.BICUBIC))
-    assert close(found["tokenizer_image"], resize(cropped, (12, 12), Image.LANCZOS))
+    filters = {"lanczos": Image.LANCZOS, "bicubic": Image.BICUBIC}
+    assert close(found["tokenizer_image"], resize(cropped, (12, 12), filters[method]))
+    assert not close(found["tokenizer_image"], resize(cropped, (12, 12), filters[other]))
     assert found["label"] == 3
 
 
@@ -64,6 +68,10 @@ def test_two_views_center(both_ways, picture):
     cropped = Image.fromarray(image[10:30, 22:42])
     assert close(found["image"], resize(cropped, (24, 24), Image.BICUBIC))
     assert close(found["tokenizer_image"], resize(cropped, (12, 12), Image.LANCZOS))
+    found = both_ways(crop.two_views_center(24, 12, 0.5, "bicubic"), {"image": image}, SEED)
+    assert close(found["tokenizer_image"], resize(cropped, (12, 12), Image.BICUBIC))
+    with pytest.raises(UserError, match="found the resize method 'cubic'"):
+        crop.two_views_center(24, 12, 0.5, "cubic")
 
 
 def test_official_evaluation_of_a_classifier(both_ways, picture):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from beit_jax.data.block_mask_numpy import block_mask
+from beit_jax.data.block_mask_numpy import block_mask, fill_mask
 from beit_jax.data.ops import mask as mask_ops
 from beit_jax.data.ops import mask_ablations
 from beit_jax.errors import UserError
@@ -80,6 +80,48 @@ def test_golden_masks_of_the_reference(seed, grid, num_masked, min_block, rows, 
         np.testing.assert_array_equal(mask, expected)
 
 
+# unilm beit2/masking_generator.py after random.seed(seed) and numpy.random.seed(seed): the patches of the second mask
+# before it is filled, both masks (of one the first is not known), and numpy's next number.
+EXACT = [
+    (0, 75, GOLDEN[0][4], "0000 03fc 03fe 03fe 001e 001e 001e 001e 001e 001e 001e 1e1e 1e3e 001e", 0.5488135),
+    (1, 75, GOLDEN[1][4], "0000 0000 0000 00fc 1ffc 1fbc 1fbc 1fbc 1e3c 003c 003c 003c 003c 003c", None),
+    (2, 74, None, "0000 003c 01fc 01fc 01fc 00fc 00fc 00fe 00fe 00fe 001c 007c 0078 007c", 0.4149058),
+    (
+        42,
+        73,
+        "0000 0200 0000 0000 3ffe 3ffe 3ffe 3ffe 3e00 3e00 1c00 1c00 1c00 1c00",
+        "0010 0000 0000 0000 0000 07fe 07fe 07fe 003e 01fe 01fc 05ff 007f 007f",
+        0.6958128,
+    ),
+]
+
+
+@pytest.mark.parametrize(("seed", "count", "first", "second", "following"), EXACT)
+def test_golden_exact_masks_of_the_reference(seed, count, first, second, following):
+    source, numpy_source = random.Random(seed), np.random.RandomState(seed)
+    drawn = []
+
+    def uniform():
+        drawn.append(source.random())
+        return drawn[-1]
+
+    def place(n):
+        index = source.randint(0, n)
+        drawn.append((index + 0.5) / (n + 1))
+        return index
+
+    made, exact = [], []
+    for _ in range(2):
+        drawn.clear()
+        official_mask(uniform, place, (14, 14), 75, 16)
+        made.append(block_mask(iter(drawn).__next__, (14, 14), 75, 16))
+        exact.append(fill_mask(made[-1], 75, lambda cells, count: numpy_source.choice(cells, count, replace=False)))
+    assert made[1].sum() == count and [mask.sum() for mask in exact] == [75, 75]
+    assert first is None or rows_in_hex(exact[0]) == first
+    assert rows_in_hex(exact[1]) == second
+    assert following is None or numpy_source.random_sample() == pytest.approx(following, abs=1e-7)
+
+
 @pytest.mark.parametrize(
     ("grid", "num_masked", "min_block"),
     [
@@ -145,6 +187,33 @@ def test_distribution_of_the_official_generator(many_masks):
     assert np.abs(share[6:8, 6:8] - 0.717).max() < 0.01
 
 
+@pytest.fixture(scope="module")
+def exact_masks():
+    return tf.function(mask_ops.blockwise_masks)(seeds_of(5000), exact=True).numpy()
+
+
+def test_exact_masks_are_the_official_ones_with_random_patches_added(many_masks, exact_masks):
+    official = many_masks[:5000]
+    assert set(exact_masks.sum((1, 2))) == {75}
+    assert (exact_masks | ~official).all()
+    np.testing.assert_array_equal(exact_masks[official.sum((1, 2)) == 75], official[official.sum((1, 2)) == 75])
+    # Each visible patch is added as often.
+    added, visible = (exact_masks & ~official).astype(float), (~official).astype(float)
+    expected = ((75 - official.sum((1, 2)))[:, None, None] * visible / visible.sum((1, 2), keepdims=True)).sum(0)
+    np.testing.assert_allclose(added.sum(0), expected, atol=5 * np.sqrt(expected.max()))
+    assert len({mask.tobytes() for mask in added}) > 500
+
+
+def test_distribution_of_exact_masks(exact_masks):
+    # Expected: 4,000 masks of unilm beit2/masking_generator.py.
+    share = exact_masks.mean(0)
+    rows = [0.138, 0.258, 0.358, 0.432, 0.480, 0.513, 0.527, 0.526, 0.511, 0.475, 0.417, 0.342, 0.248, 0.133]
+    np.testing.assert_allclose(share.mean(1), rows, atol=0.02)
+    np.testing.assert_allclose(share[[0, 0, 13, 13], [0, 13, 0, 13]], 0.0455, atol=0.01)
+    np.testing.assert_allclose(share[[0, 0, 13, 13, 6, 7, 6, 7], [6, 7, 6, 7, 0, 0, 13, 13]], 0.20, atol=0.025)
+    np.testing.assert_allclose(share[6:8, 6:8], 0.7185, atol=0.025)
+
+
 def test_masks_differ(many_masks):
     # A few masks are one large block, for which there are few places.
     assert len({mask.tobytes() for mask in many_masks[:5000]}) > 4950
@@ -154,6 +223,7 @@ def test_masks_differ(many_masks):
     ("make", "settings"),
     [
         (mask_ops.blockwise_masks, (75, 16)),
+        (mask_ops.blockwise_masks, (75, 16, True)),
         (mask_ablations.algorithm1_masks, (0.4, 16)),
         (mask_ablations.random_masks, (75,)),
     ],
@@ -198,6 +268,7 @@ def test_no_mask_hides_nothing(both_ways):
     "op",
     [
         mask_ops.blockwise_mask(5, 2, 4),
+        mask_ops.blockwise_mask(5, 2, 4, exact=True),
         mask_ablations.algorithm1_mask(0.4, 2, (4, 4)),
         mask_ablations.random_mask(5, (4, 4)),
     ],
