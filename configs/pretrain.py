@@ -19,7 +19,8 @@ Arguments
   v2       BEiT v2 (arXiv 2208.06366; official `beit2/`): two more blocks see the patches of an early layer and the last
            class token, and their prediction counts in the loss too; a mask hides exactly 75 patches; crops are
            larger, both views bicubic. By default 1600 epochs; up to 300, it has the settings of the official 300, with
-           no stochastic depth. The tokenizer is that of tokenizer.kind; that of the paper is distilled from CLIP
+           no stochastic depth. Its tokenizer is a VQ-KD
+  kind     of the tokenizer, dvae or vqkd; by default vqkd with v2, else dvae
   runlocal
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
@@ -42,13 +43,14 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the official README; those of its ImageNet-22k command for any data set but ImageNet-1k."""
-    known = dict(variant="", data="imagenet2012", epochs=0.0, minutes=20.0)
+    known = dict(variant="", data="imagenet2012", epochs=0.0, minutes=20.0, kind="")
     arg = parse_arg(arg, **known, published=False, paper=False, fast=False, v2=False, runlocal=False)
-    published = arg.variant or arg.published or arg.paper or arg.fast or arg.v2 or arg.runlocal
+    published = arg.variant or arg.published or arg.paper or arg.fast or arg.v2 or arg.kind or arg.runlocal
     own = None if published else OWN_IMAGES.stage("pretrain", arg.epochs, data=arg.data, minutes=arg.minutes)
     if own:
         return own
-    config = defaults("pretrain")
+    kind = arg.kind or ("vqkd" if arg.v2 else "dvae")
+    config = defaults("pretrain", kind)
     config.epochs = arg.epochs or (1600.0 if arg.v2 else 800.0)
     set_source(config, arg.data)
     large, imagenet_1k = arg.variant.startswith("L"), arg.data == "imagenet2012"
@@ -75,12 +77,14 @@ def get_config(arg: str = "") -> ConfigDict:
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16, early_layer=int(arg.v2)))
-        config.tokenizer.update(dict(vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
-        config.tokenizer.init_from = "random"
+        small = dict(dvae=dict(hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
+        small |= dict(vqkd=dict(variant="Micro/4", decoder_depth=1, target_width=32))
+        config.tokenizer.update(dict(vocab=32, init_from="random", **small[kind]))
     # What BEiT v2 does otherwise: exact masks, larger crops, a bicubic view for the tokenizer.
     masks = f"blockwise_mask(num_masked, min_block, grid{', exact=True' * arg.v2})"
     scale, method = (", 0.2", ", tokenizer_method='bicubic'") if arg.v2 else ("", "")
-    ending = f"|normalize(statistics)|map_pixels('tokenizer_image')|{masks}|keep('image', 'tokenizer_image', 'mask')"
+    scaled = "|map_pixels('tokenizer_image')" if kind == "dvae" else ""
+    ending = f"|normalize(statistics){scaled}|{masks}|keep('image', 'tokenizer_image', 'mask')"
     config.data.ops = f"decode|color_jitter(0.4)|flip_lr|two_views(image_size, tokenizer_size{scale}{method})" + ending
     if arg.fast:
         config.device_augment = True
