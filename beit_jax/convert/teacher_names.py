@@ -36,6 +36,7 @@ INNER = {  # of a block; a weight and a bias each
     "mlp.fc1": ("mlp.c_fc.", "mlp.fc1."),
     "mlp.fc2": ("mlp.c_proj.", "mlp.fc2."),
 }
+PROJECTIONS = ("proj", "visual.proj", "visual_projection.weight", "head.weight", "head.bias")  # with files' prefixes
 BLOCKS = ("transformer.resblocks.", "encoder.layers.")
 # What lies beside the tower: the texts' tower, what joins both, and numbers of positions.
 IGNORED = re.compile(

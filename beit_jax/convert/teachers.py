@@ -131,7 +131,7 @@ def _load_clip(
     section: ConfigDict, state: dict[str, np.ndarray], file: Path, heads: int | None
 ) -> tuple[ConfigDict, Params]:
     if section.projection == 0:
-        state = {name: value for name, value in state.items() if name not in PROJECTIONS}
+        state = {name: value for name, value in state.items() if name not in teacher_names.PROJECTIONS}
     tower = teacher_names.find_tower(state, str(file))
     projection, where = tower.shape("head.weight"), str(file)
     if section.projection and len(projection) != 2:
@@ -151,10 +151,6 @@ def _load_clip(
         )
     shapes = flatten(_shapes(create_teacher(filled)))
     return filled, unflatten(teacher_names.clip_params(tower, shapes, where))
-
-
-# The projection, in the order of `teacher_names.OUTER`, with the prefixes of files.
-PROJECTIONS = ("proj", "visual.proj", "visual_projection.weight", "head.weight", "head.bias")
 
 
 def _load_dino(
