@@ -17,7 +17,7 @@ from beit_jax.convert import preprocessing, settings
 from beit_jax.convert.files import Files
 from beit_jax.convert.heads import heads_of
 from beit_jax.convert.layouts import CODES, detect_task, task_layout
-from beit_jax.convert.names import OURS, counterpart
+from beit_jax.convert.names import ADDITIONAL_UNILM, OURS, counterpart
 from beit_jax.errors import UserError
 from beit_jax.models import variants
 from beit_jax.models.pixel_statistics import STATISTICS
@@ -26,6 +26,7 @@ from beit_jax.models.relative_position import relative_position_index
 BLOCK = re.compile(r"^(?:backbone\.)?(?:blocks|beit\.encoder\.layer)\.(\d+)\.")
 HF_EPSILON = settings.HF_DEFAULTS["layer_norm_eps"]
 HEADS = ("classifier.", "head.")
+EARLY = 3  # blocks before the last: published models of BEiT v2 have 9 of 12 and 21 of 24
 
 
 def detect_config(files: Files, where: str, heads: int | None = None, num_classes: int | None = None) -> ConfigDict:
@@ -58,6 +59,7 @@ def detect_config(files: Files, where: str, heads: int | None = None, num_classe
         _set_new_head(config, files, tensors, num_classes)
     else:
         layout.configure_head(config, tensors.need, files.settings, where)
+        _configure_additional_blocks(config, files)
         if "labels" in config:
             config.labels = settings.labels_of(files.settings, config.model.num_classes, where)
     with config.unlocked():
@@ -66,6 +68,22 @@ def detect_config(files: Files, where: str, heads: int | None = None, num_classe
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
     return config
+
+
+def _configure_additional_blocks(config: ConfigDict, files: Files) -> None:
+    """Sets what tensors tell of BEiT v2's second prediction; which block its blocks see is assumed."""
+    number = len({name.split(".")[1] for name in files.state if name.startswith(ADDITIONAL_UNILM)})
+    if not number:
+        return
+    depth = variants.parse(config.model.variant)[0].depth
+    early = max(depth - EARLY, 1)
+    config.model.update(
+        dict(early_layer=early, head_layers=number, shared_head="cls_pt_lm_head.weight" not in files.state)
+    )
+    files.notes.append(
+        f"it does not state of which block its {number} additional blocks see the patches; assumed is block {early}, as "
+        "in the published models of 12 and 24 blocks (9 and 21)"
+    )
 
 
 def is_headless(files: Files, config: ConfigDict) -> bool:

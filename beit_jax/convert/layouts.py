@@ -134,8 +134,8 @@ class _Pretrain(_MaskedModelling):
     hf_class, hf_norm, markers = "BeitForMaskedImageModeling", "layernorm", ("lm_head.weight",)
     unused = r"beit\.pooler\.layernorm\."
 
-    def unsupported(self, config: ConfigDict) -> str:
-        return "models that predict twice (model.early_layer)" if config.model.early_layer else ""
+    def formats_of(self, config: ConfigDict) -> tuple[str, ...]:
+        return ("unilm",) if config.model.early_layer else self.formats
 
     def configure_head(self, config: ConfigDict, shape_of: ShapeOf, settings: Mapping[str, Any], where: str) -> None:
         config.tokenizer.vocab = shape_of("lm_head/kernel", 2)[0]

@@ -138,8 +138,15 @@ QUANTIZER_BUFFERS = {
     "codebook/vectors": "quantize.embedding.embed_avg",
     "codebook/usage": "quantize.embedding.cluster_size",
 }
-STACKED = (OURS, "decoder/blocks/")
-BY_NAME = {row.ours: row for row in (*ROWS, *CLIP, *SEGMENTATION, *VQKD)}
+# Of BEiT v2's pre-training, which the official code alone has; its additional blocks have the names of the others.
+AGGREGATION = (
+    Row("aggregation_norm/scale", "cls_pt_norm.weight", ()),
+    Row("aggregation_norm/bias", "cls_pt_norm.bias", ()),
+    *_layer("aggregation_lm_head", "cls_pt_lm_head", "", LINEAR),
+)
+ADDITIONAL, ADDITIONAL_UNILM = "aggregation_blocks/", "cls_pt_layers."
+STACKED = (OURS, ADDITIONAL, "decoder/blocks/")
+BY_NAME = {row.ours: row for row in (*ROWS, *CLIP, *SEGMENTATION, *VQKD, *AGGREGATION)}
 
 # No parameters: an index that follows from the size of the grid, a counter that nothing reads, and the quantizer's.
 BUFFERS = re.compile(r"(relative_position_index|num_batches_tracked|quantize\.embedding\.(embed_avg|cluster_size))$")
@@ -171,7 +178,7 @@ def counterpart(name: str, depth: int, layout: Layout, task: str) -> Counterpart
         return Counterpart(
             [[".".join([part, "blocks", *layer, kind[0].replace("k", "w")])]], False, CONV * (kind == "kernel")
         )
-    row = _of_vqkd(name) if (layout, task) == ("unilm", "tokenizer") else BY_NAME[name]
+    row = _row(name, layout, task)
     theirs = (row.unilm,) if layout == "unilm" else (row.hf,) if isinstance(row.hf, str) else row.hf
     if layout == "unilm" and name.startswith("encoder/"):
         theirs = tuple(f"{task_layout(task).unilm_prefix}{one}" for one in theirs)
@@ -184,6 +191,15 @@ def counterparts(params: Mapping[str, Any], layout: Layout, task: str) -> Iterat
     """The counterpart of every parameter of a flattened tree of arrays or shapes."""
     for name, leaf in params.items():
         yield name, counterpart(name, leaf.shape[0] if name.startswith(STACKED) else 1, layout, task)
+
+
+def _row(name: str, layout: Layout, task: str) -> Row:
+    if (layout, task) == ("unilm", "tokenizer"):
+        return _of_vqkd(name)
+    if name.startswith(ADDITIONAL):
+        row = BY_NAME[OURS + name.removeprefix(ADDITIONAL)]
+        return row._replace(ours=name, unilm=row.unilm.replace("blocks.", ADDITIONAL_UNILM, 1), hf=())
+    return BY_NAME[name]
 
 
 def _of_vqkd(name: str) -> Row:
