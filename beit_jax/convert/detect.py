@@ -81,8 +81,8 @@ def _configure_additional_blocks(config: ConfigDict, files: Files) -> None:
         dict(early_layer=early, head_layers=number, shared_head="cls_pt_lm_head.weight" not in files.state)
     )
     files.notes.append(
-        f"it does not state of which block its {number} additional blocks see the patches; assumed is block {early}, as "
-        "in the published models of 12 and 24 blocks (9 and 21)"
+        f"it does not state of which block its {number} additional blocks see the patches; assumed is block {early}, "
+        "as in the published models of 12 and 24 blocks (9 and 21)"
     )
 
 
