@@ -144,9 +144,10 @@ def test_recipes_of_beit_v2(repository, arg, epochs, drop_path, betas, layer_sca
     )
     assert (optimizer.lr, optimizer.min_lr, optimizer.weight_decay, optimizer.clip_norm) == (1.5e-3, 1e-5, 0.05, 3.0)
     assert (found.batch_size, optimizer.warmup) == (2048, "10 epochs")
-    assert "| two_views(224, 112, 0.2, tokenizer_method='bicubic') |" in ops_of(found)
+    assert "| two_views(224, 224, 0.2, tokenizer_method='bicubic') |" in ops_of(found)
     assert "| blockwise_mask(75, 16, 14, exact=True) |" in ops_of(found)
-    assert "two_views_center(224, 112, tokenizer_method='bicubic')" in configs.fill_in_sizes(found).data.eval_ops
+    assert found.tokenizer.kind == "vqkd" and "map_pixels" not in found.data.ops
+    assert "two_views_center(224, 224, tokenizer_method='bicubic')" in configs.fill_in_sizes(found).data.eval_ops
 
 
 def test_official_values_are_the_defaults(repository):

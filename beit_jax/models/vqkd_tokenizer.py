@@ -129,7 +129,9 @@ class VqkdTokenizer(Tokenizer):
 
     @property
     def _target_width(self) -> int:
-        return self.section.target_width or self.teacher.width
+        """An untrained tokenizer without a teacher, whose decoder is not used, predicts as many numbers as it has."""
+        own = variants.parse(self.section.variant)[0].width
+        return self.section.target_width or (self.teacher.width if self.teacher else own)
 
     def _vectors(self, params: Params, images: jax.Array) -> jax.Array:
         return self.model.apply({"params": self._networks(params)}, images, method="encode")

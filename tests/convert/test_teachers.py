@@ -164,8 +164,9 @@ def test_encoders_of_runs_and_of_other_libraries(tmp_path):
     assert "norm" not in found["encoder"] and teacher.section.layer == 1
     with pytest.raises(UserError, match=r"teacher.layer=3; expected at most 2, the depth of the encoder"):
         load_teacher(tmp_path / "run", "encoder", layer=3)
-    with pytest.raises(UserError, match="is a run of the task 'pretrain', and no teacher of the kind 'clip'"):
-        load_teacher(tmp_path / "run", "clip")
+    with pytest.raises(UserError, match="is a run of the task 'pretrain', and no teacher of the kind 'dino'"):
+        load_teacher(tmp_path / "run", "dino")
+    assert load_teacher(tmp_path / "run")[0].section.kind == "encoder"  # which a run tells
 
 
 def test_there_and_back_as_a_run(tmp_path, capsys):
