@@ -34,13 +34,13 @@ def get_config(arg: str = "") -> ConfigDict:
     """The paper's settings, with a random resized crop in place of the random square crop of the paper's listing 1."""
     known = dict(kind="dvae", teacher="", data="imagenet2012", steps=0, minutes=20.0)
     arg = parse_arg(arg, **known, published=False, runlocal=False)
+    config = defaults("tokenizer", arg.kind)  # an error for a kind that does not exist
     if arg.kind == "vqkd":
-        return vqkd(arg)
+        return vqkd(config, arg)
     chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes)
     own = None if arg.published or arg.runlocal else OWN_IMAGES.stage("tokenizer", **chosen)
     if own:
         return own
-    config = defaults("tokenizer")
     config.batch_size = 512
     config.steps = arg.steps or 3_000_000
     set_source(config, arg.data)
@@ -68,9 +68,8 @@ def get_config(arg: str = "") -> ConfigDict:
     return config
 
 
-def vqkd(arg: ConfigDict) -> ConfigDict:
+def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     """The published settings of the recommended tokenizer (official TOKENIZER.md); 2502 steps are an epoch there."""
-    config = defaults("tokenizer", "vqkd")
     config.batch_size, config.epochs, config.model.image_size = 512, 0.0 if arg.steps else 100.0, 224
     config.steps = arg.steps
     set_source(config, arg.data)

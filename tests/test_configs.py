@@ -293,3 +293,8 @@ def test_rows_of_the_segmentation_table(repository, row, expected):
     assert found == expected
     assert (config.batch_size, config.steps, opt.warmup, opt.schedule) == (16, 160_000, "1500 steps", "linear")
     assert (opt.weight_decay, opt.min_lr, segment.AUXILIARY_WEIGHT) == (0.05, 0.0, 0.4)
+
+
+def test_a_tokenizer_of_an_unknown_kind(repository):
+    with pytest.raises(UserError, match=r"tokenizer kind .vqdk. is unknown; expected one of dvae, vqkd"):
+        stages(repository, "tokenizer", "kind=vqdk")
