@@ -88,7 +88,7 @@ class Scripted(torch.nn.Module):
 def test_torchscript_is_not_run(tmp_path, capfd):
     torch.jit.script(Scripted()).save(str(tmp_path / "scripted.pth"))
     capfd.readouterr()
-    with pytest.raises(UserError, match=r"asks to run __torch__\.|cannot be read"):
+    with pytest.raises(UserError, match=r"is an archive of TorchScript, a program that is not run"):
         read_tensors(tmp_path / "scripted.pth")
     assert "run while loading" not in capfd.readouterr().out
 
