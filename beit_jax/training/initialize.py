@@ -24,7 +24,7 @@ from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
 
-# For programs that run once: XLA for CPU compiles them in a third of the time, to the same numbers.
+# For programs that run once: XLA for CPU compiles them in a third of the time, to the same numbers up to a last bit.
 RUN_ONCE = {"xla_backend_optimization_level": 1}
 ADVICE = "choose the same model, or name the parameters that may differ in init_optional"
 

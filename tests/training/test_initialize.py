@@ -21,7 +21,8 @@ def test_the_level_of_optimisation_changes_no_new_parameter(task):
     with jax.set_mesh(made.mesh):
         optimised = create.lower(made.random_keys[0]).compile({"xla_backend_optimization_level": 3})
         expected = optimised(made.random_keys[0])
-    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    # Equal bit for bit by jax 0.10; by jax 0.12 a few numbers differ in their last bits.
+    jax.tree.map(lambda one, other: np.testing.assert_array_max_ulp(one, other, 4), found.params, expected.params)
 
 
 def saved(folder, **fields):
