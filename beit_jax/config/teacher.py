@@ -44,8 +44,6 @@ KEYS: Keys = dict(
     layer_scale=Key(0.0, "of a random encoder: initial LayerScale; 0: none", at_least=0),
 )
 
-CHOSEN = ("kind", "path", "layer")  # the keys that do not follow from the weights
-
 
 def section(**settings: Any) -> ConfigDict:
     """A complete section, with these keys set.

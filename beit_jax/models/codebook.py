@@ -94,17 +94,23 @@ def k_means(start: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]
     def iterate(_: int, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         means, _ = state
         tokens = jnp.argmax(jnp.einsum("nc,kc->nk", vectors, means, precision="highest"), axis=-1)
-        counts, sums = gather_by_code(tokens, vectors, means.shape[0])
-        moved = unit(sums / jnp.maximum(counts, 1.0)[:, None])
-        return jnp.where(counts[:, None] > 0, moved, means), counts
+        return means_by_code(means, tokens, vectors)
 
     return jax.lax.fori_loop(0, ITERATIONS, iterate, (start, jnp.zeros(start.shape[0], jnp.float32)))
 
 
-def gather_by_code(tokens: jax.Array, vectors: jax.Array, codes: int) -> tuple[jax.Array, jax.Array]:
-    """How often each code occurs, `[k]`, and the sum of its vectors, `[k, c]`, of tokens `[n]` and vectors `[n, c]`."""
-    counts = jax.ops.segment_sum(jnp.ones_like(tokens, jnp.float32), tokens, codes)
-    return counts, jax.ops.segment_sum(vectors, tokens, codes)
+def means_by_code(codes: jax.Array, tokens: jax.Array, vectors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The mean of each code's vectors at length 1, `[k, c]`, and their number, float32 `[k]`; without any, the code.
+
+    Args:
+      codes: unit vectors `[k, c]`.
+      tokens: `[n]`, of the vectors.
+      vectors: unit vectors `[n, c]`.
+    """
+    counts = jax.ops.segment_sum(jnp.ones_like(tokens, jnp.float32), tokens, codes.shape[0])
+    sums = jax.ops.segment_sum(vectors, tokens, codes.shape[0])
+    means = unit(sums / jnp.maximum(counts, 1.0)[:, None])
+    return jnp.where(counts[:, None] > 0, means, codes), counts
 
 
 def moved(codebook: Params, tokens: jax.Array, vectors: jax.Array, decay: float) -> Params:
@@ -117,8 +123,7 @@ def moved(codebook: Params, tokens: jax.Array, vectors: jax.Array, decay: float)
       decay: of the moving averages.
     """
     old = codebook["vectors"]
-    counts, sums = gather_by_code(tokens, vectors, old.shape[0])
-    means = jnp.where(counts[:, None] > 0, unit(sums / jnp.maximum(counts, 1.0)[:, None]), old)
+    means, counts = means_by_code(old, tokens, vectors)
     return {
         "vectors": unit(decay * old + (1.0 - decay) * means),
         "usage": decay * codebook["usage"] + (1.0 - decay) * counts,

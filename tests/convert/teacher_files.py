@@ -61,6 +61,17 @@ def openai(params):
     return state
 
 
+def in_parts(params, prefix, stems, parts):
+    """The blocks by the names of transformers: `stems` by ours, and `parts` for queries, keys and values."""
+    state = {}
+    for i, block in blocks(params):
+        for name, value in block.items():
+            stem, end = name.split(".")
+            names, values = (parts, value) if stem == "qkv" else ([stems[stem]], [value])
+            state |= {f"{prefix}.{i}.{n}.{end}": v for n, v in zip(names, values, strict=True)}
+    return state
+
+
 def hf_clip(params):
     """By the names of transformers' CLIP."""
     old = openai(params)
@@ -73,12 +84,7 @@ def hf_clip(params):
         state |= {f"{theirs}.{end}": old[f"{mine}.{end}"] for end in ("weight", "bias")}
     stems = {"norm1": "layer_norm1", "norm2": "layer_norm2", "attn/proj": "self_attn.out_proj"}
     stems |= {f"mlp/fc{i}": f"mlp.fc{i}" for i in (1, 2)}
-    for i, block in blocks(params):
-        for name, value in block.items():
-            stem, end = name.split(".")
-            names = [f"self_attn.{p}_proj.{end}" for p in "qkv"] if stem == "qkv" else [f"{stems[stem]}.{end}"]
-            values = value if stem == "qkv" else [value]
-            state |= {f"encoder.layers.{i}.{n}": v for n, v in zip(names, values, strict=True)}
+    state |= in_parts(params, "encoder.layers", stems, [f"self_attn.{part}_proj" for part in "qkv"])
     return {f"vision_model.{name}": value for name, value in state.items()} | {
         "visual_projection.weight": old["proj"].T
     }
@@ -120,12 +126,8 @@ def hf_vit(params):
         state[f"layernorm.{end}"] = old[f"norm.{end}"]
     stems = {"norm1": "layernorm_before", "norm2": "layernorm_after", "attn/proj": "attention.output.dense"}
     stems |= {"mlp/fc1": "intermediate.dense", "mlp/fc2": "output.dense"}
-    for i, block in blocks(params):
-        for name, value in block.items():
-            stem, end = name.split(".")
-            parts = [f"attention.attention.{part}.{end}" for part in ("query", "key", "value")]
-            names, values = (parts, value) if stem == "qkv" else ([f"{stems[stem]}.{end}"], [value])
-            state |= {f"encoder.layer.{i}.{n}": v for n, v in zip(names, values, strict=True)}
+    parts = [f"attention.attention.{part}" for part in ("query", "key", "value")]
+    state |= in_parts(params, "encoder.layer", stems, parts)
     return state
 
 

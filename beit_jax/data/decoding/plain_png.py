@@ -1,7 +1,7 @@
 """The PNG files of most data sets, which need no more than TensorFlow's decoder.
 
-All other PNG files are searched for transparency, an orientation and compressed texts. For an image of 8 x 8 pixels
-that search takes ten times as long as the decoder.
+All other PNG files are searched for transparency, an orientation and compressed texts, which for a small image takes
+far longer than to decode it.
 """
 
 import tensorflow as tf
