@@ -44,22 +44,26 @@ def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, Conf
     return config
 
 
-def fill_in_target_width(config: ConfigDict) -> ConfigDict:
-    """A copy of a config whose tokenizer predicts as many numbers as its teacher, which is complete, has for a patch.
+def fill_in_tokenizer_of(config: ConfigDict) -> ConfigDict:
+    """A copy of a config whose tokenizer fits its teacher, which is complete.
+
+    A tokenizer that predicts features gets their width; one that keeps the teacher, its keys.
 
     Raises:
-      UserError: the config says another number.
+      UserError: the config says another width.
     """
     config = config.copy_and_resolve_references()
-    if "teacher" not in config:
-        return config
-    width, expected = create_teacher(config.teacher).width, config.model.target_width
-    if expected not in (0, width):
-        raise UserError(
-            f"teacher.path={config.teacher.path} has {width} numbers for a patch, and model.target_width is "
-            f"{expected}; leave model.target_width out"
-        )
-    config.model.target_width = width
+    model, teacher = config.get("model", {}), config.get("teacher", {})
+    if teacher and "features" in model:
+        model.features.update({name: value for name, value in teacher.items() if name != "path"})
+    if teacher and "target_width" in model:
+        width, expected = create_teacher(teacher).width, model.target_width
+        if expected not in (0, width):
+            raise UserError(
+                f"teacher.path={teacher.path} has {width} numbers for a patch, and model.target_width is {expected}; "
+                "leave model.target_width out"
+            )
+        model.target_width = width
     return config
 
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from beit_jax import config as configs
+from beit_jax.config.keys import flatten_keys
 from beit_jax.config.schema import declared_keys
+from beit_jax.config.serialization import flatten
 from beit_jax.config.tokenizer_kinds import KINDS
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
@@ -41,14 +43,14 @@ def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, Co
             f"tokenizer.init_from={source} is a tokenizer of the kind {trained.model.kind!r}, and the config is one "
             f"for {section.kind!r}; start the config from defaults({config.task!r}, {trained.model.kind!r})"
         )
-    for name in KINDS.find(section.kind).keys:
-        value = trained.model[name]
-        if section[name] not in (value, declared[f"tokenizer.{name}"].default):
+    set_by_user, theirs = flatten(section), flatten(trained.model)
+    for name in flatten_keys(KINDS.find(section.kind).keys):
+        if set_by_user[name] not in (theirs[name], declared[f"tokenizer.{name}"].default):
             raise UserError(
-                f"tokenizer.{name}={section[name]!r}, but {source} has {value!r}; leave the key out: a tokenizer has "
-                "the sizes of its run"
+                f"tokenizer.{name}={set_by_user[name]!r}, but {source} has {theirs[name]!r}; leave the key out: a "
+                "tokenizer has the sizes of its run"
             )
-        section[name] = value
+        section.update_from_flattened_dict({name: theirs[name]})
     return config
 
 

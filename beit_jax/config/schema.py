@@ -6,7 +6,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import classify, pretrain, pretrain_pixels, probe, segment, tokenizer, tokenizer_kinds
+from beit_jax.config import (
+    classify,
+    pretrain,
+    pretrain_features,
+    pretrain_pixels,
+    probe,
+    segment,
+    tokenizer,
+    tokenizer_kinds,
+)
 from beit_jax.config.durations import check_duration, in_steps
 from beit_jax.config.keys import Key, Keys, default_values, flatten_keys
 from beit_jax.config.nearest import describe_unknown
@@ -37,6 +46,7 @@ TASKS = Registry(
         "tokenizer": Schema(tokenizer.keys, tokenizer.check),
         "pretrain": Schema(pretrain.keys, pretrain.check),
         "pretrain_pixels": Schema(pretrain_pixels.KEYS, pretrain_pixels.check),
+        "pretrain_features": Schema(pretrain_features.KEYS, pretrain_features.check),
         "classify": Schema(classify.KEYS, classify.check),
         "probe": Schema(probe.KEYS, probe.check),
         "segment": Schema(segment.KEYS, segment.check),

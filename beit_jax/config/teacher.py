@@ -80,6 +80,16 @@ def check(section: ConfigDict) -> None:
         raise UserError(f"teacher.layer={section.layer}; expected at most {variant.depth}, the depth of the encoder")
 
 
+def check_random(section: ConfigDict) -> None:
+    """Checks a teacher that is random; the sizes of others are those of their weights, and not known yet.
+
+    Raises:
+      UserError: see `check`.
+    """
+    if section.path == "random":
+        check(section)
+
+
 def take_from_weights(section: ConfigDict, weights: Mapping[str, Any], source: str) -> ConfigDict:
     """A copy of a section with what the weights say, checked.
 

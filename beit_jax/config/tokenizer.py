@@ -18,6 +18,9 @@ def keys(kind: str) -> Keys:
     return dict(
         model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size, **declared.keys),
         loss=dict(declared.loss_keys),
+        eval_classes=Key(
+            0, "classes of the labels of evaluation images, with which tokens are compared (TCAS); 0: none", at_least=0
+        ),
         **declared.sections,
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import dvae, vqkd
+from beit_jax.config import dvae, kmeans, random_projection, vqkd
 from beit_jax.config.keys import Keys
 from beit_jax.config.registry import Registry
 from beit_jax.models import dvae_sizes, vqkd_sizes
@@ -30,11 +30,18 @@ class TokenizerKeys:
     check: Callable[[ConfigDict], None] = lambda config: None
 
 
+def _patch(section: ConfigDict) -> int:
+    return section.patch
+
+
 KINDS = Registry(
     "tokenizer kind",
     {
         "dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride),
         "vqkd": TokenizerKeys(vqkd.KEYS, vqkd.LOSS_KEYS, vqkd_sizes.stride, vqkd.SECTIONS, vqkd.check),
+        "kmeans": TokenizerKeys(kmeans.KEYS, {}, _patch, check=kmeans.check),
+        "kmeans_features": TokenizerKeys(kmeans.OF_FEATURES, {}, _patch, vqkd.SECTIONS, kmeans.check_features),
+        "random_projection": TokenizerKeys(random_projection.KEYS, {}, _patch),
     },
 )
 

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import teacher
 from beit_jax.config.encoder import DTYPES
+from beit_jax.config.first_batch import check_first_batch
 from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import Mistakes
 from beit_jax.models import vqkd_sizes
@@ -40,14 +41,9 @@ def check(config: ConfigDict) -> None:
     Raises:
       UserError: the first batch has fewer patches than there are codes, or the teacher's sizes do not fit each other.
     """
-    mistakes, side = Mistakes(), config.model.image_size // vqkd_sizes.stride(config.model)
+    mistakes = Mistakes()
     with mistakes.collected():
-        if config.teacher.path == "random":  # sizes of others are not known yet
-            teacher.check(config.teacher)
-    images = config.batch_size // config.optimizer.accumulate
-    if images * side**2 < config.model.vocab:
-        mistakes.add(
-            f"model.vocab={config.model.vocab} codes, which k-means makes of the {images} x {side**2} patches of the "
-            f"first batch; expected at most {images * side**2}: raise batch_size, or lower model.vocab"
-        )
+        teacher.check_random(config.teacher)
+    with mistakes.collected():
+        check_first_batch(config, vqkd_sizes.stride(config.model))
     mistakes.raise_all()

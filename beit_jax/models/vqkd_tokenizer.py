@@ -15,17 +15,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 
 from beit_jax.models import codebook, variants, vqkd_sizes
+from beit_jax.models.nearest_code import NearestCodeTokenizer
 from beit_jax.models.teacher import features_on_grid
-from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.vqkd import VqkdNetworks
 from beit_jax.typing import Metrics, Params
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class VqkdTokenizer(Tokenizer):
+class VqkdTokenizer(NearestCodeTokenizer):
     """See `Tokenizer`; images lie in [0, 1]."""
 
     against_collapse = "set loss.revive_below=0.1"
@@ -66,12 +65,9 @@ class VqkdTokenizer(Tokenizer):
         codes = codebook.new_codebook(of_codebook, self.vocab, self.section.code_width)
         return {**self.model.init(of_networks, image)["params"], "codebook": codes}
 
-    def targets(self, params: Params, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
-        """See `Tokenizer.targets`."""
-        tokens = codebook.nearest(params["codebook"]["vectors"], self._vectors(params, images))
-        if positions is not None:
-            return jnp.take_along_axis(tokens, positions, axis=1)
-        return rearrange(tokens, "b (h w) -> b h w", h=self.grid)
+    def vectors(self, params: Params, images: jax.Array) -> jax.Array:
+        """See `NearestCodeTokenizer.vectors`; they have length 1."""
+        return self.model.apply({"params": self._networks(params)}, images, method="encode")
 
     def encoder_params(self, params: Params) -> Params:
         """See `Tokenizer.encoder_params`."""
@@ -86,7 +82,7 @@ class VqkdTokenizer(Tokenizer):
     ) -> tuple[Metrics, Params]:
         """See `Tokenizer.loss`; the new values are those of the codebook."""
         settings, (of_start, of_revival) = self.settings, jax.random.split(key)
-        vectors = self._vectors(params, images)
+        vectors = self.vectors(params, images)
         flat = jax.lax.stop_gradient(vectors.reshape(-1, vectors.shape[-1]))
         book = codebook.made(params["codebook"], of_start, flat)
         found = codebook.quantize(book["vectors"], vectors)
@@ -104,7 +100,7 @@ class VqkdTokenizer(Tokenizer):
 
     def measure(self, params: Params, teacher: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
         """See `Tokenizer.measure`."""
-        vectors = self._vectors(params, images)
+        vectors = self.vectors(params, images)
         found = codebook.quantize(params["codebook"]["vectors"], vectors)
         distance = self._distance(params, found.vectors, self._features(teacher, images))
         commitment = jnp.mean((vectors - found.vectors) ** 2, axis=(1, 2))
@@ -114,8 +110,7 @@ class VqkdTokenizer(Tokenizer):
             "commitment": commitment,
         }
         sums = {name: (jnp.sum(value * valid), jnp.sum(valid)) for name, value in per_image.items()}
-        weights = jnp.broadcast_to(valid[:, None], found.tokens.shape)
-        return sums | {"codes": jax.ops.segment_sum(weights.reshape(-1), found.tokens.reshape(-1), self.vocab)}
+        return sums | {"codes": self.count_codes(found.tokens, valid)}
 
     def training_flops(self) -> int:
         """Three forward passes of the networks, without gradients of the image and of distances; one of the teacher.
@@ -132,9 +127,6 @@ class VqkdTokenizer(Tokenizer):
         """An untrained tokenizer without a teacher, whose decoder is not used, predicts as many numbers as it has."""
         own = variants.parse(self.section.variant)[0].width
         return self.section.target_width or (self.teacher.width if self.teacher else own)
-
-    def _vectors(self, params: Params, images: jax.Array) -> jax.Array:
-        return self.model.apply({"params": self._networks(params)}, images, method="encode")
 
     def _distance(self, params: Params, vectors: jax.Array, features: jax.Array) -> jax.Array:
         """1 - cosine of the features that are predicted from codes `[b, n, c]`, the mean over the patches `[b]`."""

@@ -8,6 +8,7 @@ from beit_jax.config import schema
 from beit_jax.config.keys import Keys
 from beit_jax.tasks.classify import Classify
 from beit_jax.tasks.pretrain import Pretrain
+from beit_jax.tasks.pretrain_features import PretrainFeatures
 from beit_jax.tasks.pretrain_pixels import PretrainPixels
 from beit_jax.tasks.probe import Probe
 from beit_jax.tasks.report import Curve, Headline, Report, Table
@@ -33,6 +34,7 @@ _TASKS: dict[str, type[Task]] = {
     "tokenizer": TrainTokenizer,
     "pretrain": Pretrain,
     "pretrain_pixels": PretrainPixels,
+    "pretrain_features": PretrainFeatures,
     "classify": Classify,
     "probe": Probe,
     "segment": Segment,

@@ -126,7 +126,7 @@ class Classify(Task):
         )
 
 
-PRETRAINING = (r"^(lm_head/|aggregation_)", r"^encoder/mask_token$")  # parameters that only pre-training has
+PRETRAINING = (r"^(lm_head/|aggregation_|average/)", r"^encoder/mask_token$")  # parameters that only pre-training has
 ACCURACIES = {
     "top1": "fraction of evaluation images whose most likely class is right",
     "top5": "fraction whose right class is among the five most likely",

@@ -11,8 +11,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange, repeat
+from einops import repeat
 
+from beit_jax.models.patch_pixels import to_images, to_patches
 from beit_jax.tasks.masked_modelling import MaskedModelling
 from beit_jax.tasks.pretrain_report import hide_patches
 from beit_jax.tasks.report import Curve, Headline, Report
@@ -98,14 +99,3 @@ class PretrainPixels(MaskedModelling):
                 "recovered": "the pixels that BEiT predicts for all patches",
             },
         )
-
-
-def to_patches(images: jax.Array, grid: int) -> jax.Array:
-    """Images `[b, h, w, c]` -> `[b, n, p * p * c]`: patches row-major, and in each its rows, columns, channels."""
-    return rearrange(images, "b (gh ph) (gw pw) c -> b (gh gw) (ph pw c)", gh=grid, gw=grid)
-
-
-def to_images(patches: jax.Array, grid: int, channels: int = 3) -> jax.Array:
-    """The inverse of `to_patches` for square patches."""
-    side = round((patches.shape[-1] // channels) ** 0.5)
-    return rearrange(patches, "b (gh gw) (ph pw c) -> b (gh ph) (gw pw) c", gh=grid, ph=side, c=channels)

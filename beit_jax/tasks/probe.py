@@ -26,7 +26,7 @@ from beit_jax.tasks.task import FrozenPart, Task, spec
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 # What checkpoints of other tasks hold beside the blocks.
-NOT_PROBED = (r"^(lm_head/|aggregation_|fc_norm/|head/)", r"^encoder/(mask_token$|norm/)")
+NOT_PROBED = (r"^(lm_head/|aggregation_|average/|fc_norm/|head/)", r"^encoder/(mask_token$|norm/)")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ class Segment(Task):
     @property
     def ignored_parameters(self) -> tuple[str, ...]:
         """See `Task.ignored_parameters`."""
-        return (r"^(lm_head/|aggregation_|head/|fc_norm/)", r"^encoder/(mask_token$|norm/)")
+        return (r"^(lm_head/|aggregation_|average/|head/|fc_norm/)", r"^encoder/(mask_token$|norm/)")
 
     @property
     def no_decay(self) -> tuple[str, ...]:

@@ -20,14 +20,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax.errors import UserError
 from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.tasks.device_choices import compute_dtype
 from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import FrozenPart, Task, means, spec
 from beit_jax.tasks.teachers import create_teacher
+from beit_jax.tasks.token_classes import count_by_class, tcas
 from beit_jax.tasks.tokenizer_kinds import create_tokenizer
-from beit_jax.typing import Batch, Metrics, Params, Spec
+from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 COLLAPSED = 0.05  # a perplexity of this fraction of the vocabulary
 
@@ -74,6 +76,19 @@ class TrainTokenizer(Task):
         side = self.config.model.image_size
         return {"image": spec("float32", b, side, side, 3)}
 
+    def eval_spec(self, b: int) -> Spec:
+        """See `Task.eval_spec`."""
+        return self.train_spec(b) | ({"label": spec("int32", b)} if self.config.eval_classes else {})
+
+    def check_batch(self, batch: HostBatch) -> None:
+        """See `Task.check_batch`: labels are below `eval_classes`."""
+        largest, classes = int(batch["label"].max()) if "label" in batch else 0, self.config.eval_classes
+        if "label" in batch and largest >= classes > 0:
+            raise UserError(
+                f"found an image of the class {largest}, counted from 0, and eval_classes={classes}; expected the "
+                "number of classes of the evaluation set"
+            )
+
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
@@ -82,11 +97,15 @@ class TrainTokenizer(Task):
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         """See `Task.measure`."""
-        valid = batch["valid"].astype(jnp.float32)
-        return self.tokenizer.measure(params, frozen.get("teacher", {}), batch["image"], valid)
+        tokenizer, valid, classes = self.tokenizer, batch["valid"].astype(jnp.float32), self.config.eval_classes
+        sums = tokenizer.measure(params, frozen.get("teacher", {}), batch["image"], valid)
+        if not classes:
+            return sums
+        tokens = tokenizer.targets(params, batch["image"])
+        return sums | {"by_class": count_by_class(tokens, batch["label"], valid, classes, tokenizer.vocab)}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
-        """Means, and how much of the codebook is in use: see `codebook_usage`. Warns if it is hardly any of it."""
+        """Means, `codebook_usage`, and `tcas` if there are classes. Warns if hardly any of the codebook is in use."""
         usage, tokenizer = codebook_usage(sums.pop("codes")), self.tokenizer
         if usage["perplexity_fraction"] < COLLAPSED:
             advice = f", or {tokenizer.against_collapse}" if tokenizer.against_collapse else ""
@@ -95,7 +114,8 @@ class TrainTokenizer(Task):
                 "on them has little to learn; take more images, lower model.vocab%s",
                 *(usage["codes_used"], tokenizer.vocab, usage["perplexity"], advice),
             )
-        return means(sums) | usage
+        aligned = {"tcas": tcas(sums.pop("by_class"))} if "by_class" in sums else {}
+        return means(sums) | usage | aligned
 
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         """See `Task.pictures`."""
@@ -114,12 +134,17 @@ class TrainTokenizer(Task):
                 Curve("loss", "eval/loss", self.tokenizer.loss_unit),
                 Curve("", "eval/perplexity", "codebook perplexity"),
             ),
-            headlines=(Headline("perplexity", "codes in use (perplexity)"),),
+            headlines=(
+                Headline("perplexity", "codes in use (perplexity)"),
+                Headline("codes_used", "codes that occur", form="{:.0f}"),
+                Headline("tcas", "alignment with classes (TCAS, lower is better)", form="{:.4f}"),
+            ),
             metrics={
                 **self.tokenizer.metrics,
                 "perplexity": "exp of the entropy of the token frequencies: how many codes are in use",
                 "perplexity_fraction": "perplexity over the size of the vocabulary",
                 "codes_used": "codes that occur in the evaluation set",
+                "tcas": "distance of tokens from classes; tokens that say nothing of c classes have (c - 1) / c^2",
             },
             captions={
                 "original": "held-out images",

@@ -8,11 +8,20 @@ from ml_collections import ConfigDict
 from beit_jax.config import tokenizer_kinds
 from beit_jax.config.keys import Keys
 from beit_jax.models.dvae_tokenizer import DvaeTokenizer
+from beit_jax.models.kmeans_tokenizer import FeatureKMeans, PixelKMeans
+from beit_jax.models.random_projection import RandomProjection
 from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.vqkd_tokenizer import VqkdTokenizer
+from beit_jax.tasks.teachers import create_teacher
 
-_KINDS: dict[str, type[Tokenizer]] = {"dvae": DvaeTokenizer, "vqkd": VqkdTokenizer}
+_KINDS: dict[str, type[Tokenizer]] = {
+    "dvae": DvaeTokenizer,
+    "vqkd": VqkdTokenizer,
+    "kmeans": PixelKMeans,
+    "kmeans_features": FeatureKMeans,
+    "random_projection": RandomProjection,
+}
 
 
 def register_tokenizer(
@@ -43,8 +52,12 @@ def create_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a config's section; see `Tokenizer` for the arguments.
 
+    A kind whose parameters include those of its teacher has the teacher's keys in its own section, `features`.
+
     Raises:
       UserError: the kind is unknown.
     """
     tokenizer_kinds.KINDS.find(section.kind)
+    if teacher is None and "features" in section:
+        teacher = create_teacher(section.features, dtype)
     return _KINDS[section.kind](section, image_size, dtype, settings, teacher)

@@ -11,7 +11,7 @@ from beit_jax import tasks
 from beit_jax.config import validate
 from beit_jax.convert.pretrained import save_pretrained
 from beit_jax.errors import UserError
-from beit_jax.tasks import pretrain_pixels
+from beit_jax.models import patch_pixels
 
 
 def made(name="pretrain", **changes):
@@ -44,12 +44,12 @@ def log_softmax(x):
 
 def test_patches_are_those_of_the_image():
     images = np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype(np.float32)
-    found = pretrain_pixels.to_patches(jnp.asarray(images), 3)
+    found = patch_pixels.to_patches(jnp.asarray(images), 3)
     for row in range(3):
         for column in range(3):
             expected = images[:, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(2, -1)
             np.testing.assert_array_equal(found[:, 3 * row + column], expected)
-    np.testing.assert_array_equal(pretrain_pixels.to_images(found, 3), images)
+    np.testing.assert_array_equal(patch_pixels.to_images(found, 3), images)
 
 
 @pytest.mark.parametrize(("loss_on", "num_masked"), [("masked", 14), ("all", 16)])
@@ -120,7 +120,7 @@ def test_pictures_of_pixels(loss_on):
     np.testing.assert_allclose(found["original"], (images - low) / (high - low), atol=1e-6)
     np.testing.assert_array_equal(found["masked"][hidden], 0.5)
     np.testing.assert_array_equal(found["masked"][~hidden], found["original"][~hidden])
-    predicted = np.asarray(pretrain_pixels.to_images(everywhere(task, params, batch), 4))
+    predicted = np.asarray(patch_pixels.to_images(everywhere(task, params, batch), 4))
     shown = np.clip((predicted - low) / (high - low), 0, 1)
     if loss_on == "all":
         np.testing.assert_allclose(found["recovered"], shown, atol=1e-5)
