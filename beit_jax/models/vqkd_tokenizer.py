@@ -81,6 +81,11 @@ class VqkdTokenizer(Tokenizer):
         """See `Tokenizer.target_flops`."""
         return vqkd_sizes.encoder_flops(self.section, self.image_size)
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """See `Tokenizer.without_gradient`."""
+        return (r"^codebook/",)
+
     def loss(
         self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
