@@ -121,10 +121,15 @@ class Tokenizer:
 
     # For the task `tokenizer`.
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """Regular expressions of parameters that have no gradient, see `Task.without_gradient`."""
+        return ()
+
     def loss(
         self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
-        """Metrics, of which the step minimises `loss`, and new values of parameters without a gradient.
+        """Metrics, of which the step minimises `loss`, and new values of parameters that `without_gradient` names.
 
         Args:
           params: of the tokenizer.

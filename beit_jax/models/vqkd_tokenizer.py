@@ -77,6 +77,11 @@ class VqkdTokenizer(NearestCodeTokenizer):
         """See `Tokenizer.target_flops`."""
         return vqkd_sizes.encoder_flops(self.section, self.image_size)
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """See `Tokenizer.without_gradient`."""
+        return (r"^codebook/",)
+
     def loss(
         self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:

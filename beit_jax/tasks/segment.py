@@ -58,6 +58,11 @@ class Segment(Task):
         return (r"^(lm_head/|aggregation_|average/|head/|fc_norm/)", r"^encoder/(mask_token$|norm/)")
 
     @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """See `Task.without_gradient`: the running statistics of the batch norms."""
+        return (r"norm/(mean|var)$",)
+
+    @property
     def no_decay(self) -> tuple[str, ...]:
         """See `Task.no_decay`. Class token and positions are decayed.
 

@@ -72,9 +72,9 @@ class Task:
           step: int32, counted from 0.
 
         Returns:
-          Metrics, (sum, count) by name; the step minimises sum / count of `loss`. And new values of the parameters that
-          have no gradient, such as running statistics: a tree with only these names, {} if there are none. Of several
-          micro-batches, each gets the new values of the one before it.
+          Metrics, (sum, count) by name; the step minimises sum / count of `loss`. And new values of parameters that
+          `without_gradient` names: a tree with only these, {} if there are none. Of several micro-batches, each gets
+          the new values of the one before it.
         """
         raise NotImplementedError
 
@@ -124,6 +124,15 @@ class Task:
     @property
     def ignored_parameters(self) -> tuple[str, ...]:
         """Regular expressions of parameters in the checkpoints of other tasks that this task has no use for."""
+        return ()
+
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """Regular expressions of parameters that have no gradient, such as running statistics and codebooks.
+
+        The step does not differentiate by them, the optimizer has no state for them, and an average of the parameters
+        has their own values. They change only if `loss` gives new ones.
+        """
         return ()
 
     @property

@@ -71,6 +71,11 @@ class TrainTokenizer(Task):
         path = self.config.teacher.path
         return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored)}
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """See `Task.without_gradient`."""
+        return self.tokenizer.without_gradient
+
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
         side = self.config.model.image_size

@@ -15,8 +15,6 @@ from beit_jax.errors import UserError
 from beit_jax.training.params import Rules, choose, flatten, map_names, unflatten
 from beit_jax.training.schedule import by_epoch, warmup_cosine, warmup_linear
 
-NOT_LEARNED = (r"norm/(mean|var)$|^codebook/", False)  # but computed by the step: running statistics, codes
-
 # The layer that a parameter belongs to, for layer-wise decay; the shared table counts with the head, as officially.
 STACKED, LAST = "stacked", "last"
 LAYER = (
@@ -73,7 +71,7 @@ def build_optimizer(
 
 def decay_rules(no_decay: Sequence[str]) -> Rules:
     """Which parameters have weight decay, by their names; a rule by rank would not survive the stacking of layers."""
-    return *((pattern, False) for pattern in no_decay), NOT_LEARNED, (r".*", True)
+    return *((pattern, False) for pattern in no_decay), (r".*", True)
 
 
 def _decayed(rules: Rules, params: Any) -> Any:

@@ -56,6 +56,19 @@ def map_names(function: Callable[[str, Any], Any], tree: Any) -> Any:
     return jax.tree_util.tree_map_with_path(apply, tree)
 
 
+def split(params: Mapping[str, Any], patterns: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Two trees: the parameters whose names match none of the regular expressions, and the others."""
+    flat = flatten(params)
+    matched = {name for name in flat if any(re.search(pattern, name) for pattern in patterns)}
+    parts = {name: flat[name] for name in flat if name not in matched}, {name: flat[name] for name in sorted(matched)}
+    return unflatten(parts[0]), unflatten(parts[1])
+
+
+def join(*trees: Mapping[str, Any]) -> dict[str, Any]:
+    """One tree of the parameters of all trees; where several have a parameter, the last one's value."""
+    return unflatten({name: leaf for tree in trees for name, leaf in flatten(tree).items()})
+
+
 def merge(
     initial: Mapping[str, Any],
     loaded: Mapping[str, Any],

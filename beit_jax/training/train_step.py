@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from beit_jax.errors import UserError
 from beit_jax.tasks.task import Task
 from beit_jax.training.micro_batches import carry_over_micro_batches
-from beit_jax.training.params import flatten, unflatten
+from beit_jax.training.params import flatten, join, split
 from beit_jax.typing import Batch, Metrics, Params
 
 
@@ -21,8 +22,8 @@ class TrainState:
     Attributes:
       step: updates made so far, int32.
       params: the parameters, float32.
-      opt_state: the optimizer's state.
-      ema: exponential moving average of the parameters, or None.
+      opt_state: the optimizer's state, for the parameters that have a gradient.
+      ema: exponential moving average of the parameters, or None. Those without a gradient are not averaged.
     """
 
     step: jax.Array
@@ -37,7 +38,7 @@ def new_state(task: Task, optimizer: optax.GradientTransformation, key: jax.Arra
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=optimizer.init(split(params, task.without_gradient)[0]),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
     )
 
@@ -66,37 +67,42 @@ def make_step(
       `step(state, frozen, batch, key) -> (state, metrics)`; `key` is the same at all steps: the step is folded into it.
     """
 
-    def gradient(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
-        def summed_loss(params: Params) -> tuple[jax.Array, Any]:
-            metrics, updates = task.loss(params, frozen, batch, key, step)
-            return metrics["loss"][0], (metrics, updates)
+    def gradient(learned: Params, others: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
+        """Gradients, metrics, and the parameters without a gradient after the step."""
 
-        (_, (metrics, updates)), gradients = jax.value_and_grad(summed_loss, has_aux=True)(params)
-        return gradients, metrics, updates
+        def summed_loss(learned: Params) -> tuple[jax.Array, Any]:
+            metrics, new_values = task.loss(join(learned, others), frozen, batch, key, step)
+            return metrics["loss"][0], (metrics, new_values)
 
-    def accumulated(params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array) -> Any:
-        flat = flatten(params)
+        (_, (metrics, new_values)), gradients = jax.value_and_grad(summed_loss, has_aux=True)(learned)
+        _check_new_values(new_values, others)
+        return gradients, metrics, join(others, new_values)
 
-        def part(updates: Params, batch: Batch, index: jax.Array) -> Any:
+    def accumulated(
+        learned: Params, others: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> Any:
+        def part(others: Params, batch: Batch, index: jax.Array) -> Any:
             own_key = jax.random.fold_in(key, index)
-            gradients, metrics, updates = gradient(unflatten(flat | updates), frozen, batch, own_key, step)
-            return flatten(updates), (gradients, metrics)
+            gradients, metrics, others = gradient(learned, others, frozen, batch, own_key, step)
+            return others, (gradients, metrics)
 
-        names = flatten(jax.eval_shape(task.loss, params, frozen, batch, key, step)[1])
-        updates, sums = carry_over_micro_batches(part, {name: flat[name] for name in names}, batch, accumulate)
-        return *sums, updates
+        others, sums = carry_over_micro_batches(part, others, batch, accumulate)
+        return *sums, others
 
     def step(state: TrainState, frozen: Params, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(key, state.step)
         compute = gradient if accumulate == 1 else accumulated
-        gradients, metrics, new_values = compute(state.params, frozen, batch, key, state.step)
+        learned, others = split(state.params, task.without_gradient)
+        gradients, metrics, others = compute(learned, others, frozen, batch, key, state.step)
         count = metrics["loss"][1]
         count = jnp.where(count == 0, jnp.ones_like(count), count)  # nothing to learn: a gradient of 0, and not 0/0
         gradients = jax.tree.map(lambda g: g / count, gradients)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params = unflatten(flatten(params) | flatten(new_values))
-        ema = None if state.ema is None else optax.incremental_update(params, state.ema, 1.0 - ema_decay)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, learned)
+        learned = optax.apply_updates(learned, updates)
+        params, ema = join(learned, others), None
+        if state.ema is not None:
+            averaged, _ = split(state.ema, task.without_gradient)
+            ema = join(optax.incremental_update(learned, averaged, 1.0 - ema_decay), others)
         one = jnp.float32(1.0)
         metrics["grad_norm"] = (optax.tree.norm(gradients), one)
         metrics["param_norm"] = (optax.tree.norm(params), one)
@@ -104,6 +110,16 @@ def make_step(
         return _unless_bad(updated, state, metrics) if skip_bad else (updated, metrics)
 
     return step
+
+
+def _check_new_values(new_values: Params, others: Params) -> None:
+    """Raises UserError if a task gives new values of parameters that it does not declare to be without a gradient."""
+    undeclared = [name for name in flatten(new_values) if name not in flatten(others)]
+    if undeclared:
+        raise UserError(
+            f"found new values of {', '.join(undeclared)} in what the task's `loss` returns, expected only parameters "
+            "that its property `without_gradient` names: name them there"
+        )
 
 
 def _unless_bad(updated: TrainState, state: TrainState, metrics: Metrics) -> tuple[TrainState, Metrics]:

@@ -45,6 +45,10 @@ class Learned:
 
     tokenizer: VqkdTokenizer
 
+    @property
+    def without_gradient(self):
+        return self.tokenizer.without_gradient
+
     def init(self, key):
         return self.tokenizer.init(key)
 
