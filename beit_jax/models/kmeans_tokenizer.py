@@ -30,7 +30,7 @@ class KMeansTokenizer(FixedVectorsTokenizer):
         self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
         """See `Tokenizer.loss`; the new values are all parameters."""
-        params = jax.lax.stop_gradient(self.with_teacher(params, teacher))
+        params = self.with_teacher(params, teacher)
         vectors = self.vectors(params, images)
         found = clusters.updated(params["codebook"], key, rearrange(vectors, "b n c -> (b n) c"))
         nearest = found["vectors"][codebook.nearest(found["vectors"], vectors)]

@@ -34,6 +34,11 @@ class NearestCodeTokenizer(Tokenizer):
 class FixedVectorsTokenizer(NearestCodeTokenizer):
     """One whose vectors are not learned: its loss is the mean square of the difference between vectors and codes."""
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """See `Tokenizer.without_gradient`: all parameters."""
+        return (r".*",)
+
     def measure(self, params: Params, teacher: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:
         """See `Tokenizer.measure`."""
         vectors = self.vectors(params, images)

@@ -64,6 +64,11 @@ class PretrainFeatures(MaskedModelling):
         params = super().init(key)
         return params if self.teacher else params | {"average": jax.tree.map(jnp.copy, params["encoder"])}
 
+    @property
+    def without_gradient(self) -> tuple[str, ...]:
+        """See `Task.without_gradient`."""
+        return (r"^average/",)
+
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
@@ -148,7 +153,7 @@ class PretrainFeatures(MaskedModelling):
         decay = self.config.target.decay ** (1 / self.config.optimizer.accumulate)
         kept = jnp.where(step == 0, 0.0, decay)
         mixed = jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, params["average"], params["encoder"])
-        return jax.lax.stop_gradient(mixed)
+        return jax.lax.stop_gradient(mixed)  # of the encoder's
 
     def _error(self, predicted: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sum and count over patches of weight, of predictions `[b, k, c]`."""
