@@ -161,7 +161,7 @@ class PretrainFeatures(MaskedModelling):
         if settings.loss == "cosine":
             errors = optax.losses.cosine_distance(predicted, targets, epsilon=EPSILON)
         else:
-            errors = jnp.mean(optax.losses.huber_loss(predicted, targets, settings.beta) / settings.beta, axis=-1)
+            errors = jnp.mean(optax.losses.huber_loss(predicted, targets, delta=settings.beta) / settings.beta, axis=-1)
         return jnp.sum(errors * weights), jnp.sum(weights)
 
 
