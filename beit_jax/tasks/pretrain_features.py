@@ -3,7 +3,7 @@
 The model sees the image with patches hidden and predicts, for each of these, what another network makes of the whole
 image: a frozen teacher (as MVP and MaskDistill do, arXiv 2203.05175 and 2210.10615), or an average of the encoder's own
 past parameters (data2vec, arXiv 2202.03555), of which it predicts the mean of the last blocks. A layer norm without
-parameters standardises the features of each patch, and before that mean those of each block.
+parameters standardises the features of each patch, those of each block before the mean too.
 
 The average follows the encoder before each step, a_t = decay a_(t-1) + (1 - decay) theta_t, with a_0 = theta_0. It is
 a parameter without a gradient, and is saved with the others.
@@ -84,11 +84,11 @@ class PretrainFeatures(MaskedModelling):
         if self.teacher:
             pixels = to_pixels(batch["image"], self.statistics)
             features = self.teacher.features(frozen["teacher"], pixels)
-            features = standardised(features_on_grid(features, self.grid))
+            features = features_on_grid(features, self.grid)
         else:
             outputs = self.model.encoder.apply({"params": params["average"]}, batch["image"], all_layers=True)
             features = jnp.mean(standardised(outputs[-self.config.target.layers :, :, 1:]), axis=0)
-        return jax.lax.stop_gradient(jnp.take_along_axis(features, positions[..., None], axis=1))
+        return jax.lax.stop_gradient(jnp.take_along_axis(standardised(features), positions[..., None], axis=1))
 
     @functools.cached_property
     def statistics(self) -> statistics.Statistics:
