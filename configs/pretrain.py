@@ -20,7 +20,8 @@ Arguments
            class token, and their prediction counts in the loss too; a mask hides exactly 75 patches; crops are
            larger, both views bicubic. By default 1600 epochs; up to 300, it has the settings of the official 300, with
            no stochastic depth. Its tokenizer is a VQ-KD
-  kind     of the tokenizer, dvae or vqkd; by default vqkd with v2, else dvae
+  kind     of the tokenizer, dvae, vqkd, kmeans, kmeans_features or random_projection (docs/tokenizers.md), the last of
+           which needs no run; by default vqkd with v2, else dvae
   runlocal
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
@@ -60,6 +61,9 @@ def get_config(arg: str = "") -> ConfigDict:
     if arg.paper:
         config.model.update(dict(absolute_positions=True, relative_position="none", layer_scale=0.0))
 
+    if kind == "random_projection":
+        config.tokenizer.init_from = "random"
+
     config.optimizer.clip_norm = 1.0 if large and not arg.v2 else 3.0
     if arg.v2:
         config.model.early_layer = 21 if large else 9
@@ -79,7 +83,9 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update(dict(variant="Micro/4", image_size=16, early_layer=int(arg.v2)))
         small = dict(dvae=dict(hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
         small |= dict(vqkd=dict(variant="Micro/4", decoder_depth=1, target_width=32))
-        config.tokenizer.update(dict(vocab=32, init_from="random", **small[kind]))
+        config.tokenizer.update(dict(vocab=32, init_from="random", **small.get(kind, dict(patch=4))))
+        if kind == "kmeans_features":
+            config.tokenizer.features.update(dict(kind="encoder", variant="Micro/4", image_size=16))
     # What BEiT v2 does otherwise: exact masks, larger crops, a bicubic view for the tokenizer.
     masks = f"blockwise_mask(num_masked, min_block, grid{', exact=True' * arg.v2})"
     scale, method = (", 0.2", ", tokenizer_method='bicubic'") if arg.v2 else ("", "")

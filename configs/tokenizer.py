@@ -6,8 +6,12 @@
   python -m beit_jax.train --config configs/tokenizer.py:runlocal --workdir runs/try      a minute on a laptop
 
 Arguments
-  kind     dvae, or vqkd: codes from which a decoder predicts what a teacher makes of the patches (arXiv 2208.06366)
-  teacher  of vqkd: a run with an encoder, a converted CLIP or DINO, or random; --config.teacher.layer: of a block
+  kind     dvae; vqkd: codes from which a decoder predicts what a teacher makes of the patches (arXiv 2208.06366);
+           kmeans: means of patches' pixels, or kmeans_features: of what a teacher makes of them (arXiv 2407.09087);
+           random_projection: random codes, one step that only measures them (arXiv 2202.01855); docs/tokenizers.md
+  teacher  of vqkd and kmeans_features: a run with an encoder, a converted CLIP or DINO, or random;
+           --config.teacher.layer: of a block
+  classes  of the labels of evaluation images, with which tokens are compared (TCAS); 0: not compared
   data     a tfds name, folder:PATH or digits
   steps    length of the run; the warm-up of the KL term and the annealing of the temperature follow
   minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
@@ -27,20 +31,21 @@ from ml_collections import ConfigDict
 from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
 from beit_jax.own_images import fit_batch
 
+CENTRE = "decode|resize_small(short_side)|central_crop(image_size)|keep('image')"
 OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The paper's settings, with a random resized crop in place of the random square crop of the paper's listing 1."""
-    known = dict(kind="dvae", teacher="", data="imagenet2012", steps=0, minutes=20.0)
+    known = dict(kind="dvae", teacher="", classes=0, data="imagenet2012", steps=0, minutes=20.0)
     arg = parse_arg(arg, **known, published=False, runlocal=False)
     config = defaults("tokenizer", arg.kind)  # an error for a kind that does not exist
-    if arg.kind == "vqkd":
-        return vqkd(config, arg)
+    if arg.kind != "dvae":
+        return compared(vqkd(config, arg) if arg.kind == "vqkd" else unlearned(config, arg), arg)
     chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes)
     own = None if arg.published or arg.runlocal else OWN_IMAGES.stage("tokenizer", **chosen)
     if own:
-        return own
+        return compared(own, arg)
     config.batch_size = 512
     config.steps = arg.steps or 3_000_000
     set_source(config, arg.data)
@@ -65,7 +70,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "decode|random_resized_crop(image_size, 0.44, 0.79, (1.0, 1.0))|flip_lr|map_pixels('image')|keep('image')"
     )
     config.data.eval_ops = "decode|resize_small(image_size)|central_crop(image_size)|map_pixels('image')|keep('image')"
-    return config
+    return compared(config, arg)
 
 
 def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
@@ -86,5 +91,37 @@ def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
         if not arg.teacher:
             config.teacher.update(dict(kind="encoder", variant="Micro/4", image_size=16))
     config.data.ops = "decode|random_resized_crop(image_size)|flip_lr|keep('image')"
-    config.data.eval_ops = "decode|resize_small(short_side)|central_crop(image_size)|keep('image')"
+    config.data.eval_ops = CENTRE
+    return config
+
+
+def unlearned(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """Codes without a gradient. As in ClusterMIM's code, k-means sees the centres of images for 100 epochs, with 50 codes
+    for pixels and 1000 for features; there, a batch has 128 images for features.
+    """
+    config.model.image_size, config.batch_size = 224, 256
+    set_source(config, arg.data)
+    if arg.kind == "random_projection":
+        config.steps, config.optimizer.warmup = 1, ""
+    else:
+        config.epochs, config.steps, config.model.vocab = 0.0 if arg.steps else 100.0, arg.steps, 50
+    if arg.kind == "kmeans_features":
+        config.teacher.path, config.model.vocab = arg.teacher or "random", 1000
+    fit_batch(config)
+    if arg.runlocal:
+        set_source(config, "digits")
+        config.batch_size = 32
+        shorten(config, 20, warmup=5)
+        config.model.update(dict(image_size=16, patch=4, vocab=32))
+        if arg.kind == "kmeans_features" and not arg.teacher:
+            config.teacher.update(dict(kind="encoder", variant="Micro/4", image_size=16))
+    config.data.ops = config.data.eval_ops = CENTRE
+    return config
+
+
+def compared(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
+    """The config, with labels of the evaluation images if `classes` asks for TCAS."""
+    config.eval_classes = arg.classes
+    if arg.classes:
+        config.data.eval_ops = config.data.eval_ops.replace("keep('image')", "keep('image', 'label')")
     return config

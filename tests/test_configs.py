@@ -14,6 +14,17 @@ ARGUMENTS = {
     "tokenizer": [
         *("", "data=folder:somewhere", "steps=1000", "runlocal"),
         *("kind=vqkd", "kind=vqkd,teacher=runs/pretrain,steps=1000", "kind=vqkd,runlocal"),
+        *(
+            "kind=kmeans,classes=1000",
+            "kind=kmeans,runlocal",
+            "kind=random_projection",
+            "kind=random_projection,runlocal",
+        ),
+        *(
+            "kind=kmeans_features",
+            "kind=kmeans_features,teacher=runs/pretrain,steps=9",
+            "kind=kmeans_features,runlocal",
+        ),
     ],
     "own_images": [
         "data=folder:somewhere",
@@ -33,7 +44,9 @@ ARGUMENTS = {
         "runlocal",
         "runlocal,fast",
         "runlocal,v2",
+        *("kind=kmeans", "kind=random_projection", "kind=kmeans_features,runlocal", "kind=random_projection,runlocal"),
     ],
+    "pretrain_features": ["", "teacher=runs/clip,variant=L/16", "runlocal"],
     "finetune": [
         *("", "variant=L/16", "paper", "image_size=384", "variant=L/16,image_size=512", "data=folder:somewhere"),
         *(f"recipe={name}" for name in ("22k", "22k_to_1k", "higher", "cifar100", "deit")),
@@ -56,6 +69,7 @@ ARGUMENTS = {
     ],
     "digits": ["", "seeds=1,runlocal"],
     "self_iteration": ["", "labels=1,seeds=1,layer=2", "seeds=1,runlocal"],
+    "tokenizers": ["", "arms=dvae+kmeans_features+average,labels=1,seeds=1,layer=2", "seeds=1,runlocal"],
     "segment": [
         *("", "size=640,stage=pt2ft", "variant=L/16,stage=pt2ft", "variant=L/16,stage=pt2ft,size=640"),
         *("head=setr_pup", "head=setr_pup,stage=pt2ft", "runlocal", "head=setr_pup,runlocal"),
@@ -116,7 +130,9 @@ def test_lowers_sharded_over_eight_devices(repository, name, arg):
             text = experiment.trace_step().lower(lowering_platforms=("tpu", "cuda")).as_text()
             # The batch is split over two axes of the mesh, and parameters over one of them.
             assert '{"data", "fsdp"}' in text and "mhlo.num_partitions = 8" in text
-            assert '{"fsdp"}' in text or config.get("cache_features", False)  # a probe's own are few, and replicated
+            # A probe's own are few, and replicated, as codes are.
+            few = config.get("cache_features", False) or config.model.get("kind", "") in ("kmeans", "random_projection")
+            assert '{"fsdp"}' in text or few
 
 
 def ops_of(config):
