@@ -96,8 +96,8 @@ def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
 
 
 def unlearned(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
-    """Codes without a gradient. As in ClusterMIM's code, k-means sees the centres of images for 100 epochs, with 50 codes
-    for pixels and 1000 for features; there, a batch has 128 images for features.
+    """Codes without a gradient. As in ClusterMIM's code, k-means sees the centres of images for 100 epochs, and has 50
+    codes for pixels and 1000 for features; there, a batch has 128 images for features.
     """
     config.model.image_size, config.batch_size = 224, 256
     set_source(config, arg.data)

@@ -134,8 +134,7 @@ class PretrainFeatures(MaskedModelling):
     @property
     def report(self) -> Report:
         """See `Task.report`."""
-        unit = {"smooth_l1": "smooth L1 of standardised features", "cosine": "1 - cosine of features"}
-        of_loss = unit[self.config.target.loss]
+        of_loss = "smooth L1 of standardised features"
         return Report(
             "pretrain, features",
             curves=(Curve("loss", "eval/loss", of_loss), Curve("", "eval/target_variance", "variance of targets")),
@@ -157,11 +156,8 @@ class PretrainFeatures(MaskedModelling):
 
     def _error(self, predicted: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sum and count over patches of weight, of predictions `[b, k, c]`."""
-        settings = self.config.target
-        if settings.loss == "cosine":
-            errors = optax.losses.cosine_distance(predicted, targets, epsilon=EPSILON)
-        else:
-            errors = jnp.mean(optax.losses.huber_loss(predicted, targets, delta=settings.beta) / settings.beta, axis=-1)
+        beta = self.config.target.beta
+        errors = jnp.mean(optax.losses.huber_loss(predicted, targets, delta=beta) / beta, axis=-1)
         return jnp.sum(errors * weights), jnp.sum(weights)
 
 

@@ -60,10 +60,11 @@ def test_two_processes_learn_what_one_learns(uninterrupted, alone):
     assert written == sorted(path.name for path in alone.iterdir())
 
 
-def test_two_processes_have_one_codebook(folder):
-    runs = {"codes_alone": 1, "codes_of_two": 2}
+@pytest.mark.parametrize("kind", ["vqkd", "kmeans_features"])
+def test_two_processes_have_one_codebook(folder, kind):
+    runs = {f"{kind}_alone": 1, f"{kind}_of_two": 2}
     for name, processes in runs.items():
-        Run(folder / name, processes, 8 // processes, config="configs/tokenizer.py:kind=vqkd,runlocal").finish()
+        Run(folder / name, processes, 8 // processes, config=f"configs/tokenizer.py:kind={kind},runlocal").finish()
     one, two = (numbers(folder / name) for name in runs)
     close(two, one)
     assert one[-1]["eval/codes_used"] > 16

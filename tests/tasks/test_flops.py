@@ -93,7 +93,9 @@ def traced_flops(config):
     return products(jax.make_jaxpr(step)(params, frozen, batch).jaxpr) / size
 
 
-@pytest.mark.parametrize("task", ["tokenizer", "vqkd", "pretrain", "beit v2", "pretrain_pixels", "classify", "probe"])
+@pytest.mark.parametrize(
+    "task", ["tokenizer", "vqkd", "pretrain", "beit v2", "pretrain_pixels", "pretrain_features", "classify", "probe"]
+)
 def test_the_traced_step_has_as_many(task):
     early_layer = int(task == "beit v2")
     task = "pretrain" if early_layer else task

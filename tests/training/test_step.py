@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from batches import random_batch
+from tiny import TOKENIZERS, experiment, one_device
 from tiny import config as tiny
-from tiny import experiment, one_device
 
 from beit_jax import tasks
 from beit_jax.config import task_names
@@ -34,7 +34,11 @@ def run_steps(config, mesh, steps=STEPS):
         *(
             pytest.param(task, sizes, marks=pytest.mark.slow)
             for task, sizes in (
-                *((task, dict(data=2, fsdp=4, tensor=1)) for task in (*task_names(), "vqkd") if task != "pretrain"),
+                *(
+                    (task, dict(data=2, fsdp=4, tensor=1))
+                    for task in (*task_names(), *TOKENIZERS)
+                    if task != "pretrain"
+                ),
                 ("pretrain", dict(data=2, fsdp=2, tensor=2)),
                 ("pretrain", dict(data=4, fsdp=2, tensor=1, slices=2)),
             )
