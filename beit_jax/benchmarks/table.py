@@ -28,7 +28,7 @@ BASELINES = ("torch", "torch_compiled", "timm", "timm_compiled")  # of --vs; the
 
 
 def _compiled_rows() -> Iterator[tuple[str, list[str]]]:
-    """Each chip with each size, tokens given and computed, and with UPerNet."""
+    """Each chip with each size, tokens given and computed, with UPerNet, and two of them with BEiT v2."""
     for chip, batch in COMPILED_FOR.items():
         devices = 1 if ":" not in chip else 4
         flags = ["--compile_only", f"--chip={chip}"]
@@ -39,6 +39,12 @@ def _compiled_rows() -> Iterator[tuple[str, list[str]]]:
                 yield f"{chip}, {variant}, tokens {tokens}", [f"{PRETRAIN}{variant}", *given, size, *flags]
         size = f"--config.batch_size={devices * batch // 16}"
         yield f"{chip}, UPerNet B/16, 512 px", ["configs/segment.py", size, *flags]
+        for variant in ("B/16", "L/16") if chip in ("v5e:2x2", "h200") else ():
+            size = f"--config.batch_size={devices * batch}"
+            yield f"{chip}, v2 {variant}, tokens given", [f"{PRETRAIN}{variant},v2", "--tokens_given", size, *flags]
+            yield f"{chip}, v2 {variant}, tokens computed", [f"{PRETRAIN}{variant},v2", size, *flags]
+            vqkd = ["configs/tokenizer.py:kind=vqkd", f"--config.model.variant={variant}"]
+            yield f"{chip}, VQ-KD {variant}, teacher CLIP B/16", [*vqkd, size, *flags]
 
 
 # What each row measures, and the arguments of the benchmark that it stands for.
