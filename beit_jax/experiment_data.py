@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax.config import class_names
+from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
 from beit_jax.experiment_splits import check_disjoint
 from beit_jax.tasks.compare_specs import compare_specs
@@ -265,7 +266,7 @@ class ExperimentData:
         from beit_jax.data.sources.source import count_streams
 
         config, data = self.config, self.config.data
-        tokenizer = {name: value for name, value in config.tokenizer.items() if name != "init_from"}
+        tokenizer = {name: value for name, value in flatten(config.tokenizer).items() if name != "init_from"}
         return {
             "seed": config.seed,
             "batch_size": config.batch_size,
