@@ -8,6 +8,8 @@ from beit_jax import train
 from beit_jax.errors import UserError
 
 CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune", "probe", "segment")}
+CONFIGS |= {kind: f"configs/tokenizer.py:kind={kind},runlocal" for kind in ("vqkd", "kmeans", "kmeans_features")}
+CONFIGS["features"] = "configs/pretrain_features.py:runlocal"
 
 
 def command(task, workdir, *overrides):

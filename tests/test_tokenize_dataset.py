@@ -115,6 +115,16 @@ def test_another_tokenizer_is_refused(runs, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["vqkd", "kmeans_features"])
+def test_the_same_numbers_with_other_tokenizers(tmp_path, kind):
+    config = f"configs/pretrain.py:kind={kind},runlocal"
+    tokenize_dataset.main(arguments(tmp_path / "tokens", config=config))
+    for name, given in (("computed", []), ("given", [f"--config.tokens={tmp_path}/tokens"])):
+        train.main([f"--config={config}", f"--workdir={tmp_path}/{name}", *SHORT, *given])
+    assert numbers(tmp_path / "given") == numbers(tmp_path / "computed")
+
+
+@pytest.mark.slow
 def test_a_stage_of_a_recipe(tmp_path):
     config = "configs/quickstart.py:runlocal,seeds=0"
     steps = ["--config.tokenizer.steps=5", "--config.pretrain.steps=5", "--config.pretrain.log_every=1"]

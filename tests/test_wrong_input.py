@@ -52,6 +52,15 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("tokenizer", ["--config.epochs=1e30"], ["epochs=1e+30 are", "steps; expected at most 2147483647"]),
         ("tokenizer", ["--config.epochs=1e-5"], ["epochs=1e-05 is less than one step", "at least 0.0"]),
         ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
+        ("tokenizer", ["--config.eval_classes=10"], ["data.eval_ops leave no 'label'", "found image"]),
+        *(
+            (kind, ["--config.model.vocab=513"], ["513 codes", "32 x 16 patches of the first batch", "at most 512"])
+            for kind in ("vqkd", "kmeans", "kmeans_features")
+        ),
+        ("kmeans", ["--config.model.patch=5"], ["image_size=16", "5 pixels that a token covers"]),
+        ("kmeans_features", ["--config.teacher.path=nowhere"], ["teacher.path", "nowhere"]),
+        ("features", ["--config.target.layers=3"], ["target.layers=3", "at most 2"]),
+        ("features", ["--config.data.ops=decode|resize(16)|keep('image')"], ["data.ops", "'mask'"]),
         ("pretrain", ["--config.model.remat=foo"], ["model.remat='foo'", "auto, none, full"]),
         ("pretrain", [f"--config.data.ops={MASKS_OF_SIX}", "--config.num_masked=4"], ["masks of", "num_masked=4"]),
         ("pretrain", ["--config.data.ops=decode|resize(16)"], ["data.ops", "'tokenizer_image'", "found image"]),
