@@ -69,7 +69,7 @@ def load_teacher(
         run = find_checkpoint(section.path)
         section = read_run(section, run, section.path)
         if kind not in (None, section.kind):
-            raise UserError(f"{path} is a teacher of the kind {section.kind!r}; expected {kind!r}, which is asked for")
+            raise UserError(f"{path} is no {kind}, but a run that teacher.kind={section.kind} takes as it is")
         single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = jax.tree.map(np.asarray, checkpoint.load_params(run, single))
     else:
