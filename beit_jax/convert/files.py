@@ -1,5 +1,6 @@
 """Reads named tensors, and the settings beside them, from a file or a folder."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from beit_jax.errors import UserError
 from beit_jax.training.plausible import check_numbers
 
 LONGEST_NAME = 500  # characters of the name of a tensor
+BEIT3 = re.compile(r"^beit3\.|\battn\.norm\.weight$|\bmlp\.norm\.weight$")  # officially, and in timm
 MODEL_TYPES = ("beit", data2vec.MODEL_TYPE)  # of transformers
 
 
@@ -107,6 +109,11 @@ def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> N
 
 
 def _layout(state: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> Layout:
+    if inner := next(filter(BEIT3.search, sorted(state)), None):
+        raise UserError(
+            f"{path} has norms within its blocks ({inner}), as BEiT-3 has, which is no model of this library; expected "
+            "a BEiT or a BEiT v2"
+        )
     if "beit.embeddings.cls_token" in state:
         return "hf"
     if any(f"{prefix}cls_token" in state for prefix in ("", "backbone.")) or CODES in state:

@@ -11,6 +11,7 @@ from test_live_state_dicts import SIDE, difference
 import beit_jax
 from beit_jax.convert import detect, files, names, state_dicts
 from beit_jax.convert.__main__ import main as convert
+from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.tasks import create_task
 from beit_jax.training.params import flatten
@@ -266,3 +267,10 @@ def test_dit(tmp_path, head):
     assert_loads_in_transformers(kind, tmp_path / "ours", tmp_path / "theirs")
     processor = transformers.BeitImageProcessor.from_pretrained(tmp_path / "ours")
     assert list(processor.image_mean) == [0.5] * 3 and processor.resample == 2
+
+
+def test_beit_3_of_timm_is_refused(tmp_path):
+    _, model = timm_model("beit3_base_patch16_224", img_size=SIDE, embed_dim=64, depth=1, num_heads=2)
+    torch.save(model.state_dict(), tmp_path / "beit3.pth")
+    with pytest.raises(UserError, match=r"has norms within its blocks \(blocks.0.attn.norm.weight\), as BEiT-3 has"):
+        beit_jax.from_pretrained(tmp_path / "beit3.pth")

@@ -182,7 +182,7 @@ def test_there_and_back_as_a_run(tmp_path, capsys):
     assert (again.section.gelu, again.norm_eps, again.width) == ("exact", 1e-5, 24)
     with pytest.raises(UserError, match=r"is a teacher of the kind 'clip'; expected 'dino', or teacher.kind=clip"):
         load_teacher(tmp_path / "run", "dino")
-    with pytest.raises(UserError, match=r"run is a frozen teacher; convert.teachers.load_teacher loads it"):
+    with pytest.raises(UserError, match=r"is a frozen teacher; convert.teachers.load_teacher loads it"):
         beit_jax.from_pretrained(tmp_path / "run")
     bare, found = load_teacher(tmp_path / "run", projection=0)
     assert bare.width == WIDTH and "projection" not in found["encoder"]

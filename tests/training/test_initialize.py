@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from commands import refused
 from tiny import config as tiny
 from tiny import experiment, one_device
 
@@ -123,3 +124,16 @@ def test_a_tokenizer_does_not_start_from_another_model(tmp_path):
         config.init_from = str(tmp_path / source)
         with pytest.raises(UserError, match=message):
             check(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "source", "message"),
+    [
+        ("pretrain.py:runlocal,v2", "pretrain", "it is a pre-training of BEiT, and the config is one of BEiT v2"),
+        ("finetune.py:runlocal", "vqkd", "it is a tokenizer of the kind 'vqkd'; expected a run with an encoder"),
+    ],
+)
+def test_the_command_tells_them_in_one_line(tmp_path, config, source, message):
+    store(tmp_path / source, tiny(source))
+    workdir, start = f"--workdir={tmp_path / 'run'}", f"--config.init_from={tmp_path / source}"
+    assert message in refused([f"--config=configs/{config}", workdir, start])
