@@ -60,8 +60,9 @@ def from_pretrained(
 
     The model is what the checkpoint holds, and `config.task` says which that is: a classifier ("classify"), a
     segmentation ("segment"), the masked model of a pre-training ("pretrain"; of BEiT v2 if `config.model.early_layer`
-    is not 0), or a tokenizer ("tokenizer", with `config.model.kind` "dvae" or "vqkd"). `convert.teachers.load_teacher`
-    loads frozen teachers.
+    is not 0), or a tokenizer ("tokenizer", with `config.model.kind` "dvae" or "vqkd"). A tokenizer's own methods give
+    tokens, `tasks.create_task(config).tokenizer.targets(params, images)`. `convert.teachers.load_teacher` loads frozen
+    teachers.
 
     What a checkpoint does not state and is assumed, and what it holds and is not used, is told on stderr.
 
