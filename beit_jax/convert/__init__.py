@@ -3,8 +3,8 @@
 import importlib
 from typing import Any
 
-_MODULES = {"preprocess": "preprocessing", "Pretrained": "pretrained"}
-_MODULES |= dict.fromkeys(("from_pretrained", "save_pretrained"), "pretrained")
+_MODULES = {"preprocess": "preprocessing", "save_pretrained": "saving"}
+_MODULES |= dict.fromkeys(("from_pretrained", "Pretrained"), "pretrained")
 
 __all__ = ["Pretrained", "from_pretrained", "preprocess", "save_pretrained"]
 

@@ -4,6 +4,7 @@
   python -m beit_jax.convert microsoft/beit-base-patch16-224 out --to timm
   python -m beit_jax.convert runs/finetune hf_model --to hf --verify
   python -m beit_jax.convert narrow.pth runs/narrow --to beit_jax --heads 4
+  python -m beit_jax.convert fine_tuned.pth runs/v2 --to beit_jax --statistics imagenet      of the pixels it expects
   python -m beit_jax.convert dalle_folder runs/dalle --to beit_jax      a folder with encoder.pkl and decoder.pkl
   python -m beit_jax.convert openai/clip-vit-base-patch16 runs/clip --to beit_jax --teacher clip      a frozen teacher
   python -m beit_jax.convert --check vqkd.pth image.JPEG      the tokens of an image, to compare with published ones
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from beit_jax import cli, command, extras
+from beit_jax.config import statistics
 from beit_jax.convert import locate
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
@@ -31,7 +33,8 @@ def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.Parser(
         prog="python -m beit_jax.convert",
-        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,dalle} [--heads N] [--num_classes N] [--verify]\n"
+        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,data2vec,dalle} [--heads N] [--num_classes N]\n"
+        "                                   [--statistics S] [--verify]\n"
         "       %(prog)s SRC DST --to beit_jax --teacher {clip,dino} [--gelu {quick,exact}] [--heads N]\n"
         "       %(prog)s --check SRC IMAGE [--heads N]",
         description=__doc__,
@@ -40,10 +43,12 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("source", metavar="SRC", help="file, folder or hub id")
     parser.add_argument("target", metavar="DST", help="folder to write, which must not exist; of --check an image")
-    parser.add_argument("--to", choices=("beit_jax", "hf", "unilm", "timm", "dalle"), help="format of DST")
+    formats = ("beit_jax", "hf", "unilm", "timm", "data2vec", "dalle")
+    parser.add_argument("--to", choices=formats, help="format of DST")
     parser.add_argument("--check", action="store_true", help="print the tokens of an image, and write nothing")
     parser.add_argument("--heads", metavar="N", type=int, help="attention heads, where SRC does not state them")
     parser.add_argument("--num_classes", metavar="N", type=int, help="of a new head, for an encoder without one")
+    parser.add_argument("--statistics", metavar="S", help="of pixels, in place of those of SRC: imagenet, ...")
     parser.add_argument("--teacher", choices=("clip", "dino"), help="SRC is such a teacher, and no BEiT")
     parser.add_argument("--gelu", choices=("quick", "exact"), help="of a CLIP, where SRC does not state it")
     parser.add_argument("--verify", action="store_true", help="compare with the other library; needs torch")
@@ -55,7 +60,8 @@ def main(argv: Sequence[str]) -> None:
     if args.teacher:
         convert_teacher(args.source, target, args.teacher, gelu=args.gelu or "auto", heads=args.heads)
         return
-    convert(args.source, target, args.to, verify=args.verify, heads=args.heads, num_classes=args.num_classes)
+    given = {name: getattr(args, name) for name in ("heads", "num_classes", "statistics")}
+    convert(args.source, target, args.to, verify=args.verify, **given)
 
 
 def _check_command(args: argparse.Namespace) -> None:
@@ -74,9 +80,12 @@ def _check_command(args: argparse.Namespace) -> None:
             mistakes.add(f"found --{name}={getattr(args, name)}, expected at least 1")
     if args.gelu and args.teacher != "clip":
         mistakes.add("found --gelu without --teacher clip; expected it for a CLIP alone")
-    for name, given in {"--num_classes": args.num_classes, "--verify": args.verify}.items():
-        if args.teacher and given:
-            mistakes.add(f"found {name} with --teacher; expected it for a BEiT alone")
+    if args.statistics is not None:
+        with mistakes.collected():
+            statistics.KEY.validate("--statistics", args.statistics)
+    for name in ("num_classes", "statistics", "verify"):
+        if args.teacher and getattr(args, name):
+            mistakes.add(f"found --{name} with --teacher; expected it for a BEiT alone")
     if args.teacher and args.to != "beit_jax":
         mistakes.add(f"found --to {args.to} with --teacher; expected --to beit_jax: no other library is written")
     with mistakes.collected():
@@ -84,21 +93,20 @@ def _check_command(args: argparse.Namespace) -> None:
     mistakes.raise_all()
 
 
-def convert(
-    source: str, target: str, to: str, *, verify: bool, heads: int | None = None, num_classes: int | None = None
-) -> None:
+def convert(source: str, target: str, to: str, *, verify: bool, num_classes: int | None = None, **given: Any) -> None:
     """Reads `source`, compares it with its own library if `verify`, and writes `target`.
 
-    `heads` and `num_classes` are those of `from_pretrained`.
+    `num_classes` and what else is given are those of `from_pretrained`.
 
     Raises:
       UserError: see `from_pretrained` and `save_pretrained`; or the two libraries differ.
     """
-    from beit_jax.convert.pretrained import from_pretrained, save_pretrained
+    from beit_jax.convert.pretrained import from_pretrained
+    from beit_jax.convert.saving import save_pretrained
     from beit_jax.training.params import flatten
 
     locate.check_target(Path(target), to)
-    loaded = from_pretrained(source, heads=heads, num_classes=num_classes)
+    loaded = from_pretrained(source, num_classes=num_classes, **given)
     if verify:
         _verify(loaded, source, is_new_head=num_classes is not None)
     save_pretrained(target, loaded.params, loaded.config, format=to)

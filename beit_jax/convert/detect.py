@@ -7,6 +7,7 @@ names and shapes of the tensors tell. What neither says is not guessed: it is as
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,23 @@ from beit_jax.convert.layouts import CODES, detect_task, task_layout
 from beit_jax.convert.names import ADDITIONAL_UNILM, OURS, counterpart
 from beit_jax.errors import UserError
 from beit_jax.models import variants
-from beit_jax.models.pixel_statistics import STATISTICS
+from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 from beit_jax.models.relative_position import relative_position_index
 
 BLOCK = re.compile(r"^(?:backbone\.)?(?:blocks|beit\.encoder\.layer)\.(\d+)\.")
 HF_EPSILON = settings.HF_DEFAULTS["layer_norm_eps"]
 HEADS = ("classifier.", "head.")
 EARLY = 3  # blocks before the last: published models of BEiT v2 have 9 of 12 and 21 of 24
+V2 = re.compile(r"beit[-_]?v?2(?!\d)", re.IGNORECASE)  # in the names of files, folders and architectures
 
 
-def detect_config(files: Files, where: str, heads: int | None = None, num_classes: int | None = None) -> ConfigDict:
+def detect_config(
+    files: Files,
+    where: str,
+    heads: int | None = None,
+    num_classes: int | None = None,
+    pixels: Statistics | None = None,
+) -> ConfigDict:
     """The config of the model that a checkpoint holds, with a section `preprocess`.
 
     Args:
@@ -37,11 +45,14 @@ def detect_config(files: Files, where: str, heads: int | None = None, num_classe
       where: name of the checkpoint, for messages.
       heads: attention heads, for checkpoints that do not state them.
       num_classes: of the new head of an encoder without one.
+      pixels: statistics of pixels, in place of those that files state.
 
     Raises:
       UserError: a model that this library does not have, settings that contradict each other or the tensors, or
         something that is neither stated nor given.
     """
+    if pixels and (files.layout == "dalle" or CODES in files.state):
+        raise UserError(f"{where} is a tokenizer, whose images are not normalized; leave out the statistics of pixels")
     if files.layout == "dalle":
         return _dvae(files.state, where)
     if CODES in files.state:
@@ -64,7 +75,7 @@ def detect_config(files: Files, where: str, heads: int | None = None, num_classe
             config.labels = settings.labels_of(files.settings, config.model.num_classes, where)
     with config.unlocked():
         try:
-            config.preprocess = _preprocess(files, layout, config.model.image_size)
+            config.preprocess = _preprocess(files, layout, config.model.image_size, where, pixels)
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
     return config
@@ -103,22 +114,36 @@ def _set_new_head(config: ConfigDict, files: Files, tensors: "_Tensors", num_cla
     files.notes.append(f"it has no head; a new one of {num_classes} classes was made")
 
 
-def _preprocess(files: Files, layout: Any, size: int) -> ConfigDict:
-    """The section `preprocess`, as far as files beside the weights state it."""
+def _preprocess(files: Files, layout: Any, size: int, where: str, pixels: Statistics | None) -> ConfigDict:
+    """The section `preprocess`: what is given, or what files beside the weights state, or what is assumed."""
+    pretrained_cfg, is_stated = files.settings.get("pretrained_cfg"), True
     if files.preprocessor:
-        return preprocessing.from_hf(files.preprocessor, size)
-    if isinstance(files.settings.get("pretrained_cfg"), Mapping):
-        return preprocessing.from_timm(files.settings["pretrained_cfg"], size)
-    section = preprocessing.from_hf({"size": size}, size) if files.layout == "hf" else layout.default_preprocess(size)
-    if stated := files.arguments.get("statistics"):
-        section.mean, section.std = STATISTICS[stated]
+        section = preprocessing.from_hf(files.preprocessor, size)
+    elif isinstance(pretrained_cfg, Mapping):
+        section = preprocessing.from_timm(pretrained_cfg, size)
     else:
+        is_hf = files.layout == "hf"
+        section = preprocessing.from_hf({"size": size}, size) if is_hf else layout.default_preprocess(size)
+        if is_stated := "statistics" in files.arguments:
+            section.mean, section.std = STATISTICS[files.arguments["statistics"]]
+    if pixels:
+        section.mean, section.std = pixels
+    elif not is_stated:
+        kind = "most published checkpoints of its kind"
+        if is_v2(files, where):
+            kind, (section.mean, section.std) = "all published models of BEiT v2", STATISTICS["imagenet"]
         files.notes.append(
             f"it does not state the statistics of pixels; assumed are mean {section.mean} and std {section.std}, those "
-            f"of most published checkpoints of its kind, and a resizing to {section.resize} pixels; a file of settings "
-            "beside it would state others"
+            f"of {kind}, and a resizing to {section.resize} pixels; a file of settings beside it, or --statistics, "
+            "would state others"
         )
     return section
+
+
+def is_v2(files: Files, where: str) -> bool:
+    """Whether weights are of BEiT v2 by their additional blocks or by a name; their other tensors are those of v1."""
+    names = (Path(where).name, *(str(file.get("architecture", "")) for file in (files.settings, files.arguments)))
+    return any(name.startswith(ADDITIONAL_UNILM) for name in files.state) or any(map(V2.search, names))
 
 
 class _Tensors:

@@ -1,12 +1,13 @@
 """Reads named tensors, and the settings beside them, from a file or a folder."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit_jax.convert import safetensors_file, settings_limits, state_dicts
+from beit_jax.convert import data2vec, safetensors_file, settings_limits, state_dicts
 from beit_jax.convert.layouts import CODES
 from beit_jax.convert.locate import DALLE, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
@@ -16,6 +17,8 @@ from beit_jax.errors import UserError
 from beit_jax.training.plausible import check_numbers
 
 LONGEST_NAME = 500  # characters of the name of a tensor
+BEIT3 = re.compile(r"^beit3\.|\battn\.norm\.weight$|\bmlp\.norm\.weight$")  # officially, and in timm
+MODEL_TYPES = ("beit", data2vec.MODEL_TYPE)  # of transformers
 
 
 class Files(NamedTuple):
@@ -57,9 +60,9 @@ def read_files(path: Path) -> Files:
         read = state_dicts.named_as_published(safetensors_file.read_tensors(path), path)
     else:
         read = state_dicts.read_torch(path)
-    layout = _layout(read.tensors, path)
     beside = [path.with_name(name) for name in ("config.json", "preprocessor_config.json")]
     settings, preprocessor = map(settings_limits.read_settings, beside)
+    layout = _layout(read.tensors, settings, path)
     if beside[0].exists():
         _check_library(settings, layout, path)
     indices = {name: value for name, value in read.tensors.items() if name.endswith("relative_position_index")}
@@ -90,12 +93,12 @@ def weights(tensors: Mapping[str, np.ndarray], path: Path) -> dict[str, np.ndarr
 
 def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> None:
     """Raises a UserError if a `config.json` is not of the library whose names the tensors beside it have."""
-    expected = "transformers' BEiT" if layout == "hf" else "timm"
+    expected = f"transformers (model_type {' or '.join(MODEL_TYPES)})" if layout == "hf" else "timm"
     for key in ("model_args", "pretrained_cfg"):
         if not isinstance(settings.get(key) or {}, Mapping):
             raise UserError(f"{path.with_name('config.json')} has {key}={settings[key]!r}; expected an object")
     is_timm = any(key in settings for key in ("architecture", "model_args", "pretrained_cfg"))
-    is_beit = not is_timm and settings.get("model_type", "") == "beit"
+    is_beit = not is_timm and settings.get("model_type", "") in MODEL_TYPES
     if not (is_beit if layout == "hf" else is_timm):
         kind = settings.get("model_type")
         found = "timm" if is_timm else f"transformers (model_type={kind!r})" if kind else "another program"
@@ -105,13 +108,19 @@ def _check_library(settings: Mapping[str, Any], layout: Layout, path: Path) -> N
         )
 
 
-def _layout(state: Mapping[str, Any], path: Path) -> Layout:
+def _layout(state: Mapping[str, Any], settings: Mapping[str, Any], path: Path) -> Layout:
+    if inner := next(filter(BEIT3.search, sorted(state)), None):
+        raise UserError(
+            f"{path} has norms within its blocks ({inner}), as BEiT-3 has, which is no model of this library; expected "
+            "a BEiT or a BEiT v2"
+        )
     if "beit.embeddings.cls_token" in state:
         return "hf"
     if any(f"{prefix}cls_token" in state for prefix in ("", "backbone.")) or CODES in state:
         return "unilm"
-    some = ", ".join(sorted(state)[:5])
+    some, kind = ", ".join(sorted(state)[:5]), settings.get("model_type")
+    told = f"is a {kind!r} by the config.json beside it, and " if kind and kind not in MODEL_TYPES else ""
     raise UserError(
-        f"{path} is of no known layout (its tensors: {some}, ...); expected a BEiT of the official "
-        "code, transformers or timm, or a folder with OpenAI's encoder.pkl and decoder.pkl"
+        f"{path} {told}is of no known layout (its tensors: {some}, ...); expected a BEiT of the official code, "
+        "transformers or timm, transformers' data2vec for images, or a folder with OpenAI's encoder.pkl and decoder.pkl"
     )

@@ -155,7 +155,7 @@ class _Pretrain(_MaskedModelling):
 
 
 class _Classify(TaskLayout):
-    formats = ("hf", "unilm", "timm")
+    formats = ("hf", "unilm", "timm", "data2vec")
     converts_to = ("classify",)
     hf_class, hf_norm = "BeitForImageClassification", "beit.layernorm"
     markers = ("classifier.weight", "head.weight")
@@ -183,7 +183,7 @@ class _Classify(TaskLayout):
 
 
 class _Segment(TaskLayout):
-    formats = ("hf", "unilm")
+    formats = ("hf", "unilm", "data2vec")
     hf_class, markers = "BeitForSemanticSegmentation", ("decode_head.bottleneck.conv.weight",)
     unused = r"(backbone|beit\.embeddings)\.mask_token$|beit\.pooler\.layernorm\."
     unilm_prefix, unilm_nest = "backbone.", "state_dict"

@@ -108,5 +108,6 @@ def check_target(target: Path, format: str) -> None:
         raise UserError(f"{str(target)[:80]} cannot be written ({error.strerror}); choose another folder") from error
     if exists:
         raise UserError(f"{target} exists; choose another folder, or remove it")
-    needed = {"hf": ("safetensors",), "timm": ("safetensors",), "unilm": ("torch",), "dalle": ("torch", "dall_e")}
+    needed = dict.fromkeys(("hf", "timm", "data2vec"), ("safetensors",))
+    needed |= {"unilm": ("torch",), "dalle": ("torch", "dall_e")}
     extras.check_installed(*needed.get(format, ()))

@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.convert import locate
-from beit_jax.convert.pretrained import from_pretrained, run_config
+from beit_jax.convert.pretrained import from_pretrained
+from beit_jax.convert.saving import run_config
 from beit_jax.experiment_start import Start, fill_in_labels, start_at
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.training import checkpoint

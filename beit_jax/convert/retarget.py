@@ -24,10 +24,9 @@ def config_for(config: ConfigDict, task: str, num_classes: int | None, image_siz
     """
     possible = task_layout(config.task).converts_to
     if task not in possible:
-        raise UserError(
-            f"a model of the task {config.task!r} cannot become one of {task!r}, or change its classes or image size; "
-            f"expected {' or '.join(possible) or 'no change'}"
-        )
+        change = "change its classes or image size" if task == config.task else f"become one of {task!r}"
+        expected = " or ".join(possible) or "no change"
+        raise UserError(f"a model of the task {config.task!r} cannot {change}; expected {expected}")
     changed = defaults(task, kind_of(config))
     changed.model.update({key: value for key, value in config.model.items() if key in changed.model})
     size, (_, patch) = image_size or config.model.image_size, variants.parse(config.model.variant)

@@ -2,7 +2,7 @@
 
 Training scripts wrap models (`module.` of DataParallel, `_orig_mod.` of `torch.compile`, `model.` of Lightning), nest
 the state dict beside the state of the run, and keep averaged weights beside it. transformers 5 has names in memory that
-differ from those in its files.
+differ from those in its files, and calls the blocks of data2vec like those of BEiT, under another prefix.
 """
 
 import re
@@ -12,19 +12,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit_jax.convert import torch_reader
+from beit_jax.convert import data2vec, torch_reader
 from beit_jax.convert.pickle_interpreter import Record
 from beit_jax.convert.torch_storages import StoredTensor
 from beit_jax.errors import UserError
 
 NESTS = ("model", "module", "state_dict", "model_state_dict")
+DEEPEST_NEST = 3  # fine-tuned models of BEiT v2 lie under `module` within `model`
 AVERAGED = ("model_ema", "state_dict_ema", "ema")  # of the same names; taken only where nothing else is there
 INNER_WRAPPERS = re.compile(r"(^|\.)(?:module|_orig_mod)\.")
 OUTER_WRAPPERS = ("model.", "net.")  # taken off where all names have them
 STATISTICS_FLAG = "imagenet_default_mean_and_std"  # of the official code
 
-# Names in the memory of transformers 5, as regular expressions, and those in its files.
-IN_MEMORY = re.compile(r"^(?:beit\.)?layers\.\d+\.")
+# Names in the memory of transformers 5, as regular expressions, and those in its files; it writes the former to files,
+# too, for a segmentation of data2vec.
+IN_MEMORY = re.compile(r"^(?:beit\.)?layers\.\d+\.|\.convolution\.")
 PUBLISHED = (
     (r"^beit\.layers\.(\d+)\.", r"beit.encoder.layer.\1."),
     (r"\.attention\.q_proj\.", ".attention.attention.query."),
@@ -77,10 +79,10 @@ def read_torch(path: Path) -> StateDict:
 def choose_nest(content: Any, said: StateDict) -> Any:
     """The part of a file's content that holds the tensors; what the file says of them is added to `said`."""
     said.arguments.update(_arguments(content))
-    nests = [key for key in (*NESTS, *AVERAGED) if _is_state(content, key)]
-    if others := ", ".join(nests[1:]):
-        said.notes.append(f"taken are the weights under {nests[0]}, not those under {others}")
-    return content[nests[0]] if nests else content
+    nests = {key: state for key in (*NESTS, *AVERAGED) if (state := _state_under(content, key)) is not None}
+    if others := ", ".join([*nests][1:]):
+        said.notes.append(f"taken are the weights under {next(iter(nests))}, not those under {others}")
+    return next(iter(nests.values()), content)
 
 
 def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDict:
@@ -93,9 +95,10 @@ def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDi
     for prefix in OUTER_WRAPPERS:
         if all(name.startswith(prefix) for name in names.values()):
             names = {name: plain.removeprefix(prefix) for name, plain in names.items()}
+    names = {name: re.sub(f"^{re.escape(data2vec.PREFIX)}", "beit.", plain) for name, plain in names.items()}
     if "embeddings.cls_token" in names.values():  # transformers' encoder alone
         names = {name: f"beit.{plain}" for name, plain in names.items()}
-    if any(IN_MEMORY.match(name) for name in names.values()):
+    if any(IN_MEMORY.search(name) for name in names.values()):
         names = {name: _published(plain) for name, plain in names.items()}
     out = {plain: tensors[name] for name, plain in names.items()}
     if len(out) < len(names):
@@ -103,9 +106,15 @@ def named_as_published(tensors: Mapping[str, np.ndarray], path: Path) -> StateDi
     return StateDict(out, {}, [])
 
 
-def _is_state(content: Any, key: str) -> bool:
+def _state_under(content: Any, key: str, depth: int = 1) -> Any:
+    """The tensors under a key, or under one of `NESTS` within it; None where there are none."""
     found = content.get(key) if isinstance(content, Mapping) else None
-    return isinstance(found, Mapping) and any(type(value) is StoredTensor for value in found.values())
+    if not isinstance(found, Mapping):
+        return None
+    if any(type(value) is StoredTensor for value in found.values()):
+        return found
+    inner = (_state_under(found, nest, depth + 1) for nest in NESTS) if depth < DEEPEST_NEST else ()
+    return next((state for state in inner if state is not None), None)
 
 
 def unwrapped(name: str) -> str:

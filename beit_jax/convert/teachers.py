@@ -32,7 +32,7 @@ USUAL_WIDTHS = (192, 384, 512, 768, 1024)
 
 def load_teacher(
     path: str | Path,
-    kind: str = "clip",
+    kind: str | None = None,
     *,
     heads: int | None = None,
     dtype: jnp.dtype = jnp.float32,
@@ -46,7 +46,8 @@ def load_teacher(
     Args:
       path: a file, a folder or a hub id: of OpenAI's CLIP (a state dict), open_clip, transformers, timm or DINO; a run
         or checkpoint of this library; or "random". Nothing in a file is executed.
-      kind: "clip", "dino", or "encoder": of a run, or of what `from_pretrained` takes.
+      kind: "clip", "dino", or "encoder": of a run, or of what `from_pretrained` takes; None: what a run holds, and
+        "clip" of another file.
       heads: attention heads, for weights that do not state them.
       dtype: of the matrix products.
       settings: other keys of `config.teacher`; those that follow from the weights need not be given.
@@ -54,19 +55,21 @@ def load_teacher(
     Raises:
       UserError: there are no such weights, they are damaged or not of this kind, or a setting contradicts them.
     """
-    section = keys.section(kind=kind, path=str(path), **settings)
+    section = keys.section(**({"kind": kind} if kind else {}), path=str(path), **settings)
     if section.path == "random":
         keys.check(section)
         teacher = create_teacher(section, dtype)
         return teacher, jax.tree.map(np.asarray, jax.jit(teacher.init)(jax.random.key(0)))
     found = locate.local_path(section.path)
     is_run = found.is_dir() and holds_checkpoint(found)
-    if kind != "encoder" and not is_run:
+    if section.kind != "encoder" and not is_run:
         section, params = _load_foreign(section, found, heads)
         return create_teacher(section, dtype), params
     if is_run:
         run = find_checkpoint(section.path)
         section = read_run(section, run, section.path)
+        if kind not in (None, section.kind):
+            raise UserError(f"{path} is no {kind}, but a run that teacher.kind={section.kind} takes as it is")
         single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = jax.tree.map(np.asarray, checkpoint.load_params(run, single))
     else:

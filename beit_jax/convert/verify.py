@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from beit_jax import extras
-from beit_jax.convert import names, settings, torch_writer
+from beit_jax.convert import data2vec, names, settings, torch_writer
 from beit_jax.convert.layouts import task_layout
 from beit_jax.convert.pretrained import Pretrained
+from beit_jax.convert.settings_limits import read_settings
 from beit_jax.errors import UserError
 from beit_jax.tasks import create_task
 from beit_jax.training.params import flatten
@@ -85,7 +86,9 @@ def _transformers_model(ours: Pretrained, folder: Path | None) -> tuple[Any, Any
     try:
         import transformers
 
-        kind = getattr(transformers, task_layout(ours.config.task).hf_class)
+        name = task_layout(ours.config.task).hf_class
+        is_data2vec = folder and read_settings(folder / "config.json").get("model_type") == data2vec.MODEL_TYPE
+        kind = getattr(transformers, data2vec.class_of(name) if is_data2vec else name)
     except (ImportError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"--verify runs transformers, which cannot be imported here ({reason})") from error

@@ -20,6 +20,7 @@ from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.interpolate_positions import interpolate_positions
+from beit_jax.training.mismatch import explain_mismatch
 from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
@@ -84,33 +85,27 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
             return pending[source]
         return checkpoint.load_shapes(find_checkpoint(source, run.parent))
 
+    @contextlib.contextmanager
+    def explained(source: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            if source not in pending:
+                explain_mismatch(config, find_checkpoint(source, run.parent))
+            raise
+
     if has_checkpoint(run):
         _check_config(config, run)
     elif config.init_from and not config.resume_from:
-        with _named("init_from", config.init_from):
+        with _named("init_from", config.init_from), explained(config.init_from):
             found = interpolate_positions(shapes(config.init_from), params)
-            try:
-                merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
-            except UserError:
-                if config.init_from not in pending:
-                    _check_variant(config, find_checkpoint(config.init_from, run.parent))
-                raise
+            merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
     for name, part in task.frozen_parts.items():
         if part.source != "random":
-            with _named(name, part.source):
+            is_own = name == "encoder"  # whose sizes are those of the section `model`
+            with _named(name, part.source), explained(part.source) if is_own else contextlib.nullcontext():
                 _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source))
     return params
-
-
-def _check_variant(config: ConfigDict, source: Path) -> None:
-    """Raises UserError if the encoder of a checkpoint, which does not fit, has another size than that of the config."""
-    theirs = from_json(checkpoint.load_config(source)).get("model", {}).get("variant", "")
-    own = config.get("model", {}).get("variant", "")
-    if theirs and own and theirs != own:
-        raise UserError(
-            f"its encoder is {theirs}, and that of the config is {own}; give the config the same: variant={theirs} "
-            f"behind the name of its file, such as configs/finetune.py:variant={theirs}"
-        )
 
 
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:

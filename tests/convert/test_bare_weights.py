@@ -57,6 +57,20 @@ def test_heads_that_nothing_states_are_asked_for(tmp_path, layout, capsys):
         convert([str(file), str(tmp_path / "x"), "--to=beit_jax", "--heads=0"])
 
 
+def test_nests_within_nests():
+    """Which fine-tuned models of BEiT v2 have."""
+    state = {"a": state_dicts.StoredTensor.__new__(state_dicts.StoredTensor)}
+    for content in (
+        state,
+        {"model": state},
+        {"model": {"module": state}},
+        {"module": {"model": {"state_dict": state}}},
+    ):
+        assert state_dicts.choose_nest(content, state_dicts.StateDict({}, {}, [])) is state
+    too_deep = {"model": {"model": {"model": {"model": state}}}}
+    assert state_dicts.choose_nest(too_deep, state_dicts.StateDict({}, {}, [])) is too_deep
+
+
 def test_heads_of_a_published_width_are_named_as_assumed(tmp_path, capsys):
     state, params = state_of("classify", "unilm", "192x1x3/4", "absolute")
     model, *_ = assert_loads(write(tmp_path, state), params)

@@ -167,6 +167,8 @@ def test_encoders_of_runs_and_of_other_libraries(tmp_path):
     with pytest.raises(UserError, match="is a run of the task 'pretrain', and no teacher of the kind 'dino'"):
         load_teacher(tmp_path / "run", "dino")
     assert load_teacher(tmp_path / "run")[0].section.kind == "encoder"  # which a run tells
+    with pytest.raises(UserError, match=r"run is no clip, but a run that teacher.kind=encoder takes as it is"):
+        load_teacher(tmp_path / "run", "clip")
 
 
 def test_there_and_back_as_a_run(tmp_path, capsys):
@@ -180,6 +182,8 @@ def test_there_and_back_as_a_run(tmp_path, capsys):
     assert (again.section.gelu, again.norm_eps, again.width) == ("exact", 1e-5, 24)
     with pytest.raises(UserError, match=r"is a teacher of the kind 'clip'; expected 'dino', or teacher.kind=clip"):
         load_teacher(tmp_path / "run", "dino")
+    with pytest.raises(UserError, match=r"is a frozen teacher; convert.teachers.load_teacher loads it"):
+        beit_jax.from_pretrained(tmp_path / "run")
     bare, found = load_teacher(tmp_path / "run", projection=0)
     assert bare.width == WIDTH and "projection" not in found["encoder"]
     with pytest.raises(UserError, match="exists; choose another folder"):

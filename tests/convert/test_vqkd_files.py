@@ -12,6 +12,7 @@ from beit_jax import config as configs
 from beit_jax import preprocess, tasks
 from beit_jax.convert import __main__ as convert
 from beit_jax.convert import from_pretrained, names, safetensors_file, save_pretrained
+from beit_jax.convert.teachers import load_teacher
 from beit_jax.errors import UserError
 from beit_jax.training.params import flatten
 
@@ -101,6 +102,23 @@ def test_other_formats_are_refused(stored, tmp_path):
     _, params, config = from_pretrained(path, heads=2)
     with pytest.raises(UserError, match=r"format=.hf. has no layout for .*; expected .*unilm"):
         save_pretrained(tmp_path / "hf", params, config, format="hf")
+
+
+def test_a_tokenizer_is_no_encoder(stored, tmp_path):
+    """A file of VQ-KD in place of one with an encoder that was pre-trained."""
+    path, out = stored[0], str(tmp_path / "out")
+    for arguments, message in [
+        (["--num_classes=3"], "a model of the task 'tokenizer' cannot change its classes or image size; expected no"),
+        (["--teacher=dino"], "is no dino: it holds .*q_bias, which networks of BEiT have"),
+        (["--teacher=clip"], "is no clip: it holds .*q_bias, which networks of BEiT have"),
+    ]:
+        with pytest.raises(UserError, match=message) as error:
+            convert.main([str(path), out, "--to=beit_jax", "--heads=2", *arguments])
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="a model of the task 'tokenizer' cannot become one of 'classify'"):
+        from_pretrained(path, "classify", heads=2, num_classes=3)
+    with pytest.raises(UserError, match="is a run of the task 'tokenizer', and no teacher of the kind 'encoder'"):
+        load_teacher(path, "encoder", heads=2)
 
 
 def test_tokens_of_an_image(stored, tmp_path, capsys):

@@ -41,6 +41,10 @@ def nan(state):
             ["has no decode_head.classifier.weight"],
         ),
         (lambda state: state.pop("classifier.weight"), ["has no classifier.weight"]),
+        (
+            lambda state: state.update({"beit3.encoder.layers.0.self_attn.inner_attn_ln.A.weight": np.ones(2)}),
+            ["has norms within its blocks (beit3.encoder.layers.0.self_attn.inner_attn_ln.A.weight), as BEiT-3 has"],
+        ),
     ],
 )
 def test_damaged_checkpoints_are_one_line(folder, tmp_path, damage, parts):

@@ -171,7 +171,7 @@ def reader() -> Callable[[bytes], str]:
         if not all(_is_shape(shape) and name.isprintable() for name, shape in named.items()):
             return
         state = {name: np.broadcast_to(np.float32(0), shape) for name, shape in named.items()}
-        layout = files._layout(state, Path("x"))
+        layout = files._layout(state, settings, Path("x"))
         settings_limits.check_settings(settings, preprocessor, {name: state[name].shape for name in state}, "x")
         detect.detect_config(files.Files(state, layout, settings, preprocessor, {}, {}, []), "x")
 

@@ -9,7 +9,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.config import validate
-from beit_jax.convert.pretrained import save_pretrained
+from beit_jax.convert.saving import save_pretrained
 from beit_jax.errors import UserError
 from beit_jax.models import patch_pixels
 

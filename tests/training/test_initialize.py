@@ -1,8 +1,11 @@
 """First parameters: new ones are the same however XLA compiles; those of BEiT v2 lose the additional blocks."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+from commands import refused
 from tiny import config as tiny
 from tiny import experiment, one_device
 
@@ -63,9 +66,74 @@ def test_beit_v2_does_not_start_from_a_run_without_its_blocks(tmp_path):
     saved(tmp_path / "pretrain")
     config = tiny("pretrain")
     config.model.early_layer = 1
-    with pytest.raises(UserError, match=r"missing: aggregation_blocks/attn/proj/bias, .*name the parameters that may"):
+    message = (
+        r"is a pre-training of BEiT, and the config is one of BEiT v2, .* is 0 there and 1 here.* initialize them: "
+    )
+    with pytest.raises(UserError, match=message + r"--config.init_optional=\"\('\^aggregation_',\)\""):
         started(tmp_path, config)
     config.init_optional = ("^aggregation_",)
     found, line = started(tmp_path, config)
     assert "initialised anew, not there: aggregation_blocks (15 parameters)" in line
     assert np.abs(found["aggregation_blocks/mlp/fc1/bias"]).max() > 0.1
+
+
+def store(folder, config):
+    """A checkpoint of a config, of zeros."""
+    shapes = jax.eval_shape(create_task(config).init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    checkpoint.save_params(folder, zeros, configs.to_json(config))
+
+
+def check(config, folder):
+    initialize.check_sources(config, create_task(config), folder / "run", {})
+
+
+def test_beit_does_not_start_from_the_additional_blocks_of_beit_v2(tmp_path):
+    v2, config = tiny("pretrain"), tiny("pretrain")
+    v2.model.early_layer = 1
+    store(tmp_path / "v2", v2)
+    config.init_from = str(tmp_path / "v2")
+    with pytest.raises(UserError, match=r"is a pre-training of BEiT v2, and the config is one of BEiT, .* is 1 there"):
+        check(config, tmp_path)
+    config.init_optional = ("^aggregation_",)  # as the message says
+    check(config, tmp_path)
+
+
+@pytest.mark.parametrize(("task", "kind"), [("classify", "vqkd"), ("probe", "vqkd"), ("pretrain", "dvae")])
+def test_a_tokenizer_is_no_encoder(tmp_path, task, kind):
+    store(tmp_path / "tokenizer", tiny("tokenizer" if kind == "dvae" else kind))
+    config = tiny(task)
+    (config.encoder if task == "probe" else config).init_from = str(tmp_path / "tokenizer")
+    message = f"is a tokenizer of the kind '{kind}'; expected a run with an encoder, such as a pre-training"
+    with pytest.raises(UserError, match=message) as error:
+        check(config, tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_tokenizer_does_not_start_from_another_model(tmp_path):
+    store(tmp_path / "pretrain", tiny("pretrain"))
+    store(tmp_path / "dvae", tiny("tokenizer"))
+    teacher = json.dumps({"task": "teacher", "teacher": {"kind": "clip"}})
+    checkpoint.save_params(tmp_path / "teacher", {"a": np.ones(3, np.float32)}, teacher)
+    for source, message in [
+        ("pretrain", "it is no tokenizer; expected a tokenizer of the kind 'vqkd'"),
+        ("dvae", "it is a tokenizer of the kind 'dvae'; expected a tokenizer of the kind 'vqkd'"),
+        ("teacher", "it is a converted teacher, which teacher.path takes; expected a run with an encoder"),
+    ]:
+        config = tiny("vqkd")
+        config.init_from = str(tmp_path / source)
+        with pytest.raises(UserError, match=message):
+            check(config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "source", "message"),
+    [
+        ("pretrain.py:runlocal,v2", "pretrain", "it is a pre-training of BEiT, and the config is one of BEiT v2"),
+        ("finetune.py:runlocal", "vqkd", "it is a tokenizer of the kind 'vqkd'; expected a run with an encoder"),
+    ],
+)
+def test_the_command_tells_them_in_one_line(tmp_path, config, source, message):
+    store(tmp_path / source, tiny(source))
+    workdir, start = f"--workdir={tmp_path / 'run'}", f"--config.init_from={tmp_path / source}"
+    assert message in refused([f"--config=configs/{config}", workdir, start])
