@@ -113,6 +113,8 @@ def _preprocess(files: Files, layout: Any, size: int) -> ConfigDict:
     if stated := files.arguments.get("statistics"):
         section.mean, section.std = STATISTICS[stated]
     else:
+        if any(name.startswith(ADDITIONAL_UNILM) for name in files.state):  # BEiT v2: pre-trained on ImageNet-1k alone
+            section.mean, section.std = STATISTICS["imagenet"]
         files.notes.append(
             f"it does not state the statistics of pixels; assumed are mean {section.mean} and std {section.std}, those "
             f"of most published checkpoints of its kind, and a resizing to {section.resize} pixels; a file of settings "
