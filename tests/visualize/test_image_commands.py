@@ -18,7 +18,7 @@ from beit_jax.models import dvae
 from beit_jax.models.dvae_tokenizer import DvaeTokenizer
 from beit_jax.training import checkpoint
 from beit_jax.visualize import __main__ as visualize
-from beit_jax.visualize import attention, figures, loading
+from beit_jax.visualize import attention, figures, loading, predictions
 
 
 @pytest.fixture(autouse=True)
@@ -178,6 +178,14 @@ def test_predictions(runs, tmp_path, capsys, request):
     same = show(runs, "predictions", "hf", tmp_path / "hf", *flags, f"--tokenizer={runs / 'tokenizer'}")
     for name in ("original", "masked", "tokenizer", "prediction"):
         np.testing.assert_array_equal(same[name], found[name])
+
+
+@pytest.mark.parametrize("method", ["lanczos", "bicubic"])
+def test_predictions_see_the_view_of_the_run(runs, method):
+    loaded = loading.load_pretraining(str(runs / "pretrain"))
+    loaded.task.config.data.eval_ops = f"decode|two_views_center(16, 8, tokenizer_method='{method}')"
+    made = predictions.predict(loaded, Image.open(runs / "image.png"), np.eye(4, dtype=bool))
+    np.testing.assert_allclose(255 * made.pictures["original"], pixels(runs, (8, 8), method.upper()), atol=1)
 
 
 def test_a_given_tokenizer_sees_one_token_for_each_patch(runs):
