@@ -39,7 +39,8 @@ def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, Co
     if section.kind != trained.model.kind:
         raise UserError(
             f"tokenizer.init_from={source} is a tokenizer of the kind {trained.model.kind!r}, and the config is one "
-            f"for {section.kind!r}; start the config from defaults({config.task!r}, {trained.model.kind!r})"
+            f"for {section.kind!r}; give kind={trained.model.kind} to configs/pretrain.py, or start a config of "
+            f"your own from defaults({config.task!r}, {trained.model.kind!r})"
         )
     for name in KINDS.find(section.kind).keys:
         value = trained.model[name]

@@ -83,7 +83,7 @@ def from_pretrained(
       UserError: there is no checkpoint, or it is damaged, of an unknown layout, or unlike its own settings; lists every
         name. Or it does not state something that must be given.
     """
-    params, config = _load(str(name_or_path), heads, num_classes, seed)
+    params, config = read_pretrained(str(name_or_path), heads, num_classes, seed)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
     if task in (None, config.task) and same_classes and image_size is None:
         return Pretrained(create_task(config).model, params, config)
@@ -97,9 +97,10 @@ def from_pretrained(
     return Pretrained(made.model, merged, changed)
 
 
-def _load(
-    name_or_path: str, heads: int | None, num_classes: int | None, seed: int
+def read_pretrained(
+    name_or_path: str, heads: int | None = None, num_classes: int | None = None, seed: int = 0
 ) -> tuple[dict[str, Any], ConfigDict]:
+    """Parameters and config of a checkpoint, as those of `from_pretrained`; also of a tokenizer that is no network."""
     path = locate.local_path(name_or_path)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.config import tokenizer_kinds
-from beit_jax.convert.pretrained import Pretrained, from_pretrained
+from beit_jax.convert.pretrained import Pretrained, from_pretrained, read_pretrained
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
 from beit_jax.models import vit
@@ -99,21 +99,20 @@ def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
       flag: that gave the name, for messages.
 
     Raises:
-      UserError: there is no tokenizer, or one that cannot decode.
+      UserError: there is no tokenizer.
     """
-    loaded = _load(flag, name)
-    task = create_task(loaded.config)
+    cli.local_folder(flag, name)
+    params, config = read_pretrained(name)
+    task = create_task(config)
     tokenizer = getattr(task, "tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(
             f"--{flag}={name} is a model of the task {task.config.task!r}, which has no tokenizer; expected a tokenizer"
         )
-    _check_decoder(f"--{flag}={name}", tokenizer)
-    params = loaded.params
     if "tokenizer" in task.frozen_parts:
         params = _load_frozen_tokenizer(name, task, f"give that itself as --{flag}")["tokenizer"]
     tokenizer = create_tokenizer(tokenizer.section, tokenizer.image_size)
-    return LoadedTokenizer(tokenizer, params, loaded.config.preprocess)
+    return LoadedTokenizer(tokenizer, params, config.preprocess)
 
 
 def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:

@@ -140,6 +140,8 @@ def test_tokens(runs, tmp_path, request):
         found = show(runs, "tokens", name, tmp_path / name, "--size=8x12")
         np.testing.assert_allclose(found["reconstruction"], expected, atol=0.51)
         assert set(found) == {"tokens", "reconstruction", "codebook"}
+        visualize.main(["tokens", f"--checkpoint={runs / name}", f"--out={tmp_path / 'alone'}"])
+        assert [path.name for path in (tmp_path / "alone").iterdir()] == ["codebook.png"]
         request.getfixturevalue("undrawn")  # the second time
 
 
@@ -211,6 +213,9 @@ WRONG = [
     ("tokens", "classify", [], "is a model of the task 'classify', which has no tokenizer; expected a tokenizer"),
     ("tokens", "hf", [], "which tokenizer it was trained with; give that itself as --checkpoint"),
     ("tokens", "tokenizer", ["--size=7"], "--size=7x7: expected multiples of 2, the pixels of a token"),
+    ("tokens", "tokenizer", ["--images={runs}/image.png"], "--images are for tokenizers that make no images of tokens"),
+    ("tokens", "tokenizer", ["--images={runs}/none"], "none does not exist; expected an image, or a folder of images"),
+    ("tokens", "tokenizer", ["--codes=0"], "found '0', expected an integer from 1 on"),
     ("predictions", "classify", [], "is a model of the task 'classify'; expected one pre-trained on tokens"),
     ("tokens", "pixels", [], "is a model of the task 'pretrain_pixels', which has no tokenizer"),
     ("predictions", "pixels", [], "is a model of the task 'pretrain_pixels'; expected one pre-trained on tokens"),
@@ -231,12 +236,8 @@ def test_wrong_input_is_one_line_and_writes_nothing(runs, tmp_path, undrawn, wha
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("what", "name", "message"),
-    [("tokens", "tokenizer", "tokenizer is of the kind 'dvae'"), ("predictions", "pretrain", "the tokenizer of ")],
-)
-def test_a_kind_that_cannot_decode_is_refused(runs, tmp_path, monkeypatch, what, name, message):
+def test_predictions_of_a_kind_that_cannot_decode_are_refused(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(DvaeTokenizer, "can_decode", False)
-    with pytest.raises(UserError, match=f"{message}.*which cannot make images of tokens"):
-        show(runs, what, name, tmp_path / "out")
+    with pytest.raises(UserError, match=r"the tokenizer of .*which cannot make images of tokens"):
+        show(runs, "predictions", "pretrain", tmp_path / "out")
     assert not (tmp_path / "out").exists()
