@@ -8,6 +8,7 @@ from beit_jax import train
 from beit_jax.errors import UserError
 
 CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune", "probe", "segment")}
+CONFIGS["vqkd"] = "configs/tokenizer.py:kind=vqkd,runlocal"
 
 
 def command(task, workdir, *overrides):

@@ -11,10 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config.keys import Key
-from beit_jax.config.op_arguments import arguments_of
+from beit_jax.config.op_arguments import SIGNATURES, arguments_of
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
-
-ARGUMENTS = ("mean", "std")  # of the op `normalize`
 
 
 def _check(text: str) -> str:
@@ -70,10 +68,10 @@ def of_ops(ops: str) -> Statistics | None:
     Raises:
       ValueError: the chain, or the arguments of the op, cannot be read.
     """
-    given = arguments_of(ops, {"normalize": ARGUMENTS})
+    given = arguments_of(ops, "normalize")
     if given is None:
         return None
-    return _of_arguments([ast.literal_eval(given[name]) for name in ARGUMENTS if name in given])
+    return _of_arguments([ast.literal_eval(given[name]) for name in SIGNATURES["normalize"] if name in given])
 
 
 def _of_arguments(values: list[Any]) -> Statistics:

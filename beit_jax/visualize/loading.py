@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -74,8 +75,8 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     model, params, config = _load("checkpoint", name)
     task = create_task(config)
     is_frozen = "encoder" in task.frozen_parts
-    encoder = model if is_frozen else getattr(model, "encoder", None)
-    if not isinstance(encoder, vit.Encoder):
+    encoder = model if is_frozen else _encoder_of(model, params)
+    if encoder is None:
         raise UserError(
             f"{name} is a model of the task {config.task!r}, which has no attention; expected a model with a vision "
             "transformer"
@@ -89,6 +90,15 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     grid = (size[0] // patch, size[1] // patch)
     interpolated = interpolate_positions({"encoder": own}, {"encoder": shapes}, grid=grid)
     return LoadedEncoder(encoder, interpolated["encoder"], size, config.preprocess)
+
+
+def _encoder_of(model: nn.Module, params: Params) -> vit.Encoder | None:
+    """The vision transformer inside a network, be it one of its fields, or made in its `setup`, as VQ-KD's is."""
+    encoder = getattr(model, "encoder", None)
+    if encoder is None:
+        made = getattr(model.bind({"params": params}), "encoder", None)
+        encoder = made.unbind()[0] if isinstance(made, vit.Encoder) else None
+    return encoder if isinstance(encoder, vit.Encoder) else None
 
 
 def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:

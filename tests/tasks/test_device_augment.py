@@ -13,7 +13,7 @@ from PIL import Image, ImageEnhance
 from beit_jax import config as configs
 from beit_jax import tokenize_dataset
 from beit_jax.config import validate
-from beit_jax.config.op_arguments import VIEWS, tokenizer_method
+from beit_jax.config.op_arguments import SIGNATURES, tokenizer_method
 from beit_jax.errors import UserError
 from beit_jax.tasks import create_task, create_tokenizer, device_augment
 
@@ -125,11 +125,13 @@ def test_the_tokenizer_s_view_is_made_by_that_filter(repository):
 
 
 def test_views_by_name_and_by_position():
-    from beit_jax.data.ops import crop
+    from beit_jax.data import preprocessing
 
-    for name, arguments in VIEWS.items():
-        signature = inspect.signature(getattr(crop, name)).parameters
-        assert tuple(signature) == arguments and signature["tokenizer_method"].default == "lanczos"
+    preprocessing.build_program("decode")  # loads all ops
+    for name, arguments in SIGNATURES.items():
+        signature = inspect.signature(preprocessing.OPS[name].factory).parameters
+        assert tuple(signature) == arguments
+        assert "tokenizer_method" not in signature or signature["tokenizer_method"].default == "lanczos"
     config = configs.defaults("pretrain")
     for ops, expected in (
         ("decode|two_views_center(16, 16, 0.8, 'bilinear')|keep('image')", "bilinear"),

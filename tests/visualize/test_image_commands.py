@@ -125,6 +125,16 @@ def test_points_are_chosen_and_all_layers_shown(runs, tmp_path, undrawn, name):
     assert all(found[point].shape == (448, 448, 3) for point in points)
 
 
+def test_the_transformer_of_a_vqkd_is_found(tmp_path):
+    params = saved(tmp_path, "vqkd", tiny("vqkd"))
+    encoder, own, size, preprocess = loading.load_encoder(str(tmp_path / "vqkd"))
+    assert size == (16, 16) and preprocess.mean == preprocess.std == (0.5, 0.5, 0.5)
+    images = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    made = tasks.create_task(tiny("vqkd")).model.bind({"params": params})
+    found = encoder.apply({"params": own}, 2.0 * images - 1.0)
+    np.testing.assert_allclose(found, made.encoder(2.0 * images - 1.0), rtol=1e-6)
+
+
 def test_tokens(runs, tmp_path, request):
     """The decoded picture is what the network itself makes of the same pixels; a run shows its tokenizer."""
     net, params = tasks.create_task(tiny("tokenizer")).model, beit_jax.from_pretrained(runs / "tokenizer").params
