@@ -41,7 +41,8 @@ def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, Co
     if section.kind != trained.model.kind:
         raise UserError(
             f"tokenizer.init_from={source} is a tokenizer of the kind {trained.model.kind!r}, and the config is one "
-            f"for {section.kind!r}; start the config from defaults({config.task!r}, {trained.model.kind!r})"
+            f"for {section.kind!r}; give kind={trained.model.kind} to configs/pretrain.py, or start a config of "
+            f"your own from defaults({config.task!r}, {trained.model.kind!r})"
         )
     set_by_user, theirs = flatten(section), flatten(trained.model)
     for name in flatten_keys(KINDS.find(section.kind).keys):

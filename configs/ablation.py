@@ -25,8 +25,8 @@ have the same learning rates. Those of the quick start, which are the default he
 
 Arguments: rows (joined by +; empty: all), seeds, data (digits, or other data with the sizes of configs/pretrain.py and
 configs/finetune.py). For digits: labels (per class), steps and finetune_steps, runlocal (a few steps of each stage).
-For other data: tokenizer (a run; required), variant, epochs (of the pre-training), paper (the plain ViT; leaves out the
-rows that change the architecture).
+For other data: tokenizer (a run; required), kind (of that tokenizer: dvae or vqkd), variant, epochs (of the
+pre-training), paper (the plain ViT; leaves out the rows that change the architecture).
 
 The default, on digits, has 500 steps of pre-training (a fifth of the quick start's) and 300 of fine-tuning. 13 rows of
 3 seeds took 63 minutes on 2 cores that other jobs used too. Results: docs/results.md.
@@ -47,7 +47,7 @@ from beit_jax.errors import UserError
 HERE = Path(__file__).parent
 quickstart = python_file(str(HERE / "quickstart.py"))
 DIGITS = dict(labels=20, steps=500, finetune_steps=300, runlocal=False)
-OTHERS = dict(tokenizer="", variant="B/16", epochs=300.0, paper=False)
+OTHERS = dict(tokenizer="", kind="dvae", variant="B/16", epochs=300.0, paper=False)
 
 SHARED, PER_BLOCK = dict(relative_position="shared"), dict(relative_position="per_block")
 ABSOLUTE, NO_SCALE = dict(absolute_positions=True, relative_position="none"), dict(layer_scale=0.0)
@@ -138,7 +138,7 @@ def pretrain(arg: ConfigDict, row: Row, seed: int) -> ConfigDict:
         config.eval_every = config.log_every = max(arg.steps // 5, 1)
         config.save_every = arg.steps
     else:
-        settings = f"variant={arg.variant},data={arg.data},epochs={arg.epochs * row.length}"
+        settings = f"kind={arg.kind},variant={arg.variant},data={arg.data},epochs={arg.epochs * row.length}"
         config = load(f"{HERE / 'pretrain.py'}:{settings}{',paper' if arg.paper else ''}")
         config.tokenizer.init_from = arg.tokenizer
     if row.target == "pixels":

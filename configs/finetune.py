@@ -20,8 +20,12 @@ Arguments
   epochs   length of the run; by default that of the recipe
   minutes  of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
            configs/own_images.py, and by default a length of 20 minutes. To start from published weights, give their
-           `variant`: with recipe, variant, image_size, statistics or paper the settings
-           are those below
+           `variant`: with recipe, variant, v2, image_size, statistics or paper
+           the settings are those below
+  v2       from a pre-training of BEiT v2 (arXiv 2208.06366; official `beit2/`): its settings of 1k, 22k and 22k_to_1k,
+           where ImageNet-22k is called ImageNet-21k. Its authors have statistics=imagenet everywhere: give it with a
+           published file that does not say so
+  pretrained  epochs of that pre-training; by default 1600. Up to 300, 1k has the settings of the official 300
   image_size  224 (384 for higher), 384 or 512; the positions of a checkpoint of another size are interpolated
   statistics  pixel statistics: imagenet or inception; by default those of the checkpoint in init_from or, from
            scratch, imagenet for ImageNet-1k and inception for other data
@@ -29,12 +33,16 @@ Arguments
            augmentation for B (the released code has none)
   runlocal
 
+From a run of BEiT v2, the blocks of its second prediction are left out.
+
 Nobody states the settings of higher, except its epochs, nor those of cifar100 and deit for L/16. They are our choice.
 
 Hardware: the authors used 8 to 16 V100 (32 GB). Time and memory of this code at this size: not measured.
 Expected on ImageNet-1k, pre-trained on it for 800 epochs: B/16 83.2% at 224 and 84.6% at 384, L/16 85.2% and 86.3%
 (paper, table 1); pre-trained on ImageNet-22k: B/16 83.7%, with 22k and 22k_to_1k 85.2%, at 384 86.8%; L/16 86.0%,
-87.4%, 88.4%, and 88.6% at 512 (official README). CIFAR-100 90.1%. DeiT-B 81.8%. None of them was measured here yet.
+87.4%, 88.4%, and 88.6% at 512 (official README). CIFAR-100 90.1%. DeiT-B 81.8%.
+v2, pre-trained on ImageNet-1k: B/16 85.0% after 300 epochs, 85.5% after 1600, with 22k and 22k_to_1k 86.5%; L/16 86.6%,
+87.3% and 88.4% (official README of BEiT v2). None of all these was measured here yet.
 """
 
 from pathlib import Path
@@ -80,24 +88,33 @@ RECIPES = {
     ("deit", "base"): Recipe(300.0, 5.0, 1e-3, 1.0, 0.1, 0.05, 1024, repeats=3, min_lr=1e-5, ema=0.99996),
     ("deit", "large"): Recipe(300.0, 5.0, 1e-3, 1.0, 0.3, 0.05, 1024, repeats=3, min_lr=1e-5, ema=0.99996),
 }
+# Of BEiT v2, after 1600 epochs of pre-training; "1k" after 300 epochs has settings of its own.
+V2_RECIPES = {
+    ("1k", "base"): Recipe(100.0, 20.0, 5e-4, 0.6, 0.2, 0.05, 1024, mix_group=128),
+    ("1k", "large"): Recipe(50.0, 5.0, 2e-4, 0.8, 0.2, 0.05, 1024),
+    ("22k", "base"): Recipe(90.0, 20.0, 6e-4, 0.75, 0.1, 0.05, 4096, mix_group=128),
+    ("22k", "large"): Recipe(90.0, 20.0, 6e-4, 0.75, 0.2, 0.05, 4096, mix_group=128),
+    ("22k_to_1k", "base"): Recipe(30.0, 20.0, 5e-5, 0.75, 0.1, 0.05, 1024, mixing=(0.0, 0.0)),
+    ("22k_to_1k", "large"): Recipe(20.0, 5.0, 7e-5, 0.8, 0.25, 0.05, 1024, mixing=(0.0, 0.0)),
+}
+V2_AFTER_300 = {
+    ("1k", "base"): V2_RECIPES["1k", "base"]._replace(layer_decay=0.65, drop_path=0.1),
+    ("1k", "large"): V2_RECIPES["1k", "large"]._replace(lr=5e-4),
+}
 DATA = {"22k": "imagenet21k", "cifar100": "cifar100"}
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of a recipe."""
-    known = dict(recipe="", variant="", image_size=0, statistics="", paper=False, runlocal=False)
-    arg = parse_arg(arg, data="", epochs=0.0, minutes=20.0, **known)
-    published = any(arg[name] for name in known)
+    known = dict(recipe="", variant="", v2=False, pretrained=0.0, image_size=0, statistics="", paper=False)
+    arg = parse_arg(arg, data="", epochs=0.0, minutes=20.0, runlocal=False, **known)
+    published = arg.runlocal or any(arg[name] for name in known)
     own = None if published else OWN_IMAGES.stage("from_beit_seed0", arg.epochs, data=arg.data, minutes=arg.minutes)
     if own:
         return own
     arg.recipe, arg.variant = arg.recipe or "1k", arg.variant or "B/16"
     size = "large" if arg.variant.startswith("L") else "base"
-    if (arg.recipe, size) not in RECIPES:
-        raise ValueError(
-            f"recipe={arg.recipe!r}; expected one of {', '.join(dict.fromkeys(name for name, _ in RECIPES))}"
-        )
-    recipe, config = RECIPES[arg.recipe, size], defaults("classify")
+    recipe, config = published_recipe(arg, size), defaults("classify")
     config.epochs, config.batch_size = arg.epochs or recipe.epochs, recipe.batch_size
     config.mixup, config.cutmix = recipe.mixing
     config.mix_group = recipe.mix_group
@@ -127,3 +144,22 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.ops = augment + ("|random_erasing" if recipe.erasing else "") + keep
     config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){normalize}{keep}"
     return config
+
+
+def published_recipe(arg: ConfigDict, size: str) -> Recipe:
+    """The settings of a recipe for a size, "base" or "large".
+
+    Raises:
+      ValueError: none are published for what the arguments name.
+    """
+    if arg.pretrained and not arg.v2:
+        raise ValueError(f"pretrained={arg.pretrained:g} without v2; BEiT's settings are the same after any epochs")
+    if arg.v2 and arg.paper:
+        raise ValueError("v2 and paper together; paper has the settings of BEiT's paper, not of BEiT v2's")
+    recipes = V2_RECIPES if arg.v2 else RECIPES
+    if 0 < arg.pretrained <= 300:
+        recipes = recipes | V2_AFTER_300
+    if (arg.recipe, size) not in recipes:
+        known = ", ".join(dict.fromkeys(name for name, _ in recipes))
+        raise ValueError(f"recipe={arg.recipe!r}; expected one of {known}{' with v2' * arg.v2}")
+    return recipes[arg.recipe, size]

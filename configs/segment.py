@@ -11,6 +11,8 @@ Arguments
   head     upernet (the released code) or setr_pup (the paper's tables 3, 4 and 10)
   variant  B/16 or L/16
   size     512 or 640: side of the crops in training, and short side of the images in evaluation
+  v2       the settings of BEiT v2 for UPerNet (arXiv 2208.06366; official `beit2/semantic_segmentation`); stage=pt is
+           from its pre-training for 1600 epochs
   stage    pt: from pre-training; pt2ft: after intermediate fine-tuning, such as the first stage of configs/transfer.py
   data     folder:PATH with images/{training,validation} and annotations/{training,validation}
   ade20k   label maps are numbered as in ADE20K: 0 is no class, and 1 to 150 are the classes. This is so without asking
@@ -29,7 +31,8 @@ shorter side of an image is reduced or enlarged to `size`, unless its longer sid
 Hardware: the authors used 8 V100 (32 GB), 2 images each. Time of this code at this size: not measured; memory:
 docs/benchmarks.md. Expected mIoU: UPerNet B/16 at 640, pt2ft 53.6 (multi-scale 54.2), L/16 56.7 (57.0) (official
 README); SETR-PUP B/16 at 512 from pre-training on ImageNet-1k 45.6, with intermediate fine-tuning 47.7 (paper, table
-3). Not measured here yet.
+3). v2, UPerNet at 512: B/16 53.1, pt2ft 53.5; L/16 56.7, pt2ft 57.5 (official README of BEiT v2; users of its code got
+52.3 to 52.8 for B/16, microsoft/unilm#1061 and #1110). Not measured here yet.
 """
 
 from pathlib import Path
@@ -47,6 +50,12 @@ RECIPES = {
     ("setr_pup", "base", "pt"): (1e-3, 0.65, 0.1),
     ("setr_pup", "base", "pt2ft"): (1e-3, 0.65, 0.1),
 }
+V2_RECIPES = {
+    ("upernet", "base", "pt"): (5e-5, 0.75, 0.15),
+    ("upernet", "base", "pt2ft"): (5e-5, 0.85, 0.15),
+    ("upernet", "large", "pt"): (4e-5, 0.9, 0.2),
+    ("upernet", "large", "pt2ft"): (3e-5, 0.9, 0.2),
+}
 LAYERS = {
     ("upernet", "base"): (3, 5, 7, 11),
     ("upernet", "large"): (7, 11, 15, 23),
@@ -60,6 +69,7 @@ def get_config(arg: str = "") -> ConfigDict:
         arg,
         head="upernet",
         variant="B/16",
+        v2=False,
         size=512,
         stage="pt",
         data="folder:ADEChallengeData2016",
@@ -69,12 +79,14 @@ def get_config(arg: str = "") -> ConfigDict:
         runlocal=False,
     )
     encoder = "large" if arg.variant.startswith("L") else "base"
-    if (arg.head, encoder, arg.stage) not in RECIPES:
-        known = "; ".join(", ".join(row) for row in RECIPES)
-        raise ValueError(f"no settings are published for {arg.head}, {encoder}, {arg.stage}; expected one of {known}")
+    recipes = V2_RECIPES if arg.v2 else RECIPES
+    if (arg.head, encoder, arg.stage) not in recipes:
+        known, version = "; ".join(", ".join(row) for row in recipes), " of BEiT v2" * arg.v2
+        found = f"{arg.head}, {encoder}, {arg.stage}{version}"
+        raise ValueError(f"no settings are published for {found}; expected one of {known}")
     config = defaults("segment")
     opt = config.optimizer
-    opt.lr, opt.layer_decay, drop_path = RECIPES[arg.head, encoder, arg.stage]
+    opt.lr, opt.layer_decay, drop_path = recipes[arg.head, encoder, arg.stage]
     opt.schedule, opt.min_lr, opt.warmup, opt.weight_decay = "linear", 0.0, "1500 steps", 0.05
     config.batch_size, config.steps, config.eval_every = 16, 160_000, 16_000
     config.model.update(dict(variant=arg.variant, image_size=arg.size, drop_path=drop_path, head=arg.head))

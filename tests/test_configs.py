@@ -51,11 +51,12 @@ ARGUMENTS = {
         *("", "variant=L/16", "paper", "image_size=384", "variant=L/16,image_size=512", "data=folder:somewhere"),
         *(f"recipe={name}" for name in ("22k", "22k_to_1k", "higher", "cifar100", "deit")),
         *(f"recipe={name},variant=L/16" for name in ("22k", "22k_to_1k")),
+        *("v2", "v2,pretrained=300", "v2,recipe=22k", "v2,recipe=22k_to_1k", "v2,variant=L/16,pretrained=300"),
         "variant=L/16,paper",
         "statistics=inception",
         "runlocal",
     ],
-    "transfer": ["init=runs/pretrain", "supervised,image_size=384", "variant=L/16,init=runs/pretrain", "runlocal"],
+    "transfer": ["init=runs/pretrain", "supervised,image_size=384", "v2,init=runs/pretrain", "runlocal"],
     "probe": ["", "setting=code,statistics=inception", "variant=L/16", "data=cifar100,cache", "runlocal"],
     "label_efficiency": [
         "init=runs/pretrain",
@@ -73,6 +74,7 @@ ARGUMENTS = {
     "segment": [
         *("", "size=640,stage=pt2ft", "variant=L/16,stage=pt2ft", "variant=L/16,stage=pt2ft,size=640"),
         *("head=setr_pup", "head=setr_pup,stage=pt2ft", "runlocal", "head=setr_pup,runlocal"),
+        *("v2", "v2,stage=pt2ft,variant=L/16"),
     ],
     "digit_scenes": ["", "seeds=1,runlocal,scenes=50,steps=10,lr=1e-3,layer_decay=0.9"],
     "quickstart": ["", "labels=20,seeds=2,lr=4e-3,layer_decay=0.75,steps=1000", "runlocal"],
@@ -214,9 +216,17 @@ def test_official_values_are_the_defaults(repository):
         ("recipe=22k_to_1k", (512, 2e-5, 5, 30, 0.85, 0.1, 1e-8, 0, 0)),
         ("variant=L/16", (1024, 1e-3, 5, 50, 0.75, 0.2, 0.05, 0.8, 1.0)),
         ("", (1024, 4e-3, 20, 100, 0.65, 0.1, 0.05, 0.8, 1.0)),
+        ("v2", (1024, 5e-4, 20, 100, 0.6, 0.2, 0.05, 0.8, 1.0)),
+        ("v2,pretrained=300", (1024, 5e-4, 20, 100, 0.65, 0.1, 0.05, 0.8, 1.0)),
+        ("v2,variant=L/16", (1024, 2e-4, 5, 50, 0.8, 0.2, 0.05, 0.8, 1.0)),
+        ("v2,variant=L/16,pretrained=300", (1024, 5e-4, 5, 50, 0.8, 0.2, 0.05, 0.8, 1.0)),
+        ("v2,recipe=22k", (4096, 6e-4, 20, 90, 0.75, 0.1, 0.05, 0.8, 1.0)),
+        ("v2,recipe=22k,variant=L/16,pretrained=300", (4096, 6e-4, 20, 90, 0.75, 0.2, 0.05, 0.8, 1.0)),
+        ("v2,recipe=22k_to_1k", (1024, 5e-5, 20, 30, 0.75, 0.1, 0.05, 0, 0)),
+        ("v2,recipe=22k_to_1k,variant=L/16", (1024, 7e-5, 5, 20, 0.8, 0.25, 0.05, 0, 0)),
     ],
 )
-def test_rows_of_the_official_table(repository, row, expected):
+def test_rows_of_the_official_tables(repository, row, expected):
     (config,) = stages(repository, "finetune", row).values()
     opt = config.optimizer
     found = (
@@ -300,6 +310,10 @@ def test_arms_of_a_comparison_differ_in_one_key(repository):
         ("stage=pt2ft,variant=L/16", (512, 2e-5, 0.95, 0.2, (7, 11, 15, 23), 1024, 1)),
         ("stage=pt2ft,variant=L/16,size=640", (640, 2e-5, 0.95, 0.2, (7, 11, 15, 23), 1024, 2)),
         ("head=setr_pup", (512, 1e-3, 0.65, 0.1, (4, 7, 9, 11), 256, 1)),
+        ("v2", (512, 5e-5, 0.75, 0.15, (3, 5, 7, 11), 768, 1)),
+        ("v2,stage=pt2ft", (512, 5e-5, 0.85, 0.15, (3, 5, 7, 11), 768, 1)),
+        ("v2,variant=L/16", (512, 4e-5, 0.9, 0.2, (7, 11, 15, 23), 1024, 1)),
+        ("v2,stage=pt2ft,variant=L/16", (512, 3e-5, 0.9, 0.2, (7, 11, 15, 23), 1024, 1)),
     ],
 )
 def test_rows_of_the_segmentation_table(repository, row, expected):
@@ -309,6 +323,27 @@ def test_rows_of_the_segmentation_table(repository, row, expected):
     assert found == expected
     assert (config.batch_size, config.steps, opt.warmup, opt.schedule) == (16, 160_000, "1500 steps", "linear")
     assert (opt.weight_decay, opt.min_lr, segment.AUXILIARY_WEIGHT) == (0.05, 0.0, 0.4)
+
+
+def test_stages_of_beit_v2_after_its_pretraining(repository):
+    found = stages(repository, "transfer", "v2,variant=L/16,init=runs/pretrain")
+    assert [(stage.optimizer.lr, stage.epochs) for stage in found.values()] == [(6e-4, 90), (7e-5, 20)]
+    assert [stage.init_from for stage in found.values()] == ["runs/pretrain", "stage:intermediate"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "message"),
+    [
+        ("finetune", "pretrained=300", "pretrained=300 without v2"),
+        ("finetune", "v2,paper", "v2 and paper together"),
+        ("finetune", "v2,recipe=deit", "recipe='deit'; expected one of 1k, 22k, 22k_to_1k with v2"),
+        ("transfer", "v2,supervised", "v2 and supervised together"),
+        ("segment", "v2,head=setr_pup", "published for setr_pup, base, pt of BEiT v2; expected one of upernet, base"),
+    ],
+)
+def test_what_was_not_published_of_beit_v2(repository, name, arg, message):
+    with pytest.raises(UserError, match=message):
+        stages(repository, name, arg)
 
 
 def test_a_tokenizer_of_an_unknown_kind(repository):

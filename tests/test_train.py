@@ -20,12 +20,13 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
 
 @pytest.mark.slow
-def test_killed_run_continues_to_the_last_bit(tmp_path):
+@pytest.mark.parametrize("name", ["pretrain", "vqkd"])
+def test_killed_run_continues_to_the_last_bit(tmp_path, name):
     overrides = ["--config.steps=10", "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
 
     def start(workdir):
-        arguments = [sys.executable, "-m", "beit_jax.train", *command("pretrain", workdir, *overrides)]
+        arguments = [sys.executable, "-m", "beit_jax.train", *command(name, workdir, *overrides)]
         return subprocess.Popen(
             arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )

@@ -11,9 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config.keys import Key
+from beit_jax.config.op_arguments import SIGNATURES, arguments_of
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
-
-ARGUMENTS = ("mean", "std")  # of the op `normalize`
 
 
 def _check(text: str) -> str:
@@ -69,17 +68,10 @@ def of_ops(ops: str) -> Statistics | None:
     Raises:
       ValueError: the chain, or the arguments of the op, cannot be read.
     """
-    try:
-        tree = ast.parse(ops.strip() or "nothing", mode="eval")
-    except SyntaxError as error:
-        raise ValueError(str(error)) from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id == "normalize":
-            call = next((c for c in ast.walk(tree) if isinstance(c, ast.Call) and c.func is node), None)
-            given = dict(zip(ARGUMENTS, call.args, strict=False)) if call else {}
-            given |= {keyword.arg: keyword.value for keyword in call.keywords} if call else {}
-            return _of_arguments([ast.literal_eval(given[name]) for name in ARGUMENTS if name in given])
-    return None
+    given = arguments_of(ops, "normalize")
+    if given is None:
+        return None
+    return _of_arguments([ast.literal_eval(given[name]) for name in SIGNATURES["normalize"] if name in given])
 
 
 def _of_arguments(values: list[Any]) -> Statistics:

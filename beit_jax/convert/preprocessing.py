@@ -2,7 +2,7 @@
 
 import ast
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax.config import statistics
+from beit_jax.config.op_arguments import arguments_of
 from beit_jax.config.op_sizes import CROP_FRACTION, fill_in_sizes, short_side
 from beit_jax.convert.picture import WHITE, Background, to_rgb
 from beit_jax.convert.picture import resize as resize_image
@@ -216,42 +217,24 @@ def from_config(config: ConfigDict) -> ConfigDict:
 
 def from_ops(ops: str, size: int) -> ConfigDict:
     """From `data.eval_ops` with numbers for all sizes; what they do not say is as in the official evaluation."""
-    calls = dict(_calls(ops))
     mean, std = statistics.of_ops(ops) or STATISTICS["inception"]
-    known = dict(mean=mean, std=std, **_decoding(ops))
+    known = dict(mean=mean, std=std, **(_given(ops, "decode") or {}))
     for name in ("resize", "resize_small"):
-        if name in calls:
-            resize, method = (*calls[name], "bicubic")[:2]
-            return preprocess_section(size, method, resize, name == "resize_small", **known)
-    if "resize_within" in calls:
+        if given := _given(ops, name):
+            return preprocess_section(
+                size, given.get("method", "bicubic"), given["size"], name == "resize_small", **known
+            )
+    if "resize_within" in ops:
         return preprocess_section(size, "bilinear", size, True, **known)
-    if "two_views_center" in calls:
-        fraction = (*calls["two_views_center"], CROP_FRACTION)[2]
-        return preprocess_section(size, resize=int(size / fraction), **known)
+    if given := _given(ops, "two_views_center"):
+        return preprocess_section(size, resize=int(size / given.get("fraction", CROP_FRACTION)), **known)
     return preprocess_section(size, resize=official_section(size).resize, **known)
 
 
-def _decoding(ops: str) -> dict[str, Any]:
-    """The arguments of the op `decode` that are given."""
-    for node in _call_nodes(ops):
-        if node.func.id == "decode":
-            given = dict(zip(("background", "exif_transpose"), node.args, strict=False))
-            given |= {keyword.arg: keyword.value for keyword in node.keywords}
-            return {name: ast.literal_eval(value) for name, value in given.items()}
-    return {}
-
-
-def _calls(ops: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-    """The ops of a valid text with their arguments, in the order given."""
-    for node in _call_nodes(ops):
-        values = [*node.args, *(keyword.value for keyword in node.keywords)]
-        yield node.func.id, tuple(ast.literal_eval(value) for value in values)
-
-
-def _call_nodes(ops: str) -> Iterator[ast.Call]:
-    for node in ast.walk(ast.parse(ops or "nothing", mode="eval")):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            yield node
+def _given(ops: str, name: str) -> dict[str, Any] | None:
+    """The arguments that a chain gives to an op; None if it has no such op."""
+    given = arguments_of(ops, name)
+    return None if given is None else {key: ast.literal_eval(value) for key, value in given.items()}
 
 
 def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:

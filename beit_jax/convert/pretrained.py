@@ -90,7 +90,7 @@ def from_pretrained(
     if statistics is not None:
         pixel_statistics.KEY.validate("statistics", statistics)
         pixels = pixel_statistics.parse(statistics or "inception")
-    params, config = _load(str(name_or_path), heads, num_classes, seed, pixels)
+    params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
     if task in (None, config.task) and same_classes and image_size is None:
         return Pretrained(create_task(config).model, params, config)
@@ -104,9 +104,14 @@ def from_pretrained(
     return Pretrained(made.model, merged, changed)
 
 
-def _load(
-    name_or_path: str, heads: int | None, num_classes: int | None, seed: int, pixels: Statistics | None
+def read_pretrained(
+    name_or_path: str,
+    heads: int | None = None,
+    num_classes: int | None = None,
+    seed: int = 0,
+    pixels: Statistics | None = None,
 ) -> tuple[dict[str, Any], ConfigDict]:
+    """Parameters and config of a checkpoint, as those of `from_pretrained`; also of a tokenizer that is no network."""
     path = locate.local_path(name_or_path)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))

@@ -126,7 +126,12 @@ class Classify(Task):
         )
 
 
-PRETRAINING = (r"^(lm_head/|aggregation_|average/)", r"^encoder/mask_token$")  # parameters that only pre-training has
+# Parameters that only pre-training has, or the tokenizer VQ-KD beside its encoder.
+PRETRAINING = (
+    r"^(lm_head/|aggregation_|average/)",
+    r"^encoder/mask_token$",
+    r"^(encode_head|codebook|decoder|decode_head)/",
+)
 ACCURACIES = {
     "top1": "fraction of evaluation images whose most likely class is right",
     "top5": "fraction whose right class is among the five most likely",

@@ -7,38 +7,43 @@ and the tokenizer's view is a smaller one of the encoder's, where the input resi
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
-from beit_jax.models.pixel_statistics import LUMA, Statistics
+from beit_jax.config import statistics
+from beit_jax.config.op_arguments import tokenizer_method
+from beit_jax.models.pixel_statistics import LUMA
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.typing import Batch
 
 SLACK = 1e-4  # see `data.ops.pixel_levels.DOWN`
 JITTER = 0.4  # of brightness, contrast and saturation (official `--color_jitter`)
 KINDS = 3  # brightness, contrast, saturation
+FILTERS = {"lanczos": "lanczos3", "bicubic": "cubic", "bilinear": "linear"}  # by their names in data.ops, JAX's names
 COLOURS = 0x636F6C  # folded into the key of the step, which is that of dropped paths too
 
 
-def make_views(batch: Batch, key: jax.Array, statistics: Statistics, tokenizer: Tokenizer) -> Batch:
+def make_views(batch: Batch, key: jax.Array, config: ConfigDict, tokenizer: Tokenizer) -> Batch:
     """What `data.ops` have left to the step: both float32 views of a batch's uint8 images.
 
     Args:
       batch: with `image` uint8 `[b, h, w, 3]`.
       key: of the step; the same one gives the same colours.
-      statistics: by which the encoder's view is normalised.
+      config: of the run, with the statistics by which the encoder's view is normalised; the filter by which the
+        tokenizer's view is made smaller is that of its evaluation ops.
       tokenizer: whose view is `tokenizer_image`.
     """
     images = batch["image"]
     factors, order = draws(jax.random.fold_in(key, COLOURS), len(images), JITTER)
-    mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in statistics)
-    views = (images, smaller(images, tokenizer.image_size))
+    mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in statistics.of_config(config))
+    views = (images, smaller(images, tokenizer.image_size, tokenizer_method(config)))
     image, tokenizer_image = (jitter(levels, factors, order) / 255.0 for levels in views)
     return {**batch, "image": (image - mean) / std, "tokenizer_image": tokenizer.from_pixels(tokenizer_image)}
 
 
-def smaller(images: jax.Array, size: int) -> jax.Array:
-    """float32 whole levels `[b, size, size, 3]` of uint8 `[b, h, w, 3]`, by Pillow's Lanczos window."""
+def smaller(images: jax.Array, size: int, method: str) -> jax.Array:
+    """float32 whole levels `[b, size, size, 3]` of uint8 `[b, h, w, 3]`, by a filter of Pillow."""
     shape = (len(images), size, size, images.shape[-1])
-    return jnp.clip(jnp.round(jax.image.resize(images.astype(jnp.float32), shape, "lanczos3")), 0.0, 255.0)
+    return jnp.clip(jnp.round(jax.image.resize(images.astype(jnp.float32), shape, FILTERS[method])), 0.0, 255.0)
 
 
 def draws(key: jax.Array, b: int, strength: float) -> tuple[jax.Array, jax.Array]:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-from beit_jax.config import statistics, tokenizer_image_size
+from beit_jax.config import tokenizer_image_size
 from beit_jax.models import heads
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.xla_workarounds import value_at
@@ -92,7 +92,7 @@ class Pretrain(MaskedModelling):
     ) -> tuple[Metrics, Params]:
         """See `Task.loss`."""
         if self.config.device_augment:
-            batch = device_augment.make_views(batch, key, statistics.of_config(self.config), self.tokenizer)
+            batch = device_augment.make_views(batch, key, self.config, self.tokenizer)
         logits, positions, masked = self.predict(params, batch, key)
         tokens = self.tokens_at(frozen, batch, positions)
         return self._scores(logits, tokens, self.loss_weights(masked)) | self.mask_metrics(masked), {}

@@ -25,8 +25,11 @@ from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import FrozenPart, Task, spec
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
-# What checkpoints of other tasks hold beside the blocks.
-NOT_PROBED = (r"^(lm_head/|aggregation_|average/|fc_norm/|head/)", r"^encoder/(mask_token$|norm/)")
+# What checkpoints of other tasks, and of the tokenizer VQ-KD, hold beside the blocks.
+NOT_PROBED = (
+    r"^(lm_head/|aggregation_|average/|fc_norm/|head/|encode_head/|codebook/|decoder/|decode_head/)",
+    r"^encoder/(mask_token$|norm/)",
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

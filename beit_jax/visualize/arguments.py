@@ -1,9 +1,11 @@
 """What the commands that show one image check before they import JAX and matplotlib."""
 
 import argparse
+import os
 
 from beit_jax import cli, extras
 from beit_jax.convert.locate import check_name
+from beit_jax.data.sources import image_files
 from beit_jax.errors import Mistakes
 from beit_jax.visualize import images
 
@@ -12,11 +14,15 @@ def check_arguments(settings: argparse.Namespace) -> None:
     """Checks that the files are there; a checkpoint may be on the hub.
 
     Raises:
-      UserError: everything that is wrong with `--image`, `--out`, `--checkpoint` and `--tokenizer`.
+      UserError: everything that is wrong with `--image`, `--images`, `--out`, `--checkpoint` and `--tokenizer`.
     """
     mistakes = Mistakes()
     with mistakes.collected():
-        images.read_picture(settings.image)
+        if settings.image:
+            images.read_picture(settings.image)
+    with mistakes.collected():
+        if paths := vars(settings).get("images"):
+            image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in paths])
     with mistakes.collected():
         cli.local_folder("out", settings.out)
     for flag in ("checkpoint", "tokenizer"):

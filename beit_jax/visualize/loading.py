@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.config import tokenizer_kinds
-from beit_jax.convert.pretrained import Pretrained, from_pretrained
+from beit_jax.convert.pretrained import Pretrained, from_pretrained, read_pretrained
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
 from beit_jax.models import vit
@@ -74,8 +75,8 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     model, params, config = _load("checkpoint", name)
     task = create_task(config)
     is_frozen = "encoder" in task.frozen_parts
-    encoder = model if is_frozen else getattr(model, "encoder", None)
-    if not isinstance(encoder, vit.Encoder):
+    encoder = model if is_frozen else _encoder_of(model, params)
+    if encoder is None:
         raise UserError(
             f"{name} is a model of the task {config.task!r}, which has no attention; expected a model with a vision "
             "transformer"
@@ -91,6 +92,15 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     return LoadedEncoder(encoder, interpolated["encoder"], size, config.preprocess)
 
 
+def _encoder_of(model: nn.Module, params: Params) -> vit.Encoder | None:
+    """The vision transformer inside a network, be it one of its fields, or made in its `setup`, as VQ-KD's is."""
+    encoder = getattr(model, "encoder", None)
+    if encoder is None:
+        made = getattr(model.bind({"params": params}), "encoder", None)
+        encoder = made.unbind()[0] if isinstance(made, vit.Encoder) else None
+    return encoder if isinstance(encoder, vit.Encoder) else None
+
+
 def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
     """A tokenizer: itself, or the one that a pre-training reads. It computes in float32.
 
@@ -99,21 +109,20 @@ def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
       flag: that gave the name, for messages.
 
     Raises:
-      UserError: there is no tokenizer, or one that cannot decode.
+      UserError: there is no tokenizer.
     """
-    loaded = _load(flag, name)
-    task = create_task(loaded.config)
+    cli.local_folder(flag, name)
+    params, config = read_pretrained(name)
+    task = create_task(config)
     tokenizer = getattr(task, "tokenizer", None)
     if not isinstance(tokenizer, Tokenizer):
         raise UserError(
             f"--{flag}={name} is a model of the task {task.config.task!r}, which has no tokenizer; expected a tokenizer"
         )
-    _check_decoder(f"--{flag}={name}", tokenizer)
-    params = loaded.params
     if "tokenizer" in task.frozen_parts:
         params = _load_frozen_tokenizer(name, task, f"give that itself as --{flag}")["tokenizer"]
     tokenizer = create_tokenizer(tokenizer.section, tokenizer.image_size)
-    return LoadedTokenizer(tokenizer, params, loaded.config.preprocess)
+    return LoadedTokenizer(tokenizer, params, config.preprocess)
 
 
 def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from beit_jax.config.op_arguments import tokenizer_method
 from beit_jax.config.pretrain import largest_mask
 from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
@@ -68,7 +69,7 @@ def predict(loaded: LoadedPretraining, picture: Image.Image, mask: np.ndarray) -
     task, preprocess = loaded.task, loaded.preprocess
     tokenizer, sizes = task.tokenizer, (task.config.model.image_size, task.tokenizer.image_size)
     seen = images.crop_and_resize(picture, (sizes[0], sizes[0]), preprocess.interpolation)
-    view = images.crop_and_resize(picture, (sizes[1], sizes[1]), "lanczos")
+    view = images.crop_and_resize(picture, (sizes[1], sizes[1]), tokenizer_method(task.config))
     batch = {
         "image": images.normalize(seen, preprocess)[None],
         "tokenizer_image": tokenizer.from_pixels(view[None].astype(np.float32) / 255),

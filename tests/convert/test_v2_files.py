@@ -8,6 +8,7 @@ import tiny
 from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.convert import from_pretrained, names, safetensors_file
+from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.training.params import flatten
 
 
@@ -39,6 +40,7 @@ def test_round_trip(shared_head, tmp_path, capsys):
     _, params, config = from_pretrained(tmp_path / "v2.safetensors")
     assert (config.model.early_layer, config.model.head_layers, config.model.shared_head) == (2, 2, shared_head)
     assert "assumed is block 2, as in the published models" in capsys.readouterr().err
+    assert (config.preprocess.mean, config.preprocess.std) == STATISTICS["imagenet"]
     found = flatten(params)
     assert found.keys() == expected.keys()
     for name, leaf in expected.items():

@@ -1,5 +1,6 @@
 """Colours in the step: Pillow's numbers, the input's numbers, and the same ones after a restart."""
 
+import inspect
 import itertools
 import re
 
@@ -11,9 +12,9 @@ from PIL import Image, ImageEnhance
 
 from beit_jax import config as configs
 from beit_jax import tokenize_dataset
-from beit_jax.config import statistics, validate
+from beit_jax.config import validate
+from beit_jax.config.op_arguments import SIGNATURES, tokenizer_method
 from beit_jax.errors import UserError
-from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.tasks import create_task, create_tokenizer, device_augment
 
 ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
@@ -71,26 +72,29 @@ def test_draws_are_those_of_the_law():
 def test_finished_views_are_normalised():
     pixels = images(3)
     batch = {"image": jnp.asarray(pixels), "mask": jnp.ones(2)}
+    config = configs.defaults("pretrain")
+    config.data.statistics = "imagenet"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device_augment, "JITTER", 0.0)
-        found = device_augment.make_views(batch, jax.random.key(5), STATISTICS["imagenet"], tokenizer(20))
+        found = device_augment.make_views(batch, jax.random.key(5), config, tokenizer(20))
     expected = (pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(found["image"], expected, atol=1e-5)
     np.testing.assert_allclose(found["tokenizer_image"], 0.8 * pixels / 255 + 0.1, atol=1e-6)
     assert found["mask"] is batch["mask"]
     one, same, other = (
-        device_augment.make_views(batch, jax.random.key(key), STATISTICS["imagenet"], tokenizer(10))["image"]
-        for key in (5, 5, 6)
+        device_augment.make_views(batch, jax.random.key(key), config, tokenizer(10))["image"] for key in (5, 5, 6)
     )
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other) and not np.array_equal(one, found["image"])
 
 
+@pytest.mark.parametrize("method", device_augment.FILTERS)
 @pytest.mark.parametrize("size", [20, 10, 7])
-def test_the_smaller_view_equals_pillow(size):
+def test_the_smaller_view_equals_pillow(size, method):
     pixels = np.random.default_rng(6).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
-    found = np.asarray(device_augment.smaller(jnp.asarray(pixels), size))
-    expected = np.array([np.asarray(Image.fromarray(row).resize((size, size), Image.LANCZOS), int) for row in pixels])
+    found = np.asarray(device_augment.smaller(jnp.asarray(pixels), size, method))
+    window = Image.Resampling[method.upper()]
+    expected = np.array([np.asarray(Image.fromarray(row).resize((size, size), window), int) for row in pixels])
     # Of noise; Pillow rounds and cuts between the two passes.
     assert np.abs(found - expected).max() <= 4 and np.abs(found - expected).mean() < 0.5
 
@@ -101,9 +105,48 @@ def config_of(repository, arguments):
     return config
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"), [("fast", "lanczos"), ("fast,v2", "bicubic"), ("", "lanczos"), ("v2", "bicubic")]
+)
+def test_the_step_makes_the_view_of_the_ops(repository, arguments, expected):
+    assert tokenizer_method(config_of(repository, arguments)) == expected
+
+
+def test_the_tokenizer_s_view_is_made_by_that_filter(repository):
+    pixels = images(7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device_augment, "JITTER", 0.0)
+        for arguments, window in (("fast", Image.LANCZOS), ("fast,v2", Image.BICUBIC)):
+            config = config_of(repository, arguments + ",kind=dvae")
+            made = device_augment.make_views({"image": jnp.asarray(pixels)}, jax.random.key(5), config, tokenizer(10))
+            found = 255 * (np.asarray(made["tokenizer_image"]) - 0.1) / 0.8
+            expected = np.array([np.asarray(Image.fromarray(row).resize((10, 10), window), int) for row in pixels])
+            assert np.abs(found - expected).max() <= 4.1 and np.abs(found - expected).mean() < 0.5
+
+
+def test_views_by_name_and_by_position():
+    from beit_jax.data import preprocessing
+
+    preprocessing.build_program("decode")  # loads all ops
+    for name, arguments in SIGNATURES.items():
+        signature = inspect.signature(preprocessing.OPS[name].factory).parameters
+        assert tuple(signature) == arguments
+        assert "tokenizer_method" not in signature or signature["tokenizer_method"].default == "lanczos"
+    config = configs.defaults("pretrain")
+    for ops, expected in (
+        ("decode|two_views_center(16, 16, 0.8, 'bilinear')|keep('image')", "bilinear"),
+        ("decode|two_views(image_size, tokenizer_size, 0.1, 1.0, 'bicubic')", "bicubic"),
+        ("decode|two_views_center(16, 16)", "lanczos"),
+        ("decode|one_s_own(16)", "lanczos"),
+    ):
+        config.data.eval_ops = ops
+        assert tokenizer_method(config) == expected
+
+
 @pytest.mark.slow
-def test_the_step_takes_levels(repository):
-    config = config_of(repository, "runlocal,fast")
+@pytest.mark.parametrize("arguments", ["", ",v2"])
+def test_the_step_takes_levels(repository, arguments):
+    config = config_of(repository, f"runlocal,fast{arguments}")
     validate(config)
     task = create_task(config)
     specs = task.train_spec(4)
@@ -117,8 +160,7 @@ def test_the_step_takes_levels(repository):
     batch["mask"] = np.arange(16).reshape(1, 4, 4).repeat(4, 0) < 5
     loss = jax.jit(task.loss)
     found = loss(params, frozen, batch, jax.random.key(7), 0)[0]["loss"][0]
-    pair = statistics.of_config(config)
-    finished = device_augment.make_views(batch, jax.random.key(7), pair, task.tokenizer)
+    finished = device_augment.make_views(batch, jax.random.key(7), config, task.tokenizer)
     config.device_augment = False
     expected = jax.jit(create_task(config).loss)(params, frozen, finished, jax.random.key(7), 0)[0]["loss"][0]
     np.testing.assert_allclose(found, expected, rtol=1e-5)

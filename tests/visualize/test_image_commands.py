@@ -18,7 +18,7 @@ from beit_jax.models import dvae
 from beit_jax.models.dvae_tokenizer import DvaeTokenizer
 from beit_jax.training import checkpoint
 from beit_jax.visualize import __main__ as visualize
-from beit_jax.visualize import attention, figures, loading
+from beit_jax.visualize import attention, figures, loading, predictions
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +125,16 @@ def test_points_are_chosen_and_all_layers_shown(runs, tmp_path, undrawn, name):
     assert all(found[point].shape == (448, 448, 3) for point in points)
 
 
+def test_the_transformer_of_a_vqkd_is_found(tmp_path):
+    params = saved(tmp_path, "vqkd", tiny("vqkd"))
+    encoder, own, size, preprocess = loading.load_encoder(str(tmp_path / "vqkd"))
+    assert size == (16, 16) and preprocess.mean == preprocess.std == (0.5, 0.5, 0.5)
+    images = np.random.default_rng(0).random((1, 16, 16, 3), np.float32)
+    made = tasks.create_task(tiny("vqkd")).model.bind({"params": params})
+    found = encoder.apply({"params": own}, 2.0 * images - 1.0)
+    np.testing.assert_allclose(found, made.encoder(2.0 * images - 1.0), rtol=1e-6)
+
+
 def test_tokens(runs, tmp_path, request):
     """The decoded picture is what the network itself makes of the same pixels; a run shows its tokenizer."""
     net, params = tasks.create_task(tiny("tokenizer")).model, beit_jax.from_pretrained(runs / "tokenizer").params
@@ -140,6 +150,8 @@ def test_tokens(runs, tmp_path, request):
         found = show(runs, "tokens", name, tmp_path / name, "--size=8x12")
         np.testing.assert_allclose(found["reconstruction"], expected, atol=0.51)
         assert set(found) == {"tokens", "reconstruction", "codebook"}
+        visualize.main(["tokens", f"--checkpoint={runs / name}", f"--out={tmp_path / 'alone'}"])
+        assert [path.name for path in (tmp_path / "alone").iterdir()] == ["codebook.png"]
         request.getfixturevalue("undrawn")  # the second time
 
 
@@ -180,6 +192,14 @@ def test_predictions(runs, tmp_path, capsys, request):
         np.testing.assert_array_equal(same[name], found[name])
 
 
+@pytest.mark.parametrize("method", ["lanczos", "bicubic"])
+def test_predictions_see_the_view_of_the_run(runs, method):
+    loaded = loading.load_pretraining(str(runs / "pretrain"))
+    loaded.task.config.data.eval_ops = f"decode|two_views_center(16, 8, tokenizer_method='{method}')"
+    made = predictions.predict(loaded, Image.open(runs / "image.png"), np.eye(4, dtype=bool))
+    np.testing.assert_allclose(255 * made.pictures["original"], pixels(runs, (8, 8), method.upper()), atol=1)
+
+
 def test_a_given_tokenizer_sees_one_token_for_each_patch(runs):
     """Whatever images it was trained on; 16 patches of the model, and 4 pixels a token."""
     tokenizer = loading.load_pretraining(str(runs / "hf"), str(runs / "coarse")).task.tokenizer
@@ -203,6 +223,9 @@ WRONG = [
     ("tokens", "classify", [], "is a model of the task 'classify', which has no tokenizer; expected a tokenizer"),
     ("tokens", "hf", [], "which tokenizer it was trained with; give that itself as --checkpoint"),
     ("tokens", "tokenizer", ["--size=7"], "--size=7x7: expected multiples of 2, the pixels of a token"),
+    ("tokens", "tokenizer", ["--images={runs}/image.png"], "--images are for tokenizers that make no images of tokens"),
+    ("tokens", "tokenizer", ["--images={runs}/none"], "none does not exist; expected an image, or a folder of images"),
+    ("tokens", "tokenizer", ["--codes=0"], "found '0', expected an integer from 1 on"),
     ("predictions", "classify", [], "is a model of the task 'classify'; expected one pre-trained on tokens"),
     ("tokens", "pixels", [], "is a model of the task 'pretrain_pixels', which has no tokenizer"),
     ("predictions", "pixels", [], "is a model of the task 'pretrain_pixels'; expected one pre-trained on tokens"),
@@ -223,12 +246,8 @@ def test_wrong_input_is_one_line_and_writes_nothing(runs, tmp_path, undrawn, wha
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("what", "name", "message"),
-    [("tokens", "tokenizer", "tokenizer is of the kind 'dvae'"), ("predictions", "pretrain", "the tokenizer of ")],
-)
-def test_a_kind_that_cannot_decode_is_refused(runs, tmp_path, monkeypatch, what, name, message):
+def test_predictions_of_a_kind_that_cannot_decode_are_refused(runs, tmp_path, monkeypatch):
     monkeypatch.setattr(DvaeTokenizer, "can_decode", False)
-    with pytest.raises(UserError, match=f"{message}.*which cannot make images of tokens"):
-        show(runs, what, name, tmp_path / "out")
+    with pytest.raises(UserError, match=r"the tokenizer of .*which cannot make images of tokens"):
+        show(runs, "predictions", "pretrain", tmp_path / "out")
     assert not (tmp_path / "out").exists()
