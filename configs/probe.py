@@ -16,10 +16,10 @@ Arguments
 --config.knn.k=20 adds nearest neighbours. They need the features of all images in memory, as `cache` does.
 An encoder that was fine-tuned has a table of relative positions in each block: add
 --config.model.relative_position=per_block. The encoder of a VQ-KD tokenizer needs statistics=inception,
---config.model.relative_position=none, --config.model.absolute_positions=True and --config.model.layer_scale=0. Layers
-count from 1. Expected on ImageNet-1k (paper, table 12): B/16 56.7%, L/16 73.5%; the last layer alone gives about 20%
-(microsoft/unilm#419). B/16 of BEiT v2: 80.1% (its paper; the settings of its probe were never released). Not measured
-here yet.
+--config.model.relative_position=none, --config.model.absolute_positions=True and --config.model.layer_scale=0.
+Layers count from 1. Expected on ImageNet-1k (paper, table 12): B/16 56.7%, L/16 73.5%; the last layer alone gives about
+20% (microsoft/unilm#419). B/16 of BEiT v2: 80.1% (its paper; the settings of its probe were never released). Not
+measured here yet.
 """
 
 from ml_collections import ConfigDict

@@ -58,6 +58,15 @@ def test_rows_of_the_ablation_differ_in_one_thing(repository, row, pretraining, 
     assert differing == pretraining
 
 
+def test_tokens_of_a_vqkd(repository):
+    arguments = "data=imagenet2012,tokenizer=runs/vqkd,kind=vqkd,rows=beit+random_masking,seeds=1"
+    found = configs.load(f"{repository}/configs/ablation.py:{arguments}")
+    for name, masks in (("beit", "blockwise_mask(num_masked, min_block, grid)"), ("random_masking", "random_mask(")):
+        config = found[f"pretrain_{name}_seed0"]
+        assert (config.tokenizer.kind, config.tokenizer.init_from) == ("vqkd", "runs/vqkd")
+        assert masks in config.data.ops and "map_pixels" not in config.data.ops  # which is of the dVAE
+
+
 def test_stages_of_the_ablation(repository):
     found = configs.load(f"{repository}/configs/ablation.py:rows=shared_bias+scratch+pixels,seeds=2")
     expected = ["pretrain_pixels", "pretrain_beit", "finetune_pixels", "finetune_shared_bias", "finetune_scratch"]

@@ -66,6 +66,7 @@ ARGUMENTS = {
     "ablation": [
         *("seeds=1", "rows=beit+pixels,seeds=2,labels=5,steps=300,finetune_steps=100", "runlocal"),
         "data=imagenet2012,tokenizer=runs/tokenizer,seeds=1",
+        "data=imagenet2012,tokenizer=runs/vqkd,kind=vqkd,rows=beit+pixels+random_masking,seeds=1",
         "data=imagenet2012,tokenizer=runs/tokenizer,variant=S/16,epochs=100,paper,seeds=1",
     ],
     "digits": ["", "seeds=1,runlocal"],

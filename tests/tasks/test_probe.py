@@ -12,6 +12,7 @@ from beit_jax.config.probe import chosen_layers
 from beit_jax.errors import UserError
 from beit_jax.models import vit
 from beit_jax.tasks.encoder import layer_features
+from beit_jax.training.params import flatten, merge
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +94,18 @@ def test_layers_that_are_not_there():
             chosen_layers((2, missing), 3)
     with pytest.raises(UserError, match=r"layers=\(1, 1\) names a layer twice"):
         chosen_layers((1, 1), 3)
+
+
+@pytest.mark.parametrize("task", ["probe", "classify"])
+def test_the_encoder_of_a_vqkd_is_taken(task):
+    """Its other parts are left out, if the config says of what kind its positions are."""
+    config = tiny(task)
+    config.model.update(dict(absolute_positions=True, relative_position="none", layer_scale=0.0))
+    made = tasks.create_task(config)
+    part = made.frozen_parts["encoder"] if task == "probe" else None
+    wanted = jax.eval_shape(part.init if part else made.init, jax.random.key(0))
+    vqkd = jax.eval_shape(tasks.create_task(tiny("vqkd")).init, jax.random.key(0))
+    ignored = part.ignored if part else made.ignored_parameters
+    merged = flatten(merge(wanted, vqkd, optional=("^head/", "^fc_norm/"), ignored=ignored))
+    blocks = [name for name in merged if name.startswith("encoder/blocks/")]
+    assert blocks and all(merged[name] is flatten(vqkd)[name] for name in (*blocks, "encoder/pos_embed"))

@@ -17,7 +17,7 @@ from beit_jax.convert.pretrained import from_pretrained
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
 from beit_jax.visualize import __main__ as visualize
-from beit_jax.visualize import code_examples, token_commands
+from beit_jax.visualize import code_examples
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
@@ -121,7 +121,6 @@ def test_the_command(runs, tmp_path, capsys, monkeypatch, name):
     assert {path.name for path in (tmp_path / "out").iterdir()} == expected
     rows = 2 * (72 + code_examples.GAP) + code_examples.TITLE
     assert np.asarray(Image.open(tmp_path / "out" / "codebook.png")).shape[0] == rows
-    assert token_commands.PER_CODE == 8
 
 
 def test_images_that_the_user_names(runs, tmp_path, capsys):
