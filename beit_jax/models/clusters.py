@@ -21,7 +21,7 @@ def new_clusters(codes: int, width: int) -> Params:
     }
 
 
-def updated(clusters: Params, key: jax.Array, vectors: jax.Array) -> Params:
+def update(clusters: Params, key: jax.Array, vectors: jax.Array) -> Params:
     """The clusters after a batch of vectors `[n, c]`; n is at least k at the first one.
 
     Args:

@@ -67,7 +67,7 @@ def quantize(codes: jax.Array, vectors: jax.Array) -> Quantized:
     return Quantized(tokens, vectors + jax.lax.stop_gradient(chosen - vectors), commitment)
 
 
-def made(codebook: Params, key: jax.Array, vectors: jax.Array) -> Params:
+def start_once(codebook: Params, key: jax.Array, vectors: jax.Array) -> Params:
     """The codebook, which k-means on unit vectors `[n, c]` makes if none has made it yet."""
 
     def make() -> Params:
@@ -113,7 +113,7 @@ def means_by_code(codes: jax.Array, tokens: jax.Array, vectors: jax.Array) -> tu
     return jnp.where(counts[:, None] > 0, means, codes), counts
 
 
-def moved(codebook: Params, tokens: jax.Array, vectors: jax.Array, decay: float) -> Params:
+def move(codebook: Params, tokens: jax.Array, vectors: jax.Array, decay: float) -> Params:
     """The codebook after a step: codes that were used move to the means of their vectors.
 
     Args:
@@ -131,13 +131,13 @@ def moved(codebook: Params, tokens: jax.Array, vectors: jax.Array, decay: float)
     }
 
 
-def revived(codebook: Params, key: jax.Array, vectors: jax.Array, below: float) -> Params:
+def revive(codebook: Params, key: jax.Array, vectors: jax.Array, below: float) -> Params:
     """The codebook, in which codes that are hardly used take the place of random vectors of the batch.
 
     Nothing happens before the moving averages have seen about as many steps as they remember.
 
     Args:
-      codebook: after `moved`.
+      codebook: after `move`.
       key: of the step.
       vectors: unit vectors `[n, c]`.
       below: the usage below which a code counts as unused, in units of the mean usage.

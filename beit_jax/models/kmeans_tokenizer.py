@@ -32,7 +32,7 @@ class KMeansTokenizer(FixedVectorsTokenizer):
         """See `Tokenizer.loss`; the new values are all parameters."""
         params = self.with_teacher(params, teacher)
         vectors = self.vectors(params, images)
-        found = clusters.updated(params["codebook"], key, rearrange(vectors, "b n c -> (b n) c"))
+        found = clusters.update(params["codebook"], key, rearrange(vectors, "b n c -> (b n) c"))
         nearest = found["vectors"][codebook.nearest(found["vectors"], vectors)]
         error, count = jnp.mean((vectors - nearest) ** 2), jnp.float32(len(images))
         return {"loss": (error * count, count)}, params | {"codebook": found}

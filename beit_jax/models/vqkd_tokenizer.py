@@ -89,7 +89,7 @@ class VqkdTokenizer(NearestCodeTokenizer):
         settings, (of_start, of_revival) = self.settings, jax.random.split(key)
         vectors = self.vectors(params, images)
         flat = jax.lax.stop_gradient(vectors.reshape(-1, vectors.shape[-1]))
-        book = codebook.made(params["codebook"], of_start, flat)
+        book = codebook.start_once(params["codebook"], of_start, flat)
         found = codebook.quantize(book["vectors"], vectors)
         distance = self._distance(params, found.vectors, self._features(teacher, images))
         count = jnp.float32(len(images))
@@ -98,9 +98,9 @@ class VqkdTokenizer(NearestCodeTokenizer):
             "distance": jnp.sum(distance),
             "commitment": found.commitment * count,
         }
-        book = codebook.moved(book, found.tokens.reshape(-1), flat, settings.decay)
+        book = codebook.move(book, found.tokens.reshape(-1), flat, settings.decay)
         if settings.revive_below:
-            book = codebook.revived(book, of_revival, flat, settings.revive_below)
+            book = codebook.revive(book, of_revival, flat, settings.revive_below)
         return {name: (value, count) for name, value in metrics.items()}, {"codebook": book}
 
     def measure(self, params: Params, teacher: Params, images: jax.Array, valid: jax.Array) -> dict[str, Any]:

@@ -28,14 +28,14 @@ def test_later_batches_move_means_as_scikit_learn_does(centres):
     for seed in (1, 2, 3):
         batch = blobs(seed, centres, 40)
         expected.partial_fit(batch)
-        found = jax.jit(clusters.updated)(found, jax.random.key(0), jnp.asarray(batch))
+        found = jax.jit(clusters.update)(found, jax.random.key(0), jnp.asarray(batch))
         np.testing.assert_allclose(found["vectors"], expected.cluster_centers_, atol=1e-5)
     assert float(found["usage"].sum()) == 120
 
 
 def test_the_first_batch_gives_means_as_scikit_learn_does(centres):
     batch, key = blobs(1, centres, 60), jax.random.key(3)
-    found = jax.jit(clusters.updated)(clusters.new_clusters(6, 4), key, jnp.asarray(batch))
+    found = jax.jit(clusters.update)(clusters.new_clusters(6, 4), key, jnp.asarray(batch))
     start = np.asarray(clusters.spread_out(key, jnp.asarray(batch), 6))
     expected = KMeans(6, init=start, n_init=1, max_iter=300, tol=0.0).fit(batch)
     np.testing.assert_allclose(found["vectors"], expected.cluster_centers_, atol=1e-5)
@@ -54,6 +54,6 @@ def test_no_vector_is_drawn_twice_while_others_are_left():
 
 def test_a_mean_without_vectors_stays():
     state = {"vectors": jnp.asarray([[0.0, 0.0], [9.0, 9.0]]), "usage": jnp.ones(2), "is_made": jnp.ones(1)}
-    found = clusters.updated(state, jax.random.key(0), jnp.asarray([[1.0, 0.0], [0.0, 1.0]]))
+    found = clusters.update(state, jax.random.key(0), jnp.asarray([[1.0, 0.0], [0.0, 1.0]]))
     np.testing.assert_allclose(found["vectors"], [[1 / 3, 1 / 3], [9, 9]], rtol=1e-6)
     np.testing.assert_array_equal(found["usage"], [3, 1])

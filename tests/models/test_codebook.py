@@ -29,7 +29,7 @@ def test_k_means_as_in_the_official_code():
     found = codebook.quantize(means, vectors)
     np.testing.assert_array_equal(found.tokens, [0, 1, 2, 3, 4, 0, 1, 2])
     assert float(found.commitment) == pytest.approx(0.012350465, rel=1e-5)
-    after = codebook.moved(
+    after = codebook.move(
         {"vectors": means, "usage": jnp.zeros(5), "is_made": jnp.ones(1)}, found.tokens, vectors, 0.99
     )
     np.testing.assert_allclose(after["vectors"], means, atol=1e-6)
@@ -51,7 +51,7 @@ def test_moving_averages_as_in_the_official_code():
     np.testing.assert_allclose(gradient[0], [-0.0016611, 0.0165558], rtol=1e-4)
     np.testing.assert_allclose(gradient[-1], [0.0005532, 0.0038808], rtol=1e-4)
     state = {"vectors": codes, "usage": jnp.zeros(4), "is_made": jnp.ones(1)}
-    after = codebook.moved(state, found.tokens, codebook.unit(z), 0.9)
+    after = codebook.move(state, found.tokens, codebook.unit(z), 0.9)
     np.testing.assert_allclose(
         after["vectors"], [[0.999802, 0.019903], [0.007282, 0.999973], [-0.9999, 0.014125], [0, -1]], atol=1e-6
     )
@@ -105,9 +105,9 @@ def test_eight_devices_equal_one():
 
     @jax.jit
     def step(state, vectors):
-        state = codebook.made(state, key, vectors)
+        state = codebook.start_once(state, key, vectors)
         tokens = codebook.nearest(state["vectors"], vectors)
-        return codebook.moved(state, tokens, vectors, 0.9), tokens
+        return codebook.move(state, tokens, vectors, 0.9), tokens
 
     mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
     split = jax.device_put(vectors, jax.NamedSharding(mesh, jax.P("data")))
@@ -123,9 +123,9 @@ def test_unused_codes_become_vectors_of_the_batch():
     codes = codebook.unit(jax.random.normal(jax.random.key(11), (3, 4)))
     key = jax.random.key(12)
     state = {"vectors": codes, "usage": jnp.asarray([20.0, 0.1, 9.0]), "is_made": jnp.ones(1)}
-    after = codebook.revived(state, key, vectors, 0.05)
+    after = codebook.revive(state, key, vectors, 0.05)
     np.testing.assert_array_equal(after["vectors"][jnp.array([0, 2])], codes[jnp.array([0, 2])])
     assert np.any(np.all(np.asarray(vectors) == np.asarray(after["vectors"][1]), axis=1))
     np.testing.assert_allclose(after["usage"], [20, 9.7, 9], rtol=1e-6)
     young = state | {"usage": jnp.asarray([2.0, 0.0, 0.9])}  # after a few steps, 0 says nothing
-    np.testing.assert_array_equal(codebook.revived(young, key, vectors, 0.05)["vectors"], codes)
+    np.testing.assert_array_equal(codebook.revive(young, key, vectors, 0.05)["vectors"], codes)
