@@ -83,11 +83,11 @@ def test_the_first_of_equal_codes():
 def test_k_means_runs_once():
     vectors = codebook.unit(jax.random.normal(jax.random.key(3), (40, 4)))
     fresh = codebook.new_codebook(jax.random.key(4), 6, 4)
-    first = jax.jit(codebook.made)(fresh, jax.random.key(5), vectors)
+    first = jax.jit(codebook.start_once)(fresh, jax.random.key(5), vectors)
     expected, _ = codebook.k_means(codebook.start_vectors(jax.random.key(5), vectors, 6), vectors)
     np.testing.assert_allclose(first["vectors"], expected, atol=1e-6)
     assert first["is_made"].tolist() == [1.0]
-    again = jax.jit(codebook.made)(first, jax.random.key(6), vectors[::-1])
+    again = jax.jit(codebook.start_once)(first, jax.random.key(6), vectors[::-1])
     np.testing.assert_array_equal(again["vectors"], first["vectors"])
 
 
