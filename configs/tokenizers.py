@@ -1,7 +1,7 @@
 """Tokenizers and other targets of the pre-training compared on the scanned digits: the figures of docs/results.md.
 
   python -m beit_jax.train --config configs/tokenizers.py --workdir runs/tokenizers
-  python -m beit_jax.visualize report runs/tokenizers --markdown docs/results.md
+  python -m beit_jax.visualize report runs/tokenizers --arms --markdown docs/results.md
   python -m beit_jax.train --config configs/tokenizers.py:arms=dvae+kmeans+scratch,seeds=1 --workdir ...
 
 Arms differ in what the masked patches are to be predicted as. Tokens, 32 of them:

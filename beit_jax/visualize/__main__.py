@@ -55,6 +55,11 @@ def _add_report(commands: Any) -> None:
         help="Markdown page in which to replace the table between the lines <!-- begin NAME --> and <!-- end NAME -->, "
         "where NAME is the name of the workdir",
     )
+    parser.add_argument(
+        "--arms",
+        action="store_true",
+        help="in that table a row for each arm of a recipe whose stages are called STAGE_ARM, such as probe_scratch",
+    )
     parser.set_defaults(run=_report)
 
 
@@ -69,6 +74,9 @@ def _report(settings: argparse.Namespace) -> None:
     with mistakes.collected():
         markdown_page = cli.local_folder("markdown", settings.markdown) if settings.markdown else None
     with mistakes.collected():
+        if settings.arms and not settings.markdown:
+            raise UserError("--arms is for the table of --markdown, which is missing; expected --markdown=PAGE")
+    with mistakes.collected():
         extras.check_installed("matplotlib")
     mistakes.raise_all()
     from beit_jax.visualize import markdown, report, runs
@@ -76,7 +84,8 @@ def _report(settings: argparse.Namespace) -> None:
     try:
         print(report.write_report(*workdirs, out=out))
         for workdir in workdirs if markdown_page else ():
-            table = markdown.markdown_table(runs.collect_runs(workdir))
+            make_table = markdown.table_by_arm if settings.arms else markdown.markdown_table
+            table = make_table(runs.collect_runs(workdir))
             markdown.replace_table(markdown_page, workdir.resolve().name, table)
     except OSError as error:
         raise UserError(

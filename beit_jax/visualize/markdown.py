@@ -18,12 +18,39 @@ def markdown_table(groups: list[Group]) -> str:
     rows = ["| stage | measure | mean | sd | each seed |", "| --- | --- | --- | --- | --- |"]
     for group in groups:
         for headline in group.report.headlines or _all_numbers(group):
-            values = [
-                headline.factor * result[headline.metric] for result in group.results if headline.metric in result
-            ]
-            if values:
+            if values := _values(group, headline):
                 rows.append(f"| {group.name} | {headline.words} | {' | '.join(_cells(headline, values))} |")
     return "\n".join(rows)
+
+
+def table_by_arm(groups: list[Group]) -> str:
+    """One row for each arm of a recipe whose stages are called STAGE_ARM, one column for each stage and headline.
+
+    A cell has the mean and the standard deviation over seeds. Stages without an arm have no row.
+
+    Raises:
+      UserError: no stage has such a name.
+    """
+    rows: dict[str, dict[str, str]] = {}
+    for group in groups:
+        stage, _, arm = group.name.partition("_")
+        for headline in group.report.headlines or _all_numbers(group) if arm else ():
+            values = _values(group, headline)
+            if values and headline.averaged:
+                mean, spread, _ = _cells(headline, values)
+                cell = f"{mean} ± {spread}" if spread else mean
+                rows.setdefault(arm, {})[f"{stage}: {headline.words}"] = cell
+    if not rows:
+        raise UserError("no stage has a name like STAGE_ARM; leave out --arms")
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    lines = [["arm", *columns], ["---"] * (len(columns) + 1)]
+    lines += [[arm, *(row.get(column, "") for column in columns)] for arm, row in rows.items()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _values(group: Group, headline: Headline) -> list[float]:
+    """Of every run that has the number."""
+    return [headline.factor * result[headline.metric] for result in group.results if headline.metric in result]
 
 
 def _all_numbers(group: Group) -> list[Headline]:
