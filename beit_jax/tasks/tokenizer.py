@@ -142,7 +142,7 @@ class TrainTokenizer(Task):
             headlines=(
                 Headline("perplexity", "codes in use (perplexity)"),
                 Headline("codes_used", "codes that occur", form="{:.0f}"),
-                Headline("tcas", "alignment with classes (TCAS, lower is better)", form="{:.4f}"),
+                Headline("tcas", "TCAS, lower is better", form="{:.4f}"),
             ),
             metrics={
                 **self.tokenizer.metrics,

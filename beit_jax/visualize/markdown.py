@@ -26,7 +26,8 @@ def markdown_table(groups: list[Group]) -> str:
 def table_by_arm(groups: list[Group]) -> str:
     """One row for each arm of a recipe whose stages are called STAGE_ARM, one column for each stage and headline.
 
-    A cell has the mean and the standard deviation over seeds. Stages without an arm have no row.
+    A cell has the mean and the standard deviation over seeds. Stages without an arm have no row. Numbers that are the same
+    in all arms that have them, such as the majority baseline, have no column.
 
     Raises:
       UserError: no stage has such a name.
@@ -42,7 +43,10 @@ def table_by_arm(groups: list[Group]) -> str:
                 rows.setdefault(arm, {})[f"{stage}: {headline.words}"] = cell
     if not rows:
         raise UserError("no stage has a name like STAGE_ARM; leave out --arms")
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    columns = dict.fromkeys(column for row in rows.values() for column in row)
+    columns = [
+        name for name in columns if len(rows) == 1 or len({row[name] for row in rows.values() if name in row}) > 1
+    ]
     lines = [["arm", *columns], ["---"] * (len(columns) + 1)]
     lines += [[arm, *(row.get(column, "") for column in columns)] for arm, row in rows.items()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -25,18 +25,20 @@ def test_a_row_for_each_headline():
 def test_a_row_for_each_arm():
     groups = [
         group("tokenizer_dvae", "tokenizer", {"perplexity": 24.0}, {"perplexity": 26.0}),
-        group("probe_dvae", "probe", {"top1": 0.75, "best_layer": 3.0}),
+        group("tokenizer_vqkd", "tokenizer", {"perplexity": 20.0}),
+        group("probe_dvae", "probe", {"top1": 0.75, "best_layer": 3.0, "majority": 0.1}),
         group("supervised", "classify", {"top1": 1.0}),
-        group("probe_from_scratch", "probe", {"top1": 0.5, "best_layer": 3.0}),
+        group("probe_from_scratch", "probe", {"top1": 0.5, "best_layer": 3.0, "majority": 0.1}),
     ]
     assert markdown.table_by_arm(groups).splitlines() == [
         "| arm | tokenizer: codes in use (perplexity) | probe: linear probe of the best layer, top-1, % |",
         "| --- | --- | --- |",
         "| dvae | 25.0 ± 1.4 | 75.0 |",
+        "| vqkd | 20.0 |  |",
         "| from_scratch |  | 50.0 |",
     ]
     with pytest.raises(UserError, match="no stage has a name like STAGE_ARM"):
-        markdown.table_by_arm(groups[2:3])
+        markdown.table_by_arm(groups[3:4])
 
 
 def test_only_the_named_part_of_a_page_changes(tmp_path):
