@@ -26,7 +26,7 @@ def markdown_table(groups: list[Group]) -> str:
 def table_by_arm(groups: list[Group]) -> str:
     """One row for each arm of a recipe whose stages are called STAGE_ARM, one column for each stage and headline.
 
-    A cell has the mean and the standard deviation over seeds. Stages without an arm have no row. Numbers that are the same
+    A cell has the mean and the standard deviation over seeds. Stages without an arm have no row. Numbers that are equal
     in all arms that have them, such as the majority baseline, have no column.
 
     Raises:
