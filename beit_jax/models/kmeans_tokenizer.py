@@ -62,7 +62,7 @@ class PixelKMeans(KMeansTokenizer):
     def decode(self, params: Params, tokens: jax.Array) -> jax.Array:
         """See `Tokenizer.decode`."""
         patches = params["codebook"]["vectors"][rearrange(tokens, "b h w -> b (h w)")]
-        return jnp.clip(to_images(patches, self.grid), 0.0, 1.0)
+        return jnp.clip(to_images(patches, tokens.shape[1]), 0.0, 1.0)
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`: the products with all codes."""

@@ -102,7 +102,7 @@ class Tokenizer:
         return jnp.clip(images, 0.0, 1.0)
 
     def decode(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """Tokens int32 `[b, g, g]` -> pixels `[b, h, w, 3]` in [0, 1]; exists where `can_decode`."""
+        """Tokens int32 `[b, g, g]` of any grid -> pixels `[b, h, w, 3]` in [0, 1]; exists where `can_decode`."""
         raise NotImplementedError
 
     def target_flops(self) -> int | None:

@@ -80,6 +80,8 @@ def test_means_of_pixels_are_decoded():
     decoded = np.asarray(made.tokenizer.decode(params, tokens))
     means = np.clip(np.asarray(params["codebook"]["vectors"]), 0, 1)
     np.testing.assert_allclose(patches(decoded), means[np.asarray(tokens).reshape(8, 16)], atol=1e-6)
+    corner = made.tokenizer.decode(params, tokens[:, :2, :2])  # any grid, as for a picture of the codes
+    np.testing.assert_array_equal(corner, decoded[:, :8, :8])
 
 
 def test_the_tokenizer_of_features_keeps_its_teacher():
