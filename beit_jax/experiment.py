@@ -26,7 +26,7 @@ from beit_jax.experiment_config import complete
 from beit_jax.experiment_data import ExperimentData
 from beit_jax.experiment_splits import check_unchanged
 from beit_jax.experiment_start import fill_in_labels, fill_in_statistics, find_start
-from beit_jax.experiment_teacher import fill_in_teacher, fill_in_tokenizer_of
+from beit_jax.experiment_teacher import fill_in_teacher, fit_tokenizer_to_teacher
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.tasks.device_choices import check_devices
 from beit_jax.tasks.task import Task
@@ -86,7 +86,7 @@ class Experiment:
         """
         stages = {name: stage.config for name, stage in pending.items()}
         config, start = fill_in_tokenizer(config, folder, stages), find_start(config, folder, stages)
-        config = fill_in_tokenizer_of(fill_in_teacher(config, folder, stages))
+        config = fit_tokenizer_to_teacher(fill_in_teacher(config, folder, stages))
         check_unchanged(config.data, folder)
         config = fill_in_labels(fill_in_statistics(config, start), start)
         advice = "choose another --workdir" if start.continues else class_names.BY_NUMBER

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax.config import statistics
 from beit_jax.config import teacher as keys
-from beit_jax.errors import UserError
+from beit_jax.errors import Mistakes, UserError
 from beit_jax.experiment_start import Start
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, is_foreign
 from beit_jax.tasks.teachers import create_teacher
@@ -44,7 +44,7 @@ def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, Conf
     return config
 
 
-def fill_in_tokenizer_of(config: ConfigDict) -> ConfigDict:
+def fit_tokenizer_to_teacher(config: ConfigDict) -> ConfigDict:
     """A copy of a config whose tokenizer fits its teacher, which is complete.
 
     A tokenizer that predicts features gets their width; one that keeps the teacher, its keys.
@@ -55,7 +55,7 @@ def fill_in_tokenizer_of(config: ConfigDict) -> ConfigDict:
     config = config.copy_and_resolve_references()
     model, teacher = config.get("model", {}), config.get("teacher", {})
     if teacher and "features" in model:
-        model.features.update({name: value for name, value in teacher.items() if name != "path"})
+        _take_features(model.features, teacher)
     if teacher and "target_width" in model:
         width, expected = create_teacher(teacher).width, model.target_width
         if expected not in (0, width):
@@ -65,6 +65,18 @@ def fill_in_tokenizer_of(config: ConfigDict) -> ConfigDict:
             )
         model.target_width = width
     return config
+
+
+def _take_features(features: ConfigDict, teacher: ConfigDict) -> None:
+    mistakes = Mistakes()
+    for name, value in teacher.items():
+        if name != "path" and features[name] not in (value, keys.KEYS[name].default):
+            mistakes.add(
+                f"model.features.{name}={features[name]!r}, but the teacher has {value!r}; leave the key out, which "
+                f"follows teacher.{name}"
+            )
+    mistakes.raise_all()
+    features.update({name: value for name, value in teacher.items() if name != "path"})
 
 
 def _find(section: ConfigDict, folder: Path) -> Path:

@@ -154,6 +154,8 @@ def published_recipe(arg: ConfigDict, size: str) -> Recipe:
     """
     if arg.pretrained and not arg.v2:
         raise ValueError(f"pretrained={arg.pretrained:g} without v2; BEiT's settings are the same after any epochs")
+    if arg.pretrained < 0:
+        raise ValueError(f"pretrained={arg.pretrained:g}; expected a number of epochs above 0")
     if arg.v2 and arg.paper:
         raise ValueError("v2 and paper together; paper has the settings of BEiT's paper, not of BEiT v2's")
     recipes = V2_RECIPES if arg.v2 else RECIPES

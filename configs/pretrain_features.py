@@ -6,8 +6,8 @@
 
 Without a teacher, the settings are those of data2vec's official command (arXiv 2202.03555; 16 GPUs, 128 images each),
 except that the decay of the average is constant, where the command raises it from 0.999, and that attention has no
-dropout. With one, they are those of configs/pretrain.py:v2,epochs=300: MaskDistill (arXiv 2210.10615) is close to it,
-but its own settings were not at hand.
+dropout. With one, they are those of configs/pretrain.py:v2,epochs=300: MaskDistill (arXiv 2210.10615) is close to it;
+we do not have its settings.
 
 Arguments
   teacher  a run with an encoder, or a converted CLIP or DINO (docs/vqkd.md); --config.teacher.layer: of a block

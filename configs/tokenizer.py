@@ -29,6 +29,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
+from beit_jax.errors import UserError
 from beit_jax.own_images import fit_batch
 
 CENTRE = "decode|resize_small(short_side)|central_crop(image_size)|keep('image')"
@@ -40,6 +41,7 @@ def get_config(arg: str = "") -> ConfigDict:
     known = dict(kind="dvae", teacher="", classes=0, data="imagenet2012", steps=0, minutes=20.0)
     arg = parse_arg(arg, **known, published=False, runlocal=False)
     config = defaults("tokenizer", arg.kind)  # an error for a kind that does not exist
+    check_arguments(arg)
     if arg.kind != "dvae":
         return compared(vqkd(config, arg) if arg.kind == "vqkd" else unlearned(config, arg), arg)
     chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes)
@@ -93,6 +95,22 @@ def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     config.data.ops = "decode|random_resized_crop(image_size)|flip_lr|keep('image')"
     config.data.eval_ops = CENTRE
     return config
+
+
+def check_arguments(arg: ConfigDict) -> None:
+    """Raises UserError for an argument that the kind has no use for, or for a teacher that is missing."""
+    learns_from_one = arg.kind in ("vqkd", "kmeans_features")
+    if arg.teacher and not learns_from_one:
+        raise UserError(
+            f"teacher={arg.teacher} is for the kinds vqkd and kmeans_features, not for {arg.kind}; leave it out"
+        )
+    if learns_from_one and not arg.teacher and not arg.runlocal:
+        raise UserError(
+            f"kind={arg.kind} needs a teacher; expected teacher=RUN, a run with an encoder or a converted CLIP or DINO, "
+            "or teacher=random, as a control"
+        )
+    if arg.kind == "random_projection" and arg.steps > 1:
+        raise UserError(f"steps={arg.steps}, but a random projection learns nothing; leave steps out")
 
 
 def unlearned(config: ConfigDict, arg: ConfigDict) -> ConfigDict:

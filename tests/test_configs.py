@@ -13,7 +13,7 @@ from beit_jax.tasks import segment
 ARGUMENTS = {
     "tokenizer": [
         *("", "data=folder:somewhere", "steps=1000", "runlocal"),
-        *("kind=vqkd", "kind=vqkd,teacher=runs/pretrain,steps=1000", "kind=vqkd,runlocal"),
+        *("kind=vqkd,teacher=random", "kind=vqkd,teacher=runs/pretrain,steps=1000", "kind=vqkd,runlocal"),
         *(
             "kind=kmeans,classes=1000",
             "kind=kmeans,runlocal",

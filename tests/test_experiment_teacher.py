@@ -11,7 +11,7 @@ from beit_jax import tasks
 from beit_jax.config import teacher as keys
 from beit_jax.convert.teachers import save_teacher
 from beit_jax.errors import UserError
-from beit_jax.experiment_teacher import fill_in_teacher, fill_in_tokenizer_of, of_run
+from beit_jax.experiment_teacher import fill_in_teacher, fit_tokenizer_to_teacher, of_run
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
@@ -99,8 +99,8 @@ def test_configs_that_name_no_run_stay_as_they_are(tmp_path):
 
 def test_a_tokenizer_predicts_what_its_teacher_has():
     config = tiny.config("vqkd")
-    assert fill_in_tokenizer_of(config).model.target_width == 32
+    assert fit_tokenizer_to_teacher(config).model.target_width == 32
     config.model.target_width = 512
     with pytest.raises(UserError, match=r"has 32 numbers for a patch, and model.target_width is 512; leave model.targ"):
-        fill_in_tokenizer_of(config)
-    assert fill_in_tokenizer_of(tiny.config("tokenizer")) == tiny.config("tokenizer")
+        fit_tokenizer_to_teacher(config)
+    assert fit_tokenizer_to_teacher(tiny.config("tokenizer")) == tiny.config("tokenizer")

@@ -53,6 +53,12 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("tokenizer", ["--config.epochs=1e-5"], ["epochs=1e-05 is less than one step", "at least 0.0"]),
         ("tokenizer", ["--config.steps=0"], ["epochs=0 and steps=0", "give the length"]),
         ("tokenizer", ["--config.eval_classes=10"], ["data.eval_ops leave no 'label'", "found image"]),
+        (
+            "kmeans",
+            ["--config.eval_classes=7", "--config.data.eval_ops=decode|resize(16)|keep('image', 'label')"],
+            ["eval_classes=7", "digits has 10 classes in test", "eval_classes=10"],
+        ),
+        ("kmeans_features", ["--config.model.features.layer=1"], ["model.features.layer=1", "teacher.layer"]),
         *(
             (kind, ["--config.model.vocab=513"], ["513 codes", "32 x 16 patches of the first batch", "at most 512"])
             for kind in ("vqkd", "kmeans", "kmeans_features")

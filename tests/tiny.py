@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.experiment import Experiment, Lengths
-from beit_jax.experiment_teacher import fill_in_tokenizer_of
+from beit_jax.experiment_teacher import fit_tokenizer_to_teacher
 from beit_jax.tasks import Task
 from beit_jax.training import sharding
 
@@ -31,7 +31,7 @@ def config(task: str) -> ConfigDict:
         made.model.update(dict(image_size=16, vocab=16, **sizes))
         if "teacher" in made:
             made.teacher.update(dict(kind="encoder", variant="Micro/4", image_size=16))
-        return fill_in_tokenizer_of(made)
+        return fit_tokenizer_to_teacher(made)
     made.model.update(dict(variant="Micro/4", image_size=16, drop_path=0.1))
     if task == "pretrain":
         made.tokenizer.update(DVAE | dict(init_from="random"))

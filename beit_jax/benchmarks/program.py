@@ -12,6 +12,7 @@ from beit_jax import tasks
 from beit_jax.config.durations import in_steps, parse_schedule
 from beit_jax.config.schema import durations_in_steps
 from beit_jax.experiment import Experiment, Lengths
+from beit_jax.experiment_teacher import fill_in_teacher, fit_tokenizer_to_teacher
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
 from beit_jax.tasks.device_choices import chosen_by_device, compute_dtype
@@ -38,11 +39,15 @@ def complete_without_data(
     Raises:
       UserError: the config is wrong, or the recipe has no such stage.
     """
-    sizes = _tokenizer_sizes(config, stage)
+    stages, original = _stages(config), configs.stage_of(config, stage)
+    sizes, fitted = _tokenizer_sizes(original, stages), _with_teacher(original, stages)
     config = configs.with_untrained_parts(config, stage)  # which take as long
     chosen = configs.stage_of(config, stage)
     if sizes:
         chosen.tokenizer.update({**sizes, "init_from": "random"})
+    if "teacher" in chosen:
+        chosen.teacher.update({**fitted.teacher, "path": "random"})
+        chosen.model.update(fitted.model)
     model = chosen.get("model", {})
     for key, value in (("dtype", dtype), ("remat", remat)):
         if model.get(key, "") == "auto":
@@ -55,14 +60,30 @@ def complete_without_data(
     return durations_in_steps(chosen, STEPS_PER_EPOCH, chosen.steps or STEPS)
 
 
-def _tokenizer_sizes(config: ConfigDict, stage: str) -> dict[str, Any]:
-    """Sizes of the tokenizer that a config reads, from the recipe or from its run, if that is there."""
-    chosen = configs.stage_of(config, stage)
-    stages = {f"stage:{name}": section for name, section in configs.stages_of(config).items()}
-    source = chosen.get("tokenizer", {}).get("init_from", "")
-    if source not in stages and not (source and holds_checkpoint(Path(source).expanduser())):
+def _stages(config: ConfigDict) -> dict[str, ConfigDict]:
+    """The stages of a recipe as `{"stage:NAME": config}`, with the sizes of their teachers."""
+    stages: dict[str, ConfigDict] = {}
+    for name, section in configs.stages_of(config).items():
+        stages[f"stage:{name}"] = _with_teacher(section, stages)
+    return stages
+
+
+def _with_teacher(config: ConfigDict, stages: dict[str, ConfigDict]) -> ConfigDict:
+    """A run's config with the sizes of the teacher that it reads, from a stage or from its run, if that is there."""
+    if _is_there(config.get("teacher", {}).get("path", "random"), stages):
+        config = fill_in_teacher(config, Path(), stages)
+    return fit_tokenizer_to_teacher(config)
+
+
+def _tokenizer_sizes(config: ConfigDict, stages: dict[str, ConfigDict]) -> dict[str, Any]:
+    """Sizes of the tokenizer that a run's config reads, from a stage or from its run, if that is there."""
+    if not _is_there(config.get("tokenizer", {}).get("init_from", ""), stages):
         return {}
-    return dict(fill_in_tokenizer(chosen, Path(), stages).tokenizer)
+    return dict(fill_in_tokenizer(config, Path(), stages).tokenizer)
+
+
+def _is_there(source: str, stages: dict[str, ConfigDict]) -> bool:
+    return source in stages or (source not in ("", "random") and holds_checkpoint(Path(source).expanduser()))
 
 
 def experiment_without_data(

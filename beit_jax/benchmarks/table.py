@@ -43,7 +43,7 @@ def _compiled_rows() -> Iterator[tuple[str, list[str]]]:
             size = f"--config.batch_size={devices * batch}"
             yield f"{chip}, v2 {variant}, tokens given", [f"{PRETRAIN}{variant},v2", "--tokens_given", size, *flags]
             yield f"{chip}, v2 {variant}, tokens computed", [f"{PRETRAIN}{variant},v2", size, *flags]
-            vqkd = ["configs/tokenizer.py:kind=vqkd", f"--config.model.variant={variant}"]
+            vqkd = ["configs/tokenizer.py:kind=vqkd,teacher=random", f"--config.model.variant={variant}"]
             yield f"{chip}, VQ-KD {variant}, teacher CLIP B/16", [*vqkd, size, *flags]
 
 

@@ -45,6 +45,7 @@ def check(config: ConfigDict) -> None:
             teacher.check_random(config.teacher)
     elif config.teacher.path != "random":
         mistakes.add(
-            f"teacher.path={config.teacher.path}, but target.source=average needs no teacher; leave one of them out"
+            f"teacher.path={config.teacher.path} is not used with target.source=average; give teacher=RUN to "
+            "configs/pretrain_features.py, or leave it out"
         )
     mistakes.raise_all()

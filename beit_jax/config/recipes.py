@@ -75,6 +75,8 @@ def with_untrained_parts(config: ConfigDict, stage: str) -> ConfigDict:
     for section in stage_of(config, stage).values():
         if isinstance(section, ConfigDict) and "init_from" in section:
             section.init_from = "random"
+    if "teacher" in stage_of(config, stage):
+        stage_of(config, stage).teacher.path = "random"
     return config
 
 

@@ -28,7 +28,8 @@ BLOCK = re.compile(r"^(?:backbone\.)?(?:blocks|beit\.encoder\.layer)\.(\d+)\.")
 HF_EPSILON = settings.HF_DEFAULTS["layer_norm_eps"]
 HEADS = ("classifier.", "head.")
 EARLY = 3  # blocks before the last: published models of BEiT v2 have 9 of 12 and 21 of 24
-V2 = re.compile(r"beit[-_]?v?2(?!\d)", re.IGNORECASE)  # in the names of files, folders and architectures
+# In the names of files, folders and architectures; a second run called beit_2 is none.
+V2 = re.compile(r"(?<![a-z])beit(?:2|[-_]?v2)(?![0-9])", re.IGNORECASE)
 
 
 def detect_config(

@@ -254,6 +254,7 @@ _LAYOUTS = {
     "tokenizer": _Tokenizer(),
     "pretrain": _Pretrain(),
     "pretrain_pixels": _PretrainPixels(),
+    "pretrain_features": _PretrainPixels(),
     "classify": _Classify(),
     "segment": _Segment(),
 }

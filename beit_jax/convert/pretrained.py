@@ -117,7 +117,10 @@ def read_pretrained(
         params, config = _load_ours(find_checkpoint(str(path)))
         own = variants.parse(config.model.variant)[0].heads if "variant" in config.get("model", {}) else None
         if heads not in (None, own):
-            raise UserError(f"{path} has {own} attention heads, and heads={heads} is given")
+            has = f"{own} attention heads" if own else "no attention"
+            raise UserError(f"{path} has {has}, and heads={heads} is given")
+        if pixels and config.task == "tokenizer":
+            raise UserError(f"{path} is a tokenizer, which normalizes pixels by itself; leave the statistics out")
         if pixels and pixels != (config.preprocess.mean, config.preprocess.std):
             theirs = pixel_statistics.as_text((config.preprocess.mean, config.preprocess.std))
             raise UserError(f"{path} is a run on pixels with the statistics {theirs}, and others are given")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from beit_jax.convert.preprocessing import preprocess
-from beit_jax.convert.pretrained import from_pretrained
+from beit_jax.convert.pretrained import read_pretrained
 from beit_jax.errors import UserError
 from beit_jax.tasks import create_task
 
@@ -23,7 +23,7 @@ def token_ids(source: str, image: str, heads: int | None = None) -> np.ndarray:
     Raises:
       UserError: the checkpoint is no tokenizer, or one of both cannot be read.
     """
-    _, params, config = from_pretrained(source, heads=heads)
+    params, config = read_pretrained(source, heads)
     if config.task != "tokenizer":
         raise UserError(f"--check: {source} is a model of the task {config.task!r}; expected a tokenizer")
     try:

@@ -46,11 +46,13 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def nearest(codes: jax.Array, vectors: jax.Array) -> jax.Array:
-    """The code nearest to each vector, the first of equal ones: `[k, c]`, `[..., c]` -> int32 `[...]`."""
+    """The code nearest to each vector, the first of equal ones: `[k, c]`, `[..., c]` -> int32 `[...]`.
+
+    The square of the vector is the same for all codes, and would hide small differences.
+    """
     products = jnp.einsum("...c,kc->...k", vectors, codes, precision="highest")
     squares = jnp.sum(codes**2, axis=-1).reshape((1,) * (vectors.ndim - 1) + (-1,))
-    distances = jnp.sum(vectors**2, axis=-1, keepdims=True) + squares - 2.0 * products
-    return jnp.argmin(distances, axis=-1).astype(jnp.int32)
+    return jnp.argmin(squares - 2.0 * products, axis=-1).astype(jnp.int32)
 
 
 def quantize(codes: jax.Array, vectors: jax.Array) -> Quantized:

@@ -19,7 +19,7 @@ from beit_jax.typing import Metrics, Params
 
 
 class KMeansTokenizer(FixedVectorsTokenizer):
-    """What both share: means that follow the batches (`clusters`)."""
+    """What `kmeans` and `kmeans_features` share: each batch moves the means (`clusters`)."""
 
     @staticmethod
     def stride(section: Any) -> int:
@@ -56,13 +56,13 @@ class PixelKMeans(KMeansTokenizer):
         return {"codebook": clusters.new_clusters(self.vocab, 3 * self.section.patch**2)}
 
     def vectors(self, params: Params, images: jax.Array) -> jax.Array:
-        """See `NearestCodeTokenizer.vectors`."""
-        return to_patches(images, self.grid)
+        """See `NearestCodeTokenizer.vectors`: pixels around 0, where rounding is small."""
+        return to_patches(images - 0.5, self.grid)
 
     def decode(self, params: Params, tokens: jax.Array) -> jax.Array:
         """See `Tokenizer.decode`."""
         patches = params["codebook"]["vectors"][rearrange(tokens, "b h w -> b (h w)")]
-        return jnp.clip(to_images(patches, tokens.shape[1]), 0.0, 1.0)
+        return jnp.clip(to_images(patches, tokens.shape[1]) + 0.5, 0.0, 1.0)
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`: the products with all codes."""

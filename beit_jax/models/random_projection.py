@@ -1,7 +1,7 @@
 """The tokenizer `random_projection`: random codes, and a random projection of pixels (BEST-RQ, arXiv 2202.01855).
 
-It was made for speech. Nothing is learned: the key of a run decides all. The pixels of each patch are standardised, as
-the paper's input is, since otherwise brightness alone would decide the token.
+It was made for speech. Nothing is learned: all numbers follow from the seed of the run. The pixels of each patch are
+standardised, as the paper's input is, since otherwise brightness alone would decide the token.
 """
 
 import dataclasses

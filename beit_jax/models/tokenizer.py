@@ -66,8 +66,8 @@ class Tokenizer:
           UserError: this kind is no Flax module.
         """
         raise UserError(
-            f"the tokenizer {self.section.kind!r} has no network in Flax; expected a kind that defines `model`, such "
-            "as dvae"
+            f"a tokenizer of the kind {self.section.kind!r} has no network to convert or to look into; expected a kind "
+            "such as vqkd, or, of your own, one that defines `model`"
         )
 
     # For pre-training: the tokenizer is frozen.

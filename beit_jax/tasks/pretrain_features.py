@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from beit_jax.config import fill_in_sizes, statistics
-from beit_jax.models import variants
+from beit_jax.models import heads, variants
 from beit_jax.models.teacher import Teacher, features_on_grid
 from beit_jax.tasks.device_choices import compute_dtype
 from beit_jax.tasks.encoder import encoder_flops
@@ -62,7 +62,15 @@ class PretrainFeatures(MaskedModelling):
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
         params = super().init(key)
-        return params if self.teacher else params | {"average": jax.tree.map(jnp.copy, params["encoder"])}
+        if self.teacher:
+            return params
+        copy = jax.tree.map(jnp.copy, params["encoder"])
+        return params | {"average": {"encoder": copy, "is_made": jnp.zeros((1,), jnp.float32)}}
+
+    @property
+    def optional_parameters(self) -> tuple[str, ...]:
+        """See `Task.optional_parameters`: the average starts as the encoder."""
+        return (r"^average/",)
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
@@ -73,7 +81,7 @@ class PretrainFeatures(MaskedModelling):
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
     ) -> tuple[Metrics, Params]:
         """See `Task.loss`; the new value is that of the average."""
-        followed = {} if self.teacher else {"average": self._followed(params, step)}
+        followed = {} if self.teacher else {"average": self._followed(params)}
         predicted, positions, masked = self.predict(params, batch, key)
         targets = self.targets(params | followed, frozen, batch, positions)
         error = self._error(predicted, targets, self.loss_weights(masked))
@@ -83,12 +91,14 @@ class PretrainFeatures(MaskedModelling):
         """What is to be predicted at row-major `positions` `[b, k]`, without a gradient: float32 `[b, k, c]`."""
         if self.teacher:
             pixels = to_pixels(batch["image"], self.statistics)
-            features = self.teacher.features(frozen["teacher"], pixels)
-            features = features_on_grid(features, self.grid)
+            features = features_on_grid(self.teacher.features(frozen["teacher"], pixels), self.grid)
+            features = jnp.take_along_axis(features, positions[..., None], axis=1)
         else:
-            outputs = self.model.encoder.apply({"params": params["average"]}, batch["image"], all_layers=True)
-            features = jnp.mean(standardised(outputs[-self.config.target.layers :, :, 1:]), axis=0)
-        return jax.lax.stop_gradient(jnp.take_along_axis(standardised(features), positions[..., None], axis=1))
+            variables = {"params": params["average"]["encoder"]}
+            outputs = self.model.encoder.apply(variables, batch["image"], all_layers=True)
+            layers = self.config.target.layers
+            features = sum(standardised(heads.patches_at(x, positions)) for x in outputs[-layers:]) / layers
+        return jax.lax.stop_gradient(standardised(features))
 
     @functools.cached_property
     def statistics(self) -> statistics.Statistics:
@@ -147,12 +157,13 @@ class PretrainFeatures(MaskedModelling):
             captions={"original": "held-out images", "masked": "what BEiT sees"},
         )
 
-    def _followed(self, params: Params, step: jax.Array) -> Params:
+    def _followed(self, params: Params) -> Params:
         """The average, after one of the micro-batches of a step: together they have the decay of the step."""
+        average, encoder = params["average"], jax.lax.stop_gradient(params["encoder"])
         decay = self.config.target.decay ** (1 / self.config.optimizer.accumulate)
-        kept = jnp.where(step == 0, 0.0, decay)
-        mixed = jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, params["average"], params["encoder"])
-        return jax.lax.stop_gradient(mixed)  # of the encoder's
+        kept = jnp.where(average["is_made"][0] > 0, decay, 0.0)
+        mixed = jax.tree.map(lambda old, new: kept * old + (1.0 - kept) * new, average["encoder"], encoder)
+        return {"encoder": mixed, "is_made": jnp.ones((1,), jnp.float32)}
 
     def _error(self, predicted: jax.Array, targets: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Sum and count over patches of weight, of predictions `[b, k, c]`."""

@@ -127,6 +127,11 @@ class Task:
         return ()
 
     @property
+    def optional_parameters(self) -> tuple[str, ...]:
+        """Regular expressions of parameters that a checkpoint may lack from which a run starts."""
+        return ()
+
+    @property
     def without_gradient(self) -> tuple[str, ...]:
         """Regular expressions of parameters that have no gradient, such as running statistics and codebooks.
 

@@ -86,11 +86,15 @@ class TrainTokenizer(Task):
         return self.train_spec(b) | ({"label": spec("int32", b)} if self.config.eval_classes else {})
 
     def check_batch(self, batch: HostBatch) -> None:
-        """See `Task.check_batch`: labels are below `eval_classes`."""
-        largest, classes = int(batch["label"].max()) if "label" in batch else 0, self.config.eval_classes
-        if "label" in batch and largest >= classes > 0:
+        """See `Task.check_batch`: labels are from 0 to below `eval_classes`."""
+        if self.config.eval_classes and "label" in batch:
+            self._check_labels(int(batch["label"].min()), int(batch["label"].max()))
+
+    def _check_labels(self, *labels: int) -> None:
+        classes = self.config.eval_classes
+        if outside := [label for label in labels if not 0 <= label < classes]:
             raise UserError(
-                f"found an image of the class {largest}, counted from 0, and eval_classes={classes}; expected the "
+                f"found an image of the class {outside[-1]}, counted from 0, and eval_classes={classes}; expected the "
                 "number of classes of the evaluation set"
             )
 
@@ -107,7 +111,10 @@ class TrainTokenizer(Task):
         if not classes:
             return sums
         tokens = tokenizer.targets(params, batch["image"])
-        return sums | {"by_class": count_by_class(tokens, batch["label"], valid, classes, tokenizer.vocab)}
+        labels = batch["label"]
+        by_class = count_by_class(tokens, labels, valid, classes, tokenizer.vocab)
+        outside = jnp.sum(jnp.where((labels < 0) | (labels >= classes), valid, 0.0))
+        return sums | {"by_class": by_class, "outside": outside}
 
     def summarize(self, sums: dict[str, Any]) -> dict[str, float]:
         """Means, `codebook_usage`, and `tcas` if there are classes. Warns if hardly any of the codebook is in use."""
@@ -118,6 +125,11 @@ class TrainTokenizer(Task):
                 "the codebook has collapsed: images use %.0f of %d tokens, with a perplexity of %.1f, and pre-training "
                 "on them has little to learn; take more images, lower model.vocab%s",
                 *(usage["codes_used"], tokenizer.vocab, usage["perplexity"], advice),
+            )
+        if outside := int(sums.pop("outside", 0)):
+            raise UserError(
+                f"{outside} evaluation images are of no class from 0 to {self.config.eval_classes - 1}; expected "
+                "eval_classes to be the number of their classes, or 0 to leave out TCAS"
             )
         aligned = {"tcas": tcas(sums.pop("by_class"))} if "by_class" in sums else {}
         return means(sums) | usage | aligned
@@ -149,7 +161,7 @@ class TrainTokenizer(Task):
                 "perplexity": "exp of the entropy of the token frequencies: how many codes are in use",
                 "perplexity_fraction": "perplexity over the size of the vocabulary",
                 "codes_used": "codes that occur in the evaluation set",
-                "tcas": "distance of tokens from classes; tokens that say nothing of c classes have (c - 1) / c^2",
+                "tcas": "0: each token occurs in one class only; (c - 1) / c^2: tokens do not depend on the c classes",
             },
             captions={
                 "original": "held-out images",

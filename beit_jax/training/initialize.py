@@ -203,7 +203,7 @@ def starting_state(
 
 def _optional(config: ConfigDict, task: Task) -> tuple[str, ...]:
     """Names of parameters that a checkpoint may lack; it always may be of other classes."""
-    return (*config.init_optional, *task.class_parameters)
+    return (*config.init_optional, *task.class_parameters, *task.optional_parameters)
 
 
 def _without_other_classes(

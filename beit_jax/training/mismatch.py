@@ -7,12 +7,15 @@ from ml_collections import ConfigDict
 from beit_jax.config import from_json
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
+from beit_jax.training.params import flatten
 
 NO_SECTION = ConfigDict()
+OF_VQKD = {"relative_position": "none", "absolute_positions": True, "layer_scale": 0.0}  # the encoder of a VQ-KD
 
 
 def explain_mismatch(config: ConfigDict, source: Path) -> None:
-    """
+    """Raises the reason, if the two configs show it.
+
     Args:
       config: of a run that starts from a checkpoint.
       source: the checkpoint, which does not fit.
@@ -25,10 +28,17 @@ def explain_mismatch(config: ConfigDict, source: Path) -> None:
         raise UserError("it is a converted teacher, which teacher.path takes; expected a run with an encoder")
     own, theirs = config.get("model", NO_SECTION), run.model
     own_kind, kind = own.get("kind", ""), theirs.get("kind", "")  # of tokenizers
-    if kind != own_kind:
+    has_encoder = any(name.startswith("encoder/") for name in flatten(checkpoint.load_shapes(source)))
+    if kind != own_kind and (own_kind or not has_encoder or "relative_position" not in own):
         found, expected = (f"a tokenizer of the kind {name!r}" if name else "no tokenizer" for name in (kind, own_kind))
         advice = f"expected {expected}" if own_kind else "expected a run with an encoder, such as a pre-training"
         raise UserError(f"it is {found}; {advice}")
+    wrong = [name for name, value in OF_VQKD.items() if own.get(name, value) != value]
+    if kind and kind != own_kind and wrong:
+        expected = " ".join(f"--config.model.{name}={OF_VQKD[name]}" for name in wrong)
+        raise UserError(
+            f"it is a tokenizer of the kind {kind!r}, whose encoder has other parameters; expected {expected}"
+        )
     blocks, own_blocks = theirs.get("early_layer", None), own.get("early_layer", None)
     if None not in (blocks, own_blocks) and bool(blocks) != bool(own_blocks):
         versions = ("BEiT", "BEiT v2") if own_blocks else ("BEiT v2", "BEiT")

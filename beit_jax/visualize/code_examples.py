@@ -129,9 +129,9 @@ def without_context(picture: np.ndarray) -> np.ndarray:
 def describe_usage(census: Census, shown: int) -> str:
     """How many tokens there are, how many occur, and how many are shown, in one line."""
     usage = codebook_usage(census.counts)
-    used = int(usage["codes_used"])
+    used, images = int(usage["codes_used"]), "image" if census.images == 1 else "images"
     return (
-        f"{used} of {len(census.counts)} tokens occur in {census.images} images (perplexity "
+        f"{used} of {len(census.counts)} tokens occur in {census.images} {images} (perplexity "
         f"{usage['perplexity']:.1f}); "
         + ("all of these" if shown == used else f"the {shown} that occur most often")
         + " are shown"

@@ -114,6 +114,8 @@ def show_tokens(settings: argparse.Namespace) -> None:
 
     loaded = loading.load_tokenizer(settings.checkpoint)
     tokenizer, original, tokens = loaded.tokenizer, None, None
+    if settings.size and not settings.image:
+        raise UserError("--size is that of the image of --image, which is missing; give it, or leave --size out")
     if settings.image:
         size, stride = settings.size or (tokenizer.image_size,) * 2, tokenizer.stride(tokenizer.section)
         if size[0] % stride or size[1] % stride:

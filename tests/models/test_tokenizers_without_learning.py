@@ -44,7 +44,7 @@ def after_a_step(kind, **teacher):
 def test_tokens_are_the_nearest_codes(kind):
     made, params, frozen, pixels, metrics = after_a_step(kind)
     if kind == "kmeans":
-        vectors = patches(pixels)
+        vectors = patches(pixels) - 0.5
     elif kind == "kmeans_features":
         features = np.asarray(made.teacher.features(frozen["teacher"], pixels))
         vectors = features / np.linalg.norm(features, axis=-1, keepdims=True)
@@ -78,7 +78,7 @@ def test_means_of_pixels_are_decoded():
     made, params, _, pixels, _ = after_a_step("kmeans")
     tokens = made.tokenizer.targets(params, pixels)
     decoded = np.asarray(made.tokenizer.decode(params, tokens))
-    means = np.clip(np.asarray(params["codebook"]["vectors"]), 0, 1)
+    means = np.clip(np.asarray(params["codebook"]["vectors"]) + 0.5, 0, 1)
     np.testing.assert_allclose(patches(decoded), means[np.asarray(tokens).reshape(8, 16)], atol=1e-6)
     corner = made.tokenizer.decode(params, tokens[:, :2, :2])  # any grid, as for a picture of the codes
     np.testing.assert_array_equal(corner, decoded[:, :8, :8])

@@ -1,6 +1,7 @@
 """Pre-training on features: targets, loss and average beside NumPy."""
 
 import logging
+import re
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,11 @@ def parts(made, seed=1):
     return params, frozen, {name: jnp.asarray(rows) for name, rows in random_batch(made, 4).items()}
 
 
+def begun(params):
+    """An average that differs from the encoder."""
+    return {"encoder": jax.tree.map(lambda x: x + 0.1, params["encoder"]), "is_made": jnp.ones(1)}
+
+
 def standardised(x):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
 
@@ -52,11 +58,11 @@ def test_the_average_predicts_its_last_blocks(beta):
     settings.target.beta = beta
     made = tasks.create_task(settings)
     params, frozen, batch = parts(made)
-    params["average"] = jax.tree.map(lambda x: x + 0.1, params["encoder"])
+    params["average"] = begun(params)
     metrics, new = jax.jit(made.loss)(params, frozen, batch, jax.random.key(0), jnp.int32(5))
-    followed = jax.tree.map(lambda a, e: 0.9 * a + 0.1 * e, params["average"], params["encoder"])
+    followed = jax.tree.map(lambda a, e: 0.9 * a + 0.1 * e, params["average"]["encoder"], params["encoder"])
     for name, value in flatten(followed).items():
-        np.testing.assert_allclose(flatten(new["average"])[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
+        np.testing.assert_allclose(flatten(new["average"]["encoder"])[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
     outputs = made.model.encoder.apply({"params": followed}, batch["image"], all_layers=True)
     targets = standardised(standardised(np.asarray(outputs)[-2:, :, 1:]).mean(axis=0))
     found = metrics["loss"][0] / metrics["loss"][1]
@@ -67,10 +73,11 @@ def test_the_average_predicts_its_last_blocks(beta):
 def test_the_average_starts_as_the_encoder_of_any_start():
     made = tasks.create_task(config())
     params, frozen, batch = parts(made)
-    jax.tree.map(np.testing.assert_array_equal, params["average"], params["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, params["average"]["encoder"], params["encoder"])
     params["encoder"] = jax.tree.map(lambda x: x + 0.1, params["encoder"])  # as read from another run
-    _, new = jax.jit(made.loss)(params, frozen, batch, jax.random.key(0), jnp.int32(0))
-    jax.tree.map(np.testing.assert_array_equal, new["average"], params["encoder"])
+    _, new = jax.jit(made.loss)(params, frozen, batch, jax.random.key(0), jnp.int32(1))  # the first may be skipped
+    jax.tree.map(np.testing.assert_array_equal, new["average"]["encoder"], params["encoder"])
+    assert all(any(re.search(pattern, f"average/{name}") for pattern in made.optional_parameters) for name in new)
 
 
 def test_micro_batches_share_the_decay_of_a_step():
@@ -78,12 +85,14 @@ def test_micro_batches_share_the_decay_of_a_step():
     settings.optimizer.accumulate = 4
     made = tasks.create_task(settings)
     params, frozen, batch = parts(made)
-    params["average"] = start = jax.tree.map(lambda x: x + 0.1, params["encoder"])
+    params["average"] = start = begun(params)
     for _ in range(4):
         params |= jax.jit(made.loss)(params, frozen, batch, jax.random.key(0), jnp.int32(5))[1]
-    expected = jax.tree.map(lambda a, e: 0.9 * a + 0.1 * e, start, params["encoder"])
+    expected = jax.tree.map(lambda a, e: 0.9 * a + 0.1 * e, start["encoder"], params["encoder"])
     for name, value in flatten(expected).items():
-        np.testing.assert_allclose(flatten(params["average"])[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            flatten(params["average"]["encoder"])[name], value, rtol=1e-5, atol=1e-6, err_msg=name
+        )
 
 
 def test_a_teacher_sees_its_own_pixels_on_its_own_grid():
@@ -117,7 +126,7 @@ def test_targets_that_collapse_are_told(caplog):
     ("changes", "message"),
     [
         ({"target.layers": 3}, "target.layers=3; expected at most 2"),
-        ({"teacher.path": "runs/clip"}, "teacher.path=runs/clip, but target.source=average needs no teacher"),
+        ({"teacher.path": "runs/clip"}, "teacher.path=runs/clip is not used with target.source=average"),
         ({"target.source": "teacher", "teacher.image_size": 20}, "teacher.image_size=20 is not divisible"),
     ],
 )

@@ -49,5 +49,10 @@ def test_every_kind_of_tokenizer_measures_it():
     np.testing.assert_array_equal(by_class.sum(axis=0), sums["codes"])
     np.testing.assert_array_equal(by_class.sum(axis=1), np.array([1, 1, 2]) * made.tokenizer.grid**2)
     assert made.summarize(dict(sums))["tcas"] == tcas(by_class)
+    wrong = jax.device_get(jax.jit(made.measure)(params, {}, batch | {"label": np.array([3, -1, 2, 2], np.int32)}))
+    with pytest.raises(UserError, match="2 evaluation images are of no class from 0 to 2"):
+        made.summarize(dict(wrong))
     with pytest.raises(UserError, match="an image of the class 3, counted from 0, and eval_classes=3"):
         made.check_batch(batch | {"label": np.array([3, 0, 0, 0], np.int32)})
+    with pytest.raises(UserError, match="an image of the class -1"):
+        made.check_batch(batch | {"label": np.array([0, -1, 0, 0], np.int32)})
