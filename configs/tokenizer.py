@@ -106,7 +106,7 @@ def check_arguments(arg: ConfigDict) -> None:
         )
     if learns_from_one and not arg.teacher and not arg.runlocal:
         raise UserError(
-            f"kind={arg.kind} needs a teacher; expected teacher=RUN, a run with an encoder or a converted CLIP or DINO, "
+            f"kind={arg.kind} needs a teacher; expected teacher=RUN, a run with an encoder, a converted CLIP or DINO, "
             "or teacher=random, as a control"
         )
     if arg.kind == "random_projection" and arg.steps > 1:

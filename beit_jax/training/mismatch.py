@@ -7,7 +7,6 @@ from ml_collections import ConfigDict
 from beit_jax.config import from_json
 from beit_jax.errors import UserError
 from beit_jax.training import checkpoint
-from beit_jax.training.params import flatten
 
 NO_SECTION = ConfigDict()
 OF_VQKD = {"relative_position": "none", "absolute_positions": True, "layer_scale": 0.0}  # the encoder of a VQ-KD
@@ -28,8 +27,7 @@ def explain_mismatch(config: ConfigDict, source: Path) -> None:
         raise UserError("it is a converted teacher, which teacher.path takes; expected a run with an encoder")
     own, theirs = config.get("model", NO_SECTION), run.model
     own_kind, kind = own.get("kind", ""), theirs.get("kind", "")  # of tokenizers
-    has_encoder = any(name.startswith("encoder/") for name in flatten(checkpoint.load_shapes(source)))
-    if kind != own_kind and (own_kind or not has_encoder or "relative_position" not in own):
+    if kind != own_kind and (own_kind or "variant" not in theirs or "relative_position" not in own):
         found, expected = (f"a tokenizer of the kind {name!r}" if name else "no tokenizer" for name in (kind, own_kind))
         advice = f"expected {expected}" if own_kind else "expected a run with an encoder, such as a pre-training"
         raise UserError(f"it is {found}; {advice}")

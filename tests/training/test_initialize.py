@@ -99,7 +99,7 @@ def test_beit_does_not_start_from_the_additional_blocks_of_beit_v2(tmp_path):
     check(config, tmp_path)
 
 
-@pytest.mark.parametrize(("task", "kind"), [("classify", "vqkd"), ("probe", "vqkd"), ("pretrain", "dvae")])
+@pytest.mark.parametrize(("task", "kind"), [("classify", "kmeans_features"), ("probe", "kmeans"), ("pretrain", "dvae")])
 def test_a_tokenizer_is_no_encoder(tmp_path, task, kind):
     store(tmp_path / "tokenizer", tiny("tokenizer" if kind == "dvae" else kind))
     config = tiny(task)
@@ -108,6 +108,19 @@ def test_a_tokenizer_is_no_encoder(tmp_path, task, kind):
     with pytest.raises(UserError, match=message) as error:
         check(config, tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("task", ["classify", "probe"])
+def test_the_encoder_of_a_vqkd_has_parameters_of_its_own(tmp_path, task):
+    store(tmp_path / "tokenizer", tiny("vqkd"))
+    config = tiny(task)
+    (config.encoder if task == "probe" else config).init_from = str(tmp_path / "tokenizer")
+    config.model.layer_scale = 0.0
+    expected = "expected --config.model.relative_position=none --config.model.absolute_positions=True$"
+    with pytest.raises(UserError, match=f"is a tokenizer of the kind 'vqkd', whose encoder .*; {expected}"):
+        check(config, tmp_path)
+    config.model.update(dict(relative_position="none", absolute_positions=True))
+    check(config, tmp_path)
 
 
 def test_a_tokenizer_does_not_start_from_another_model(tmp_path):
@@ -130,7 +143,7 @@ def test_a_tokenizer_does_not_start_from_another_model(tmp_path):
     ("config", "source", "message"),
     [
         ("pretrain.py:runlocal,v2", "pretrain", "it is a pre-training of BEiT, and the config is one of BEiT v2"),
-        ("finetune.py:runlocal", "vqkd", "it is a tokenizer of the kind 'vqkd'; expected a run with an encoder"),
+        ("finetune.py:runlocal", "vqkd", "it is a tokenizer of the kind 'vqkd', whose encoder has other parameters"),
     ],
 )
 def test_the_command_tells_them_in_one_line(tmp_path, config, source, message):
