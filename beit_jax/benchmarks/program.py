@@ -15,7 +15,7 @@ from beit_jax.experiment import Experiment, Lengths
 from beit_jax.experiment_teacher import fill_in_teacher, fit_tokenizer_to_teacher
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
-from beit_jax.tasks.device_choices import chosen_by_device, compute_dtype
+from beit_jax.tasks.device_choices import chosen_by_device, compute_dtype, unrolled_blocks
 from beit_jax.tasks.task import Task
 from beit_jax.training import sharding
 
@@ -48,12 +48,15 @@ def complete_without_data(
     if "teacher" in chosen:
         chosen.teacher.update({**fitted.teacher, "path": "random"})
         chosen.model.update(fitted.model)
-    model = chosen.get("model", {})
-    for key, value in (("dtype", dtype), ("remat", remat)):
-        if model.get(key, "") == "auto":
-            model[key] = value
+    model, loss = chosen.get("model", {}), chosen.get("loss", {})  # a tokenizer's training has its own in `loss`
+    for section in (model, loss):
+        for key, value in (("dtype", dtype), ("remat", remat)):
+            if section.get(key, "") == "auto":
+                section[key] = value
     if device and "unroll" in model:
         model.update(chosen_by_device(model, device))
+    if device and "unroll" in loss:
+        loss.unroll = unrolled_blocks(loss.unroll, model.variant, device)
     if model.get("num_classes", None) == 0:
         model.num_classes = CLASSES
     configs.validate(config)
@@ -108,4 +111,6 @@ def experiment_without_data(
 
 def dtype_of(config: ConfigDict) -> str:
     """The type of the matrix products that a completed config asks for, on the devices that are there."""
-    return np.dtype(compute_dtype(config.get("model", {}).get("dtype", "float32"))).name
+    sections = (config.get(name, {}) for name in ("model", "loss"))
+    given = [section.dtype for section in sections if "dtype" in section]
+    return np.dtype(compute_dtype(given[0] if given else "float32")).name

@@ -7,6 +7,12 @@ from beit_jax.errors import UserError
 from beit_jax.models import variants
 
 DTYPES = ("auto", "float32", "bfloat16")
+UNROLL = Key(
+    0,
+    "blocks in one iteration of the compiled loop over blocks; 0: one on CPU, all on accelerators",
+    at_least=0,
+    resumable=True,
+)
 
 
 def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
@@ -35,12 +41,7 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
             "what the backward pass recomputes; auto: nothing on accelerators, elementwise results on CPU",
             choices=("auto", "none", "full", *variants.REMAT_POLICIES),
         ),
-        unroll=Key(
-            0,
-            "blocks in one iteration of the compiled loop over blocks; 0: one on CPU, all on accelerators",
-            at_least=0,
-            resumable=True,
-        ),
+        unroll=UNROLL,
         attention=Key(
             "auto",
             "what computes attention: plain JAX, a kernel for TPUs (pallas), or cudnn; auto: by the device",

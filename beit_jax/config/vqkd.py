@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from beit_jax.config import teacher
-from beit_jax.config.encoder import DTYPES
+from beit_jax.config.encoder import DTYPES, UNROLL
 from beit_jax.config.first_batch import check_first_batch
 from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import Mistakes
@@ -30,6 +30,7 @@ LOSS_KEYS: Keys = dict(
         "of matrix products in training, also of the teacher; auto: bfloat16 on accelerators, float32 on CPU",
         choices=DTYPES,
     ),
+    unroll=UNROLL,
 )
 
 SECTIONS: Keys = dict(teacher=teacher.KEYS)

@@ -55,6 +55,7 @@ class VqkdNetworks(nn.Module):
       decoder_depth: blocks of the decoder; 1 and 3 are published.
       code_width: c, numbers in a code.
       target_width: t, numbers that the teacher has for a patch.
+      unroll: blocks in one iteration of the loop over the blocks of each, see `stacked`.
       dtype: of the matrix products, but for those that make the codes' vectors.
     """
 
@@ -65,15 +66,17 @@ class VqkdNetworks(nn.Module):
     decoder_depth: int
     code_width: int
     target_width: int
+    unroll: int = 1
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         sizes = dict(width=self.width, heads=self.heads, absolute_positions=True, layer_scale=0.0)
         sizes |= dict(init_scheme="finetune", dtype=self.dtype)
-        self.encoder = Encoder(depth=self.depth, patch_size=self.patch_size, **sizes)
+        unroll, decoder_unroll = (min(self.unroll, depth) for depth in (self.depth, self.decoder_depth))
+        self.encoder = Encoder(depth=self.depth, patch_size=self.patch_size, unroll=unroll, **sizes)
         # In float32 whatever the type of the products: a rounded vector may have another code.
         self.encode_head = Head(self.code_width, precision="highest")
-        self.decoder = Encoder(depth=self.decoder_depth, patch_size=1, **sizes)
+        self.decoder = Encoder(depth=self.decoder_depth, patch_size=1, unroll=decoder_unroll, **sizes)
         self.decode_head = Head(self.target_width, self.dtype)
 
     def encode(self, images: jax.Array) -> jax.Array:

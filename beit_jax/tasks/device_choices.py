@@ -23,6 +23,12 @@ def compute_dtype(name: str, device: jax.Device | None = None) -> jnp.dtype:
     return jnp.dtype(name)
 
 
+def unrolled_blocks(unroll: int, variant: str, device: jax.Device | None = None) -> int:
+    """Blocks in one iteration of the loop: those of a config or, for 0, one on CPU and all of the variant elsewhere."""
+    is_cpu = (device or jax.devices()[0]).platform == "cpu"
+    return unroll or (1 if is_cpu else variants.parse(variant)[0].depth)
+
+
 def chosen_by_device(section: ConfigDict, device: jax.Device) -> dict[str, Any]:
     """`dtype`, `remat`, `unroll` and `attention` of a config's `model` section, where "auto" and 0 follow the device.
 
@@ -34,7 +40,7 @@ def chosen_by_device(section: ConfigDict, device: jax.Device) -> dict[str, Any]:
     chosen = dict(
         dtype=compute_dtype(section.dtype, device).name,
         remat=remat if section.remat == "auto" else section.remat,
-        unroll=section.unroll or (1 if cpu else variants.parse(section.variant)[0].depth),
+        unroll=unrolled_blocks(section.unroll, section.variant, device),
         attention=section.attention,
     )
     if section.attention == "auto":

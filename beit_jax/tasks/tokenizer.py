@@ -23,7 +23,7 @@ import numpy as np
 from beit_jax.errors import UserError
 from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
-from beit_jax.tasks.device_choices import compute_dtype
+from beit_jax.tasks.device_choices import compute_dtype, unrolled_blocks
 from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import FrozenPart, Task, means, spec
 from beit_jax.tasks.teachers import create_teacher
@@ -47,7 +47,9 @@ class TrainTokenizer(Task):
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """What is trained."""
-        section, settings = self.config.model, self.config.loss
+        section, settings = self.config.model, self.config.loss.copy_and_resolve_references()
+        if "unroll" in settings:
+            settings.unroll = unrolled_blocks(settings.unroll, section.variant)
         return create_tokenizer(section, section.image_size, self._dtype, settings, self.teacher)
 
     @property
