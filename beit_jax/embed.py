@@ -1,7 +1,7 @@
 """Computes features of images with the encoder of a checkpoint.
 
   python -m beit_jax.embed --checkpoint runs/pretrain --images photos --out features.npz
-  python -m beit_jax.embed --checkpoint microsoft/beit-large-patch16-224 --images photos --out features.npz --layers 8,16
+  python -m beit_jax.embed --checkpoint microsoft/beit-large-patch16-224 --images photos --out f.npz --layers 8,16
   python -m beit_jax.embed --checkpoint runs/pretrain --images photos --out features --kind patches
 
 The checkpoint is any with a vision transformer that `beit_jax.from_pretrained` reads. All images below a folder are
@@ -26,7 +26,6 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from beit_jax import cli, command, image_flags
@@ -103,8 +102,8 @@ def embed(args: argparse.Namespace) -> str:
       What is there now, in words.
 
     Raises:
-      UserError: the checkpoint has no such encoder or layer, no image can be read, `--out` has the features of something
-        else or cannot be written.
+      UserError: the checkpoint has no such encoder or layer, no image can be read, `--out` has the features of
+        something else or cannot be written.
     """
     from beit_jax.feature_files import FeatureFolder
     from beit_jax.training import memory_check
@@ -121,19 +120,12 @@ def embed(args: argparse.Namespace) -> str:
     try:
         image_flags.tell_unreadable(read, len(files), "they are left out")
     except UserError:
-        _discard(folder)
+        folder.remove()
         raise
     if to_file:
         folder.join(out, len(shards), labelled=classes is not None)
     labelled = f", {len(classes)} classes" if classes is not None else ""
     return f"{out}: {extractor.described} of {read:,} images{labelled}"
-
-
-def _discard(folder: Any) -> None:
-    """Removes the shards without a single image: the same command would read none of the images again."""
-    import shutil
-
-    shutil.rmtree(folder.folder, ignore_errors=True)
 
 
 def _digest(files: Sequence[ImageFile]) -> str:
@@ -212,10 +204,8 @@ class _Extractor:
             kind=args.kind,
             ops=self.ops,
         )
-        print(
-            f"{self.described}, images of {size}x{size} pixels: {' x '.join(map(str, self.shape))} numbers of each",
-            file=sys.stderr,
-        )
+        numbers = " x ".join(map(str, self.shape))
+        print(f"{self.described}: {numbers} numbers for an image of {size}x{size} pixels", file=sys.stderr)
 
     def __call__(self, images: Any) -> Any:
         return self._run(self._params, images)

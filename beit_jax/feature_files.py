@@ -1,8 +1,8 @@
 """Features on disk, in shards of a folder; they can be joined to one `.npz` file. All of it loads without pickle.
 
-A folder has `key.json`, all that the features depend on, `classes.npy` where there are class folders, and for each shard
-`features-00000.npy`, `names-00000.npy` and, with classes, `labels-00000.npy`. The features of a shard get their name
-last: a shard is complete, or it is not there.
+A folder has `key.json`, all that the features depend on, `classes.npy` where there are class folders, and for each
+shard `features-00000.npy`, `names-00000.npy` and, with classes, `labels-00000.npy`. The features of a shard get their
+name last: a shard is complete, or it is not there.
 """
 
 import json
@@ -10,7 +10,7 @@ import shutil
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -102,13 +102,12 @@ class FeatureFolder:
         path, positions = self.path("features", shard), []
         try:
             with atomic_write(path) as part, part.open("w+b") as stream:
-                start = _write_header(stream, (0, *shape))
+                _write_header(stream, (0, *shape))
                 for index, features in batches:
                     stream.write(np.ascontiguousarray(features, np.float32).data)
                     positions += index.tolist()
                 stream.seek(0)
-                if _write_header(stream, (len(positions), *shape)) != start:  # NumPy leaves room for any number
-                    raise AssertionError("the header of the file has grown")
+                _write_header(stream, (len(positions), *shape))
                 _save(self.path("names", shard), _texts([images.names[index] for index in positions]))
                 if images.labels is not None:
                     labels = np.array([images.labels[index] for index in positions], np.int32)
@@ -121,7 +120,7 @@ class FeatureFolder:
         return len(positions)
 
     def join(self, out: Path, shards: int, *, labelled: bool) -> None:
-        """Writes all shards as one `.npz` file, without holding more than one of them, and removes the folder.
+        """Writes all shards as one `.npz` file, without holding one of them in memory, and removes the folder.
 
         Args:
           out: the file.
@@ -142,6 +141,10 @@ class FeatureFolder:
                 f"{out} cannot be written: {error.strerror or error}; {self.folder} stays: free some space, and run "
                 "the same command again"
             ) from error
+        self.remove()
+
+    def remove(self) -> None:
+        """Removes the folder with all shards."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -162,11 +165,10 @@ def _slices(array: np.ndarray, most_bytes: int = 2**26) -> Iterator[np.ndarray]:
     return (array[start : start + step] for start in range(0, len(array), step))
 
 
-def _write_header(stream: BinaryIO | Any, shape: tuple[int, ...], dtype: np.dtype = np.dtype(np.float32)) -> int:
-    """Writes the header of an array in C order; returns its length."""
-    header = dict(descr=np.lib.format.dtype_to_descr(dtype), fortran_order=False, shape=shape)
+def _write_header(stream: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> None:
+    """Writes the header of an array in C order. NumPy leaves room in it: any number of rows takes the same bytes."""
+    header = dict(descr=np.lib.format.dtype_to_descr(np.dtype(dtype)), fortran_order=False, shape=shape)
     np.lib.format.write_array_header_1_0(stream, header)
-    return stream.tell()
 
 
 def _texts(texts: Sequence[str]) -> np.ndarray:
