@@ -52,6 +52,8 @@ def features(
     shape = np.shape(images)
     if len(shape) != 4 or shape[-1] != 3:
         raise UserError(f"found images of shape {shape}; expected [b, h, w, 3], as beit_jax.preprocess gives them")
+    if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
+        raise UserError(f"found {images.dtype} images; expected normalized ones, as beit_jax.preprocess gives them")
     run, sized = _program(model, params, shape[1:3], layers, kind)
     return run(sized, images)
 

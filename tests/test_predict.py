@@ -1,7 +1,6 @@
 """Tables of predicted classes: which images, which names, and what happens to those that cannot be read."""
 
 import csv
-import os
 import subprocess
 import sys
 
