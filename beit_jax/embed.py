@@ -144,22 +144,33 @@ def _write_missing(
 ) -> int:
     """Writes the shards that are not there; returns the number of images in all of them."""
     from beit_jax import image_batches
-    from beit_jax.feature_files import Described
+    from beit_jax.feature_files import CutStream, Described
     from beit_jax.runtime.progress import progress_bar
 
     size, read = args.shard_size, {shard: folder.rows(shard) for shard in shards}
-    bounds = {shard: slice(shard * size, min((shard + 1) * size, len(files))) for shard in shards}
-    done = sum(bounds[shard].stop - bounds[shard].start for shard in shards if read[shard] is not None)
-    batch_size = image_batches.divisible(args.batch_size, min(size, len(files)), extractor.mesh)
+    bounds = {shard: (shard * size, min((shard + 1) * size, len(files))) for shard in shards}
+    done = sum(bounds[shard][1] - bounds[shard][0] for shard in shards if read[shard] is not None)
+    batch_size = image_batches.divisible(args.batch_size, len(files), extractor.mesh)
+    paths, stream = [file.path for file in files], None
     with progress_bar(len(files), done) as progress:
         for shard in shards:
+            start, stop = bounds[shard]
             if read[shard] is not None:
+                stream = None
                 continue
-            chosen = files[bounds[shard]]
-            paths, names = [file.path for file in chosen], [file.name for file in chosen]
-            batches = image_batches.compute(extractor, extractor.mesh, extractor.ops, paths, batch_size, progress)
-            described = Described(names, None if labels is None else labels[bounds[shard]])
-            read[shard] = folder.write(shard, extractor.shape, batches, described)
+            if stream is None:  # shards that follow each other are cut out of one stream
+                # Each image is in the same row of a batch, whichever shard is the first one: so are its last bits.
+                first = start - start % batch_size
+                progress.update(first - start)
+                batches = image_batches.compute(
+                    extractor, extractor.mesh, extractor.ops, paths[first:], batch_size, progress
+                )
+                stream = CutStream((index + first, features) for index, features in batches)
+                for _ in stream.until(start):
+                    pass
+            described = Described([file.name for file in files[start:stop]], labels and labels[start:stop])
+            cut = ((index - start, features) for index, features in stream.until(stop))
+            read[shard] = folder.write(shard, extractor.shape, cut, described)
     return sum(read.values())
 
 

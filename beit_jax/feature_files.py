@@ -27,6 +27,25 @@ class Described(NamedTuple):
     labels: Sequence[int] | None
 
 
+class CutStream:
+    """Batches of positions int `[b]`, in order, and features `[b, ...]`, from which parts are taken in order."""
+
+    def __init__(self, batches: Iterable[tuple[np.ndarray, np.ndarray]]):
+        self._batches = iter(batches)
+        self._left: tuple[np.ndarray, np.ndarray] | None = None  # of the last batch
+
+    def until(self, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """What is left of the positions before `stop`."""
+        while batch := self._left or next(self._batches, None):
+            index, features = batch
+            before = int(np.searchsorted(index, stop))
+            self._left = (index[before:], features[before:]) if before < len(index) else None
+            if before:
+                yield index[:before], features[:before]
+            if self._left:
+                return
+
+
 class FeatureFolder:
     """The shards of a folder."""
 

@@ -97,7 +97,7 @@ class StopError(Exception):
 
 
 def test_a_stopped_command_goes_on_and_other_parts_are_refused(model, images, tmp_path, monkeypatch):
-    out, whole, flags = tmp_path / "features.npz", tmp_path / "whole.npz", ("--shard_size=2", "--batch_size=8")
+    out, whole, flags = tmp_path / "features.npz", tmp_path / "whole.npz", ("--shard_size=2")
     run(model, images, whole, *flags)
     write, written = FeatureFolder.write, []
 
