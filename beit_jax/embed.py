@@ -24,6 +24,7 @@ import argparse
 import functools
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -129,9 +130,9 @@ def embed(args: argparse.Namespace) -> str:
 
 
 def _digest(files: Sequence[ImageFile]) -> str:
-    """How many images there are, and a hash of their names and classes, in order."""
-    named = json.dumps([(file.name, file.class_name) for file in files]).encode()
-    return f"{len(files):,} with the names {hashlib.blake2b(named, digest_size=8).hexdigest()}"
+    """How many images there are, and a hash of their paths, names and classes, in order."""
+    named = json.dumps([(os.path.abspath(file.path), *file[1:]) for file in files]).encode()
+    return f"{len(files):,} with the paths {hashlib.blake2b(named, digest_size=8).hexdigest()}"
 
 
 def _write_missing(

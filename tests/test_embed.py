@@ -97,7 +97,7 @@ class StopError(Exception):
 
 
 def test_a_stopped_command_goes_on_and_other_parts_are_refused(model, images, tmp_path, monkeypatch):
-    out, whole, flags = tmp_path / "features.npz", tmp_path / "whole.npz", ("--shard_size=2")
+    out, whole, flags = tmp_path / "features.npz", tmp_path / "whole.npz", ("--shard_size=2",)
     run(model, images, whole, *flags)
     write, written = FeatureFolder.write, []
 
@@ -122,9 +122,9 @@ def test_a_stopped_command_goes_on_and_other_parts_are_refused(model, images, tm
         arguments = [f"--checkpoint={model}", f"--images={images}", f"--out={out}", *flags, *changed]
         message = refused(arguments, embed)
         assert f"{parts} has the features of another command: {words}" in message
-    fewer = shutil.copytree(images, tmp_path / "fewer")
-    (fewer / "ant" / "1.png").unlink()
-    assert "images is '7 with" in refused([f"--checkpoint={model}", f"--images={fewer}", f"--out={out}", *flags], embed)
+    other = shutil.copytree(images, tmp_path / "other")  # the same names
+    arguments = [f"--checkpoint={model}", f"--images={other}", f"--out={out}", *flags]
+    assert "images is '7 with the paths" in refused(arguments, embed)
     run(model, images, out, *flags)
     assert written == [0, 1, 2, 2, 3]
     assert out.read_bytes() == whole.read_bytes() and not parts.exists()
@@ -189,7 +189,7 @@ def test_killed_and_started_again(model, images, tmp_path):
     many = tmp_path / "images"
     for copy in range(12):
         shutil.copytree(images, many / f"class {copy}")
-    flags = [f"--checkpoint={model}", f"--images={many}", "--shard_size=4", "--batch_size=4"]
+    flags = [f"--checkpoint={model}", f"--images={many}", "--shard_size=6", "--batch_size=4"]
     command = [sys.executable, "-m", "beit_jax.embed", *flags]
     subprocess.run([*command, f"--out={tmp_path}/whole.npz"], check=True)
     out, parts = tmp_path / "killed.npz", tmp_path / "killed.npz.parts"
