@@ -14,29 +14,20 @@ cells are empty; the exit status is 0 unless none can be read.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli, command, extras
-from beit_jax.convert import locate
-from beit_jax.data.sources import image_files
+from beit_jax import cli, command, image_flags
 from beit_jax.errors import Mistakes, UserError, printable
-
-BATCH_SIZE = 64
 
 
 def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.Parser(prog="python -m beit_jax.predict", description=__doc__, plugins=True, check=_check_command)
-    parser.add_argument("--checkpoint", metavar="NAME", required=True, help="a run, another folder, a file or a hub id")
-    parser.add_argument("--images", metavar="PATH", nargs="+", required=True, help="images, or folders of images")
+    image_flags.add(parser)
     parser.add_argument("--top", metavar="K", type=int, default=1, help="classes to name for each image, default 1")
     parser.add_argument("--out", metavar="FILE", default="", help="CSV file to write; by default the table is printed")
-    parser.add_argument(
-        "--batch_size", metavar="N", type=int, default=BATCH_SIZE, help=f"over all devices, default {BATCH_SIZE}"
-    )
     args = parser.parse_args(argv)
     columns, rows = predict(args.checkpoint, args.images, args.top, args.batch_size)
     if args.out:
@@ -47,17 +38,12 @@ def main(argv: Sequence[str]) -> None:
 
 def _check_command(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
+    image_flags.check(args, mistakes)
     with mistakes.collected():
-        locate.check_name(str(cli.local_folder("checkpoint", args.checkpoint)))
-    with mistakes.collected():
-        image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in args.images])
-    with mistakes.collected():
-        if args.batch_size < 1 or args.top < 1:
-            raise UserError(f"found --batch_size={args.batch_size} and --top={args.top}, expected at least 1")
+        if args.top < 1:
+            raise UserError(f"found --top={args.top}, expected at least 1")
     with mistakes.collected():
         cli.local_folder("out", args.out)
-    with mistakes.collected():
-        extras.check_installed("tensorflow", "tensorflow_datasets", "tqdm")
     mistakes.raise_all()
 
 
@@ -79,7 +65,7 @@ def predict(name: str, images: Sequence[str], top: int, batch_size: int) -> tupl
     from beit_jax.convert import opening
     from beit_jax.tasks.confusion import names_of
 
-    files = image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in images])
+    files = image_flags.find(images)
     experiment, source = _open(opening.open_checkpoint(name), name, top)
     names = names_of(experiment.config.labels, experiment.config.model.num_classes)
     columns = ["file", *(f"{word}_{k}" for k in range(1, top + 1) for word in ("class", "probability"))]
@@ -90,10 +76,7 @@ def predict(name: str, images: Sequence[str], top: int, batch_size: int) -> tupl
         cells = [(names[chosen], f"{value:.6f}") for chosen, value in zip(classes, probabilities, strict=True)]
         rows[index][1:] = [cell for pair in cells for cell in pair]
         read += 1
-    if not read:
-        raise UserError(f"none of the {len(files)} images can be read; expected JPEG, PNG, GIF, BMP or WebP files")
-    if read < len(files):
-        print(f"{len(files) - read} of {len(files)} images cannot be read; their cells are empty", file=sys.stderr)
+    image_flags.tell_unreadable(read, len(files), "their cells are empty")
     return columns, rows
 
 
@@ -119,49 +102,26 @@ def _open(opened: Any, name: str, top: int) -> tuple[Any, Any]:
 def _most_likely(experiment: Any, source: Any, paths: Sequence[str], top: int, batch_size: int) -> Any:
     """Index, classes `[k]` and probabilities `[k]` of each image that can be read."""
     import jax
-    import numpy as np
 
-    from beit_jax.data import pipeline
+    from beit_jax import image_batches
     from beit_jax.runtime.progress import progress_bar
     from beit_jax.training import sharding
 
     mesh, task = experiment.mesh, experiment.task
-    batch_size = -(-min(batch_size, len(paths)) // mesh.size) * mesh.size
-    params = experiment.load_params(source)
+    params, ops = experiment.load_params(source), experiment.data.config.data.eval_ops
 
-    def compute(params: Any, frozen: Any, batch: Any) -> Any:
-        return jax.lax.top_k(task.probabilities(params, frozen, batch["image"]), top)
+    def compute(params: Any, frozen: Any, images: Any) -> Any:
+        probabilities, classes = jax.lax.top_k(task.probabilities(params, frozen, images), top)
+        return classes, probabilities
 
-    with progress_bar(len(paths), 0) as progress, jax.set_mesh(mesh):
-        run = jax.jit(compute, out_shardings=sharding.replicated(mesh))
-        unreadable = _Unreadable(progress)
-        for batch in pipeline.make_predict(
-            experiment.data.config.data, paths, batch_size=batch_size, unreadable=unreadable
-        ):
-            outputs = run(params, experiment.frozen, sharding.to_devices(mesh, {"image": batch["image"]}))
-            probabilities, classes = jax.device_get(outputs)
-            for row in np.flatnonzero(batch["valid"]):
-                yield int(batch["index"][row]), classes[row], probabilities[row]
-
-
-class _Unreadable:
-    """Names images that cannot be read on stderr, above the progress bar, however many they are."""
-
-    def __init__(self, progress: Any):
-        self._progress = progress
-
-    def restart(self) -> None:
-        """See `EvalSet`."""
-
-    def add(self, seen: int, names: list[bytes], faults: list[bytes]) -> None:
-        """See `EvalSet`."""
-        self._progress.update(seen)
-        for name, fault in zip(names, faults, strict=True):
-            words = f"cannot read {printable(name.decode('utf-8', 'backslashreplace'))}: {fault.decode()}"
-            self._progress.write(words, file=sys.stderr)
-
-    def check(self, is_sample: bool = True) -> None:
-        """See `EvalSet`."""
+    run = jax.jit(compute, out_shardings=sharding.replicated(mesh))
+    batch_size = image_batches.divisible(batch_size, len(paths), mesh)
+    with progress_bar(len(paths), 0) as progress:
+        computed = image_batches.compute(
+            lambda images: run(params, experiment.frozen, images), mesh, ops, paths, batch_size, progress
+        )
+        for index, (classes, probabilities) in computed:
+            yield from zip(index.tolist(), classes, probabilities, strict=True)
 
 
 def _format(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,7 @@ after a stop of any kind: finished files are kept.
 import argparse
 import itertools
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +151,7 @@ def _write(tokens: Any, own: Sequence[tuple[int, int]], stream_from: Callable, e
     import numpy as np
 
     from beit_jax.data.records.stored_tokens import mean_level
+    from beit_jax.runtime.one_ahead import one_ahead
     from beit_jax.runtime.progress import progress_bar
 
     missing, size, position = tokens.missing_ranges(own), tokens.batch_size, -1
@@ -162,21 +163,11 @@ def _write(tokens: Any, own: Sequence[tuple[int, int]], stream_from: Callable, e
             batches = itertools.islice(stream, stop - start)
             encoded = ((encode(batch["tokenizer_image"]), mean_level(batch["image"])) for batch in batches)
             rows = np.empty((stop - start, size), tokens.row)
-            for index, (step_tokens, levels) in enumerate(_one_ahead(encoded)):
+            for index, (step_tokens, levels) in enumerate(one_ahead(encoded)):
                 rows["tokens"][index], rows["level"][index] = np.asarray(step_tokens).reshape(size, -1), levels
                 progress.update(size)
             tokens.write_steps(start, rows)
             position = stop
-
-
-def _one_ahead(items: Iterable) -> Iterator:
-    """The items, each yielded when the one after it has been started: the host writes while the devices compute."""
-    items = iter(items)
-    current = next(items)
-    for following in items:
-        yield current
-        current = following
-    yield current
 
 
 if __name__ == "__main__":

@@ -28,14 +28,15 @@ def test_models_tasks_and_training_without_tensorflow():
         "from beit_jax.tasks import create_task\n"
         "from beit_jax.training import loop, checkpoint, evaluation, initialize\n"
         "from beit_jax import experiment, config\n"
-        "from beit_jax import from_pretrained, save_pretrained, preprocess\n"
+        "from beit_jax import from_pretrained, save_pretrained, preprocess, features\n"
         "print('open')"
     )
     done = run(code)
     assert done.stdout.strip().endswith("open"), done.stderr
 
 
-COMMANDS = ["train", "evaluate", "predict", "benchmark", "convert", "visualize", "shard_dataset", "tokenize_dataset"]
+COMMANDS = ["train", "evaluate", "predict", "embed", "benchmark", "convert", "visualize", "shard_dataset"]
+COMMANDS += ["tokenize_dataset"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,7 +1,6 @@
 """Tables of predicted classes: which images, which names, and what happens to those that cannot be read."""
 
 import csv
-import os
 import subprocess
 import sys
 
@@ -9,45 +8,20 @@ import jax
 import numpy as np
 import pytest
 from commands import refused
+from image_models import make_images, save
 from PIL import Image
-from tiny import config as tiny
 
 import beit_jax
 from beit_jax import predict
-from beit_jax.convert.preprocessing import preprocess_section
-from beit_jax.tasks import create_task
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 NAMES = tuple(f"class {letter}" for letter in "abcdefghij")
 ODD = ("=1+1.png", "a, b.png", 'quo"te.png', "line\nbreak.png", "\udcff.png", "ümlaut.png")
 
 
-def save(folder, task, labels=(), name="model"):
-    """A model with random parameters, as a run of this library that comes from another."""
-    config = tiny(task)
-    config.data.ops = config.data.eval_ops = ""
-    if task == "classify":
-        config.labels, config.model.init_scale = labels, 1.0
-    with config.unlocked():
-        config.preprocess = preprocess_section(16, "bilinear", 18)
-    with jax.numpy_dtype_promotion("standard"):
-        params = jax.jit(create_task(config).init)(jax.random.key(0))
-        beit_jax.save_pretrained(folder / name, params, config, format="beit_jax")
-    return folder / name
-
-
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return save(tmp_path_factory.mktemp("models"), "classify", NAMES)
-
-
-def make_images(root, names):
-    random = np.random.default_rng(0)
-    for number, name in enumerate(names):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 255, (17 + number, 20, 3), dtype=np.uint8)).save(os.fsencode(path), "PNG")
-    return root
 
 
 def run(model, *arguments):

@@ -70,6 +70,12 @@ def preprocess_section(
     )
 
 
+def at_size(section: ConfigDict, size: int) -> ConfigDict:
+    """A section `preprocess` for images of another size, as the official fine-tuning changes it."""
+    resize = official_section(size).resize if section.keep_ratio else round(size * section.resize / section.size)
+    return ConfigDict({**section, "size": size, "resize": resize})
+
+
 def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
     """From a `preprocessor_config.json`; what it omits is as in transformers' BEiT.
 

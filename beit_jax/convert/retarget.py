@@ -34,12 +34,8 @@ def config_for(config: ConfigDict, task: str, num_classes: int | None, image_siz
         raise UserError(f"image_size={size} is not divisible by the patch size {patch}; choose a multiple")
     changed.model.image_size = size
     task_layout(task).retarget(changed, config, num_classes)
-    before = config.preprocess
-    resize = round(size * before.resize / before.size)
-    if before.keep_ratio:
-        resize = preprocessing.official_section(size).resize
     with changed.unlocked():
-        changed.preprocess = ConfigDict({**before, "size": size, "resize": resize})
+        changed.preprocess = preprocessing.at_size(config.preprocess, size)
     return changed
 
 

@@ -16,6 +16,9 @@ REMAT_POLICIES = (
 # What computes attention: JAX, a kernel for TPUs (`tpu_attention`), or cuDNN (`gpu_attention`).
 ATTENTIONS = ("plain", "pallas", "cudnn")
 
+# What features are of the tokens after a block: see `tasks.encoder.layer_features`.
+FEATURE_KINDS = ("mean", "cls", "cls_mean", "patches")
+
 # Of layer norms: the gradient of one of equal numbers, as in a patch of one colour, has a factor of epsilon ** -1.5.
 SMALLEST_EPSILON = 1e-20
 

@@ -1,13 +1,17 @@
 """What tasks with an encoder share: its fields from a config, features of its layers, its FLOPs."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
 from ml_collections import ConfigDict
 
 from beit_jax.models import variants, vit
+from beit_jax.models.patch_embed import patch_grid
 from beit_jax.tasks.device_choices import chosen_by_device
 from beit_jax.tasks.task import Task
 from beit_jax.typing import Params
@@ -53,22 +57,39 @@ def encoder_fields(section: ConfigDict) -> dict[str, Any]:
     )
 
 
-def layer_features(encoder: vit.Encoder, params: Params, images: jax.Array, kind: str) -> jax.Array:
-    """The features of images after each block, without the final norm.
+def layer_features(
+    encoder: vit.Encoder, params: Params, images: jax.Array, kind: str, layers: Sequence[int] = ()
+) -> jax.Array:
+    """The features of images after blocks, without the final norm.
 
     Args:
       encoder: the network.
       params: its parameters.
       images: `[b, h, w, 3]`, normalised.
-      kind: "mean" of the patches, "cls", or "cls_mean", both side by side.
+      kind: one of `variants.FEATURE_KINDS`: "mean" of the patches, "cls", "cls_mean", both side by side, or "patches",
+        maps of them.
+      layers: the blocks, counted from 1; empty: all.
 
     Returns:
-      float32 `[b, l, f]` for the blocks 1..l; f is d, or 2 d for "cls_mean".
+      float32 `[b, l, f]` for the blocks; f is d, or 2 d for "cls_mean". `[b, l, gh, gw, d]` for "patches".
     """
-    outputs = encoder.apply({"params": params}, images, all_layers=True)
+    outputs = layer_outputs(encoder, params, images, layers or range(1, encoder.depth + 1))
+    if kind == "patches":
+        grid = dict(zip(("gh", "gw"), patch_grid(images.shape[1:3], encoder.patch_size), strict=True))
+        return rearrange(outputs[:, :, 1:], "l b (gh gw) d -> b l gh gw d", **grid)
     cls, mean = outputs[:, :, 0], jnp.mean(outputs[:, :, 1:], axis=2)
     features = {"cls": cls, "mean": mean, "cls_mean": jnp.concatenate([cls, mean], axis=-1)}[kind]
     return jnp.swapaxes(features, 0, 1)
+
+
+def layer_outputs(encoder: vit.Encoder, params: Params, images: jax.Array, layers: Sequence[int]) -> jax.Array:
+    """The tokens `[l, b, n+1, d]` of images after blocks, counted from 1; those after the last are not computed."""
+    last = max(layers)
+    params = {**params, "blocks": jax.tree.map(lambda stacked: stacked[:last], params["blocks"])}
+    encoder = encoder.clone(depth=last, final_norm=False)
+    if set(layers) == {last}:  # the others need no memory
+        return jnp.stack([encoder.apply({"params": params}, images)] * len(layers))
+    return encoder.apply({"params": params}, images, all_layers=True)[np.array(layers) - 1]
 
 
 def encoder_flops(section: ConfigDict, *, backward: bool = True) -> int:

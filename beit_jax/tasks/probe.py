@@ -108,8 +108,9 @@ class Probe(Task):
 
     def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
         """See `Task.embed`."""
-        features = layer_features(self.model, frozen["encoder"]["encoder"], images, self.config.features)
-        return jax.lax.stop_gradient(features[:, jnp.array(self.embedded_layers) - 1])
+        encoder = frozen["encoder"]["encoder"]
+        features = layer_features(self.model, encoder, images, self.config.features, self.embedded_layers)
+        return jax.lax.stop_gradient(features)
 
     def logits(self, params: Params, frozen: Params, batch: Batch) -> jax.Array:
         """float32 `[b, l, c]`."""

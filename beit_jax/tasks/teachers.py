@@ -12,7 +12,7 @@ from beit_jax.models import variants, vit
 from beit_jax.models.clip_vision import ClipVision
 from beit_jax.models.pixel_statistics import CLIP, STATISTICS
 from beit_jax.models.teacher import Teacher
-from beit_jax.tasks.encoder import encoder_fields, encoder_flops
+from beit_jax.tasks.encoder import encoder_fields, encoder_flops, layer_outputs
 from beit_jax.typing import Params
 
 
@@ -76,27 +76,22 @@ class EncoderTeacher(Teacher):
     @functools.cached_property
     def network(self) -> vit.Encoder:
         """See `Teacher.network`: all blocks, whose parameters a checkpoint holds."""
-        return self._encoder(self.section.variant)
+        return self._encoder()
 
     def encode(self, params: Params, images: jax.Array) -> jax.Array:
         """See `Teacher.encode`: only the blocks up to the layer are computed."""
-        encoder, used = self._encoder(self._used), dict(params["encoder"])
-        if self.section.layer:
-            used["blocks"] = jax.tree.map(lambda stacked: stacked[: self.section.layer], used["blocks"])
-        return encoder.apply({"params": used}, images)[:, 1:]
+        if not self.section.layer:
+            return self.network.apply({"params": params["encoder"]}, images)[:, 1:]
+        return layer_outputs(self.network, params["encoder"], images, (self.section.layer,))[0, :, 1:]
 
     def flops(self) -> int:
         """See `Teacher.flops`."""
-        return encoder_flops(ConfigDict({**self.section, "variant": self._used}), backward=False)
+        used = dataclasses.replace(self.variant, depth=self.section.layer or self.variant.depth)
+        variant = variants.name_of(used, self.patch_size)
+        return encoder_flops(ConfigDict({**self.section, "variant": variant}), backward=False)
 
-    @property
-    def _used(self) -> str:
-        """The variant with the blocks that are computed."""
-        depth = self.section.layer or self.variant.depth
-        return variants.name_of(dataclasses.replace(self.variant, depth=depth), self.patch_size)
-
-    def _encoder(self, variant: str) -> vit.Encoder:
-        section = {**self.section, "variant": variant, "norm_eps": self.norm_eps, "dtype": self.dtype.name}
+    def _encoder(self) -> vit.Encoder:
+        section = {**self.section, "norm_eps": self.norm_eps, "dtype": self.dtype.name}
         section |= dict(drop_path=0.0, remat="none", unroll=0, attention="auto")
         return vit.Encoder(
             **encoder_fields(ConfigDict(section)), init_scheme="finetune", final_norm=not self.section.layer
@@ -111,8 +106,8 @@ class DinoTeacher(EncoderTeacher):
 
     own_statistics = STATISTICS["imagenet"]
 
-    def _encoder(self, variant: str) -> vit.Encoder:
-        return super()._encoder(variant).clone(absolute_positions=True, relative_position="none", layer_scale=0.0)
+    def _encoder(self) -> vit.Encoder:
+        return super()._encoder().clone(absolute_positions=True, relative_position="none", layer_scale=0.0)
 
 
 _KINDS: dict[str, type[Teacher]] = {"clip": ClipTeacher, "dino": DinoTeacher, "encoder": EncoderTeacher}

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,6 +10,7 @@ from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.config import tokenizer_kinds
 from beit_jax.convert.pretrained import Pretrained, from_pretrained, read_pretrained
+from beit_jax.encoder_features import at_size, encoder_of
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
 from beit_jax.models import vit
@@ -18,7 +18,6 @@ from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.tasks import Task, create_task, create_tokenizer
 from beit_jax.tasks.pretrain import Pretrain
-from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.typing import Params
 
 
@@ -74,31 +73,11 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     """
     model, params, config = _load("checkpoint", name)
     task = create_task(config)
-    is_frozen = "encoder" in task.frozen_parts
-    encoder = model if is_frozen else _encoder_of(model, params)
-    if encoder is None:
-        raise UserError(
-            f"{name} is a model of the task {config.task!r}, which has no attention; expected a model with a vision "
-            "transformer"
-        )
-    own = (_load_frozen(name, task)["encoder"] if is_frozen else params)["encoder"]
-    patch, size = encoder.patch_size, size or (config.model.image_size,) * 2
-    if size[0] % patch or size[1] % patch:
-        raise UserError(f"--size={size[0]}x{size[1]}: expected multiples of the patch size {patch}")
-    image = jax.ShapeDtypeStruct((1, *size, 3), np.float32)
-    shapes = jax.eval_shape(encoder.init, jax.random.key(0), image)["params"]
-    grid = (size[0] // patch, size[1] // patch)
-    interpolated = interpolate_positions({"encoder": own}, {"encoder": shapes}, grid=grid)
-    return LoadedEncoder(encoder, interpolated["encoder"], size, config.preprocess)
-
-
-def _encoder_of(model: nn.Module, params: Params) -> vit.Encoder | None:
-    """The vision transformer inside a network, be it one of its fields, or made in its `setup`, as VQ-KD's is."""
-    encoder = getattr(model, "encoder", None)
-    if encoder is None:
-        made = getattr(model.bind({"params": params}), "encoder", None)
-        encoder = made.unbind()[0] if isinstance(made, vit.Encoder) else None
-    return encoder if isinstance(encoder, vit.Encoder) else None
+    if "encoder" in task.frozen_parts:
+        params = _load_frozen(name, task)["encoder"]
+    encoder, own = encoder_of(model, params, name)
+    size = size or (config.model.image_size,) * 2
+    return LoadedEncoder(*at_size(encoder, own, size), size, config.preprocess)
 
 
 def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:

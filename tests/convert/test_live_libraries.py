@@ -101,6 +101,25 @@ def test_transformers(tmp_path, size, positions, head, pixels, capsys):
     assert list(processor.image_mean) == [0.5] * 3
 
 
+@pytest.mark.parametrize("positions", FLAGS)
+def test_features_are_the_hidden_states_of_transformers(tmp_path, positions):
+    transformers = pytest.importorskip("transformers")
+    sizes = dict(hidden_size=192, num_hidden_layers=4, num_attention_heads=3, intermediate_size=768, image_size=64)
+    config = transformers.BeitConfig(**sizes, use_mask_token=True, **{FLAGS[positions]: True})
+    reference = randomise(transformers.BeitForMaskedImageModeling(config))
+    reference.save_pretrained(tmp_path)
+    model, params, _ = beit_jax.from_pretrained(tmp_path)
+    images = draw(64, 2)
+    with torch.no_grad():
+        states = reference(channels_first(images), output_hidden_states=True).hidden_states
+    expected = np.stack([state.numpy() for state in states[1:]], axis=1)  # the first are the embeddings
+    assert expected.shape == (2, 4, 17, 192) and expected.std() > 0.3
+    for kind, values in (("cls", expected[:, :, 0]), ("mean", expected[:, :, 1:].mean(axis=2))):
+        np.testing.assert_allclose(beit_jax.features(model, params, images, kind=kind), values, atol=1e-5)
+    maps = beit_jax.features(model, params, images, layers=2, kind="patches")
+    np.testing.assert_allclose(maps, expected[:, 1, 1:].reshape(2, 4, 4, 192), atol=1e-5)
+
+
 def test_segmentation(tmp_path, capsys):
     """transformers takes other layers than the official code (numbered from 1, and one too low); the test takes its."""
     transformers = pytest.importorskip("transformers")

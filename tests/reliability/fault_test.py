@@ -169,6 +169,11 @@ def _predict(lab: Lab, out: Path) -> list[object]:
     return [f"--checkpoint={lab.undisturbed}", "--images", lab.images, f"--out={out}/table.csv", "--batch_size=4"]
 
 
+def _embed(lab: Lab, out: Path) -> list[object]:
+    sizes = ["--batch_size=4", "--shard_size=8"]
+    return [f"--checkpoint={lab.undisturbed}", "--images", lab.images, f"--out={out}/features.npz", *sizes]
+
+
 def _tokenize(lab: Lab, out: Path) -> list[object]:
     return ["--config=configs/pretrain.py:runlocal", *SIZES, "--config.steps=250", f"--out={out}/tokens"]
 
@@ -190,6 +195,7 @@ def run_signals(moment: str, number: int, status: int, reached: str) -> None:
 for _number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
     _status = 130 if _number == signal.SIGINT else -_number
     signals("predict", _number, [_status], "images", "predict", _predict)
+    signals("embed", _number, [_status], "images", "embed", _embed)
     signals("tokenize_dataset", _number, [_status], " steps of ", "tokenize_dataset", _tokenize)
     # Between two phases of a run, SIGTERM saves what there is.
     _status = 0 if _number == signal.SIGTERM else _status

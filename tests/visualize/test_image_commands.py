@@ -207,14 +207,14 @@ def test_a_given_tokenizer_sees_one_token_for_each_patch(runs):
 
 
 WRONG = [
-    ("attention", "tokenizer", [], "is a model of the task 'tokenizer', which has no attention"),
+    ("attention", "tokenizer", [], "tokenizer is of the class DiscreteVAE, without a vision transformer"),
     ("attention", "nowhere", [], "nowhere does not exist"),
     ("attention", "pretrain", ["--layer=3"], "--layer=3: the encoder has the layers 1 to 2"),
     ("attention", "pretrain", ["--layer=0"], "--layer=0: the encoder has the layers 1 to 2"),
     ("attention", "pretrain", ["--layer=last"], "--layer=last: the encoder has the layers 1 to 2"),
     ("attention", "pretrain", ["--points=5,5"], "the point 5,5 is outside of what the model sees; expected x from 10"),
     ("attention", "pretrain", ["--points=20"], "found '20', expected \"x,y;x,y\" in pixels"),
-    ("attention", "pretrain", ["--size=18"], "--size=18x18: expected multiples of the patch size 4"),
+    ("attention", "pretrain", ["--size=18"], "found images of 18x18 pixels, expected multiples of the patch size 4"),
     ("attention", "pretrain", ["--size=0x8"], "found '0x8', expected a side in pixels or HEIGHTxWIDTH"),
     ("attention", "pretrain", ["--image=none.png"], "--image=none.png does not exist"),
     ("attention", "pretrain", ["--image={runs}/text.png"], "text.png cannot be read as a picture"),

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from beit_jax.data.sources import layout
 from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk
-from beit_jax.data.sources.names import as_text, relative_name
+from beit_jax.data.sources.names import as_text, class_name, relative_name
 from beit_jax.errors import UserError
 
 
 class ImageFile(NamedTuple):
-    """The path of an image, and its name in a table (see `names.as_text`)."""
+    """The path of an image, its name in a table (see `names.as_text`), and its class; "" outside of class folders."""
 
     path: str
     name: str
+    class_name: str = ""
 
 
 def find_images(paths: Sequence[str]) -> list[ImageFile]:
@@ -38,9 +40,32 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
             if not found:
                 raise UserError(f"{path} holds no images; expected {', '.join(EXTENSIONS)} files in it, at any depth")
             walk.skipped.warn(path)
-            images += [ImageFile(file, as_text(prefix + name)) for name, file in found]
+            classes = _class_names(path, [name for name, _ in found])
+            images += [
+                ImageFile(file, as_text(prefix + name), of_class)
+                for (name, file), of_class in zip(found, classes, strict=True)
+            ]
         elif Path(path).is_file():
             images.append(ImageFile(path, as_text(path if len(paths) > 1 else os.path.basename(path))))
         else:
             raise UserError(f"{path} does not exist; expected an image, or a folder of images")
     return images
+
+
+def number_classes(images: Sequence[ImageFile]) -> tuple[list[int] | None, list[str] | None]:
+    """The class of each image, from 0 on, and the names of all classes in order; None if an image has no class."""
+    if not all(image.class_name for image in images):
+        return None, None
+    classes = sorted({image.class_name for image in images})
+    numbers = {name: number for number, name in enumerate(classes)}
+    return [numbers[image.class_name] for image in images], classes
+
+
+def _class_names(folder: str, names: Sequence[str]) -> list[str]:
+    """The class folders of images: the first on their way, or the second where the first are splits."""
+    if layout.is_paired(folder):
+        return [""] * len(names)
+    ways = [name.split("/")[:-1] for name in names]
+    first = {way[0] if way else "" for way in ways}
+    depth = 1 if all(map(layout.is_split, first)) else 0
+    return [class_name(way[depth]) if len(way) > depth else "" for way in ways]

@@ -113,7 +113,7 @@ def find_splits(top: Path) -> dict[str, Path]:
         _check_names(top, names)
         _check_wrapper(top, names)
         return {}
-    others = [name for name in names if name.lower() not in _SPLIT_OF and holds_images(top / name)]
+    others = [name for name in names if not is_split(name) and holds_images(top / name)]
     if others:
         named = [path.name for path in splits.values()]
         raise UserError(
@@ -122,6 +122,11 @@ def find_splits(top: Path) -> dict[str, Path]:
             f"called {NAMES})"
         )
     return splits
+
+
+def is_split(name: str) -> bool:
+    """Whether a folder has the name of a split, in any case."""
+    return name.lower() in _SPLIT_OF
 
 
 def named_splits(top: Path, names: Iterable[str]) -> dict[str, Path]:
