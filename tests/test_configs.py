@@ -21,7 +21,7 @@ ARGUMENTS = {
             "kind=random_projection,runlocal",
         ),
         *(
-            "kind=kmeans_features",
+            "kind=kmeans_features,teacher=random",
             "kind=kmeans_features,teacher=runs/pretrain,steps=9",
             "kind=kmeans_features,runlocal",
         ),

@@ -58,7 +58,7 @@ class Learned:
 
 @pytest.fixture
 def task():
-    settings = ConfigDict(dict(commitment=1.0, decay=DECAY, revive_below=0.0))
+    settings = ConfigDict(dict(commitment=1.0, decay=DECAY, revive_below=0.0, unroll=1))
     return Learned(VqkdTokenizer(SECTION, SIDE, settings=settings, teacher=LinearTeacher()))
 
 

@@ -126,7 +126,7 @@ def test_the_command(runs, tmp_path, capsys, monkeypatch, name):
 def test_images_that_the_user_names(runs, tmp_path, capsys):
     flags = [f"--checkpoint={runs / 'vqkd'}", f"--out={tmp_path / 'out'}"]
     visualize.main(["tokens", *flags, f"--images={runs / 'image.png'}"])
-    assert "tokens occur in 1 images" in capsys.readouterr().out
+    assert "tokens occur in 1 image (" in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_images(runs, tmp_path):
