@@ -92,13 +92,19 @@ def layer_outputs(encoder: vit.Encoder, params: Params, images: jax.Array, layer
     return encoder.apply({"params": params}, images, all_layers=True)[np.array(layers) - 1]
 
 
-def encoder_flops(section: ConfigDict, *, backward: bool = True) -> int:
+def encoder_flops(section: ConfigDict, *, backward: bool = True, depth: int = 0) -> int:
     """FLOPs of the encoder for an image, counting matrix products, from a config's `model` section.
 
     Projections and MLPs take 12 n d^2 products in each block, attention 2 n^2 d. The backward pass costs two forward
     passes, except that the layer that reads the images needs no gradient of its input.
+
+    Args:
+      section: of the config.
+      backward: whether there is a backward pass.
+      depth: the number of blocks that are computed; 0: all.
     """
     variant, patch = variants.parse(section.variant)
+    variant = dataclasses.replace(variant, depth=depth or variant.depth)
     patches = (section.image_size // patch) ** 2
     embedding = 2 * patches * 3 * patch**2 * variant.width
     blocks = block_flops(variant, patches + 1)

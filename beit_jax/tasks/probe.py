@@ -149,10 +149,12 @@ class Probe(Task):
         return {"label": self.config.model.num_classes}
 
     def training_flops(self) -> int:
-        """See `Task.training_flops`; the encoder has no backward pass."""
+        """See `Task.training_flops`; the encoder has no backward pass, and ends with the last layer that is probed."""
         layer_count, width, classes = self._head_shape
-        encoder = 0 if self.config.cache_features else encoder_flops(self.config.model, backward=False)
-        return 2 * 2 * layer_count * width * classes + encoder
+        head, last = 2 * 2 * layer_count * width * classes, max(self.embedded_layers)
+        return (
+            head if self.config.cache_features else head + encoder_flops(self.config.model, backward=False, depth=last)
+        )
 
     @property
     def report(self) -> Report:

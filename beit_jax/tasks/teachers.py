@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.config import statistics
-from beit_jax.models import variants, vit
+from beit_jax.models import vit
 from beit_jax.models.clip_vision import ClipVision
 from beit_jax.models.pixel_statistics import CLIP, STATISTICS
 from beit_jax.models.teacher import Teacher
@@ -86,9 +86,7 @@ class EncoderTeacher(Teacher):
 
     def flops(self) -> int:
         """See `Teacher.flops`."""
-        used = dataclasses.replace(self.variant, depth=self.section.layer or self.variant.depth)
-        variant = variants.name_of(used, self.patch_size)
-        return encoder_flops(ConfigDict({**self.section, "variant": variant}), backward=False)
+        return encoder_flops(self.section, backward=False, depth=self.section.layer)
 
     def _encoder(self) -> vit.Encoder:
         section = {**self.section, "norm_eps": self.norm_eps, "dtype": self.dtype.name}
