@@ -134,9 +134,10 @@ def of_run(
         return keys.take_from_weights(section, {name: theirs.teacher[name] for name in same}, source)
     model = theirs.get("model", {})
     if section.kind not in ("encoder", UNSET) or not all(name in model for name in SIZES):
+        kind = "" if section.kind == UNSET else f" of the kind {section.kind!r}"
         raise UserError(
-            f"{source} is a run of the task {theirs.get('task', None)!r}, and no teacher of the kind {section.kind!r}; "
-            "expected a converted teacher, or, for teacher.kind=encoder, a run with an encoder, such as a pre-training"
+            f"{source} is a run of the task {theirs.get('task', None)!r}, and no teacher{kind}; expected a converted "
+            "teacher, or, for teacher.kind=encoder, a run with an encoder, such as a pre-training"
         )
     if not section.layer and names is not None and "encoder/norm/scale" not in names:
         raise UserError(
