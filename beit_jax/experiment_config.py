@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from beit_jax.config import class_names, fill_in_sizes
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
+from beit_jax.errors import UserError
 
 
 def complete(
@@ -24,7 +25,7 @@ def complete(
       advice: what else can be done about classes of other names, for the message.
 
     Raises:
-      UserError: the data cannot be read, or have other classes than the model.
+      UserError: the data cannot be read, or have other classes than the model or than `eval_classes`.
     """
     from beit_jax.data import label_counts, pipeline
 
@@ -40,4 +41,11 @@ def complete(
         if not number and not config.model.num_classes:
             number = label_counts.count_classes(fill_in_sizes(config).data, splits)
         class_names.fill_in(config, number, names, to_train=to_train, order=order, advice=advice)
+    if given := config.get("eval_classes", 0):
+        data, known = config.data, pipeline.classes(config.data, config.data.eval_split).number
+        if known not in (0, given):
+            raise UserError(
+                f"eval_classes={given}, but {data.source} has {known} classes in {data.eval_split}; expected "
+                f"eval_classes={known}, or 0 to leave out TCAS"
+            )
     return config

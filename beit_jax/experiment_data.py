@@ -59,19 +59,7 @@ class ExperimentData:
         if self.stored_tokens:
             self.stored_tokens.check_key(self.stream_key(jax.process_count()))
             self.stored_tokens.check_length(total_steps)
-        self._check_eval_classes()
         _ = self.label_counts, self.evaluations  # raise where they do not fit
-
-    def _check_eval_classes(self) -> None:
-        from beit_jax.data import pipeline
-
-        given, split = self.config.get("eval_classes", 0), self.config.data.eval_split
-        known = pipeline.classes(self.config.data, split).number if given else 0
-        if known and known != given:
-            raise UserError(
-                f"eval_classes={given}, but {self.config.data.source} has {known} classes in {split}; expected "
-                f"eval_classes={known}, or 0 to leave out TCAS"
-            )
 
     @functools.cached_property
     def num_examples(self) -> int:

@@ -50,7 +50,7 @@ def fit_tokenizer_to_teacher(config: ConfigDict) -> ConfigDict:
     A tokenizer that predicts features gets their width; one that keeps the teacher, its keys.
 
     Raises:
-      UserError: the config says another width.
+      UserError: the config says another width, or sets other keys of the features than the teacher has.
     """
     config = config.copy_and_resolve_references()
     model, teacher = config.get("model", {}), config.get("teacher", {})

@@ -1,23 +1,29 @@
-"""Codebooks that k-means makes of the first batch."""
+"""What trainings have in common whose codes k-means makes of the first batch."""
 
 from ml_collections import ConfigDict
 
-from beit_jax.errors import UserError
+from beit_jax.config import teacher
+from beit_jax.errors import Mistakes
 
 
-def check_first_batch(config: ConfigDict, stride: int) -> None:
-    """Checks that the first batch has a patch for each code.
+def check(config: ConfigDict, stride: int) -> None:
+    """Checks the training of such a tokenizer.
 
     Args:
-      config: of the training of such a tokenizer.
+      config: of the training, with the section `teacher` if it has one.
       stride: pixels along the side of a patch.
 
     Raises:
-      UserError: it has fewer.
+      UserError: the first batch has fewer patches than there are codes, or the teacher's sizes do not fit each other.
     """
+    mistakes = Mistakes()
+    with mistakes.collected():
+        if "teacher" in config:
+            teacher.check_random(config.teacher)
     images, side = config.batch_size // config.optimizer.accumulate, config.model.image_size // stride
     if images * side**2 < config.model.vocab:
-        raise UserError(
+        mistakes.add(
             f"model.vocab={config.model.vocab} codes, which k-means makes of the {images} x {side**2} patches of the "
             f"first batch; expected at most {images * side**2}: raise batch_size, or lower model.vocab"
         )
+    mistakes.raise_all()

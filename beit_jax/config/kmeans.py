@@ -2,10 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import teacher
-from beit_jax.config.first_batch import check_first_batch
+from beit_jax.config import first_batch, teacher
 from beit_jax.config.keys import Key, Keys
-from beit_jax.errors import Mistakes
 
 KEYS: Keys = dict(
     vocab=Key(8192, "number of tokens", at_least=2),
@@ -17,23 +15,5 @@ OF_FEATURES: Keys = KEYS | dict(features={name: key for name, key in teacher.KEY
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the training on pixels.
-
-    Raises:
-      UserError: the first batch has fewer patches than there are codes.
-    """
-    check_first_batch(config, config.model.patch)
-
-
-def check_features(config: ConfigDict) -> None:
-    """Checks the training on features.
-
-    Raises:
-      UserError: the first batch has fewer patches than there are codes, or the teacher's sizes do not fit each other.
-    """
-    mistakes = Mistakes()
-    with mistakes.collected():
-        teacher.check_random(config.teacher)
-    with mistakes.collected():
-        check(config)
-    mistakes.raise_all()
+    """See `first_batch.check`."""
+    first_batch.check(config, config.model.patch)

@@ -40,7 +40,7 @@ KINDS = Registry(
         "dvae": TokenizerKeys(dvae.KEYS, dvae.LOSS_KEYS, dvae_sizes.stride),
         "vqkd": TokenizerKeys(vqkd.KEYS, vqkd.LOSS_KEYS, vqkd_sizes.stride, vqkd.SECTIONS, vqkd.check),
         "kmeans": TokenizerKeys(kmeans.KEYS, {}, _patch, check=kmeans.check),
-        "kmeans_features": TokenizerKeys(kmeans.OF_FEATURES, {}, _patch, vqkd.SECTIONS, kmeans.check_features),
+        "kmeans_features": TokenizerKeys(kmeans.OF_FEATURES, {}, _patch, vqkd.SECTIONS, kmeans.check),
         "random_projection": TokenizerKeys(random_projection.KEYS, {}, _patch),
     },
 )

@@ -2,11 +2,9 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import teacher
+from beit_jax.config import first_batch, teacher
 from beit_jax.config.encoder import DTYPES, UNROLL
-from beit_jax.config.first_batch import check_first_batch
 from beit_jax.config.keys import Key, Keys
-from beit_jax.errors import Mistakes
 from beit_jax.models import vqkd_sizes
 
 KEYS: Keys = dict(
@@ -37,14 +35,5 @@ SECTIONS: Keys = dict(teacher=teacher.KEYS)
 
 
 def check(config: ConfigDict) -> None:
-    """Checks the training of such a tokenizer.
-
-    Raises:
-      UserError: the first batch has fewer patches than there are codes, or the teacher's sizes do not fit each other.
-    """
-    mistakes = Mistakes()
-    with mistakes.collected():
-        teacher.check_random(config.teacher)
-    with mistakes.collected():
-        check_first_batch(config, vqkd_sizes.stride(config.model))
-    mistakes.raise_all()
+    """See `first_batch.check`."""
+    first_batch.check(config, vqkd_sizes.stride(config.model))

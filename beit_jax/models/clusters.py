@@ -42,13 +42,13 @@ def spread_out(key: jax.Array, vectors: jax.Array, count: int) -> jax.Array:
     Each is drawn with a probability proportional to its squared distance from the nearest of those before it
     (k-means++); once all distances are 0, any.
     """
-    first, *keys = jax.random.split(key, 2)
-    start = vectors[jax.random.randint(first, (), 0, len(vectors))]
+    of_first, of_others = jax.random.split(key)
+    start = vectors[jax.random.randint(of_first, (), 0, len(vectors))]
 
     def draw(index: jax.Array, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         chosen, distances = state
         logits = jnp.where(jnp.any(distances > 0), jnp.log(distances), jnp.zeros_like(distances))
-        drawn = vectors[jax.random.categorical(jax.random.fold_in(keys[0], index), logits)]
+        drawn = vectors[jax.random.categorical(jax.random.fold_in(of_others, index), logits)]
         return chosen.at[index].set(drawn), jnp.minimum(distances, _squared_distances(vectors, drawn))
 
     chosen = jnp.zeros((count, vectors.shape[1]), vectors.dtype).at[0].set(start)
