@@ -142,33 +142,6 @@ def ops_of(config):
     return configs.fill_in_sizes(config).data.ops
 
 
-@pytest.mark.parametrize(
-    ("arg", "epochs", "drop_path", "betas", "layer_scale", "early_layer"),
-    [
-        ("v2", 1600, 0.1, (0.9, 0.999), 0.1, 9),
-        ("v2,epochs=300", 300, 0, (0.9, 0.98), 0.1, 9),
-        ("v2,variant=L/16", 1600, 0.1, (0.9, 0.999), 1e-5, 21),
-        ("v2,variant=L/16,epochs=300", 300, 0, (0.9, 0.98), 1e-5, 21),
-    ],
-)
-def test_recipes_of_beit_v2(repository, arg, epochs, drop_path, betas, layer_scale, early_layer):
-    (found,) = stages(repository, "pretrain", arg).values()
-    model, optimizer = found.model, found.optimizer
-    assert (found.epochs, model.drop_path, optimizer.betas) == (epochs, drop_path, betas)
-    assert (model.layer_scale, model.early_layer, model.head_layers, model.shared_head) == (
-        layer_scale,
-        early_layer,
-        2,
-        True,
-    )
-    assert (optimizer.lr, optimizer.min_lr, optimizer.weight_decay, optimizer.clip_norm) == (1.5e-3, 1e-5, 0.05, 3.0)
-    assert (found.batch_size, optimizer.warmup) == (2048, "10 epochs")
-    assert "| two_views(224, 224, 0.2, tokenizer_method='bicubic') |" in ops_of(found)
-    assert "| blockwise_mask(75, 16, 14, exact=True) |" in ops_of(found)
-    assert found.tokenizer.kind == "vqkd" and "map_pixels" not in found.data.ops
-    assert "two_views_center(224, 224, tokenizer_method='bicubic')" in configs.fill_in_sizes(found).data.eval_ops
-
-
 def test_official_values_are_the_defaults(repository):
     (base,) = stages(repository, "pretrain", "").values()
     assert (base.optimizer.lr, base.optimizer.min_lr, base.optimizer.clip_norm) == (1.5e-3, 1e-5, 3.0)
@@ -324,29 +297,3 @@ def test_rows_of_the_segmentation_table(repository, row, expected):
     assert found == expected
     assert (config.batch_size, config.steps, opt.warmup, opt.schedule) == (16, 160_000, "1500 steps", "linear")
     assert (opt.weight_decay, opt.min_lr, segment.AUXILIARY_WEIGHT) == (0.05, 0.0, 0.4)
-
-
-def test_stages_of_beit_v2_after_its_pretraining(repository):
-    found = stages(repository, "transfer", "v2,variant=L/16,init=runs/pretrain")
-    assert [(stage.optimizer.lr, stage.epochs) for stage in found.values()] == [(6e-4, 90), (7e-5, 20)]
-    assert [stage.init_from for stage in found.values()] == ["runs/pretrain", "stage:intermediate"]
-
-
-@pytest.mark.parametrize(
-    ("name", "arg", "message"),
-    [
-        ("finetune", "pretrained=300", "pretrained=300 without v2"),
-        ("finetune", "v2,paper", "v2 and paper together"),
-        ("finetune", "v2,recipe=deit", "recipe='deit'; expected one of 1k, 22k, 22k_to_1k with v2"),
-        ("transfer", "v2,supervised", "v2 and supervised together"),
-        ("segment", "v2,head=setr_pup", "published for setr_pup, base, pt of BEiT v2; expected one of upernet, base"),
-    ],
-)
-def test_what_was_not_published_of_beit_v2(repository, name, arg, message):
-    with pytest.raises(UserError, match=message):
-        stages(repository, name, arg)
-
-
-def test_a_tokenizer_of_an_unknown_kind(repository):
-    with pytest.raises(UserError, match=r"tokenizer kind .vqdk. is unknown; expected one of dvae, vqkd"):
-        stages(repository, "tokenizer", "kind=vqdk")
