@@ -9,6 +9,7 @@ from beit_jax.errors import UserError
 
 CONFIGS = {task: f"configs/{task}.py:runlocal" for task in ("tokenizer", "pretrain", "finetune", "probe", "segment")}
 CONFIGS |= {kind: f"configs/tokenizer.py:kind={kind},runlocal" for kind in ("vqkd", "kmeans", "kmeans_features")}
+CONFIGS["v2"] = "configs/pretrain.py:v2,runlocal"
 CONFIGS["features"] = "configs/pretrain_features.py:runlocal"
 
 

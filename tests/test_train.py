@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["pretrain", "vqkd", "kmeans_features", "features"])
+@pytest.mark.parametrize("name", ["pretrain", "v2", "vqkd", "kmeans_features", "features"])
 def test_killed_run_continues_to_the_last_bit(tmp_path, name):
     overrides = ["--config.steps=10", "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5"]
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}

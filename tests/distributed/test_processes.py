@@ -70,6 +70,15 @@ def test_two_processes_have_one_codebook(folder, kind):
     assert one[-1]["eval/codes_used"] > 16
 
 
+def test_two_processes_learn_the_predictions_of_beit_v2_as_one_does(folder):
+    for name, processes in (("v2_alone", 1), ("v2_of_two", 2)):
+        config = "configs/pretrain.py:v2,runlocal"
+        extra = [*SHORT, "--config.tokenizer.init_from=random"]
+        Run(folder / name, processes, 8 // processes, config=config, arguments=extra).finish()
+    close(numbers(folder / "v2_of_two"), numbers(folder / "v2_alone"))
+    assert "branch_loss" in numbers(folder / "v2_alone")[0]
+
+
 def test_two_processes_learn_from_stored_tokens_what_one_learns(folder, alone):
     tokenize_dataset.main([f"--config={CONFIG}", f"--out={folder}/tokens", *SHORT])
     Run(folder / "given", processes=2, devices=4, arguments=[*SHORT, f"--config.tokens={folder}/tokens"]).finish()
