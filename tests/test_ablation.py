@@ -106,6 +106,7 @@ def test_two_rows_of_the_ablation_run_and_make_the_table(repository, tmp_path):
     found = [tuple(cell.strip() for cell in line.split("|")[1:3]) for line in table]
     assert found == [
         ("tokenizer", "codes in use (perplexity)"),
+        ("tokenizer", "codes that occur"),
         ("pretrain_pixels", "squared error of masked, normalised pixels"),
         ("pretrain_no_masking", "accuracy of all tokens, %"),
         ("finetune_pixels", "top-1, %"),
