@@ -2,7 +2,7 @@
 
   python -m beit_jax.push runs/finetune owner/name --license apache-2.0
   python -m beit_jax.push runs/tokenizer owner/name --license mit --private --revision small
-  python -m beit_jax.push runs/finetune owner/name --license apache-2.0 --out published      writes it, and pushes nothing
+  python -m beit_jax.push runs/finetune owner/name --license mit --out published      writes it, and pushes nothing
 
 SRC is a run, one of its checkpoints, or what else `beit_jax.from_pretrained` reads. What is published can be read as
 `from_pretrained("owner/name")`, to the last bit, and where transformers or timm have such a model, by them. Weights are

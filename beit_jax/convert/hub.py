@@ -113,7 +113,7 @@ def explained(repository: str, revision: str | None, token: str | None) -> Itera
 def _reason(error: Exception, repository: str, revision: str | None, token: str | None) -> str:
     from huggingface_hub import constants, errors, get_token
 
-    cause = error.__cause__ or error
+    cause = error if isinstance(error, errors.HfHubHTTPError) else error.__cause__ or error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     page, has_token = f"{constants.ENDPOINT}/{repository}", bool(token or get_token())
     if isinstance(error, errors.RevisionNotFoundError):

@@ -60,8 +60,8 @@ class Handler(BaseHTTPRequestHandler):
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.handle_path()
 
-    do_PUT = do_POST
-    do_GET = do_HEAD = lambda self: self.handle_path()
+    do_PUT = do_POST  # noqa: N815
+    do_GET = do_HEAD = lambda self: self.handle_path()  # noqa: N815
 
     def handle_path(self):
         path = unquote(urlsplit(self.path).path)
