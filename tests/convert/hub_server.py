@@ -71,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(401, "", "Invalid credentials in Authorization header")
         if path == "/api/repos/create":
             return self.create(token)
+        if path == "/api/validate-yaml":
+            self.answer(200, {"errors": [], "warnings": []})
+            return None
         if path.startswith("/objects/"):
             self.hub.objects[path.removeprefix("/objects/")] = self.body
             return self.answer(200, {})
