@@ -115,6 +115,10 @@ def _reason(error: Exception, repository: str, revision: str | None, token: str 
 
     cause = error if isinstance(error, errors.HfHubHTTPError) else error.__cause__ or error
     status = getattr(getattr(cause, "response", None), "status_code", None)
+    said = SECRET.sub("...", f"{type(cause).__name__}: {cause}".replace(token or "\0", "..."))
+    said = (said.splitlines() or [""])[0][:SHOWN]
+    if getattr(error, "errno", None) in UNWRITABLE:
+        return f"{repository} cannot be kept here ({said}); set HF_HOME to a folder that can be written"
     page, has_token = f"{constants.ENDPOINT}/{repository}", bool(token or get_token())
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{repository} has no revision {revision!r} on the hub; expected a branch, a tag or a commit of it"
@@ -132,10 +136,6 @@ def _reason(error: Exception, repository: str, revision: str | None, token: str 
         at = f" at the revision {revision}" if revision else ""
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "local_files_only is set"
         return f"{repository} is not in the cache of the hub{at}, and {why}; download it once without"
-    said = SECRET.sub("...", f"{type(cause).__name__}: {cause}".replace(token or "\0", "..."))
-    said = (said.splitlines() or [""])[0][:SHOWN]
-    if getattr(error, "errno", None) in UNWRITABLE:
-        return f"{repository} cannot be kept here ({said}); set HF_HOME to a folder that can be written"
     return f"the hub at {constants.ENDPOINT} did not answer for {repository} ({said}); check the network, and try again"
 
 

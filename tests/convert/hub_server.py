@@ -109,7 +109,7 @@ class Handler(BaseHTTPRequestHandler):
         if token != OWNER_TOKEN:
             return self.refuse(403, "", "You have no right to create it")
         if id in self.hub.repositories:
-            return self.refuse(409, "", "You already created this model repo")
+            return self.answer(409, {"error": "You already created it", "url": f"{self.hub.url}/{id}"})
         self.hub.create(id, private=asked.get("private") or asked.get("visibility") == "private")
         return self.answer(200, {"url": f"{self.hub.url}/{id}"})
 

@@ -298,11 +298,15 @@ def test_damaged_sets_of_files_are_refused(sharded):
 
 
 def test_files_of_torch_with_an_index(tmp_path, repository):
-    (tmp_path / "pytorch_model.bin.index.json").write_text(
-        json.dumps({"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}})
-    )
-    assert "names files that are not there" in refused(tmp_path)
-    assert "pytorch_model.bin.index.json" in refused(tmp_path)
+    from beit_jax.convert.state_dicts import read_torch
+    from beit_jax.training.params import digest
+
+    official, shard = repository / "tests" / "golden" / "official.pth", "pytorch_model-00001-of-00001.bin"
+    weight_map = dict.fromkeys(read_torch(official).tensors, shard)
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert f"names files that are not there: {shard}" in refused(tmp_path)
+    shutil.copy(official, tmp_path / shard)
+    assert digest(beit_jax.from_pretrained(tmp_path).params) == digest(beit_jax.from_pretrained(official).params)
 
 
 def test_sizes_of_files_are_checked(tmp_path):
