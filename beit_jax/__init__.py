@@ -5,7 +5,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = dict.fromkeys(("from_pretrained", "preprocess", "save_pretrained"), "convert")
+_MODULES = dict.fromkeys(("from_pretrained", "preprocess", "push_to_hub", "save_pretrained"), "convert")
 _MODULES |= dict.fromkeys(("encoder_of", "feature_extractor", "features"), "encoder_features")
 
 __all__ = [*_MODULES]

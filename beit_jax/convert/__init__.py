@@ -3,10 +3,10 @@
 import importlib
 from typing import Any
 
-_MODULES = {"preprocess": "preprocessing", "save_pretrained": "saving"}
+_MODULES = {"preprocess": "preprocessing", "push_to_hub": "pushing", "save_pretrained": "saving"}
 _MODULES |= dict.fromkeys(("from_pretrained", "Pretrained"), "pretrained")
 
-__all__ = ["Pretrained", "from_pretrained", "preprocess", "save_pretrained"]
+__all__ = ["Pretrained", "from_pretrained", "preprocess", "push_to_hub", "save_pretrained"]
 
 
 def __getattr__(name: str) -> Any:

@@ -51,7 +51,7 @@ def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
         own = configs.from_json(checkpoint.load_config(source)) if config is None else None
         start = start_at(source, name)
     else:
-        loaded, folder = from_pretrained(path), path.absolute()
+        loaded, folder = from_pretrained(name), path.absolute()
         own, source = run_config(loaded.config), loaded.params
         start = Start(own, name, continues=True)
     return Opened(own if config is None else fill_in_labels(config, start), source, folder, start)

@@ -16,8 +16,10 @@ from beit_jax.config import statistics as pixel_statistics
 from beit_jax.convert import (
     detect,
     files,
+    hub,
     locate,
     names,
+    own_layout,
     preprocessing,
     retarget,
 )
@@ -55,6 +57,10 @@ def from_pretrained(
     statistics: str | None = None,
     resize: str = "official",
     seed: int = 0,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Pretrained:
     """Loads a checkpoint: of this library, Hugging Face (folder or hub id), the official code, timm, or OpenAI's dVAE.
 
@@ -70,7 +76,8 @@ def from_pretrained(
     >>> logits = model.apply({"params": params}, preprocess(images, config.preprocess))  # doctest: +SKIP
 
     Args:
-      name_or_path: a file, a folder, or a hub id. Nothing in a file of PyTorch is executed.
+      name_or_path: a file, a folder, or a hub id, also as `owner/name@revision`. Nothing in a file of PyTorch is
+        executed.
       task: None for the task of the checkpoint; "classify" makes a classifier from a pre-trained model, as the official
         fine-tuning does: it copies the shared table to every block, drops the final norm, and initializes `fc_norm` and
         the head.
@@ -81,6 +88,10 @@ def from_pretrained(
         assumed where it states none.
       resize: the method, see `training.interpolate_positions.interpolate_positions`.
       seed: of parameters that are initialized.
+      revision: branch, tag or commit of a hub id; None: `main`.
+      token: of the hub; None: that of HF_TOKEN, or of the login that is stored.
+      cache_dir: where downloads are kept; None: the cache of `huggingface_hub`.
+      local_files_only: whether only what was downloaded before is read.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged, of an unknown layout, or unlike its own settings; lists every
@@ -90,7 +101,8 @@ def from_pretrained(
     if statistics is not None:
         pixel_statistics.KEY.validate("statistics", statistics)
         pixels = pixel_statistics.parse(statistics or "inception")
-    params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels)
+    options = hub.Options(revision, token, cache_dir, local_files_only)
+    params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels, options)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
     if task in (None, config.task) and same_classes and image_size is None:
         return Pretrained(create_task(config).model, params, config)
@@ -110,23 +122,35 @@ def read_pretrained(
     num_classes: int | None = None,
     seed: int = 0,
     pixels: Statistics | None = None,
+    options: hub.Options = hub.DEFAULT,
 ) -> tuple[dict[str, Any], ConfigDict]:
     """Parameters and config of a checkpoint, as those of `from_pretrained`; also of a tokenizer that is no network."""
-    path = locate.local_path(name_or_path)
+    path = locate.local_path(name_or_path, options)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))
-        own = variants.parse(config.model.variant)[0].heads if "variant" in config.get("model", {}) else None
-        if heads not in (None, own):
-            has = f"{own} attention heads" if own else "no attention"
-            raise UserError(f"{path} has {has}, and heads={heads} is given")
-        if pixels and config.task == "tokenizer":
-            raise UserError(f"{path} is a tokenizer, which normalizes pixels by itself; leave the statistics out")
-        if pixels and pixels != (config.preprocess.mean, config.preprocess.std):
-            theirs = pixel_statistics.as_text((config.preprocess.mean, config.preprocess.std))
-            raise UserError(f"{path} is a run on pixels with the statistics {theirs}, and others are given")
-        return params, config
+    elif own_layout.is_own(path):
+        params, config = _complete_ours(*own_layout.read(path))
+    else:
+        return _read_foreign(path, name_or_path, heads, num_classes, seed, pixels)
+    own = variants.parse(config.model.variant)[0].heads if "variant" in config.get("model", {}) else None
+    if heads not in (None, own):
+        has = f"{own} attention heads" if own else "no attention"
+        raise UserError(f"{path} has {has}, and heads={heads} is given")
+    if pixels and config.task == "tokenizer":
+        raise UserError(f"{path} is a tokenizer, which normalizes pixels by itself; leave the statistics out")
+    if pixels and pixels != (config.preprocess.mean, config.preprocess.std):
+        theirs = pixel_statistics.as_text((config.preprocess.mean, config.preprocess.std))
+        raise UserError(f"{path} is a run on pixels with the statistics {theirs}, and others are given")
+    return params, config
+
+
+def _read_foreign(
+    path: Path, name: str, heads: int | None, num_classes: int | None, seed: int, pixels: Statistics | None
+) -> tuple[dict[str, Any], ConfigDict]:
+    """Parameters and config of a checkpoint of another library."""
     source = files.read_files(path)
-    config = detect.detect_config(source, str(path), heads, num_classes, pixels)
+    called = hub.parse(name)[0] if name != str(path) and hub.is_id(name) else str(path)
+    config = detect.detect_config(source, called, heads, num_classes, pixels)
     shapes = flatten(shapes_of(config))
     new = _new_head(source, config, seed) if detect.is_headless(source, config) else {}
     shapes = {name: leaf for name, leaf in shapes.items() if name not in new}
@@ -165,7 +189,10 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
             f"{path} is a frozen teacher; convert.teachers.load_teacher loads it, for the training of a tokenizer"
         )
     single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    loaded = jax.tree.map(np.asarray, checkpoint.load_params(path, single))
+    return _complete_ours(jax.tree.map(np.asarray, checkpoint.load_params(path, single)), config)
+
+
+def _complete_ours(loaded: dict[str, Any], config: ConfigDict) -> tuple[dict[str, Any], ConfigDict]:
     if "data" in config:
         with config.unlocked():
             config.preprocess = preprocessing.from_config(config)
