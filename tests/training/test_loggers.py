@@ -1,15 +1,20 @@
-"""Loggers: each real library in its offline mode, over a kill and a resume; failures that must not reach the training."""
+"""Loggers: each real library in its offline mode, over a kill; failures that must not reach the training."""
 
 import importlib.util
 import json
+import os
+import signal
 import sqlite3
+import struct
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from beit_jax.tasks.report import Table
-from beit_jax.training import loggers
 from beit_jax.training.loggers import background
 from beit_jax.training.loggers.background import BackgroundLogger, describe, read_state
 from beit_jax.training.loggers.logger import LoggedRun, Logger
@@ -149,17 +154,54 @@ def test_a_damaged_state_begins_a_new_log(tmp_path):
         assert read_state(tmp_path) == {}
 
 
+FIRST = """
+import os, pathlib, signal, time
+from training.test_loggers import wait_for, write_run
+from beit_jax.training import loggers
+folder = pathlib.Path("FOLDER")
+_, running = write_run(folder, loggers.create_logger("NAME"), 0, [1, 2, 3, 4], evaluated=[2])
+wait_for(lambda: running._sent >= 3)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+SECOND = """
+import pathlib
+from training.test_loggers import write_run
+from beit_jax.training import loggers
+writer, _ = write_run(pathlib.Path("FOLDER"), loggers.create_logger("NAME"), 2, [3, 4, 5, 6], evaluated=[6])
+writer.close()
+"""
+LOSSES = [(step, 1 / step) for step in range(1, 7)]
+
+
+def real_run(name, folder, **environment):
+    """As `killed_and_resumed`, with a real library, in processes of their own, of which SIGKILL ends the first."""
+    root, found = Path(__file__).resolve().parents[2], []
+    for script, code in ((FIRST, -signal.SIGKILL), (SECOND, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", script.replace("FOLDER", str(folder)).replace("NAME", name)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=os.environ | environment | {"PYTHONPATH": f"{root}:{root}/tests"},
+        )
+        assert done.returncode == code, done.stderr
+        assert "cannot log" not in done.stderr, done.stderr
+        found.append(read_state(folder)["service"]["id"])
+    assert read_state(folder)["service"] == {"id": found[0], "step": 6} and found[0] == found[1]
+    return found[0]
+
+
 @needs("mlflow")
 @pytest.mark.slow
-def test_mlflow(tmp_path, monkeypatch):
+@pytest.mark.filterwarnings("ignore")  # of its SQLAlchemy
+def test_mlflow(tmp_path):
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    run_id = killed_and_resumed(tmp_path, lambda: loggers.create_logger("mlflow"))
-    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    run_id = real_run("mlflow", tmp_path, MLFLOW_TRACKING_URI=address)
+    client = mlflow.MlflowClient(address)
     history = client.get_metric_history(run_id, "loss")
-    assert [(point.step, point.value) for point in history] == [(step, 1 / step) for step in range(1, 7)]
+    assert sorted((point.step, point.value) for point in history) == LOSSES
     assert [point.step for point in client.get_metric_history(run_id, "eval/loss")] == [2, 6]
     found = client.get_run(run_id)
     assert found.data.params["optimizer.lr"] == "0.5" and found.data.tags["group"] == "recipe"
@@ -170,74 +212,44 @@ def test_mlflow(tmp_path, monkeypatch):
 
 @needs("trackio")
 @pytest.mark.slow
-def test_trackio(tmp_path):
-    # The library reads TRACKIO_DIR when it is imported: a process of its own.
-    script = (
-        "import sys, pathlib, trackio; sys.path.insert(0, 'tests/training'); import test_loggers as t\n"
-        "from beit_jax.training import loggers\n"
-        f"print('ID', t.killed_and_resumed(pathlib.Path({str(tmp_path)!r}), lambda: loggers.create_logger('trackio')))\n"
-    )
-    printed = in_a_process(script, TRACKIO_DIR=str(tmp_path / "trackio"))
-    name = printed.rpartition("ID ")[2].strip()
+def test_trackio(tmp_path, monkeypatch):
+    name = real_run("trackio", tmp_path, TRACKIO_DIR=str(tmp_path / "trackio"))
     (file,) = (tmp_path / "trackio").rglob("project-of-tests*.db")
     with sqlite3.connect(file) as database:
-        found = database.execute(
-            "select step, metrics from metrics where run_name = ? order by step", [name]
-        ).fetchall()
-    losses = [(step, json.loads(text)["loss"]) for step, text in found if "loss" in json.loads(text)]
-    assert losses == [(step, 1 / step) for step in range(1, 7)]
-    assert sum("pictures/masked" in text for _, text in found) == 2
+        found = database.execute("select step, metrics from metrics where run_name = ?", [name]).fetchall()
+    values = [(step, json.loads(text)) for step, text in found]
+    assert sorted((step, row["loss"]) for step, row in values if "loss" in row) == LOSSES
+    assert sorted(step for step, row in values if "eval/loss" in row) == [2, 6]
+    assert {step for step, row in values if "pictures/masked" in row} == {2, 6}
 
 
 @needs("wandb")
 @pytest.mark.slow
 def test_wandb(tmp_path):
-    script = (
-        "import sys, pathlib; sys.path.insert(0, 'tests/training'); import test_loggers as t\n"
-        "from beit_jax.training import loggers\n"
-        f"print('ID', t.killed_and_resumed(pathlib.Path({str(tmp_path)!r}), lambda: loggers.create_logger('wandb')))\n"
-    )
-    run_id = in_a_process(script, WANDB_MODE="offline").rpartition("ID ")[2].split()[0]
-    found = read_wandb(tmp_path)
-    assert {step: row for step, row in found if "loss" in row} == rows(range(1, 7), [2, 6])
-    assert len([step for step, row in found if "loss" in row]) == 6
-    assert {folder.name.rpartition("-")[2] for folder in (tmp_path / "wandb").glob("offline-run-*")} == {run_id}
+    run_id = real_run("wandb", tmp_path, WANDB_MODE="offline")
+    found = [row for file in sorted(tmp_path.glob("wandb/offline-run-*/*.wandb")) for row in read_wandb(file)]
+    assert [(step, row["loss"]) for step, row in found] == LOSSES
+    assert [step for step, row in found if "eval/loss" in row] == [2, 6]
+    assert [step for step, row in found if "pictures/masked" in row] == [2, 6]
+    folders = {folder.name.rpartition("-")[2] for folder in (tmp_path / "wandb").glob("offline-run-*")}
+    assert folders == {run_id}
 
 
-def read_wandb(folder):
-    """The history in the files of offline runs, `[(step, values)]`, by the library's own reader."""
+def read_wandb(file):
+    """The history in the file of an offline run, `[(step, values)]`: the library's records, in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
-    found = []
-    for file in sorted(folder.glob("wandb/offline-run-*/*.wandb")):
-        store = DataStore()
-        store.open_for_scan(str(file))
-        while (data := store.scan_data()) is not None:
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
+    content, at, part, found = file.read_bytes(), 7, b"", []
+    while at + 7 <= len(content):
+        if 32768 - at % 32768 < 7:  # no header fits into the rest of the block
+            at += 32768 - at % 32768
+            continue
+        length, kind = struct.unpack_from("<HB", content, at + 4)
+        part, at = part + content[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # full, last
+            record = wandb_internal_pb2.Record.FromString(part)
+            part = b""
             if record.WhichOneof("record_type") == "history":
                 items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
-                step = items.pop("_step", record.history.step.num)
-                found.append(
-                    (step, {name: value for name, value in items.items() if name in ("epoch", "loss", "eval/loss")})
-                )
+                found.append((record.history.step.num, items))
     return found
-
-
-def in_a_process(script, **environment):
-    import os
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        capture_output=True,
-        text=True,
-        cwd=root,
-        env=os.environ | environment | {"PYTHONPATH": f"{root}:{root}/tests"},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout

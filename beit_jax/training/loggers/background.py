@@ -53,6 +53,7 @@ class BackgroundLogger:
         self._pending: deque[Item] = deque(maxlen=PENDING)
         self._held: Item | None = None  # the numbers of a step that may get more
         self._started, self._failing, self._id, self._sent = False, False, None, -1
+        self._settled, self._settling = -1, deque()  # the last step that a kill leaves, and later ones with their time
         self._state = OptionalWrites(str(run.folder / FILE))
         for line in past:
             self._take(_item_of(line))
@@ -114,6 +115,7 @@ class BackgroundLogger:
                 self._send()
             if closing:
                 self._logger.close()
+                self._save(closed=True)
         except BaseException as error:  # libraries raise SystemExit, too; a thread has nothing else to end
             if not self._failing:
                 message = "cannot log to %s (%s); the run goes on, and tries it again"
@@ -127,6 +129,9 @@ class BackgroundLogger:
         saved = read_state(self._run.folder).get(self._name, {})
         self._id = self._logger.start(self._run, saved.get("id"))
         self._sent = saved.get("step", -1) if self._id == saved.get("id") else -1
+        if (last := self._logger.last_step()) is not None:
+            self._sent = min(self._sent, last)
+        self._settled = self._sent
         self._started = True
         self._save()
 
@@ -138,14 +143,18 @@ class BackgroundLogger:
                     getattr(self._logger, item.method)(item.step, item.values)
                     if item.method == "log_scalars":
                         self._sent = item.step
+                        self._settling.append((time.monotonic(), item.step))
                 self._pending.popleft()
         finally:
             self._save()
 
-    def _save(self) -> None:
+    def _save(self, closed: bool = False) -> None:
+        while self._settling and (closed or time.monotonic() - self._settling[0][0] >= self._logger.settles_s):
+            self._settled = self._settling.popleft()[1]
+
         def write() -> None:
             with _state_lock:
-                state = read_state(self._run.folder) | {self._name: {"id": self._id, "step": self._sent}}
+                state = read_state(self._run.folder) | {self._name: {"id": self._id, "step": self._settled}}
                 write_text(self._run.folder / FILE, json.dumps(state, indent=1) + "\n")
 
         self._state.attempt(write)
@@ -169,7 +178,7 @@ def read_state(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line, without the values of environment variables that hold secrets, nor passwords in addresses."""
+    """An error in one line, without secrets: values of environment variables, and passwords in addresses."""
     text = " ".join(f"{type(error).__name__}: {error}".split())
     for name, value in os.environ.items():
         if SECRET.search(name) and len(value) > 3:

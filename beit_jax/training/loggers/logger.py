@@ -32,10 +32,16 @@ class LoggedRun:
 class Logger:
     """The log of one run at a service.
 
+    Attributes:
+      settles_s: seconds after which a kill of the training no longer loses what was logged. What was logged less than
+        that before a kill is logged again, and a service that does not compare steps then has it twice.
+
     All methods are called from one thread that does nothing else: they may take as long as they like. They may raise
     whatever they like: what was not logged is tried again later, and the training goes on meanwhile. Keys, tokens and
     addresses of a service belong into its own environment variables or files, never into the config.
     """
+
+    settles_s = 0.0
 
     def start(self, run: LoggedRun, run_id: str | None) -> str:
         """Begins the log, or goes on with an earlier one.
@@ -48,6 +54,13 @@ class Logger:
           The identifier of the log at the service. If it is another one than `run_id`, all lines are logged again.
         """
         raise NotImplementedError
+
+    def last_step(self) -> int | None:
+        """The last step whose numbers the service has, after `start`; None: the one that was sent last.
+
+        A library that keeps lines in memory for a while loses them in a kill, and says here which it has.
+        """
+        return None
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Logs all numbers of a step, once for each step, in the order of the steps."""

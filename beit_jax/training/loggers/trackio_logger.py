@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from beit_jax.training.loggers.logger import LoggedRun, Logger
 
 class TrackioLogger(Logger):
     """See `Logger`. The library finds a run again by its name, which therefore ends with a random number."""
+
+    def __init__(self) -> None:
+        self._more: dict[str, Any] = {}  # pictures and tables, which are logged with the numbers of their step
 
     def start(self, run: LoggedRun, run_id: str | None) -> str:
         """See `Logger.start`."""
@@ -29,27 +33,30 @@ class TrackioLogger(Logger):
         )
         return run_id
 
+    def last_step(self) -> int | None:
+        """See `Logger.last_step`; the library sends from a queue in memory."""
+        following = getattr(self._run, "_next_step", None)  # which it has read from its database
+        return None if following is None else following - 1
+
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger.log_scalars`."""
-        self._run.log(dict(values), step=step)
+        self._run.log({**values, **self._more}, step=step)
+        self._more = {}
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """See `Logger.log_pictures`."""
         import trackio
 
-        if pictures:
-            self._run.log({f"pictures/{name}": trackio.Image(image) for name, image in pictures.items()}, step=step)
+        self._more |= {f"pictures/{name}": trackio.Image(image) for name, image in pictures.items()}
 
     def log_tables(self, step: int, tables: Mapping[str, Table]) -> None:
         """See `Logger.log_tables`."""
         import pandas
         import trackio
 
-        frames = {name: pandas.DataFrame(table.rows, columns=table.columns) for name, table in tables.items()}
-        if frames:
-            self._run.log(
-                {f"tables/{name}": trackio.Table(dataframe=frame) for name, frame in frames.items()}, step=step
-            )
+        for name, table in tables.items():
+            frame = pandas.DataFrame(table.rows, columns=table.columns)
+            self._more[f"tables/{name}"] = trackio.Table(dataframe=frame)
 
     def close(self) -> None:
         """See `Logger.close`."""

@@ -9,11 +9,17 @@ import numpy as np
 from beit_jax.tasks.report import Table
 from beit_jax.training.loggers.logger import LoggedRun, Logger
 
+FLUSH_S = 20.0  # the library writes to its file every 15 s
 UPLOAD_S = 50  # that the end of a run waits for an upload; `wandb sync` does the rest
 
 
 class WandbLogger(Logger):
     """See `Logger`. The library writes into the folder `wandb` of the run, and uploads from a process of its own."""
+
+    settles_s = FLUSH_S
+
+    def __init__(self) -> None:
+        self._more: dict[str, Any] = {}  # pictures and tables, which are logged with the numbers of their step
 
     def start(self, run: LoggedRun, run_id: str | None) -> str:
         """See `Logger.start`."""
@@ -39,29 +45,23 @@ class WandbLogger(Logger):
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger.log_scalars`."""
-        self._run.log(dict(values), step=step, commit=True)
+        self._run.log({**values, **self._more}, step=step, commit=True)
+        self._more = {}
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """See `Logger.log_pictures`."""
-        self._log(step, "pictures", {name: self._library.Image(image) for name, image in pictures.items()})
+        import wandb
+
+        self._more |= {f"pictures/{name}": wandb.Image(image) for name, image in pictures.items()}
 
     def log_tables(self, step: int, tables: Mapping[str, Table]) -> None:
         """See `Logger.log_tables`."""
-        made = {
-            name: self._library.Table(columns=list(table.columns), data=[list(row) for row in table.rows])
-            for name, table in tables.items()
-        }
-        self._log(step, "tables", made)
+        import wandb
+
+        for name, table in tables.items():
+            rows = [list(row) for row in table.rows]
+            self._more[f"tables/{name}"] = wandb.Table(columns=list(table.columns), data=rows)
 
     def close(self) -> None:
         """See `Logger.close`."""
         self._run.finish()
-
-    @property
-    def _library(self) -> Any:
-        import wandb
-
-        return wandb
-
-    def _log(self, step: int, section: str, values: Mapping[str, Any]) -> None:
-        self._run.log({f"{section}/{name}": value for name, value in values.items()}, step=step, commit=False)
