@@ -144,6 +144,14 @@ def test_a_service_that_hangs_does_not_hold_the_run(tmp_path, monkeypatch, caplo
     assert time.monotonic() - start < 2 and "has not taken all lines" in caplog.text
 
 
+def test_a_library_that_cannot_be_loaded_costs_one_warning(tmp_path, caplog):
+    logger = Recorder()
+    logger.load = lambda: 1 / 0
+    writer, _ = write_run(tmp_path, logger, 0, [1, 2], evaluated=[2])
+    writer.close()
+    assert caplog.text.count("cannot log to service (ZeroDivisionError") == 1 and not logger.calls
+
+
 def test_passwords_in_addresses_are_not_told():
     assert describe(OSError("http://me:hunter2@host/x is down")) == "OSError: http://host/x is down"
 

@@ -58,14 +58,23 @@ class BackgroundLogger:
         for line in past:
             self._take(_item_of(line))
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
+        try:
+            logger.load()
+        except Exception as error:
+            message = "cannot log to %s (%s); the run goes on without it"
+            logging.getLogger("beit_jax").warning(message, name, describe(error))
+            return
         self._thread.start()
 
     def submit(self, item: Item) -> None:
         """Hands over something to log; returns at once."""
-        self._inbox.put(item)
+        if self._thread.is_alive():
+            self._inbox.put(item)
 
     def close(self) -> None:
         """Waits until everything is sent, `CLOSE_S` at most."""
+        if not self._thread.is_alive():
+            return
         self._inbox.put(None)
         self._thread.join(CLOSE_S)
         if self._thread.is_alive():

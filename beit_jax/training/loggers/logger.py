@@ -36,12 +36,19 @@ class Logger:
       settles_s: seconds after which a kill of the training no longer loses what was logged. What was logged less than
         that before a kill is logged again, and a service that does not compare steps then has it twice.
 
-    All methods are called from one thread that does nothing else: they may take as long as they like. They may raise
-    whatever they like: what was not logged is tried again later, and the training goes on meanwhile. Keys, tokens and
-    addresses of a service belong into its own environment variables or files, never into the config.
+    All methods but `load` are called from one thread that does nothing else: they may take as long as they like. They
+    may raise whatever they like: what was not logged is tried again later, and the training goes on meanwhile. Keys,
+    tokens and addresses of a service belong into its own environment variables or files, never into the config.
     """
 
     settles_s = 0.0
+
+    def load(self) -> None:
+        """Imports the library, in the main thread, and asks no network.
+
+        CPython 3.11 cannot parse Python in two threads at once (`SystemError: AST constructor recursion depth
+        mismatch`, which can hit either thread): tf.data does so in the main thread, libraries while they are imported.
+        """
 
     def start(self, run: LoggedRun, run_id: str | None) -> str:
         """Begins the log, or goes on with an earlier one.

@@ -16,12 +16,16 @@ LONGEST = 500  # characters of a value of the config; the library has limits of 
 class MlflowLogger(Logger):
     """See `Logger`. The client is used without the library's active run, which belongs to the user's own code."""
 
+    def load(self) -> None:
+        """See `Logger.load`."""
+        import mlflow
+
+        self._client = mlflow.MlflowClient()  # which imports what reaches the server or opens the database
+
     def start(self, run: LoggedRun, run_id: str | None) -> str:
         """See `Logger.start`."""
-        import mlflow
         from mlflow.entities import Param
 
-        self._client = mlflow.MlflowClient()
         if run_id is None:
             tags = {"group": run.group} if run.group else {}
             created = self._client.create_run(self._experiment(run.project), run_name=run.name, tags=tags)

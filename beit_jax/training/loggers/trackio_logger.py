@@ -16,6 +16,11 @@ class TrackioLogger(Logger):
     def __init__(self) -> None:
         self._more: dict[str, Any] = {}  # pictures and tables, which are logged with the numbers of their step
 
+    def load(self) -> None:
+        """See `Logger.load`."""
+        import pandas  # noqa: F401
+        import trackio  # noqa: F401
+
     def start(self, run: LoggedRun, run_id: str | None) -> str:
         """See `Logger.start`."""
         import trackio

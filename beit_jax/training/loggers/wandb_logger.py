@@ -21,6 +21,12 @@ class WandbLogger(Logger):
     def __init__(self) -> None:
         self._more: dict[str, Any] = {}  # pictures and tables, which are logged with the numbers of their step
 
+    def load(self) -> None:
+        """See `Logger.load`."""
+        import wandb
+
+        wandb.setup()
+
     def start(self, run: LoggedRun, run_id: str | None) -> str:
         """See `Logger.start`."""
         import wandb
