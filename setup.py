@@ -62,6 +62,10 @@ setup(
         "viz": VIZ,
         "convert": CONVERT,
         "docs": DOCS,
+        # Services that a run can log to, each only where a user has it: config.loggers.
+        "wandb": ["wandb>=0.31"],
+        "trackio": ["trackio>=0.43"],
+        "mlflow": ["mlflow>=3.17"],
         "parity": [
             *TEST,
             "torch>=2.5",

@@ -18,6 +18,9 @@ EXTRA_OF = {
     "torch": "parity",
     "transformers": "parity",
     "skimage": "test",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "mlflow": "mlflow",
     "libtpu": "tpu",
     "jax_plugins.xla_cuda13": "cuda13",
 }

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
+from beit_jax.config.loggers import libraries_of
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError, printable
 from beit_jax.experiment_splits import DATA, changed_since
@@ -73,11 +74,18 @@ def _check(config: ConfigDict, workdir: Path | None) -> None:
     with mistakes.collected():
         configs.validate(config)
     with mistakes.collected():
+        extras.check_installed(*_logger_libraries(config))
+    with mistakes.collected():
         configs.check_stages(config, lambda name, stage: _check_files(stage, _folder(config, name, workdir), workdir))
     with mistakes.collected():
         for folder in {workdir, *folders_of(config, workdir).values()} if workdir else ():
             check_contents(folder)
     mistakes.raise_all()
+
+
+def _logger_libraries(config: ConfigDict) -> list[str]:
+    chosen = [stage.get("loggers", ()) for stage in configs.stages_of(config).values()]
+    return list(dict.fromkeys(library for names in chosen for library in libraries_of(tuple(names))))
 
 
 def _check_files(config: ConfigDict, run: Path | None, workdir: Path | None) -> None:

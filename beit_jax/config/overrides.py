@@ -14,6 +14,7 @@ from beit_jax.errors import Mistakes, UserError
 
 PREFIX = "--config."
 CHOOSES_KEYS = re.compile(r"(?:\w+\.)?(task|model\.kind|tokenizer\.kind)")
+OF_EVERY_STAGE = ("loggers", "project")  # keys that are given to a recipe without the name of a stage
 BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
@@ -35,10 +36,16 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
                 message = "%s%s is given twice, as %r and %r; the last one counts"
                 logging.getLogger("beit_jax").warning(message, PREFIX, name, given[name], text)
                 given[name] = text
-            _set(config, name, text)
+            for key in [f"{stage}.{name}" for stage in _stages_with(config, name)] or [name]:
+                _set(config, key, text)
     for name in given:
         _clear_other_length(config, name, given)
     mistakes.raise_all()
+
+
+def _stages_with(config: ConfigDict, name: str) -> list[str]:
+    """The stages of a recipe that a key without a stage is set in; none for most keys."""
+    return list(config.get("stages", ())) if name in OF_EVERY_STAGE else []
 
 
 def _clear_other_length(config: ConfigDict, name: str, given: Mapping[str, str | None]) -> None:
@@ -91,6 +98,8 @@ def _convert(text: str, default: Any) -> Any:
                 return int(text)
             case float():
                 return float(text)
+            case tuple() if default == () and re.fullmatch(r"[A-Za-z]\w*(,[A-Za-z]\w*)*", text):
+                return tuple(text.split(","))  # names, which need no quotes
             case tuple():
                 value = ast.literal_eval(text)
                 return tuple(value) if isinstance(value, list | tuple) else (value,)

@@ -6,6 +6,7 @@ Names and defaults follow the official code (`run_beit_pretraining.py`, `run_cla
 from beit_jax.config import statistics
 from beit_jax.config.durations import check_duration, check_schedule
 from beit_jax.config.keys import Key, Keys, check_regular_expressions
+from beit_jax.config.loggers import logger_keys
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
 
@@ -37,6 +38,7 @@ def shared_keys(task: str) -> Keys:
         max_bad_steps=Key(
             0, "steps in a row that may be skipped because their loss is not finite", at_least=0, resumable=True
         ),
+        **logger_keys(),
         data=_data(),
         mesh=_mesh(),
         optimizer=_optimizer(),
