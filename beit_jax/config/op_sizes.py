@@ -75,8 +75,32 @@ def fill_in_sizes(config: ConfigDict) -> ConfigDict:
     for key in OPS:
         if _has(config, key):
             section, _, name = key.partition(".")
-            config[section][name] = _replace(config[section][name], known, key)
+            config[section][name] = _decoding(_replace(config[section][name], known, key), config.data)
     return config
+
+
+def _decoding(ops: str, data: ConfigDict) -> str:
+    """A chain whose op `decode` makes the pixels that the keys of `data` say: `decode(channels=13, max_value=1e4)`.
+
+    Raises:
+      UserError: `decode_view`, which is for RGB of 8 bits alone.
+    """
+    given = dict(channels=data.channels) if data.channels != 3 else {}
+    given |= dict(max_value=data.max_value) if data.max_value else {}
+    if not given:
+        return ops
+    said = ", ".join(f"data.{name}={value:g}" for name, value in given.items())
+    if re.match(r"\s*decode_view\b", ops):
+        raise UserError(
+            f"{said} with decode_view, which is for RGB of 8 bits; write decode|two_views(...) (no fast=True)"
+        )
+    match = re.match(r"\s*decode\b(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\))?", ops)
+    if not match:
+        return ops
+    before = [match[1]] if match[1] and match[1].strip() else []
+    return (
+        f"decode({', '.join([*before, *(f'{name}={value!r}' for name, value in given.items())])}){ops[match.end() :]}"
+    )
 
 
 def _has(config: ConfigDict, key: str) -> bool:

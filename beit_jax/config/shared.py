@@ -68,7 +68,9 @@ def _data() -> Keys:
         ops=Key("", "operations on training images, such as decode|resize(224)"),
         eval_ops=Key("", "operations on evaluation images"),
         channels=Key(3, "channels of the images", at_least=1, at_most=MOST_CHANNELS),
-        max_value=Key(0.0, "number in the files that means 1, white; 0: 255, or the largest of an array's type", at_least=0),
+        max_value=Key(
+            0.0, "number in the files that means 1, white; 0: 255, or the largest of an array's type", at_least=0
+        ),
         bands=Key((), "channels that pictures show as red, green and blue, from 1; empty: the first", check=_bands),
         statistics=statistics.KEY,
         labels=Key("all", "labels to train on: all, 10% (of each class) or 5 per class", check=_labels),

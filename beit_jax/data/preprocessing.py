@@ -24,10 +24,14 @@ SEEDS_PER_OP = 2**40  # more than the examples of any epoch, so that the seeds o
 
 
 class Program(NamedTuple):
-    """A chain in two: `example(features, seed [2])` runs before batching, `batch(features, seeds [b, 2])` after it."""
+    """A chain in two: `example(features, seed [2])` runs before batching, `batch(features, seeds [b, 2])` after it.
+
+    `channels` are those that its op `decode` makes.
+    """
 
     example: Op
     batch: Op
+    channels: int = 3
 
 
 class _Call(NamedTuple):
@@ -56,7 +60,9 @@ def build_program(spec: str) -> Program:
                 f"in the ops '{spec}', {call.name} works on single images but follows {batched}, which works on "
                 f"batches; move {batched} after {call.name}"
             )
-    return Program(_chain(ops[:first_on_batches], first=0), _chain(ops[first_on_batches:], first=first_on_batches))
+    channels = calls[0].kwargs.get("channels", 3) if calls[0].name == "decode" else 3
+    parts = _chain(ops[:first_on_batches], first=0), _chain(ops[first_on_batches:], first=first_on_batches)
+    return Program(*parts, channels)
 
 
 def random_ops(spec: str) -> list[str]:
@@ -93,7 +99,7 @@ def without_image(program: Program, name: str) -> Program:
         features = program.batch(features, seeds)
         return {key: value for key, value in features.items() if key != name}
 
-    return Program(example, batch)
+    return program._replace(example=example, batch=batch)
 
 
 def pixel_ops(spec: str) -> str:

@@ -89,7 +89,9 @@ class FeatureKMeans(KMeansTokenizer):
 
     def vectors(self, params: Params, images: jax.Array) -> jax.Array:
         """See `NearestCodeTokenizer.vectors`."""
-        return codebook.unit(features_on_grid(self.teacher.features(params["features"], images), self.teacher.grid, self.grid))
+        return codebook.unit(
+            features_on_grid(self.teacher.features(params["features"], images), self.teacher.grid, self.grid)
+        )
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`: the network, and the products with all codes."""

@@ -142,7 +142,9 @@ class VqkdTokenizer(NearestCodeTokenizer):
 
     def _features(self, teacher: Params, images: jax.Array) -> jax.Array:
         """Of the teacher, on the grid of the tokens: `[b, n, t]`."""
-        return jax.lax.stop_gradient(features_on_grid(self.teacher.features(teacher, images), self.teacher.grid, self.grid))
+        return jax.lax.stop_gradient(
+            features_on_grid(self.teacher.features(teacher, images), self.teacher.grid, self.grid)
+        )
 
     def _networks(self, params: Params) -> Params:
         return {name: tree for name, tree in params.items() if name != "codebook"}

@@ -108,7 +108,10 @@ class Classify(Task):
     def training_flops(self) -> int:
         """See `Task.training_flops`."""
         section = self.config.model
-        return encoder_flops(section, self.config.data.channels) + 3 * 2 * variants.parse(section.variant)[0].width * section.num_classes
+        return (
+            encoder_flops(section, self.config.data.channels)
+            + 3 * 2 * variants.parse(section.variant)[0].width * section.num_classes
+        )
 
     @property
     def report(self) -> Report:

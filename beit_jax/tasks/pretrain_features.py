@@ -138,7 +138,11 @@ class PretrainFeatures(MaskedModelling):
 
     def training_flops(self) -> int:
         """See `Task.training_flops`, with those of the network that makes the targets."""
-        targets = self.teacher.flops() if self.teacher else encoder_flops(self.config.model, self.config.data.channels, backward=False)
+        targets = (
+            self.teacher.flops()
+            if self.teacher
+            else encoder_flops(self.config.model, self.config.data.channels, backward=False)
+        )
         return super().training_flops() + targets
 
     @property
