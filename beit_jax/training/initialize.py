@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import class_names, differing_keys, from_json
 from beit_jax.config import flatten as flatten_config
+from beit_jax.config.recipes import may_be_moved
 from beit_jax.config.schema import declared_keys
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
@@ -121,7 +122,7 @@ def _check_config(config: ConfigDict, run: Path) -> None:
         return  # damaged; an older one may be intact
     declared, before, now = declared_keys(config), flatten_config(there), flatten_config(config)
     paths = {key for key, declaration in declared.items() if declaration.is_path}
-    if all(values.get("data.source", "").startswith("folder:") for values in (before, now)):
+    if may_be_moved(*(values.get("data.source", "") for values in (before, now))):
         paths.add("data.source")
     for key in differing_keys(there, config):
         if key not in paths:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from beit_jax.data.decoding import image_header
+from beit_jax.data.decoding.array_pixels import decode_pixels
 from beit_jax.data.decoding.assertions import first_that_works, require
 from beit_jax.data.decoding.bmp import decode_bmp
 from beit_jax.data.decoding.file_bytes import starts_with
@@ -17,7 +18,7 @@ from beit_jax.data.decoding.plain_png import is_plain_png
 from beit_jax.data.decoding.png_texts import MOST_TEXTS, count_texts
 from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.data.decoding.transparency import WHITE, Background, has_alpha, lay_on, parse_background
-from beit_jax.data.features import FAULT, ID, LABEL_MAP, Features
+from beit_jax.data.features import ARRAY, FAULT, ID, LABEL_MAP, Features
 from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
 
@@ -153,13 +154,23 @@ def describe_sizes(name: Any, found: Any, size: Any) -> tuple[Any, ...]:
     )
 
 
+def decode_array(features: Features) -> Features:
+    """Features with the pixels of `ARRAY` as `image`, uint8 `[h, w, 3]`."""
+    pixels = decode_pixels(features[ARRAY])
+    others = {key: value for key, value in replace_unreadable(features).items() if key != ARRAY}
+    return {**others, "image": pixels}
+
+
 def replace_unreadable(features: Features) -> Features:
     """Encoded features with `FAULT`. Where that is not empty, the image is one black pixel, and its label is IGNORE.
 
-    Of a pair, neither file is used if one of them cannot be read. Features that have `FAULT` already stay as they are.
+    Of a pair, neither file is used if one of them cannot be read. Features that have `FAULT` already stay as they are,
+    and arrays can always be read.
     """
     if FAULT in features:
         return features
+    if ARRAY in features:
+        return {**features, FAULT: tf.constant("")}
     fault = _find_fault({key: features[key] for key in ("image", LABEL_MAP) if key in features})
     pixels = {"image": tf.zeros([1, 1, 3], tf.uint8), LABEL_MAP: tf.fill([1, 1, 1], tf.constant(IGNORE, tf.uint8))}
     encoded = {

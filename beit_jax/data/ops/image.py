@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import decode_pair, decode_rgb, parse_decoding, replace_unreadable
+from beit_jax.data.decoding.decode import decode_array, decode_pair, decode_rgb, parse_decoding, replace_unreadable
 from beit_jax.data.decoding.transparency import WHITE
-from beit_jax.data.features import KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
+from beit_jax.data.features import ARRAY, KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 from beit_jax.models.dvae_sizes import EPSILON
@@ -15,6 +15,7 @@ from beit_jax.models.pixel_statistics import STATISTICS
 def decode(background: int | tuple[int, int, int] | None = WHITE, exif_transpose: bool = True) -> Op:
     """Decodes `image` from the bytes of a file to uint8 `[h, w, 3]`, and `label_map`, if there is one, to `[h, w, 1]`.
 
+    Of a data set of arrays, `image` is what `decoding.array_pixels` makes of the array.
     See `decoding.decode` for what happens to files that cannot be read, and to label maps that do not match.
 
     Args:
@@ -25,6 +26,8 @@ def decode(background: int | tuple[int, int, int] | None = WHITE, exif_transpose
     decoding = parse_decoding("decode", background, exif_transpose)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
+        if ARRAY in features:
+            return decode_array(features)
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
         features = replace_unreadable(features)
