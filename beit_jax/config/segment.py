@@ -61,8 +61,8 @@ def check(config: ConfigDict) -> None:
     model, inference, mistakes = config.model, config.inference, Mistakes()
     if not isinstance(model.image_size, int):
         raise UserError(
-            f"model.image_size={in_words(model.image_size)}: segmentation sees windows, which are squares here; expected "
-            "one number of pixels (images themselves may have any shape)"
+            f"model.image_size={in_words(model.image_size)}: segmentation sees windows, which are squares; expected "
+            "one number of pixels (the images themselves may have any shape)"
         )
     with mistakes.collected():
         _check_head(model)

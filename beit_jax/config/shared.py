@@ -6,6 +6,7 @@ Names and defaults follow the official code (`run_beit_pretraining.py`, `run_cla
 from beit_jax.config import statistics
 from beit_jax.config.durations import check_duration, check_schedule
 from beit_jax.config.keys import Key, Keys, check_regular_expressions
+from beit_jax.data.sources import data_sets
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
 
@@ -61,7 +62,10 @@ def init_optional(default: tuple[str, ...] = ()) -> Key:
 
 def _data() -> Keys:
     return dict(
-        source=Key("imagenet2012", "digits, digit_scenes, folder:PATH or the name of a prepared tfds data set"),
+        source=Key(
+            "imagenet2012",
+            f"digits, digit_scenes, folder:PATH, {data_sets.describe()} or the name of a prepared tfds data set",
+        ),
         data_dir=Key("", "folder of prepared tfds data sets; empty: the default of tfds"),
         split=Key("train", "split to train on, such as train or train[:90%]"),
         eval_split=Key("validation", "split to evaluate on"),

@@ -67,8 +67,8 @@ def parse(text: str, channels: int = 0) -> Statistics:
     pair = _parse_numbers(text)
     if channels and len(pair[0]) != channels:
         raise UserError(
-            f"data.statistics has {len(pair[0])} channels, and data.channels={channels}: give the mean and the deviation "
-            f"of each channel; {MEASURE}"
+            f"data.statistics has {len(pair[0])} channels, and data.channels={channels}: give mean and deviation of "
+            f"each channel; {MEASURE}"
         )
     return pair
 

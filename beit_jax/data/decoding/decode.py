@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from beit_jax.data.decoding import image_header
+from beit_jax.data.decoding.array_pixels import decode_pixels
 from beit_jax.data.decoding.assertions import first_that_works, require
 from beit_jax.data.decoding.bmp import decode_bmp
 from beit_jax.data.decoding.channels import (
@@ -24,7 +25,7 @@ from beit_jax.data.decoding.plain_png import is_plain_png
 from beit_jax.data.decoding.png_texts import MOST_TEXTS, count_texts
 from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.data.decoding.transparency import WHITE, Background, has_alpha, lay_on, parse_background
-from beit_jax.data.features import FAULT, ID, LABEL_MAP, Features
+from beit_jax.data.features import ARRAY, FAULT, ID, LABEL_MAP, Features
 from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
 
@@ -62,6 +63,7 @@ def parse_decoding(
     return Decoding(parse_background(op, background), exif_transpose, channels, max_value)
 
 
+RGB = Decoding()
 AS_STORED = Decoding(background=None, exif_transpose=False)
 
 
@@ -189,14 +191,24 @@ def describe_sizes(name: Any, found: Any, size: Any) -> tuple[Any, ...]:
     )
 
 
+def decode_array(features: Features, decoding: Decoding = RGB) -> Features:
+    """Features with the pixels of `ARRAY` as `image`, see `array_pixels.decode_pixels`."""
+    pixels = decode_pixels(features[ARRAY], decoding.channels, decoding.max_value)
+    others = {key: value for key, value in replace_unreadable(features).items() if key != ARRAY}
+    return {**others, "image": pixels}
+
+
 def replace_unreadable(features: Features, channels: int = 3) -> Features:
     """Encoded features with `FAULT`. Where that is not empty, the image is one black pixel, and its label is IGNORE.
 
-    Of a pair, neither file is used if one of them cannot be read. Features that have `FAULT` already stay as they are.
-    A file with other channels than `channels`, where they do not become each other, cannot be read either.
+    Of a pair, neither file is used if one of them cannot be read. Features that have `FAULT` already stay as they are,
+    and arrays can always be read. A file with other channels than `channels`, where they do not become each other,
+    cannot be read either.
     """
     if FAULT in features:
         return features
+    if ARRAY in features:
+        return {**features, FAULT: tf.constant("")}
     fault = _find_fault({key: features[key] for key in ("image", LABEL_MAP) if key in features}, channels)
     pixels = {
         "image": tf.zeros([1, 1, channels if channels in (2, 4) else 3], tf.uint8),

@@ -59,12 +59,12 @@ def require_rgb(op: str, image: tf.Tensor) -> None:
     """
     if image.shape[-1] != 3:
         raise UserError(
-            f"{op} is for red, green and blue, and images have {image.shape[-1]} channels: leave it out of data.ops (the "
-            f"argument channels={image.shape[-1]} of the config files does)"
+            f"{op} is for red, green and blue, and images have {image.shape[-1]} channels: leave it out of data.ops, "
+            f"as channels={image.shape[-1]} of the config files does"
         )
     if image.dtype != tf.uint8:
         raise UserError(
-            f"{op}: expected uint8 pixels; put it after decode and before normalize, and leave it out with data.max_value"
+            f"{op}: expected uint8 pixels; put it after decode and before normalize; with data.max_value, leave it out"
         )
 
 

@@ -2,11 +2,11 @@
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import decode_rgb, parse_decoding, replace_unreadable
+from beit_jax.data.decoding.decode import decode_array, decode_rgb, parse_decoding, replace_unreadable
 from beit_jax.data.decoding.jpeg import DCT, require_cheap
 from beit_jax.data.decoding.orientation import read_jpeg_orientation, stored_box, turn, turned_size
 from beit_jax.data.decoding.transparency import WHITE
-from beit_jax.data.features import LABEL_MAP, TOKENIZER_IMAGE, Features
+from beit_jax.data.features import ARRAY, LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops import crop_box, resample
 from beit_jax.data.ops.pixel_levels import columns_first
 from beit_jax.data.ops.registry import Op, register
@@ -173,6 +173,10 @@ def decode_view(
     scale, ratio = (scale_min, scale_max), crop_box.ratio_of(size)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
+        if ARRAY in features:
+            features = decode_array(features)
+            image = features["image"]
+            return _one_view(features, crop_box.crop(image, crop_box.random_box(seed, image, scale)), size)
         if features["image"].dtype != tf.string or LABEL_MAP in features:
             raise UserError("decode_view: expected encoded images without label maps; use it instead of decode")
         features = replace_unreadable(features)
@@ -188,9 +192,7 @@ def decode_view(
             lambda: _decode_random_box(encoded, seed, scale, ratio, decoding.exif_transpose),
             decode_and_crop,
         )
-        check_levels(cropped)
-        view = resize_columns(columns_first(cropped), *sides(size), "bicubic")
-        return {**features, "image": view}
+        return _one_view(features, cropped, size)
 
     return op
 
@@ -212,6 +214,11 @@ def _decode_random_box(
     with tf.control_dependencies([require_cheap(encoded, shape)]):
         decoded = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT)
     return turn(crop_box.crop(decoded, tf.concat([box[:2] - corner, box[2:]], 0)), orientation)
+
+
+def _one_view(features: Features, cropped: tf.Tensor, size: ImageSize) -> Features:
+    check_levels(cropped)
+    return {**features, "image": resize_columns(columns_first(cropped), *sides(size), "bicubic")}
 
 
 def _both_views(

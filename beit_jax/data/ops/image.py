@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import decode_image, decode_pair, parse_decoding, replace_unreadable
+from beit_jax.data.decoding.decode import decode_array, decode_image, decode_pair, parse_decoding, replace_unreadable
 from beit_jax.data.decoding.transparency import WHITE
-from beit_jax.data.features import KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
+from beit_jax.data.features import ARRAY, KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 from beit_jax.models.dvae_sizes import EPSILON
@@ -21,6 +21,7 @@ def decode(
 ) -> Op:
     """Decodes `image` from the bytes of a file to uint8 `[h, w, c]`, and `label_map`, if there is one, to `[h, w, 1]`.
 
+    Of a data set of arrays, `image` is what `decoding.array_pixels` makes of the array.
     See `decoding.decode` for what happens to files that cannot be read, and to label maps that do not match.
 
     Args:
@@ -33,6 +34,8 @@ def decode(
     decoding = parse_decoding("decode", background, exif_transpose, channels, max_value)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
+        if ARRAY in features:
+            return decode_array(features, decoding)
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
         features = replace_unreadable(features, channels)

@@ -1,0 +1,27 @@
+"""Which channels pictures show, of images that are not RGB. Nothing else decides this."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def to_rgb(images: np.ndarray, bands: Sequence[int] = ()) -> np.ndarray:
+    """Pictures `[b, h, w, 3]` in [0, 1] of `[b, h, w, c]`.
+
+    RGB stays as it is, unless `bands` choose. One channel is shown as grey, as it is. Of others, the contrast of each
+    shown channel is stretched over all pictures, since numbers of satellites and microscopes are mostly small.
+
+    Args:
+      images: c channels, in [0, 1].
+      bands: one channel or three, counted from 1 (`data.bands`); those that are not there count as the last one. Empty:
+        the first three, or the first.
+    """
+    channels = images.shape[-1]
+    if channels == 3 and not bands:
+        return images
+    chosen = tuple(bands) or (range(1, 4) if channels >= 3 else (1,))
+    shown = images[..., [min(band, channels) - 1 for band in chosen]].astype(np.float32)
+    if channels > 3 or channels == 2:
+        low, high = shown.min(axis=(0, 1, 2)), shown.max(axis=(0, 1, 2))
+        shown = (shown - low) / np.maximum(high - low, 1e-6)
+    return np.broadcast_to(shown, (*shown.shape[:-1], 3))
