@@ -38,7 +38,7 @@ def interpolate_positions(
         (tables linear over the same distances, positions bicubic with antialiasing) or "hf" (tables bilinear over even
         distances, positions bicubic), as these libraries do.
       grid: rows and columns of the model's patches; None for a square grid.
-      own_grid: of the checkpoint's patches; None for a square grid.
+      own_grid: of the checkpoint's patches; None for a square grid, or for another one of the model's own number.
 
     Raises:
       UserError: a loaded grid that is not square and not given, or too small to be interpolated.
@@ -79,6 +79,9 @@ def _interpolated(
     cls_last: bool,
 ) -> Any:
     """A leaf `[..., old * old + cls_rows, c]` on a grid of other sides; rows of the class token keep their values."""
+    rows = leaf.shape[-2] - cls_rows
+    if old is None and math.isqrt(rows) ** 2 != rows == sides[0] * sides[1]:
+        return leaf
     old, (height, width) = old or _square(leaf.shape[-2] - cls_rows), sides
     if old == sides:
         return leaf

@@ -92,7 +92,7 @@ def test_finished_views_are_normalised():
 @pytest.mark.parametrize("size", [20, 10, 7])
 def test_the_smaller_view_equals_pillow(size, method):
     pixels = np.random.default_rng(6).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
-    found = np.asarray(device_augment.smaller(jnp.asarray(pixels), size, method))
+    found = np.asarray(device_augment.smaller(jnp.asarray(pixels), (size, size), method))
     window = Image.Resampling[method.upper()]
     expected = np.array([np.asarray(Image.fromarray(row).resize((size, size), window), int) for row in pixels])
     # Of noise; Pillow rounds and cuts between the two passes.
