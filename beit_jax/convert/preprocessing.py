@@ -288,7 +288,7 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
     method, channels = Image.Resampling(method), section.get("channels", 3)
     if channels not in (1, 3) or section.get("max_value", 0):
         raise UserError(
-            f"the model sees images of {channels} channels, or of more than 8 bits, and Pillow's are RGB of 8 bits; make "
+            f"the model sees images of {channels} channels, or of more than 8 bits, and Pillow's are RGB of 8; make "
             "its input yourself: (values / max_value - mean) / std, [b, h, w, c]"
         )
 
@@ -310,7 +310,7 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
 def _resized_centre(
     image: Image.Image, shape: tuple[int, int], size: tuple[int, int], method: Image.Resampling
 ) -> Image.Image:
-    """The centre, `size` high and wide, of an image resized to a width and height; of a long one no more is computed."""
+    """The centre, `size` high and wide, of an image that is resized; of a long one no more is computed."""
     box = size[::-1]
     corner = [round((side - part) / 2) for side, part in zip(shape, box, strict=True)]
     if max(shape) > LONGEST * min(shape):

@@ -122,14 +122,7 @@ class Evaluator:
                 label, predicted = int(outputs[2]["label"][row]), int(outputs[0][row])
                 some = found[label == predicted]
                 if len(some) < count:
-                    some.append(
-                        Example(
-                            to_rgb(outputs[2]["image"][row][None], self._task.config.data.bands)[0],
-                            label,
-                            predicted,
-                            float(outputs[1][row]),
-                        )
-                    )
+                    some.append(Example(outputs[2]["image"][row], label, predicted, float(outputs[1][row])))
             if min(map(len, found.values())) == count:
                 break
         return found[True], found[False]

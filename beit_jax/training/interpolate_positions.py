@@ -52,10 +52,12 @@ def interpolate_positions(
         table, depth = flat.pop(SHARED_TABLE), expected[BLOCK_TABLE].shape[0]
         flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
     for name in filter(same_width, (SHARED_TABLE, BLOCK_TABLE)):
+        if not grid and _same_rectangle(flat[name], expected[name], CLS_ROWS):
+            continue
         sides = tuple(2 * side - 1 for side in grid) if grid else _square(expected[name].shape[-2] - CLS_ROWS)
         old = tuple(2 * side - 1 for side in own_grid) if own_grid else None
         flat[name] = _interpolated(flat[name], old, sides, CLS_ROWS, TABLES[method], cls_last=True)
-    if same_width(POSITIONS):
+    if same_width(POSITIONS) and (grid or not _same_rectangle(flat[POSITIONS], expected[POSITIONS], 1)):
         sides = grid or _square(expected[POSITIONS].shape[-2] - 1)
         flat[POSITIONS] = _interpolated(
             flat[POSITIONS], own_grid, sides, 1, POSITION_EMBEDDINGS[method], cls_last=False
@@ -81,7 +83,7 @@ def _interpolated(
     """A leaf `[..., old * old + cls_rows, c]` on a grid of other sides; rows of the class token keep their values."""
     rows = leaf.shape[-2] - cls_rows
     if old is None and math.isqrt(rows) ** 2 != rows == sides[0] * sides[1]:
-        return leaf
+        return leaf  # of the same rectangle, as far as can be told
     old, (height, width) = old or _square(leaf.shape[-2] - cls_rows), sides
     if old == sides:
         return leaf
@@ -98,6 +100,12 @@ def _interpolated(
         return np.concatenate([grid, cls] if cls_last else [cls, grid], axis=-2)
 
     return _change(leaf, (*leaf.shape[:-2], height * width + cls_rows, leaf.shape[-1]), interpolate)
+
+
+def _same_rectangle(leaf: Any, expected: Any, cls_rows: int) -> bool:
+    """Whether positions have as many cells as they should, and these are no square: nothing is to be done."""
+    cells = leaf.shape[-2] - cls_rows
+    return leaf.shape[-2] == expected.shape[-2] and math.isqrt(max(cells, 0)) ** 2 != cells
 
 
 def _square(cells: int) -> tuple[int, int]:

@@ -114,7 +114,7 @@ def run(settings: argparse.Namespace) -> None:
     from beit_jax.visualize import attention, figures, loading
 
     encoder, params, image_size, preprocess = loading.load_encoder(settings.checkpoint, settings.size)
-    is_rgb = preprocess.channels == 3 and not preprocess.max_value
+    is_rgb = preprocess.channels == 3 and not preprocess.max_value and not settings.image.endswith(".npy")
     picture = (
         images.read_picture(settings.image, preprocess) if is_rgb else images.read_array(settings.image, preprocess)
     )

@@ -104,8 +104,8 @@ def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
         params = _load_frozen_tokenizer(name, task, f"give that itself as --{flag}")["tokenizer"]
     if tokenizer.channels != 3:
         raise UserError(
-            f"--{flag}={name} is for images of {tokenizer.channels} channels, and this command shows RGB; the pictures of "
-            "its run show the channels that data.bands chooses"
+            f"--{flag}={name} is for images of {tokenizer.channels} channels, and this command shows RGB; the pictures "
+            "of its run show the channels that data.bands chooses"
         )
     tokenizer = create_tokenizer(tokenizer.section, tokenizer.image_size)
     return LoadedTokenizer(tokenizer, params, config.preprocess)
