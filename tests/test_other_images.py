@@ -138,7 +138,7 @@ def bands(tmp_path):
 
 @pytest.mark.slow
 def test_thirteen_bands_of_a_rectangle_from_tokenizer_to_attention_maps(bands, capsys):
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # the optimizer is not ours
+    with jax.numpy_dtype_promotion("standard"):
         _run_thirteen_bands(bands, capsys)
 
 
