@@ -20,6 +20,7 @@ from beit_jax.data.features import LABEL_MAP, Features
 from beit_jax.data.ops.registry import OPS, Op
 from beit_jax.errors import UserError
 
+RESIZING = ("resize", "resize_small", "random_resized_crop", "two_views", "two_views_center")
 SEEDS_PER_OP = 2**40  # more than the examples of any epoch, so that the seeds of two ops are never equal
 
 
@@ -51,6 +52,7 @@ def build_program(spec: str) -> Program:
     """
     calls = _read_calls(spec)
     ops = [_create_op(call) for call in calls]
+    _check_order(calls)
     levels = [OPS[call.name].level for call in calls]
     first_on_batches = levels.index("batch") if "batch" in levels else len(ops)
     for call, level in zip(calls[first_on_batches:], levels[first_on_batches:], strict=True):
@@ -63,6 +65,16 @@ def build_program(spec: str) -> Program:
     channels = calls[0].kwargs.get("channels", 3) if calls[0].name == "decode" else 3
     parts = _chain(ops[:first_on_batches], first=0), _chain(ops[first_on_batches:], first=first_on_batches)
     return Program(*parts, channels)
+
+
+def _check_order(calls: list[_Call]) -> None:
+    """Raises UserError for an op that resizes what is normalized already: levels would not be those of Pillow."""
+    names = [call.name for call in calls]
+    after = names[names.index("normalize") :] if "normalize" in names else []
+    if late := [name for name in after if name in RESIZING]:
+        raise UserError(
+            f"{late[0]} found float32 pixels to resize, which are normalized; put it between decode and normalize"
+        )
 
 
 def random_ops(spec: str) -> list[str]:

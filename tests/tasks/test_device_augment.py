@@ -130,7 +130,8 @@ def test_views_by_name_and_by_position():
     preprocessing.build_program("decode")  # loads all ops
     for name, arguments in SIGNATURES.items():
         signature = inspect.signature(preprocessing.OPS[name].factory).parameters
-        assert tuple(signature) == arguments
+        by_position = [name for name, argument in signature.items() if argument.kind != argument.KEYWORD_ONLY]
+        assert tuple(by_position) == arguments
         assert "tokenizer_method" not in signature or signature["tokenizer_method"].default == "lanczos"
     config = configs.defaults("pretrain")
     for ops, expected in (

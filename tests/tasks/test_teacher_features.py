@@ -113,7 +113,7 @@ def test_features_on_another_grid():
     smaller = np.asarray(features_on_grid(ramp, (4, 4), (2, 2))).reshape(2, 2)
     np.testing.assert_allclose(smaller, [[5.5, 25.5], [7.5, 27.5]], atol=1e-5)
     assert features_on_grid(ramp, (4, 4), (4, 4)) is ramp
-    with pytest.raises(ValueError, match="features of 15 patches, expected those of a square grid"):
+    with pytest.raises(ValueError, match="features of 15 patches, expected 4 x 4"):
         features_on_grid(ramp[:, :15], (4, 4), (4, 4))
 
 

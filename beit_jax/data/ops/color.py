@@ -63,9 +63,7 @@ def require_rgb(op: str, image: tf.Tensor) -> None:
             f"as channels={image.shape[-1]} of the config files does"
         )
     if image.dtype != tf.uint8:
-        raise UserError(
-            f"{op}: expected uint8 pixels; put it after decode and before normalize; with data.max_value, leave it out"
-        )
+        raise UserError(f"{op}: expected uint8 pixels; put it before normalize; with data.max_value, leave it out")
 
 
 @register(random=True)

@@ -189,7 +189,7 @@ def decode_view(
         is_complete_jpeg = tf.io.is_jpeg(encoded) & (tf.strings.substr(encoded, -2, 2) == END_OF_JPEG)
         cropped = tf.cond(
             is_complete_jpeg,
-            lambda: _decode_random_box(encoded, seed, scale, ratio, decoding.exif_transpose),
+            lambda: _decode_random_box(encoded, seed, scale, decoding.exif_transpose, ratio),
             decode_and_crop,
         )
         return _one_view(features, cropped, size)
@@ -198,7 +198,11 @@ def decode_view(
 
 
 def _decode_random_box(
-    encoded: tf.Tensor, seed: tf.Tensor, scale: tuple[float, float], ratio: tuple[float, float], exif_transpose: bool
+    encoded: tf.Tensor,
+    seed: tf.Tensor,
+    scale: tuple[float, float],
+    exif_transpose: bool,
+    ratio: tuple[float, float] = crop_box.RATIO,
 ) -> tf.Tensor:
     """A random box of a JPEG file, or TensorFlow's errors.
 

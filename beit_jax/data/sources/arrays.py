@@ -79,9 +79,12 @@ class Arrays:
         try:
             check_pixels(array.dtype, shape[-1])
         except UserError as error:
-            channels_first = shape[1] in (1, 3) and shape[-1] not in (1, 3)
-            hint = ": move the axis of the channels to the end" if channels_first else ""
-            raise UserError(f"{array.where}: {error}{hint}") from None
+            raise UserError(f"{array.where}: {error}") from None
+        if shape[1] in (1, 3) and shape[-1] not in (1, 3):
+            raise UserError(
+                f"{array.where}: found images {shape[1]} pixels high with {shape[-1]} channels, the last axis: move the "
+                "axis of the channels to the end"
+            )
         return ArrayImages(array.where, shape, lambda: array.load().reshape(shape), array.digest)
 
     def _labels(self, split: str, num_classes: int) -> np.ndarray | None:
