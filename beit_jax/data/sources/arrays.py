@@ -82,8 +82,8 @@ class Arrays:
             raise UserError(f"{array.where}: {error}") from None
         if shape[1] in (1, 3) and shape[-1] not in (1, 3):
             raise UserError(
-                f"{array.where}: found images {shape[1]} pixels high with {shape[-1]} channels, the last axis: move the "
-                "axis of the channels to the end"
+                f"{array.where}: found images {shape[1]} pixels high, with {shape[-1]} channels, the last axis: move "
+                "the axis of the channels to the end"
             )
         return ArrayImages(array.where, shape, lambda: array.load().reshape(shape), array.digest)
 

@@ -130,7 +130,7 @@ WRONG = [
     ({"pixels": np.zeros(3)}, r"has the arrays pixels; expected image"),
     ({"image": np.zeros((4, 5), np.uint8)}, r"has the shape \[4, 5\]; expected \[n, h, w, c\]"),
     ({"image": np.zeros((4, 5, 5, 3), np.int64)}, r"found images of type int64; expected uint8"),
-    ({"image": np.zeros((4, 3, 5, 5), np.uint8)}, r"3 pixels high with 5 channels, the last axis: move the axis"),
+    ({"image": np.zeros((4, 3, 5, 5), np.uint8)}, r"3 pixels high, with 5 channels, the last axis: move the axis"),
     ({"image": np.zeros((4, 5, 5, 3), np.uint8), "label": np.arange(3)}, r"shape \[3\]; expected \[4\]"),
     ({"image": np.zeros((4, 5, 5, 3), np.uint8), "label": np.eye(4)}, r"shape \[4, 4\]; expected \[4\]"),
     ({"image": np.zeros((2, 5, 5, 3), np.uint8), "label": np.array([0, np.nan])}, r"1 labels that are NaN"),
