@@ -12,9 +12,7 @@ from PIL import Image
 from beit_jax.config import statistics
 from beit_jax.config.op_arguments import arguments_of
 from beit_jax.config.op_sizes import CROP_FRACTION, fill_in_sizes, short_side
-from beit_jax.convert.picture import WHITE, Background, to_rgb
-from beit_jax.convert.picture import resize as resize_image
-from beit_jax.data.size_limits import LONGEST
+from beit_jax.convert.picture import WHITE, Background, resized_centre, to_rgb
 from beit_jax.errors import UserError
 from beit_jax.models.image_size import ImageSize, sides, simplest
 from beit_jax.models.pixel_statistics import STATISTICS
@@ -93,8 +91,8 @@ def at_size(section: ConfigDict, size: ImageSize) -> ConfigDict:
 
 
 def _squashed(section: ConfigDict, size: ImageSize) -> ImageSize:
-    scales = [new / old for new, old in zip(sides(section.resize), sides(section.size), strict=True)]
-    return simplest(*(round(side * scale) for side, scale in zip(sides(size), scales, strict=True)))
+    every = zip(sides(size), sides(section.resize), sides(section.size), strict=True)
+    return simplest(*(round(side * resize / old) for side, resize, old in every))
 
 
 def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
@@ -260,12 +258,9 @@ def from_ops(ops: str, size: ImageSize) -> ConfigDict:
     if "resize_within" in ops:
         return preprocess_section(size, "bilinear", size, True, **known)
     if given := _given(ops, "two_views_center"):
-        return preprocess_section(size, resize=_larger(size, given.get("fraction", CROP_FRACTION)), **known)
+        resize = simplest(*(int(side / given.get("fraction", CROP_FRACTION)) for side in sides(size)))
+        return preprocess_section(size, resize=resize, **known)
     return preprocess_section(size, resize=official_section(size).resize, **known)
-
-
-def _larger(size: ImageSize, fraction: float) -> ImageSize:
-    return simplest(*(int(side / fraction) for side in sides(size)))
 
 
 def _given(ops: str, name: str) -> dict[str, Any] | None:
@@ -277,8 +272,7 @@ def _given(ops: str, name: str) -> dict[str, Any] | None:
 def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:
     """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
 
-    Images are turned as their EXIF orientation says, and transparent ones are laid on white, unless the section says
-    otherwise. They are resized as by Pillow 9.5 to 12, whichever version is installed: the published models were
+    Images are turned as their EXIF orientation says, and laid on white, unless the section says otherwise. They are resized as by Pillow 9.5 to 12, whichever version is installed: the published models were
     evaluated with one of that era.
 
     >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
@@ -300,23 +294,8 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
             least = resize[0] / image.height, resize[1] / image.width
             axis = 0 if least[0] >= least[1] else 1
             shape = tuple(side * resize[axis] // image.size[::-1][axis] for side in image.size)
-        pixels = np.asarray(_resized_centre(image, shape, size, method), np.float32) / 255
+        pixels = np.asarray(resized_centre(image, shape, size, method), np.float32) / 255
         return pixels.reshape(*size, channels)
 
     pixels = np.stack([one(image) for image in images])
     return ((pixels - np.float32(section["mean"])) / np.float32(section["std"])).astype(np.float32)
-
-
-def _resized_centre(
-    image: Image.Image, shape: tuple[int, int], size: tuple[int, int], method: Image.Resampling
-) -> Image.Image:
-    """The centre, `size` high and wide, of an image that is resized; of a long one no more is computed."""
-    box = size[::-1]
-    corner = [round((side - part) / 2) for side, part in zip(shape, box, strict=True)]
-    if max(shape) > LONGEST * min(shape):
-        scales = [side / new for side, new in zip(image.size, shape, strict=True)]
-        start = [scale * first for scale, first in zip(scales, corner, strict=True)]
-        ends = zip(scales, corner, box, image.size, strict=True)
-        end = [min(scale * (first + part), side) for scale, first, part, side in ends]
-        return resize_image(image, box, method, (*start, *end))
-    return resize_image(image, shape, method).crop((*corner, corner[0] + box[0], corner[1] + box[1]))

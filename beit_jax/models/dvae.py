@@ -1,7 +1,6 @@
 """DALL-E's discrete variational autoencoder, BEiT's visual tokenizer (arXiv 2102.12092, section 2.1 and appendix A).
 
-Layers, sizes and names of parameters follow the package `dall_e` (github.com/openai/DALL-E), so that its published
-weights fit.
+Layers, sizes and parameter names are those of the package `dall_e` (github.com/openai/DALL-E): its weights fit.
 """
 
 import flax.linen as nn
@@ -18,10 +17,7 @@ from beit_jax.models.xla_workarounds import convolution_without_overlap, halved
 class Conv(nn.Module):
     """A convolution of stride 1 that keeps the size.
 
-    Attributes:
-      features: output channels.
-      size: side of the kernel, odd.
-      dtype: of the computation.
+    Its kernels have `features` output channels and a side of `size` pixels, odd; `dtype` is of the computation.
     """
 
     features: int
@@ -211,7 +207,7 @@ class DiscreteVAE(nn.Module):
     def setup(self) -> None:
         sizes = (self.vocab, self.hidden, self.groups, self.blocks_per_group)
         self.encoder = DvaeEncoder(*sizes, dtype=self.dtype)
-        self.decoder = DvaeDecoder(*sizes, decoder_init=self.decoder_init, channels=self.channels, dtype=self.dtype)
+        self.decoder = DvaeDecoder(*sizes, self.decoder_init, self.channels, self.dtype)
 
     def __call__(
         self, images: jax.Array, key: jax.Array, temperature: jax.Array | float, straight_through: bool = False
@@ -224,8 +220,7 @@ class DiscreteVAE(nn.Module):
           temperature: of the relaxation, see `gumbel_softmax`.
           straight_through: see `gumbel_softmax`.
 
-        Returns:
-          outputs float32 `[b, H, W, 2c]`, see `decode`, and logits float32 `[b, g, g, v]`.
+        Returns: outputs float32 `[b, H, W, 2c]`, see `decode`, and logits float32 `[b, g, g, v]`.
         """
         logits = self.encode(images)
         return self.decode(gumbel_softmax(key, logits, temperature, straight_through)), logits

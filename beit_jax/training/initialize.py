@@ -14,13 +14,13 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import class_names, differing_keys, from_json
 from beit_jax.config import flatten as flatten_config
-from beit_jax.config.encoder import patch_grid
 from beit_jax.config.recipes import may_be_moved
 from beit_jax.config.schema import declared_keys
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
+from beit_jax.training.grids import grid_of_model, grid_of_source
 from beit_jax.training.inflate_channels import inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.mismatch import explain_mismatch
@@ -101,7 +101,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         _check_config(config, run)
     elif config.init_from and not config.resume_from:
         with _named("init_from", config.init_from), explained(config.init_from):
-            found = _fitted(config, shapes(config.init_from), params, _grid_of_source(config.init_from, run))
+            found = _fitted(config, shapes(config.init_from), params, grid_of_source(config.init_from, run))
             merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
     for name, part in task.frozen_parts.items():
         if part.source != "random":
@@ -114,22 +114,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
 def _fitted(config: ConfigDict, loaded: Params, target: Params, own_grid: tuple[int, int] | None) -> Params:
     """Loaded parameters with the positions and the channels of the model of a config."""
     loaded = inflate_channels(loaded, target, config.inflate)
-    return interpolate_positions(loaded, target, grid=_grid(config), own_grid=own_grid or _grid(config))
-
-
-def _grid(config: ConfigDict) -> tuple[int, int] | None:
-    """Rows and columns of patches of a config's model; None if squares need not be told, or there are no patches."""
-    model = config.get("model", {})
-    is_square = "variant" not in model or isinstance(model.image_size, int)
-    return None if is_square else patch_grid(model)
-
-
-def _grid_of_source(source: str, run: Path) -> tuple[int, int] | None:
-    """As `_grid`, of a checkpoint; None also of a stage that has not run."""
-    try:
-        return _grid(from_json(checkpoint.load_config(find_checkpoint(source, run.parent))))
-    except (UserError, ValueError):
-        return None
+    return interpolate_positions(loaded, target, grid=grid_of_model(config), own_grid=own_grid or grid_of_model(config))
 
 
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
@@ -217,7 +202,7 @@ def starting_state(
         return fresh, "starting from scratch"
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
-    own_grid = _grid_of_source(config.init_from, run)
+    own_grid = grid_of_source(config.init_from, run)
     loaded = _fitted(config, checkpoint.load_params(source, everywhere), abstract.params, own_grid)
     loaded, rows, note = _without_other_classes(config, task, loaded, abstract.params, source)
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
