@@ -56,8 +56,7 @@ def preprocess_section(
       std: of each channel.
       background: what is seen through transparent pixels, see `picture.to_rgb`.
       exif_transpose: whether images are turned as their EXIF orientation says.
-      channels: of the input.
-      max_value: the number in a file that means 1; 0: that of 8 bits.
+      channels, max_value: of the input, as in `data` of a config.
     """
     return ConfigDict(
         dict(
@@ -272,8 +271,9 @@ def _given(ops: str, name: str) -> dict[str, Any] | None:
 def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:
     """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
 
-    Images are turned as their EXIF orientation says, and laid on white, unless the section says otherwise. They are resized as by Pillow 9.5 to 12, whichever version is installed: the published models were
-    evaluated with one of that era.
+    Images are turned as their EXIF orientation says, and laid on white, unless the section says otherwise. They are
+    resized as by Pillow 9.5 to 12, whichever version is installed: the published models were evaluated with one of
+    that era.
 
     >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
     np.float32(1.0)
