@@ -272,8 +272,7 @@ def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.
     """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
 
     Images are turned as their EXIF orientation says, and laid on white, unless the section says otherwise. They are
-    resized as by Pillow 9.5 to 12, whichever version is installed: the published models were evaluated with one of
-    that era.
+    resized as by Pillow 9.5 to 12, whichever is installed: the published models were evaluated with one of these.
 
     >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
     np.float32(1.0)
