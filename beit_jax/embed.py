@@ -32,6 +32,7 @@ from typing import Any
 from beit_jax import cli, command, image_flags
 from beit_jax.data.sources.image_files import ImageFile, number_classes
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.models.image_size import in_words, simplest
 from beit_jax.models.variants import FEATURE_KINDS
 
 SHARD_SIZE = 10_000
@@ -196,7 +197,7 @@ class _Extractor:
         from beit_jax.visualize.loading import load_encoder
 
         loaded = load_encoder(args.checkpoint, (args.image_size,) * 2 if args.image_size else None)
-        encoder, section, size = loaded.encoder, loaded.preprocess, loaded.image_size[0]
+        encoder, section, size = loaded.encoder, loaded.preprocess, simplest(*loaded.image_size)
         layers = encoder_features.chosen_layers(_layers(args.layers) or -(-2 * encoder.depth // 3), encoder.depth)
         if size != section.size:
             section = preprocessing.at_size(section, size)
@@ -205,7 +206,7 @@ class _Extractor:
         one = functools.partial(encoder_features.compute, encoder=encoder, kind=args.kind, layers=layers)
         self._run = jax.jit(one, out_shardings=sharding.replicated(self.mesh))
         self._params = jax.device_put(loaded.params, sharding.replicated(self.mesh))
-        image = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+        image = jax.ShapeDtypeStruct((1, *loaded.image_size, section.channels), "float32")
         self.shape = jax.eval_shape(one, loaded.params, image).shape[1:]
         which = ", ".join(map(str, layers)) if isinstance(layers, tuple) else layers
         self.described = f"{args.kind} of layer {which} of {encoder.depth}"
@@ -217,7 +218,9 @@ class _Extractor:
             ops=self.ops,
         )
         numbers = " x ".join(map(str, self.shape))
-        print(f"{self.described}: {numbers} numbers for an image of {size}x{size} pixels", file=sys.stderr)
+        print(
+            f"{self.described}: {numbers} numbers for an image of {in_words(loaded.image_size)} pixels", file=sys.stderr
+        )
 
     def __call__(self, images: Any) -> Any:
         return self._run(self._params, images)

@@ -50,8 +50,11 @@ def features(
       UserError: the model has no such encoder, there is no such block or kind, or the patches do not cover the images.
     """
     shape = np.shape(images)
-    if len(shape) != 4 or shape[-1] != 3:
-        raise UserError(f"found images of shape {shape}; expected [b, h, w, 3], as beit_jax.preprocess gives them")
+    channels = _channels_of(model, params)
+    if len(shape) != 4 or shape[-1] != channels:
+        raise UserError(
+            f"found images of shape {shape}; expected [b, h, w, {channels}], as beit_jax.preprocess gives them"
+        )
     if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
         raise UserError(f"found {images.dtype} images; expected normalized ones, as beit_jax.preprocess gives them")
     run, sized = _program(model, params, shape[1:3], layers, kind)
@@ -82,15 +85,20 @@ def feature_extractor(
     """
     height, width = map(operator.index, image_size)
     run, sized = _program(model, params, (height, width), layers, kind)
-    placed = jax.device_put(sized)
+    placed, channels = jax.device_put(sized), _channels_of(model, params)
 
     def extract(images: jax.Array) -> jax.Array:
         shape = np.shape(images)
-        if shape[1:] != (height, width, 3):
-            raise UserError(f"found images of shape {shape}; expected [b, {height}, {width}, 3]")
+        if shape[1:] != (height, width, channels):
+            raise UserError(f"found images of shape {shape}; expected [b, {height}, {width}, {channels}]")
         return run(placed, images)
 
     return extract
+
+
+def _channels_of(model: nn.Module, params: Params) -> int:
+    """Of the images that a model sees."""
+    return encoder_of(model, params)[1]["patch_embed"]["kernel"].shape[2]
 
 
 def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tuple[vit.Encoder, Params]:
@@ -127,28 +135,33 @@ def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tup
     return encoder, params["encoder"]
 
 
-def at_size(encoder: vit.Encoder, params: Params, image_size: tuple[int, int]) -> tuple[vit.Encoder, Params]:
+def at_size(
+    encoder: vit.Encoder, params: Params, image_size: tuple[int, int], own_size: tuple[int, int] | None = None
+) -> tuple[vit.Encoder, Params]:
     """An encoder and its parameters for images of another size, with interpolated positions; the same for its own size.
 
     Args:
       encoder: the network.
-      params: its parameters, for square images.
+      params: its parameters.
       image_size: height and width in pixels.
+      own_size: the same of the images that the parameters are for; None: they are square, or of `image_size`.
 
     Raises:
       UserError: patches do not cover such images.
     """
     grid = patch_grid(image_size, encoder.patch_size)
-    loaded, expected = {"encoder": params}, {"encoder": _shapes(encoder, image_size)}
-    sized = interpolate_positions(loaded, expected, grid=grid)["encoder"]
+    own_grid = patch_grid(own_size, encoder.patch_size) if own_size else None
+    channels = params["patch_embed"]["kernel"].shape[2]
+    loaded, expected = {"encoder": params}, {"encoder": _shapes(encoder, image_size, channels)}
+    sized = interpolate_positions(loaded, expected, grid=grid, own_grid=own_grid)["encoder"]
     if any(new is not old for new, old in zip(jax.tree.leaves(sized), jax.tree.leaves(params), strict=True)):
         encoder = encoder.clone(attention="plain")  # another kind was tried for the model's own number of patches
     return encoder, sized
 
 
 @functools.lru_cache(maxsize=64)
-def _shapes(encoder: vit.Encoder, image_size: tuple[int, int]) -> Params:
-    image = jax.ShapeDtypeStruct((1, *image_size, 3), np.float32)
+def _shapes(encoder: vit.Encoder, image_size: tuple[int, int], channels: int) -> Params:
+    image = jax.ShapeDtypeStruct((1, *image_size, channels), np.float32)
     return jax.eval_shape(encoder.init, jax.random.key(0), image)["params"]
 
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from beit_jax.config import class_names
+from beit_jax.config.encoder import image_shape
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
 from beit_jax.experiment_splits import check_disjoint
@@ -224,13 +225,13 @@ class ExperimentData:
         section = self.config.knn  # with numbers for the names in its ops
         data = self.config.data.copy_and_resolve_references()
         data.eval_ops = section.ops or data.eval_ops
-        info, side = pipeline.info(data), self.config.model.image_size
+        info = pipeline.info(data)
         if info.num_classes < 2:
             raise UserError(
                 f"knn.k={section.k}, but {data.source} has no labels; expected two classes or more, or knn.k=0"
             )
         check_disjoint(data, f"which would vote for themselves with knn.k={section.k}; knn.k=0 leaves this out")
-        wanted = {"image": spec("float32", 1, side, side, 3), "label": spec("int32", 1)}
+        wanted = {"image": spec("float32", 1, *image_shape(self.config)), "label": spec("int32", 1)}
         for split in (data.split, data.eval_split):
             compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
         once = dict(batch_size=self.config.batch_size) | this_process()

@@ -98,6 +98,14 @@ def fill_in_statistics(config: ConfigDict, start: Start) -> ConfigDict:
     evaluation in another way than in the training.
     """
     config, theirs = config.copy_and_resolve_references(), start.statistics
+    if theirs is not None and not config.data.statistics and len(theirs[0]) != config.data.channels:
+        theirs = None  # of an encoder whose projection of patches is inflated
+    if theirs is None and uses_statistics(config) and statistics.need_measuring(config):
+        raise UserError(
+            f"data.statistics is empty, and of images of {config.data.channels} channels nothing is known: measure "
+            "them with python -m beit_jax.measure_statistics, which takes the arguments of train, or give "
+            "--config.data.statistics=inception, 0.5 and 0.5 for each channel"
+        )
     if not config.data.statistics and uses_statistics(config):
         config.data.statistics = statistics.as_text(statistics.of_config(config) if theirs is None else theirs)
     ours = list(_normalizations(config).items())

@@ -11,7 +11,7 @@ from beit_jax.config.class_names import scores_classes
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.data.records.stored_tokens import check_folder
-from beit_jax.data.sources import folder_checks, layout
+from beit_jax.data.sources import data_sets, folder_checks, layout
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
@@ -79,6 +79,8 @@ def check_data(config: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
       UserError: the folder is missing, has no such split, or lacks the classes that the task scores.
     """
     data = config.data
+    if data_sets.has_prefix(data.source):
+        return _check_examples(config, splits)
     path = layout.path_of(data.source)
     if not path:
         return _check_data_set(data.source, data.data_dir)
@@ -96,6 +98,21 @@ def check_data(config: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
             folder_checks.check_classes(path, data[name])
         except UserError as error:
             raise UserError(f"data.source={data.source}: {error}") from error
+
+
+def _check_examples(config: ConfigDict, splits: Sequence[str]) -> None:
+    """Checks the splits of a data set with a prefix, of which no image is read."""
+    source, mistakes = config.data.source, Mistakes()
+    try:
+        data_sets.open_data_set(source)
+    except UserError as error:
+        raise UserError(f"data.source={source}: {error}") from error
+    for name in splits:
+        with mistakes.collected(f"data.{name}={config.data[name]}: "):
+            data_sets.select(source, config.data[name])
+            if scores_classes(config):
+                data_sets.check_labelled(source, config.data[name])
+    mistakes.raise_all()
 
 
 def check_outside(flag: str, path: Path, config: ConfigDict) -> None:

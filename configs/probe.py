@@ -11,6 +11,7 @@ Arguments
   cache    no augmentation, so that features are computed once: minutes in place of hours, and some points less
            accuracy. The features stay in memory: 4 bytes x images x layers x width
   statistics  pixel statistics, imagenet or inception; by default those of the checkpoint in encoder.init_from
+  channels of the images, by default 3 (docs/other_images.md)
   variant, data, runlocal
 
 --config.knn.k=20 adds nearest neighbours. They need the features of all images in memory, as `cache` does.
@@ -24,12 +25,14 @@ measured here yet.
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, set_source, shorten
+from beit_jax.config import defaults, parse_arg, set_channels, set_source, shorten
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the paper or of the released code."""
-    known = dict(setting="paper", variant="B/16", data="imagenet2012", statistics="", cache=False, runlocal=False)
+    known = dict(
+        setting="paper", variant="B/16", data="imagenet2012", statistics="", cache=False, channels=3, runlocal=False
+    )
     arg = parse_arg(arg, **known)
     if arg.setting not in ("paper", "code"):
         raise ValueError(f"setting={arg.setting!r}; expected paper or code")
@@ -59,4 +62,4 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.ops = f"decode|random_resized_crop(image_size, method='bilinear')|flip_lr{ending}"
     if config.cache_features:
         config.data.ops = config.data.eval_ops
-    return config
+    return set_channels(config, arg.channels)

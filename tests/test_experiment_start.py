@@ -154,7 +154,8 @@ def test_wrong_statistics():
         "(",
     ):
         with pytest.raises(
-            beit_jax.errors.UserError, match=r"data\.statistics=.*expected 'inception' or 'imagenet', or a"
+            beit_jax.errors.UserError,
+            match=r"data\.statistics(=.*expected 'inception' or 'imagenet', or a| has 2 channels)",
         ):
             configs.validate(made(**{"data.statistics": text}))
 

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 # Names of the arguments of ops, in their order.
 SIGNATURES = {
-    "decode": ("background", "exif_transpose"),
+    "decode": ("background", "exif_transpose"),  # and, by name, channels and max_value
     "normalize": ("mean", "std"),
     "resize": ("size", "method"),
     "resize_small": ("size", "method"),

@@ -12,9 +12,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config import segment, statistics
-from beit_jax.config.encoder import grid_side
+from beit_jax.config.encoder import patch_grid
 from beit_jax.config.pretrain import largest_mask, smallest_block, tokenizer_image_size
 from beit_jax.errors import UserError, did_you_mean
+from beit_jax.models.image_size import ImageSize, simplest
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
 OPS = ("data.ops", "data.eval_ops", "knn.ops")
@@ -25,7 +26,7 @@ _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off 
 SIZES: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
     "image_size": ("model.image_size", lambda config: config.model.image_size),
     "short_side": ("model.image_size", lambda config: short_side(config.model.image_size)),
-    "grid": ("model.variant", lambda config: grid_side(config.model)),
+    "grid": ("model.variant", lambda config: simplest(*patch_grid(config.model))),
     "tokenizer_size": ("tokenizer.kind", tokenizer_image_size),
     "num_masked": ("num_masked", largest_mask),
     "min_block": ("num_masked", smallest_block),
@@ -36,8 +37,13 @@ SIZES: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
 }
 
 
-def short_side(image_size: int) -> int:
-    """To how many pixels the official evaluation resizes the shorter side before it crops the centre: 256 for 224."""
+def short_side(image_size: ImageSize) -> ImageSize:
+    """To how many pixels the official evaluation resizes the shorter side before it crops the centre: 256 for 224.
+
+    Of a rectangle, a pair: the height and width that the resized image covers.
+    """
+    if not isinstance(image_size, int):
+        return tuple(map(short_side, image_size))
     return image_size if image_size >= _FULL_SIZE else int(image_size / CROP_FRACTION)
 
 
@@ -69,8 +75,32 @@ def fill_in_sizes(config: ConfigDict) -> ConfigDict:
     for key in OPS:
         if _has(config, key):
             section, _, name = key.partition(".")
-            config[section][name] = _replace(config[section][name], known, key)
+            config[section][name] = _decoding(_replace(config[section][name], known, key), config.data)
     return config
+
+
+def _decoding(ops: str, data: ConfigDict) -> str:
+    """A chain whose op `decode` makes the pixels that the keys of `data` say: `decode(channels=13, max_value=1e4)`.
+
+    Raises:
+      UserError: `decode_view`, which is for RGB of 8 bits alone.
+    """
+    given = dict(channels=data.channels) if data.channels != 3 else {}
+    given |= dict(max_value=data.max_value) if data.max_value else {}
+    if not given:
+        return ops
+    said = ", ".join(f"data.{name}={value:g}" for name, value in given.items())
+    if re.match(r"\s*decode_view\b", ops):
+        raise UserError(
+            f"{said} with decode_view, which is for RGB of 8 bits; write decode|two_views(...) (no fast=True)"
+        )
+    match = re.match(r"\s*decode\b(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\))?", ops)
+    if not match:
+        return ops
+    before = [match[1]] if match[1] and match[1].strip() else []
+    return (
+        f"decode({', '.join([*before, *(f'{name}={value!r}' for name, value in given.items())])}){ops[match.end() :]}"
+    )
 
 
 def _has(config: ConfigDict, key: str) -> bool:

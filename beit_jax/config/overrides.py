@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from beit_jax.config.nearest import describe_unknown
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.models import image_size
 
 PREFIX = "--config."
 CHOOSES_KEYS = re.compile(r"(?:\w+\.)?(task|model\.kind|tokenizer\.kind)")
@@ -85,12 +86,14 @@ def _set(config: ConfigDict, name: str, text: str | None) -> None:
     for section in sections:
         config = config[section]
     with config.unlocked(), config.ignore_type():
-        config[key] = True if text is None else _convert(text, values[name])
+        config[key] = True if text is None else _convert(text, values[name], key)
 
 
-def _convert(text: str, default: Any) -> Any:
+def _convert(text: str, default: Any, key: str) -> Any:
     """The text as a value of the type of another one; the text itself if it cannot be read so."""
     try:
+        if key == "image_size":
+            return image_size.parse(text)
         match default:
             case bool():
                 return BOOLEANS[text.lower()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from beit_jax.config.classify import LABELS, NUM_CLASSES
-from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
+from beit_jax.config.encoder import encoder_keys, knn_keys, patch_grid
 from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
@@ -32,7 +32,7 @@ def check(config: ConfigDict) -> None:
     """
     mistakes = Mistakes()
     with mistakes.collected():
-        grid_side(config.model)
+        patch_grid(config.model)
         variant, _ = variants.parse(config.model.variant)
         chosen_layers(config.layers, variant.depth)
     if not config.encoder.init_from:

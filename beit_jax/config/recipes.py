@@ -1,11 +1,14 @@
 """Recipes: ordered lists of configs, each a stage with a folder of its own under the workdir."""
 
+import contextlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from beit_jax.config.nearest import listed
+from beit_jax.data.sources import data_sets
 from beit_jax.data.sources.layout import list_splits, path_of
 from beit_jax.errors import UserError
 
@@ -92,16 +95,38 @@ def shortened(stages: Mapping[str, ConfigDict], steps: int) -> dict[str, ConfigD
     return {name: shorten(config, steps) for name, config in stages.items()}
 
 
+def may_be_moved(source: str, other: str) -> bool:
+    """Whether two values of `data.source` are paths of the same kind, which may hold the same data."""
+    prefix = source.partition(":")[0]
+    return (prefix == "folder" or data_sets.has_prefix(source)) and other.startswith(f"{prefix}:")
+
+
+FOR_RGB = re.compile(r"\|(?:color_jitter|photometric_distortion|randaugment)\b(?:\([^()]*\))?")
+
+
+def set_channels(config: ConfigDict, channels: int) -> ConfigDict:
+    """Sets, in place, the channels of the images, and leaves out the ops that are for red, green and blue."""
+    config.data.channels = channels
+    if channels != 3:
+        for name in ("ops", "eval_ops"):
+            config.data[name] = FOR_RGB.sub("", config.data[name])
+    return config
+
+
 def set_source(config: ConfigDict, source: str) -> ConfigDict:
     """Sets, in place, what a config reads: the data source, and the splits to train and to evaluate on.
 
     Of a folder without a split `validation`, a tenth of the training images is held out, chosen by a hash of their
-    names. Other sources have the splits that their data sets usually have.
+    names; of a data set with a prefix, if it has no second split. Other sources have the splits that their data sets
+    usually have.
     """
     config.data.source = source
     config.data.split, config.data.eval_split = "train", "validation"
     if source in ("digits", "cifar10", "cifar100"):
         config.data.eval_split = "test"
+    elif data_sets.has_prefix(source):
+        with contextlib.suppress(UserError):  # told when the data are checked, with everything else
+            config.data.split, config.data.eval_split = data_sets.default_splits(source)
     elif (folder := path_of(source)) and Path(folder).is_dir() and "validation" not in list_splits(folder):
         config.data.split, config.data.eval_split = HELD_OUT
     return config

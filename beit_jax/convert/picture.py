@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from beit_jax.data.size_limits import MOST_BETWEEN
+from beit_jax.data.size_limits import LONGEST, MOST_BETWEEN
 
 Background = int | tuple[int, int, int] | None
 WHITE = 255
@@ -63,6 +63,21 @@ def resize(
         return rows.resize(size, method, (left, 0, right, size[1]))
     columns = image.resize((size[0], image.height), method, (left, 0, right, image.height))
     return columns.resize(size, method, (0, top, size[0], bottom))
+
+
+def resized_centre(
+    image: Image.Image, shape: tuple[int, int], size: tuple[int, int], method: Image.Resampling
+) -> Image.Image:
+    """The centre, `size` high and wide, of an image that is resized; of a long one no more is computed."""
+    box = size[::-1]
+    corner = [round((side - part) / 2) for side, part in zip(shape, box, strict=True)]
+    if max(shape) > LONGEST * min(shape):
+        scales = [side / new for side, new in zip(image.size, shape, strict=True)]
+        start = [scale * first for scale, first in zip(scales, corner, strict=True)]
+        ends = zip(scales, corner, box, image.size, strict=True)
+        end = [min(scale * (first + part), side) for scale, first, part, side in ends]
+        return resize(image, box, method, (*start, *end))
+    return resize(image, shape, method).crop((*corner, corner[0] + box[0], corner[1] + box[1]))
 
 
 def _stored_bits(image: Image.Image) -> int:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax.config import statistics as pixel_statistics
+from beit_jax.config.encoder import patch_grid
 from beit_jax.convert import (
     detect,
     files,
@@ -26,10 +27,12 @@ from beit_jax.convert import (
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.models.image_size import ImageSize
 from beit_jax.models.pixel_statistics import Statistics
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
+from beit_jax.training.inflate_channels import WAYS, inflate_channels
 from beit_jax.training.interpolate_positions import METHODS, interpolate_positions
 from beit_jax.training.params import flatten, merge, unflatten
 
@@ -52,7 +55,9 @@ def from_pretrained(
     task: str | None = None,
     *,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+    inflate: str = "",
     heads: int | None = None,
     statistics: str | None = None,
     resize: str = "official",
@@ -82,7 +87,9 @@ def from_pretrained(
         fine-tuning does: it copies the shared table to every block, drops the final norm, and initializes `fc_norm` and
         the head.
       num_classes: of the classifier; the head is initialized where the checkpoint has none, or another number.
-      image_size: side in pixels; positions are interpolated where the checkpoint has another one.
+      channels: of the images, which the checkpoint may have others of, with `inflate`.
+      inflate: "average": see `training.inflate_channels`; empty: other channels are refused.
+      image_size: side in pixels, or (height, width); positions are interpolated where the checkpoint has another one.
       heads: attention heads, for a checkpoint that does not state them.
       statistics: of pixels, as `data.statistics` of a config, in place of those that a checkpoint states, or that are
         assumed where it states none.
@@ -104,14 +111,18 @@ def from_pretrained(
     options = hub.Options(revision, token, cache_dir, local_files_only)
     params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels, options)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
-    if task in (None, config.task) and same_classes and image_size is None:
+    if task in (None, config.task) and same_classes and image_size is None and channels in (None, config.data.channels):
         return Pretrained(create_task(config).model, params, config)
+    if inflate not in WAYS:
+        raise UserError(f"inflate={inflate!r}; expected average, or nothing")
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
-    changed = retarget.config_for(config, task or config.task, num_classes, image_size)
+    changed = retarget.config_for(config, task or config.task, num_classes, image_size, channels)
     made = create_task(changed)
     initial = jax.tree.map(np.asarray, jax.jit(made.init)(jax.random.key(seed)))
-    interpolated = interpolate_positions(params, initial, resize)
+    grids = (patch_grid(section.model) for section in (changed, config))
+    inflated = inflate_channels(params, initial, inflate)
+    interpolated = interpolate_positions(inflated, initial, resize, *grids)
     merged = merge(initial, interpolated, retarget.optional_params(config, changed), made.ignored_parameters)
     return Pretrained(made.model, merged, changed)
 

@@ -25,6 +25,7 @@ from beit_jax.convert import (
 from beit_jax.convert.layouts import task_layout
 from beit_jax.convert.pretrained import shapes_of
 from beit_jax.errors import UserError
+from beit_jax.models.image_size import in_words
 from beit_jax.runtime.atomic_write import atomic_write
 from beit_jax.training import checkpoint
 from beit_jax.training.params import flatten, merge, unflatten
@@ -65,6 +66,7 @@ def save_pretrained(
     target = Path(folder)
     shards.check_size(max_shard_size)
     if format not in ANY_TASK:
+        _check_images(format, config)
         _check_format(format, config)
     locate.check_target(target, format)
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
@@ -79,6 +81,16 @@ def save_pretrained(
         if reason := system_errors.reason_of(error):
             raise UserError(f"{target} cannot be written: {reason}; choose another folder") from error
         raise
+
+
+def _check_images(format: str, config: ConfigDict) -> None:
+    """Raises UserError for images that the formats of other libraries have no words for."""
+    size, channels = config.model.image_size, config.data.channels
+    if channels != 3 or not isinstance(size, int):
+        raise UserError(
+            f"format={format!r} is for square RGB images, and the model sees {in_words(size)} pixels of {channels} "
+            f"channels; expected format={' or '.join(map(repr, ANY_TASK))}"
+        )
 
 
 def _check_format(format: str, config: ConfigDict) -> None:

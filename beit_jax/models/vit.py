@@ -77,7 +77,7 @@ class Encoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: `[b, H, W, 3]`, normalised; a grid of gh = H / patch_size by gw patches, n in all.
+          images: `[b, H, W, c]`, normalised; a grid of gh = H / patch_size by gw patches, n in all.
           mask: bool `[b, gh, gw]`, true where the mask token replaces a patch; None replaces no patch.
           train: whether stochastic depth is on, which needs the rng `drop_path` if the rate is not 0.
           all_layers: whether to return the output of every block, without the final norm.
@@ -88,7 +88,7 @@ class Encoder(nn.Module):
           With `keep` two `[b, n+1, d]`, and the attention bias that blocks share or None.
         """
         grid = patch_grid(images.shape[1:3], self.patch_size)
-        init = initializers(self.init_scheme, self.patch_size)
+        init = initializers(self.init_scheme, self.patch_size, images.shape[-1])
         x = PatchEmbed(self.width, self.patch_size, init.patch_kernel, init.patch_bias, self.dtype, name="patch_embed")(
             images
         ).astype(jnp.float32)

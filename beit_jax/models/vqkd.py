@@ -80,14 +80,13 @@ class VqkdNetworks(nn.Module):
         self.decode_head = Head(self.target_width, self.dtype)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[b, h, w, 3]` in [0, 1] -> unit vectors float32 `[b, n, c]`, patches row-major."""
+        """Images `[b, h, w, c]` in [0, 1] -> unit vectors float32 `[b, n, c]`, patches row-major."""
         return unit(self.encode_head(self.encoder(2.0 * images - 1.0)[:, 1:]))
 
-    def decode(self, vectors: jax.Array) -> jax.Array:
-        """Codes `[b, n, c]` of a square grid -> the teacher's features, as predicted: float32 `[b, n, t]`."""
-        side = round(vectors.shape[1] ** 0.5)
-        return self.decode_head(self.decoder(rearrange(vectors, "b (h w) c -> b h w c", h=side))[:, 1:])
+    def decode(self, vectors: jax.Array, rows: int) -> jax.Array:
+        """Codes `[b, n, c]` of a grid of so many rows -> the teacher's features, as predicted: float32 `[b, n, t]`."""
+        return self.decode_head(self.decoder(rearrange(vectors, "b (h w) c -> b h w c", h=rows))[:, 1:])
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Both, without the codes between them, for making parameters."""
-        return self.decode(self.encode(images))
+        return self.decode(self.encode(images), images.shape[1] // self.patch_size)

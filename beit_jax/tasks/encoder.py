@@ -11,6 +11,7 @@ from einops import rearrange
 from ml_collections import ConfigDict
 
 from beit_jax.models import variants, vit
+from beit_jax.models.image_size import area, grid_of
 from beit_jax.models.patch_embed import patch_grid
 from beit_jax.tasks.device_choices import chosen_by_device
 from beit_jax.tasks.task import Task
@@ -65,7 +66,7 @@ def layer_features(
     Args:
       encoder: the network.
       params: its parameters.
-      images: `[b, h, w, 3]`, normalised.
+      images: `[b, h, w, c]`, normalised.
       kind: one of `variants.FEATURE_KINDS`: "mean" of the patches, "cls", "cls_mean", both side by side, or "patches",
         maps of them.
       layers: the blocks, counted from 1; empty: all.
@@ -92,7 +93,7 @@ def layer_outputs(encoder: vit.Encoder, params: Params, images: jax.Array, layer
     return encoder.apply({"params": params}, images, all_layers=True)[np.array(layers) - 1]
 
 
-def encoder_flops(section: ConfigDict, *, backward: bool = True, depth: int = 0) -> int:
+def encoder_flops(section: ConfigDict, channels: int = 3, *, backward: bool = True, depth: int = 0) -> int:
     """FLOPs of the encoder for an image, counting matrix products, from a config's `model` section.
 
     Projections and MLPs take 12 n d^2 products in each block, attention 2 n^2 d. The backward pass costs two forward
@@ -100,13 +101,14 @@ def encoder_flops(section: ConfigDict, *, backward: bool = True, depth: int = 0)
 
     Args:
       section: of the config.
+      channels: of the images.
       backward: whether there is a backward pass.
       depth: the number of blocks that are computed; 0: all.
     """
     variant, patch = variants.parse(section.variant)
     variant = dataclasses.replace(variant, depth=depth or variant.depth)
-    patches = (section.image_size // patch) ** 2
-    embedding = 2 * patches * 3 * patch**2 * variant.width
+    patches = area(grid_of(section.image_size, patch))
+    embedding = 2 * patches * channels * patch**2 * variant.width
     blocks = block_flops(variant, patches + 1)
     return 3 * blocks + 2 * embedding if backward else blocks + embedding
 

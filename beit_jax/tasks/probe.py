@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from beit_jax.config.encoder import image_shape
 from beit_jax.config.probe import chosen_layers
 from beit_jax.models import variants, vit
 from beit_jax.tasks import layers
@@ -34,7 +35,7 @@ NOT_PROBED = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probe(Task):
-    """See `Task`; batches hold `label` int32 `[b]`, and `image` `[b, h, w, 3]` or `features` `[b, l, f]`."""
+    """See `Task`; batches hold `label` int32 `[b]`, and `image` `[b, h, w, c]` or `features` `[b, l, f]`."""
 
     @functools.cached_property
     def model(self) -> vit.Encoder:
@@ -55,10 +56,10 @@ class Probe(Task):
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """See `Task.frozen_parts`."""
-        side, config = self.config.model.image_size, self.config
+        config = self.config
 
         def init(key: jax.Array) -> Params:
-            return {"encoder": self.model.init(key, jnp.zeros((1, side, side, 3), jnp.float32))["params"]}
+            return {"encoder": self.model.init(key, jnp.zeros((1, *image_shape(self.config)), jnp.float32))["params"]}
 
         return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED)}
 
@@ -90,8 +91,7 @@ class Probe(Task):
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""
-        side = self.config.model.image_size
-        return {"image": spec("float32", b, side, side, 3), "label": spec("int32", b)}
+        return {"image": spec("float32", b, *image_shape(self.config)), "label": spec("int32", b)}
 
     ops_spec = eval_spec
 
@@ -152,9 +152,9 @@ class Probe(Task):
         """See `Task.training_flops`; the encoder has no backward pass, and ends with the last layer that is probed."""
         layer_count, width, classes = self._head_shape
         head, last = 2 * 2 * layer_count * width * classes, max(self.embedded_layers)
-        return (
-            head if self.config.cache_features else head + encoder_flops(self.config.model, backward=False, depth=last)
-        )
+        if self.config.cache_features:
+            return head
+        return head + encoder_flops(self.config.model, self.config.data.channels, backward=False, depth=last)
 
     @property
     def report(self) -> Report:

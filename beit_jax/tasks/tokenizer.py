@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax.config.encoder import image_shape
 from beit_jax.errors import UserError
 from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
@@ -36,13 +37,13 @@ COLLAPSED = 0.05  # a perplexity of this fraction of the vocabulary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainTokenizer(Task):
-    """See `Task`; batches hold `image` `[b, h, w, 3]` in the tokenizer's range."""
+    """See `Task`; batches hold `image` `[b, h, w, c]` in the tokenizer's range."""
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
         """The frozen network that the tokenizer learns from, if its kind does."""
         section = self.config.get("teacher", None)
-        return None if section is None else create_teacher(section, self._dtype)
+        return None if section is None else create_teacher(section, self._dtype, self.config.data.channels)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -50,7 +51,8 @@ class TrainTokenizer(Task):
         section, settings = self.config.model, self.config.loss.copy_and_resolve_references()
         if "unroll" in settings:
             settings.unroll = unrolled_blocks(settings.unroll, section.variant)
-        return create_tokenizer(section, section.image_size, self._dtype, settings, self.teacher)
+        sizes, channels = (section.image_size, self._dtype), self.config.data.channels
+        return create_tokenizer(section, *sizes, settings, self.teacher, channels)
 
     @property
     def _dtype(self) -> jnp.dtype:
@@ -80,8 +82,7 @@ class TrainTokenizer(Task):
 
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
-        side = self.config.model.image_size
-        return {"image": spec("float32", b, side, side, 3)}
+        return {"image": spec("float32", b, *image_shape(self.config))}
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""

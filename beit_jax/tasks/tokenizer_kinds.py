@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from beit_jax.config import tokenizer_kinds
 from beit_jax.config.keys import Keys
 from beit_jax.models.dvae_tokenizer import DvaeTokenizer
+from beit_jax.models.image_size import ImageSize
 from beit_jax.models.kmeans_tokenizer import FeatureKMeans, PixelKMeans
 from beit_jax.models.random_projection import RandomProjection
 from beit_jax.models.teacher import Teacher
@@ -45,10 +46,11 @@ def register_tokenizer(
 
 def create_tokenizer(
     section: ConfigDict,
-    image_size: int,
+    image_size: ImageSize,
     dtype: jnp.dtype = jnp.float32,
     settings: ConfigDict | None = None,
     teacher: Teacher | None = None,
+    channels: int = 3,
 ) -> Tokenizer:
     """The tokenizer of a config's section; see `Tokenizer` for the arguments.
 
@@ -59,5 +61,5 @@ def create_tokenizer(
     """
     tokenizer_kinds.KINDS.find(section.kind)
     if teacher is None and "features" in section:
-        teacher = create_teacher(section.features, dtype)
-    return _KINDS[section.kind](section, image_size, dtype, settings, teacher)
+        teacher = create_teacher(section.features, dtype, channels)
+    return _KINDS[section.kind](section, image_size, dtype, settings, teacher, channels)

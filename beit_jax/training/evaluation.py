@@ -14,6 +14,7 @@ from beit_jax.tasks.report import Table
 from beit_jax.tasks.task import Task, spec
 from beit_jax.training.micro_batches import sum_over_micro_batches
 from beit_jax.training.sharding import batch_sharding, batch_shards, replicated, to_devices
+from beit_jax.training.shown_bands import to_rgb
 from beit_jax.typing import Batch, HostBatch, Params
 
 FOR_EVERY_TASK = {"valid": "bool", "index": "int32"}  # of each example, beside what `Task.eval_spec` names
@@ -102,7 +103,8 @@ class Evaluator:
         examples = -(-count // shards) * shards // jax.process_count()
         batch = {name: values[:examples] for name, values in next(iter(batches)).items()}
         pictures = self._pictures(params, frozen, to_devices(self._mesh, batch))
-        return {name: np.asarray(images)[:count] for name, images in pictures.items()}
+        bands = self._task.config.data.bands
+        return {name: to_rgb(np.asarray(images)[:count], bands) for name, images in pictures.items()}
 
     def _most_likely(self, params: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, ...]:
         probabilities = self._task.probabilities(params, frozen, batch["image"])

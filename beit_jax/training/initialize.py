@@ -14,11 +14,14 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import class_names, differing_keys, from_json
 from beit_jax.config import flatten as flatten_config
+from beit_jax.config.recipes import may_be_moved
 from beit_jax.config.schema import declared_keys
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
+from beit_jax.training.grids import grid_of_model, grid_of_source
+from beit_jax.training.inflate_channels import inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.mismatch import explain_mismatch
 from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
@@ -98,7 +101,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         _check_config(config, run)
     elif config.init_from and not config.resume_from:
         with _named("init_from", config.init_from), explained(config.init_from):
-            found = interpolate_positions(shapes(config.init_from), params)
+            found = _fitted(config, shapes(config.init_from), params, grid_of_source(config.init_from, run))
             merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
     for name, part in task.frozen_parts.items():
         if part.source != "random":
@@ -108,8 +111,15 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
     return params
 
 
+def _fitted(config: ConfigDict, loaded: Params, target: Params, own_grid: tuple[int, int] | None) -> Params:
+    """Loaded parameters with the positions and the channels of the model of a config."""
+    loaded = inflate_channels(loaded, target, config.inflate)
+    return interpolate_positions(loaded, target, grid=grid_of_model(config), own_grid=own_grid or grid_of_model(config))
+
+
 def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
-    return merge(initial, interpolate_positions(loaded, initial), ignored=part.ignored)
+    same = not unmatched_names(initial, loaded)  # also where the grid is no square
+    return merge(initial, loaded if same else interpolate_positions(loaded, initial), ignored=part.ignored)
 
 
 def _check_config(config: ConfigDict, run: Path) -> None:
@@ -121,7 +131,7 @@ def _check_config(config: ConfigDict, run: Path) -> None:
         return  # damaged; an older one may be intact
     declared, before, now = declared_keys(config), flatten_config(there), flatten_config(config)
     paths = {key for key, declaration in declared.items() if declaration.is_path}
-    if all(values.get("data.source", "").startswith("folder:") for values in (before, now)):
+    if may_be_moved(*(values.get("data.source", "") for values in (before, now))):
         paths.add("data.source")
     for key in differing_keys(there, config):
         if key not in paths:
@@ -192,7 +202,8 @@ def starting_state(
         return fresh, "starting from scratch"
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
-    loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
+    own_grid = grid_of_source(config.init_from, run)
+    loaded = _fitted(config, checkpoint.load_params(source, everywhere), abstract.params, own_grid)
     loaded, rows, note = _without_other_classes(config, task, loaded, abstract.params, source)
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))

@@ -27,6 +27,7 @@ def interpolate_positions(
     target: Mapping[str, Any],
     method: str = "official",
     grid: tuple[int, int] | None = None,
+    own_grid: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Gives tables and absolute positions the shapes that a model needs; passes on everything else.
 
@@ -37,9 +38,10 @@ def interpolate_positions(
         (tables linear over the same distances, positions bicubic with antialiasing) or "hf" (tables bilinear over even
         distances, positions bicubic), as these libraries do.
       grid: rows and columns of the model's patches; None for a square grid.
+      own_grid: of the checkpoint's patches; None for a square grid, or for another one of the model's own number.
 
     Raises:
-      UserError: a loaded grid that is not square, or too small to be interpolated.
+      UserError: a loaded grid that is not square and not given, or too small to be interpolated.
     """
     flat, expected = dict(flatten(loaded)), flatten(target)
 
@@ -50,11 +52,16 @@ def interpolate_positions(
         table, depth = flat.pop(SHARED_TABLE), expected[BLOCK_TABLE].shape[0]
         flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
     for name in filter(same_width, (SHARED_TABLE, BLOCK_TABLE)):
+        if not grid and _same_rectangle(flat[name], expected[name], CLS_ROWS):
+            continue
         sides = tuple(2 * side - 1 for side in grid) if grid else _square(expected[name].shape[-2] - CLS_ROWS)
-        flat[name] = _interpolated(flat[name], sides, CLS_ROWS, TABLES[method], cls_last=True)
-    if same_width(POSITIONS):
+        old = tuple(2 * side - 1 for side in own_grid) if own_grid else None
+        flat[name] = _interpolated(flat[name], old, sides, CLS_ROWS, TABLES[method], cls_last=True)
+    if same_width(POSITIONS) and (grid or not _same_rectangle(flat[POSITIONS], expected[POSITIONS], 1)):
         sides = grid or _square(expected[POSITIONS].shape[-2] - 1)
-        flat[POSITIONS] = _interpolated(flat[POSITIONS], sides, 1, POSITION_EMBEDDINGS[method], cls_last=False)
+        flat[POSITIONS] = _interpolated(
+            flat[POSITIONS], own_grid, sides, 1, POSITION_EMBEDDINGS[method], cls_last=False
+        )
     return unflatten(flat)
 
 
@@ -66,6 +73,7 @@ def _change(leaf: Any, shape: tuple[int, ...], function: Callable[[np.ndarray, t
 
 def _interpolated(
     leaf: Any,
+    old: tuple[int, int] | None,
     sides: tuple[int, int],
     cls_rows: int,
     matrix: Callable[[int, int], np.ndarray],
@@ -73,22 +81,31 @@ def _interpolated(
     cls_last: bool,
 ) -> Any:
     """A leaf `[..., old * old + cls_rows, c]` on a grid of other sides; rows of the class token keep their values."""
-    old, (height, width) = _square(leaf.shape[-2] - cls_rows)[0], sides
-    if (old, old) == sides:
+    rows = leaf.shape[-2] - cls_rows
+    if old is None and math.isqrt(rows) ** 2 != rows == sides[0] * sides[1]:
+        return leaf  # of the same rectangle, as far as can be told
+    old, (height, width) = old or _square(leaf.shape[-2] - cls_rows), sides
+    if old == sides:
         return leaf
     # Also where shapes alone are asked for, before a run: the grid may be too small.
-    rows, columns = (np.eye(old) if new == old else matrix(old, new) for new in sides)
+    rows, columns = (np.eye(a) if b == a else matrix(a, b) for a, b in zip(old, sides, strict=True))
 
     def interpolate(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        border = old * old if cls_last else cls_rows
+        border = old[0] * old[1] if cls_last else cls_rows
         first, last = np.split(values.astype(np.float64), [border], axis=-2)
         grid, cls = (first, last) if cls_last else (last, first)
-        grid = grid.reshape(*grid.shape[:-2], old, old, grid.shape[-1])
+        grid = grid.reshape(*grid.shape[:-2], *old, grid.shape[-1])
         grid = np.einsum("yi,xj,...ijc->...yxc", rows, columns, grid, optimize=True)
         grid = grid.reshape(*grid.shape[:-3], height * width, grid.shape[-1])
         return np.concatenate([grid, cls] if cls_last else [cls, grid], axis=-2)
 
     return _change(leaf, (*leaf.shape[:-2], height * width + cls_rows, leaf.shape[-1]), interpolate)
+
+
+def _same_rectangle(leaf: Any, expected: Any, cls_rows: int) -> bool:
+    """Whether positions have as many cells as they should, and these are no square: nothing is to be done."""
+    cells = leaf.shape[-2] - cls_rows
+    return leaf.shape[-2] == expected.shape[-2] and math.isqrt(max(cells, 0)) ** 2 != cells
 
 
 def _square(cells: int) -> tuple[int, int]:

@@ -48,6 +48,32 @@ def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
 
 
+def read_array(path: str, preprocess: ConfigDict) -> np.ndarray:
+    """The pixels in a `.npy` file, float32 `[h, w, c]`, of which 1 is white, for a model that sees other than RGB.
+
+    Raises:
+      UserError: there is no such array, or one of other channels.
+    """
+    channels = preprocess.channels
+    expected = f"expected a .npy file with one image [h, w, {channels}], which is what the model sees"
+    try:
+        pixels = np.load(Path(path).expanduser(), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--image={path} cannot be read ({' '.join(str(error).split())}); {expected}") from error
+    if getattr(pixels, "ndim", 0) != 3 or pixels.shape[-1] != channels:
+        raise UserError(f"--image={path} has the shape {getattr(pixels, 'shape', 'of several arrays')}; {expected}")
+    largest = preprocess.max_value or {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
+    return pixels.astype(np.float32) / np.float32(largest)
+
+
+def resize_array(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
+    """The central part of `[h, w, c]`, resized by a filter of Pillow, channel by channel, to `[*size, c]`."""
+    box = central_box(pixels.shape[:2], size)
+    filter_ = Image.Resampling[method.upper()]
+    planes = [Image.fromarray(plane, "F") for plane in np.moveaxis(pixels, -1, 0)]
+    return np.stack([np.asarray(resize(plane, (size[1], size[0]), filter_, box)) for plane in planes], axis=-1)
+
+
 def central_box(picture: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:
     """The largest central part of a picture with the shape of another size.
 

@@ -14,6 +14,7 @@ from beit_jax.encoder_features import at_size, encoder_of
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
 from beit_jax.models import vit
+from beit_jax.models.image_size import sides
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.tasks import Task, create_task, create_tokenizer
@@ -76,8 +77,9 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     if "encoder" in task.frozen_parts:
         params = _load_frozen(name, task)["encoder"]
     encoder, own = encoder_of(model, params, name)
-    size = size or (config.model.image_size,) * 2
-    return LoadedEncoder(*at_size(encoder, own, size), size, config.preprocess)
+    own_size = sides(config.model.image_size)
+    size = size or own_size
+    return LoadedEncoder(*at_size(encoder, own, size, own_size), size, config.preprocess)
 
 
 def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
@@ -100,6 +102,11 @@ def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
         )
     if "tokenizer" in task.frozen_parts:
         params = _load_frozen_tokenizer(name, task, f"give that itself as --{flag}")["tokenizer"]
+    if tokenizer.channels != 3:
+        raise UserError(
+            f"--{flag}={name} is for images of {tokenizer.channels} channels, and this command shows RGB; the pictures "
+            "of its run show the channels that data.bands chooses"
+        )
     tokenizer = create_tokenizer(tokenizer.section, tokenizer.image_size)
     return LoadedTokenizer(tokenizer, params, config.preprocess)
 
@@ -120,6 +127,8 @@ def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:
         raise UserError(
             f"{name} is a model of the task {task.config.task!r}; expected one pre-trained on tokens (task 'pretrain')"
         )
+    if task.config.data.channels != 3:
+        raise UserError(f"{name} is for images of {task.config.data.channels} channels, and this command shows RGB")
     if task.on_all:
         raise UserError(f"{name} has loss_on='all'; expected a model of the tokens of masked patches")
     if tokenizer_name:

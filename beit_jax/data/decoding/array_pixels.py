@@ -1,0 +1,53 @@
+"""Which arrays are images, and what they are once they are decoded. Nothing else decides this.
+
+TensorFlow is imported only to decode: arrays are checked before it is loaded.
+"""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from beit_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+GREY, COLOURS, MOST_CHANNELS = 1, 3, 1024
+
+
+def check_pixels(dtype: np.dtype, channels: int) -> None:
+    """
+    Raises:
+      UserError: arrays of that type, or with so many channels, are not read.
+    """
+    if dtype not in (np.uint8, np.uint16, np.float32):
+        raise UserError(f"found images of type {dtype}; expected uint8, uint16 or float32")
+    if channels > MOST_CHANNELS:
+        raise UserError(f"found images with {channels} channels, the last axis; expected at most {MOST_CHANNELS}")
+
+
+def decode_pixels(pixels: "tf.Tensor", channels: int = COLOURS, max_value: float = 0.0) -> "tf.Tensor":
+    """Pixels `[h, w, channels]` from an array `[h, w, c]` that `check_pixels` takes.
+
+    uint8 stays so without `max_value`; else they are float32 numbers over `max_value`, or over 65535 of uint16. Grey is
+    repeated for three channels.
+
+    Raises:
+      UserError: the array has other channels, or is float32 and nothing says which number means 1.
+    """
+    import tensorflow as tf
+
+    found = pixels.shape[-1]
+    if found not in (channels, GREY if channels == COLOURS else channels):
+        raise UserError(
+            f"found images with {found} channels and data.channels={channels}; expected the same: give "
+            f"--config.data.channels={found}, or channels={found} to the config file"
+        )
+    if pixels.dtype == tf.float32 and not max_value:
+        raise UserError(
+            "found float32 images, and data.max_value does not say which number means 1; give it, such as "
+            "--config.data.max_value=1.0"
+        )
+    if pixels.dtype != tf.uint8 or max_value:
+        pixels = tf.cast(pixels, tf.float32) / (max_value or float(np.iinfo(np.uint16).max))
+    return tf.repeat(pixels, channels, axis=-1) if found == GREY else pixels

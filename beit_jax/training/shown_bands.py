@@ -1,0 +1,43 @@
+"""Which channels pictures show, of images that are not RGB. Nothing else decides this."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def to_rgb(images: np.ndarray, bands: Sequence[int] = ()) -> np.ndarray:
+    """Pictures `[b, h, w, 3]` in [0, 1] of `[b, h, w, c]`.
+
+    RGB stays as it is, unless `bands` choose. One channel is shown as grey, as it is. Of others, the contrast of each
+    shown channel is stretched over all pictures, since numbers of satellites and microscopes are mostly small.
+
+    Args:
+      images: c channels, in [0, 1].
+      bands: one channel or three, counted from 1 (`data.bands`); those that are not there count as the last one. Empty:
+        the first three, or the first.
+    """
+    channels = images.shape[-1]
+    if channels == 3 and not bands:
+        return images
+    chosen = tuple(bands) or (range(1, 4) if channels >= 3 else (1,))
+    shown = images[..., [min(band, channels) - 1 for band in chosen]].astype(np.float32)
+    if channels > 3 or channels == 2:
+        low, high = shown.min(axis=(0, 1, 2)), shown.max(axis=(0, 1, 2))
+        shown = (shown - low) / np.maximum(high - low, 1e-6)
+    return np.broadcast_to(shown, (*shown.shape[:-1], 3))
+
+
+def of_examples(
+    lists: Sequence[Sequence[Any]], mean: Sequence[float], std: Sequence[float], bands: Sequence[int] = ()
+) -> tuple[Sequence[Sequence[Any]], tuple[Sequence[float], Sequence[float]]]:
+    """Lists of `evaluation.Example` with images of three channels, and the statistics by which these are normalized.
+
+    Those of RGB stay as they are; others are no longer normalized.
+    """
+    if len(mean) == 3 and not bands:
+        return lists, (mean, std)
+    pixels = [example.image * np.float32(std) + np.float32(mean) for examples in lists for example in examples]
+    shown = iter(to_rgb(np.stack(pixels), bands)) if pixels else iter(())
+    changed = [[example._replace(image=next(shown)) for example in examples] for examples in lists]
+    return changed, ((0.0,) * 3, (1.0,) * 3)
