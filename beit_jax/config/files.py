@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from beit_jax.config import shipped
 from beit_jax.config.keys import is_finite
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import Mistakes, UserError, did_you_mean
@@ -19,6 +20,9 @@ from beit_jax.errors import Mistakes, UserError, did_you_mean
 
 def load(path: str) -> ConfigDict:
     """The config of `FILE[:args]`, or of the `config.json` of a run.
+
+    A file that does not exist is looked for among the configs that come with the library: `configs/quickstart.py` and
+    `quickstart` name the same one everywhere.
 
     Raises:
       UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails; or it is no config.
@@ -69,11 +73,10 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
       UserError: the file is missing, or fails.
     """
     path = Path(file).expanduser()
+    if not path.is_file() and kind == "config":
+        path = shipped.find(str(file)) or path
     if not path.is_file():
-        example = "configs/quickstart.py" if kind == "config" else "my_task.py"
-        with_arguments = re.fullmatch(r"(.+\.py)[ ,](\w.*)", str(file))
-        hint = f"; arguments follow a colon: {with_arguments[1]}:{with_arguments[2]}..." if with_arguments else ""
-        raise UserError(f"{kind} {str(file)!r} does not exist; expected a file such as {example}{hint}")
+        raise UserError(f"{kind} {str(file)!r} does not exist; {_expected(str(file), kind)}")
     name = f"beit_jax_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -83,6 +86,16 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
     except Exception as error:
         raise _error_in(str(file), error, kind) from error
     return module
+
+
+def _expected(file: str, kind: str) -> str:
+    """What to give in place of a file that does not exist."""
+    if kind != "config":
+        return "expected a file such as my_task.py"
+    if with_arguments := re.fullmatch(r"(.+\.py)[ ,](\w.*)", file):
+        return f"arguments follow a colon: {with_arguments[1]}:{with_arguments[2]}..."
+    near = did_you_mean(Path(file).stem, shipped.names())
+    return f"expected a file, or the name of a config of the library: {', '.join(shipped.names())}{near}"
 
 
 def _error_in(file: str, error: Exception, kind: str = "config") -> UserError:

@@ -1,7 +1,12 @@
 """Reads and writes checkpoints of Hugging Face, the official code, timm, and OpenAI's dVAE."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from beit_jax.convert.preprocessing import preprocess
+    from beit_jax.convert.pretrained import Pretrained, from_pretrained
+    from beit_jax.convert.saving import save_pretrained
 
 _MODULES = {"preprocess": "preprocessing", "push_to_hub": "pushing", "save_pretrained": "saving"}
 _MODULES |= dict.fromkeys(("from_pretrained", "Pretrained"), "pretrained")
