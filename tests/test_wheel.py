@@ -48,7 +48,8 @@ def test_contents(built, repository):
     assert {f"beit_jax/configs/{name}.py" for name in shipped.names()} | {"beit_jax/py.typed"} <= inside
     assert {str(file.relative_to(repository)) for file in (repository / "beit_jax").rglob("*.py")} <= inside
     assert {name.split("/")[0] for name in inside} == {"beit_jax", "beit_jax-0.1.0.dist-info"}
-    packed = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
     assert {"CITATION.cff", "LICENSE", "configs/quickstart.py", "docs/features.md", "tests/test_wheel.py"} <= packed
 
 
@@ -65,7 +66,7 @@ def test_configs_are_found_by_name(installed, config):
 
 
 def test_a_wrong_name_lists_the_configs(installed):
-    status, out, error = installed("-m", "beit_jax.train", "--config", "pretrian", "--workdir", "run")
+    status, _, error = installed("-m", "beit_jax.train", "--config", "pretrian", "--workdir", "run")
     assert status == 1 and len(error.splitlines()) == 1 and error.endswith("did you mean pretrain?\n")
     assert "'pretrian' does not exist" in error and "finetune" in error
 
@@ -86,6 +87,6 @@ def test_a_missing_library_is_installed_from_the_wheel(installed, built):
 
 @pytest.mark.slow
 def test_the_quick_start(installed):
-    status, _, error = installed("-m", "beit_jax.train", "--config", "quickstart:runlocal", "--workdir", "runs/quickstart")
+    status, _, error = installed("-m", "beit_jax.train", "--config=quickstart:runlocal", "--workdir=runs/quickstart")
     assert status == 0, error[-2000:]
     assert (installed.folder / "runs" / "quickstart" / "report.html").exists()

@@ -11,6 +11,7 @@ from commands import command, refused
 from PIL import Image
 
 from beit_jax import train
+from beit_jax.config import shipped
 
 # Ops with numbers where the configs name sizes.
 MASKS_OF_SIX = (
@@ -132,6 +133,7 @@ def test_no_stack_trace_on_the_command_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [
         "error: config 'configs/none.py' does not exist; expected a file, or the name of a config of the library: "
+        + ", ".join(shipped.names())
     ]
 
 

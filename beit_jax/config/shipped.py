@@ -19,6 +19,6 @@ def names() -> list[str]:
 
 
 def find(file: str) -> Path | None:
-    """The file of a config that comes with the library, by `quickstart` or `configs/quickstart.py`; None: no such one."""
+    """The file of a config of the library, by `quickstart` or `configs/quickstart.py`; None if there is none."""
     match = NAME.fullmatch(file)
     return folder() / f"{match[1]}.py" if match and match[1] in names() else None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from beit_jax.convert.preprocessing import preprocess
     from beit_jax.convert.pretrained import Pretrained, from_pretrained
+    from beit_jax.convert.pushing import push_to_hub
     from beit_jax.convert.saving import save_pretrained
 
 _MODULES = {"preprocess": "preprocessing", "push_to_hub": "pushing", "save_pretrained": "saving"}
