@@ -5,6 +5,7 @@ import sys
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 BLOCK = """
 import sys
@@ -18,7 +19,7 @@ HEAVY = {"tensorflow", "tensorflow_datasets", "torch", "transformers", "matplotl
 
 
 def run(code, *arguments):
-    return subprocess.run([sys.executable, *arguments, "-c", code], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, *arguments, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_models_tasks_and_training_without_tensorflow():
