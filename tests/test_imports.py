@@ -1,8 +1,8 @@
 """Packages that must be imported without heavy libraries, each in a fresh interpreter."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 from patience import PATIENCE_S
@@ -42,12 +42,13 @@ COMMANDS += ["tokenize_dataset"]
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_is_quick(command):
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     program = [sys.executable, "-X", "importtime", "-m", f"beit_jax.{command}", "--help"]
     done = subprocess.run(program, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # of the processor: others use it too
     assert done.returncode == 0, done.stderr
     assert f"python -m beit_jax.{command}" in done.stdout
-    assert seconds < 3, f"{seconds:.1f} s"
+    assert seconds < 2, f"{seconds:.1f} s"
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "beit_jax.cli" in imported and not imported & (HEAVY | {"jax", "orbax"})
