@@ -1,7 +1,7 @@
 """Writes the parts of docs/config_keys.md and docs/ops.md that follow from declarations, whenever the pages are built.
 
-A page holds a line `<!-- keys -->` or `<!-- ops -->`, which `mkdocs build` replaces (mkdocs.yml names this file). Config
-keys are read from `beit_jax.config`; ops are read from their source code, so that building needs no TensorFlow.
+A page holds a line `<!-- keys -->` or `<!-- ops -->`, which `mkdocs build` replaces (mkdocs.yml names this file). Keys
+are those of `beit_jax.config`; ops are read from their source code, so that building needs no TensorFlow.
 """
 
 import ast

@@ -102,7 +102,7 @@ def test_a_missing_library_is_installed_from_the_wheel(installed, built):
 def test_the_quick_start_and_what_follows_it(installed):
     run, images = "runs/quickstart/from_beit_seed0", make_images(installed.folder / "photos", ["one.png", "two.png"])
     commands = [
-        ["train", "--config=quickstart:runlocal", "--workdir=runs/quickstart"],
+        ["train", "--config=quickstart:seeds=1,runlocal", "--workdir=runs/quickstart"],
         ["predict", "--checkpoint", run, "--images", images, "--out=predictions.csv"],
         ["embed", "--checkpoint", run, "--images", images, "--out=features.npz"],
         ["convert", run, "converted", "--to=hf"],
