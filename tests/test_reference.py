@@ -23,7 +23,7 @@ from beit_jax.data.ops.registry import OPS
 from beit_jax.data.preprocessing import build_program
 
 PAGE = (ROOT / "docs" / "api.md").read_text()
-EXAMPLES = {name: text for name, text in api_examples.on_page(PAGE)}
+EXAMPLES = dict(api_examples.on_page(PAGE))
 
 
 def imported(text: str) -> set[str]:
