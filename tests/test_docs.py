@@ -144,7 +144,7 @@ def test_commands_are_understood(line, parse_only):
     if program == "python" and arguments[0] == "-m" and arguments[1].startswith("beit_jax"):
         config = parse_only(arguments[1], arguments[2:])
         if arguments[1] == "beit_jax.train":
-            assert config is not None and any(argument.startswith("--workdir") for argument in arguments)
+            assert config is not None and any(re.match("--workdir|--help", argument) for argument in arguments)
             validate(config)
     elif program == "python":
         assert (ROOT / arguments[0]).is_file()

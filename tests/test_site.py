@@ -72,7 +72,7 @@ def test_search_from_disk(site, tmp_path, word):
 class SlowPictures(http.server.SimpleHTTPRequestHandler):
     """Chromium waits for pictures, and the worker that searches, whose time is not that of the page, has some."""
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         time.sleep(15 * self.path.endswith("quickstart.png"))
         super().do_GET()
 
@@ -100,9 +100,10 @@ def test_releases_stay_beside_the_newest_pages(tmp_path):
     subprocess.run(["git", "clone", "-q", "--depth=1", ROOT.as_uri(), str(clone)], check=True)
     git("config", "user.email", "maintainer@example.com"), git("config", "user.name", "maintainer")
     mike = str(Path(sys.executable).with_name("mike"))
+    environment = os.environ | QUIET | {"PYTHONPATH": str(clone)}
     for version in ("0.1", "0.2"):
         deploy = [mike, "deploy", "--update-aliases", version, "latest"]
-        subprocess.run(deploy, check=True, capture_output=True, cwd=clone, env=os.environ | QUIET)
+        subprocess.run(deploy, check=True, capture_output=True, cwd=clone, env=environment)
     files = git("ls-tree", "-r", "--name-only", "gh-pages").splitlines()
     assert {"0.1/api.html", "0.2/api.html", "latest/api.html", "versions.json"} <= set(files)
     assert [entry["version"] for entry in json.loads(git("show", "gh-pages:versions.json"))] == ["0.2", "0.1"]
