@@ -99,10 +99,11 @@ def test_releases_stay_beside_the_newest_pages(tmp_path):
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "-q", "--depth=1", ROOT.as_uri(), str(clone)], check=True)
     git("config", "user.email", "maintainer@example.com"), git("config", "user.name", "maintainer")
-    mike = str(Path(sys.executable).with_name("mike"))
-    environment = os.environ | QUIET | {"PYTHONPATH": str(clone)}
+    programs = Path(sys.executable).parent  # mike calls mkdocs
+    path = os.pathsep.join((str(programs), os.environ["PATH"]))
+    environment = os.environ | QUIET | {"PYTHONPATH": str(clone), "PATH": path}
     for version in ("0.1", "0.2"):
-        deploy = [mike, "deploy", "--update-aliases", version, "latest"]
+        deploy = [str(programs / "mike"), "deploy", "--update-aliases", version, "latest"]
         subprocess.run(deploy, check=True, capture_output=True, cwd=clone, env=environment)
     files = git("ls-tree", "-r", "--name-only", "gh-pages").splitlines()
     assert {"0.1/api.html", "0.2/api.html", "latest/api.html", "versions.json"} <= set(files)
