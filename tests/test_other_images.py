@@ -108,8 +108,7 @@ def test_statistics_have_one_number_a_channel():
 def test_positions_of_rectangles():
     small, large = tiny.config("pretrain"), tiny.config("pretrain")
     for config, size in ((small, (16, 32)), (large, (32, 32))):
-        with config.ignore_type():
-            config.model.image_size = size
+        config.model.image_size = size
     trees = [jax.eval_shape(create_task(config).init, jax.random.key(0)) for config in (small, large)]
     found = interpolate_positions(trees[0], trees[1], grid=(8, 8), own_grid=(4, 8))
     name = "encoder/relative_position/table"
