@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from beit_jax import image_flags
 from beit_jax.errors import UserError
 from beit_jax.visualize import images
 from beit_jax.visualize.arguments import check_arguments
@@ -56,7 +57,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--size",
-        type=images.parse_size,
+        type=image_flags.parse_size,
         metavar="SIZE",
         help="H or HxW, in pixels, of the image that the model sees (default: the checkpoint's)",
     )
