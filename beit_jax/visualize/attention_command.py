@@ -117,7 +117,7 @@ def run(settings: argparse.Namespace) -> None:
     encoder, params, image_size, preprocess = loading.load_encoder(settings.checkpoint, settings.size)
     is_rgb = preprocess.channels == 3 and not preprocess.max_value and not settings.image.endswith(".npy")
     picture = (
-        images.read_picture(settings.image, preprocess) if is_rgb else images.read_array(settings.image, preprocess)
+        images.read_picture(settings.image, preprocess) if is_rgb else images.read_pixels(settings.image, preprocess)
     )
     patch = encoder.patch_size
     grid = (image_size[0] // patch, image_size[1] // patch)

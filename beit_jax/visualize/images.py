@@ -39,6 +39,17 @@ def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
 
 
+def read_pixels(path: str, preprocess: ConfigDict) -> np.ndarray:
+    """float32 `[h, w, c]`, of which 1 is white, for a model that sees other than RGB: of an array, or a grey picture.
+
+    Raises:
+      UserError: see `read_array` and `read_picture`.
+    """
+    if path.endswith(".npy") or preprocess.channels != 1 or preprocess.max_value:
+        return read_array(path, preprocess)
+    return np.asarray(read_picture(path, preprocess).convert("L"), np.float32)[..., None] / 255
+
+
 def read_array(path: str, preprocess: ConfigDict) -> np.ndarray:
     """The pixels in a `.npy` file, float32 `[h, w, c]`, of which 1 is white, for a model that sees other than RGB.
 
