@@ -9,11 +9,15 @@ import pytest
 import tensorflow as tf
 import tiny
 
+import beit_jax
 from beit_jax import config as configs
-from beit_jax import evaluate, measure_statistics, train
+from beit_jax import embed, evaluate, measure_statistics, predict, train
 from beit_jax.config import statistics
 from beit_jax.config.recipes import FOR_RGB
+from beit_jax.convert import preprocessing
+from beit_jax.data.features import ARRAY
 from beit_jax.data.preprocessing import build_program
+from beit_jax.data.sources.image_files import find_images
 from beit_jax.errors import UserError
 from beit_jax.models import image_size
 from beit_jax.tasks import create_task
@@ -124,6 +128,39 @@ def test_pictures_show_three_channels():
     assert to_rgb(images[..., :3]) is not None and np.shares_memory(to_rgb(images[..., :3]), images)
 
 
+@pytest.mark.parametrize(
+    ("channels", "dtype", "max_value"), [(13, np.uint16, 10_000.0), (4, np.uint8, 0.0), (2, np.float32, 7.0)]
+)
+@pytest.mark.parametrize(("size", "resize"), [((16, 32), (18, 36)), ((32, 16), (36, 18)), (16, 18)])
+def test_arrays_are_prepared_as_by_the_input(channels, dtype, max_value, size, resize):
+    pixels = (np.random.default_rng(0).random((21, 50, channels)) * 200).astype(dtype)
+    about = dict(mean=(0.4,) * channels, std=(0.3,) * channels, channels=channels, max_value=max_value)
+    section = preprocessing.preprocess_section(size, resize=resize, **about)
+    ops = f"{preprocessing.resized_ops(section)}|{preprocessing.normalize_op(section)}|keep('image')"
+    features = {ARRAY: tf.constant(pixels), "_id": tf.constant("x")}
+    expected = build_program(ops).example(features, tf.zeros([2], tf.int64))["image"].numpy()
+    found = beit_jax.preprocess([pixels], section)[0]
+    assert found.shape == expected.shape
+    level = 1.01 / 255 / 0.3 if dtype == np.uint8 else 5e-6 * np.abs(expected).max() + 1e-6
+    np.testing.assert_allclose(found, expected, atol=level)
+    with pytest.raises(UserError, match=rf"found an image of shape \(50, {channels}\); expected \[h, w, {channels}\]"):
+        beit_jax.preprocess([pixels[0]], section)
+
+
+def test_images_of_an_array_are_named_by_their_rows(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 6, 13), np.uint16))
+    np.save(tmp_path / "one.npy", np.zeros((4, 6, 13), np.uint16))
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    assert [(file.name, file.row) for file in find_images([str(tmp_path / "a.npy")])] == [
+        *(("a.npy[0]", 0), ("a.npy[1]", 1), ("a.npy[2]", 2))
+    ]
+    assert len(find_images([str(tmp_path / "one.npy")])) == 1
+    with pytest.raises(UserError, match=r"a.npy holds images of its own; expected it alone"):
+        find_images([str(tmp_path / "a.npy"), str(tmp_path)])
+    with pytest.raises(UserError, match=r"text.npy has the shape \[1\]; expected \[n, h, w, c\]"):
+        find_images([str(tmp_path / "text.npy")])
+
+
 @pytest.fixture
 def bands(tmp_path):
     random = np.random.default_rng(0)
@@ -132,6 +169,7 @@ def bands(tmp_path):
     split = dict(train_image=images[:32], train_label=labels[:32], eval_image=images[32:], eval_label=labels[32:])
     np.savez(tmp_path / "bands.npz", **split)
     np.save(tmp_path / "one.npy", images[0])
+    np.save(tmp_path / "some.npy", images[:5])
     return tmp_path
 
 
@@ -161,6 +199,11 @@ def _run_thirteen_bands(bands, capsys):
     run("finetune", "finetune", f"--config.init_from={bands}/pretrain")
     evaluate.main([f"--checkpoint={bands}/finetune", f"--pictures={bands}/pictures"])
     assert (bands / "pictures" / "predictions.png").is_file()
+    some = f"--images={bands}/some.npy"
+    predict.main([f"--checkpoint={bands}/finetune", some, f"--out={bands}/classes.csv"])
+    assert (bands / "classes.csv").read_text().count("some.npy[") == 5
+    embed.main([f"--checkpoint={bands}/pretrain", some, f"--out={bands}/f.npz", "--kind=patches", "--image_size=8x24"])
+    assert np.load(bands / "f.npz")["features"].shape == (5, 2, 6, 32)
     arguments = [f"--checkpoint={bands}/pretrain", f"--image={bands}/one.npy", f"--out={bands}/maps", "--bands=4,3,2"]
     visualize(["attention", *arguments])
     assert list((bands / "maps").glob("attention_layer*.png"))

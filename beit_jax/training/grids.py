@@ -1,4 +1,4 @@
-"""The grids of patches of a config, of a checkpoint and of a stage that has not run, between which positions change."""
+"""The images that a config, a checkpoint or a stage that has not run is for: their channels and grids of patches."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,11 +27,24 @@ def grid_of_model(config: ConfigDict) -> tuple[int, int] | None:
     return patch_grid(model) if "variant" in model else None
 
 
-def grid_of_source(source: str, run: Path, pending: Mapping[str, PendingStage]) -> tuple[int, int] | None:
-    """As `grid_of_model`, of a checkpoint or a pending stage; None also of one whose config cannot be read."""
+def config_of_source(source: str, run: Path, pending: Mapping[str, PendingStage]) -> ConfigDict:
+    """The config of a checkpoint or of a pending stage; empty if it cannot be read."""
     try:
         if source in pending:
-            return grid_of_model(pending[source].config)
-        return grid_of_model(from_json(checkpoint.load_config(find_checkpoint(source, run.parent))))
+            return pending[source].config
+        return from_json(checkpoint.load_config(find_checkpoint(source, run.parent)))
     except (UserError, ValueError):
-        return None
+        return ConfigDict()
+
+
+def check_same_channels(config: ConfigDict, theirs: ConfigDict) -> None:
+    """
+    Raises:
+      UserError: what a run reads is for images of other channels.
+    """
+    channels = theirs.get("data", {}).get("channels", config.data.channels)
+    if channels != config.data.channels:
+        raise UserError(
+            f"it is for images of {channels} channels, and data.channels={config.data.channels}; expected one of the "
+            "same channels"
+        )

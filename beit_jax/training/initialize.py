@@ -20,7 +20,7 @@ from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
-from beit_jax.training.grids import PendingStage, grid_of_model, grid_of_source
+from beit_jax.training.grids import PendingStage, check_same_channels, config_of_source, grid_of_model
 from beit_jax.training.inflate_channels import inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.mismatch import explain_mismatch
@@ -101,14 +101,16 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         _check_config(config, run)
     elif config.init_from and not config.resume_from:
         with _named("init_from", config.init_from), explained(config.init_from):
-            own_grid = grid_of_source(config.init_from, run, pending)
+            own_grid = grid_of_model(config_of_source(config.init_from, run, pending))
             found = _fitted(config, shapes(config.init_from), params, own_grid)
             merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
     for name, part in task.frozen_parts.items():
         if part.source != "random":
             is_own = name == "encoder"  # whose sizes are those of the section `model`
             with _named(name, part.source), explained(part.source) if is_own else contextlib.nullcontext():
-                own_grid = grid_of_source(part.source, run, pending)
+                theirs = config_of_source(part.source, run, pending)
+                check_same_channels(config, theirs)
+                own_grid = grid_of_model(theirs)
                 _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source), own_grid)
     return params
 
@@ -205,7 +207,7 @@ def starting_state(
         return fresh, "starting from scratch"
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
-    own_grid = grid_of_source(config.init_from, run, {})
+    own_grid = grid_of_model(config_of_source(config.init_from, run, {}))
     loaded = _fitted(config, checkpoint.load_params(source, everywhere), abstract.params, own_grid)
     loaded, rows, note = _without_other_classes(config, task, loaded, abstract.params, source)
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
@@ -285,7 +287,7 @@ def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[s
         with _named(name, part.source):
             source = find_checkpoint(part.source, run.parent)
             everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
-            own_grid = grid_of_source(part.source, run, {})
+            own_grid = grid_of_model(config_of_source(part.source, run, {}))
             loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere), own_grid)
         frozen[name] = jax.device_put(loaded, placement)
     return frozen
