@@ -21,10 +21,10 @@ from beit_jax.data.sources.image_files import find_images
 from beit_jax.errors import UserError
 from beit_jax.models import image_size
 from beit_jax.tasks import create_task
+from beit_jax.tasks.shown_bands import chosen, to_rgb
 from beit_jax.training.inflate_channels import KERNEL, inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.params import flatten
-from beit_jax.training.shown_bands import to_rgb
 from beit_jax.visualize.__main__ import main as visualize
 
 
@@ -121,6 +121,7 @@ def test_positions_of_rectangles():
 
 
 def test_pictures_show_three_channels():
+    assert [chosen(1), chosen(2, (2,)), chosen(13), chosen(4, (9, 3, 2))] == [[0] * 3, [1] * 3, [0, 1, 2], [3, 2, 1]]
     images = np.random.default_rng(0).random((2, 3, 4, 13)).astype(np.float32) * 0.1
     shown = to_rgb(images, (4, 3, 2))
     assert shown.shape == (2, 3, 4, 3) and shown.min() == 0 and shown.max() == 1

@@ -111,7 +111,7 @@ def run(settings: argparse.Namespace) -> None:
     """
     import numpy as np
 
-    from beit_jax.training.shown_bands import to_rgb
+    from beit_jax.tasks.shown_bands import to_rgb
     from beit_jax.visualize import attention, figures, loading
 
     encoder, params, image_size, preprocess = loading.load_encoder(settings.checkpoint, settings.size)
