@@ -15,6 +15,7 @@ from beit_jax import embed, evaluate, measure_statistics, predict, train
 from beit_jax.config import statistics
 from beit_jax.config.recipes import FOR_RGB
 from beit_jax.convert import preprocessing
+from beit_jax.data.check_channels import check_channels
 from beit_jax.data.features import ARRAY
 from beit_jax.data.preprocessing import build_program
 from beit_jax.data.sources.image_files import find_images
@@ -72,6 +73,17 @@ def test_float_pixels_are_resized_channel_by_channel():
     found = resize(tf.constant(image), 4, 7, "bicubic").numpy()
     alone = [resize(tf.constant(image[..., i : i + 1]), 4, 7, "bicubic").numpy()[..., 0] for i in range(5)]
     np.testing.assert_allclose(found, np.stack(alone, axis=-1), atol=1e-6)
+
+
+def test_a_folder_of_other_channels_is_told_before_the_run(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy())
+    data = tiny.config("classify").data
+    data.source, data.channels = f"folder:{tmp_path}", 4
+    with pytest.raises(UserError, match=r"a/1.png has 3 channels, and data.channels=4; expected PNG files of as many"):
+        check_channels(data)
+    data.channels = 3
+    check_channels(data)
 
 
 @pytest.mark.parametrize("op", ["color_jitter(0.4)", "randaugment()", "photometric_distortion()"])
