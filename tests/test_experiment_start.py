@@ -12,6 +12,7 @@ from beit_jax.config import statistics
 from beit_jax.experiment import Experiment
 from beit_jax.experiment_start import fill_in_statistics, find_start
 from beit_jax.models.pixel_statistics import STATISTICS
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 
@@ -27,7 +28,7 @@ def made(task="classify", ops=OPS, **keys):
 
 
 def saved(folder, config):
-    params = jax.jit(create_task(config).init)(jax.random.key(0))
+    params = run_once(create_task(config).init, jax.random.key(0))
     checkpoint.save_params(folder, params, configs.to_json(config))
     return str(folder)
 

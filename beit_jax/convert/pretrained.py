@@ -30,6 +30,7 @@ from beit_jax.models import variants
 from beit_jax.models.image_size import ImageSize
 from beit_jax.models.pixel_statistics import Statistics
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 from beit_jax.training.inflate_channels import WAYS, inflate_channels
@@ -119,7 +120,7 @@ def from_pretrained(
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
     changed = retarget.config_for(config, task or config.task, num_classes, image_size, channels)
     made = create_task(changed)
-    initial = jax.tree.map(np.asarray, jax.jit(made.init)(jax.random.key(seed)))
+    initial = jax.tree.map(np.asarray, run_once(made.init, jax.random.key(seed)))
     grids = (patch_grid(section.model) for section in (changed, config))
     inflated = inflate_channels(params, initial, inflate)
     interpolated = interpolate_positions(inflated, initial, resize, *grids)
@@ -175,7 +176,7 @@ def _read_foreign(
 
 def _new_head(source: files.Files, config: ConfigDict, seed: int) -> dict[str, np.ndarray]:
     """The initial parameters of the head and its norm, where a checkpoint has none of them."""
-    initial = flatten(jax.jit(create_task(config).init)(jax.random.key(seed)))
+    initial = flatten(run_once(create_task(config).init, jax.random.key(seed)))
     absent = {
         name: names.counterpart(name, 1, source.layout, config.task).names[0][0] not in source.state
         for name in initial

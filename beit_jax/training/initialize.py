@@ -18,6 +18,7 @@ from beit_jax.config.recipes import may_be_moved
 from beit_jax.config.schema import declared_keys
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
 from beit_jax.training.grids import PendingStage, check_same_channels, config_of_source, grid_of_model
@@ -28,8 +29,6 @@ from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
 
-# For programs that run once: XLA for CPU compiles them in a third of the time, to the same numbers up to a last bit.
-RUN_ONCE = {"xla_backend_optimization_level": 1}
 ADVICE = "choose the same model, or name the parameters that may differ in init_optional"
 
 
@@ -159,12 +158,11 @@ def fresh_state(
     task: Task, optimizer: optax.GradientTransformation, abstract: train_step.TrainState, key: jax.Array
 ) -> train_step.TrainState:
     """The state at step 0 with new parameters, sharded like `abstract`."""
-    create = jax.jit(
+    return run_once(
         lambda key: train_step.new_state(task, optimizer, key, abstract.ema is not None),
+        key,
         out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract),
-        compiler_options=RUN_ONCE if jax.default_backend() == "cpu" else None,
     )
-    return create(key)
 
 
 def starting_state(
@@ -282,7 +280,7 @@ def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[s
     for name, shapes in abstract.items():
         part, placement = task.frozen_parts[name], jax.tree.map(lambda leaf: leaf.sharding, shapes)
         if part.source == "random":
-            frozen[name] = jax.jit(part.init, out_shardings=placement)(jax.random.key(part.seed))
+            frozen[name] = run_once(part.init, jax.random.key(part.seed), out_shardings=placement)
             continue
         with _named(name, part.source):
             source = find_checkpoint(part.source, run.parent)

@@ -17,6 +17,7 @@ import beit_jax
 from beit_jax import config as configs
 from beit_jax.convert import pushing
 from beit_jax.errors import UserError
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 
 DIGEST = """
@@ -195,7 +196,7 @@ def test_every_task_is_published_to_the_last_bit(tmp_path, task):
     if "tokenizer" in config:
         config.tokenizer.init_from = "/home/somebody/tokenizer"
     config.data.update(dict(source="folder:/home/somebody/images", eval_ops="decode|resize(16)|keep('image')"))
-    params = jax.jit(create_task(config).init)(jax.random.key(1))
+    params = run_once(create_task(config).init, jax.random.key(1))
     checkpoint.save_params(tmp_path / "run", params, configs.to_json(config))
     published = pushing.write_published(tmp_path / "out", tmp_path / "run", "me/it", license="mit")
     _, again, theirs = beit_jax.from_pretrained(tmp_path / "out") if task != "kmeans" else (0, *read(tmp_path / "out"))

@@ -9,6 +9,7 @@ from beit_jax import tasks
 from beit_jax.data.in_memory import Examples
 from beit_jax.evals import knn
 from beit_jax.evals.features import Extractor
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training import sharding
 
 CLASSES = 5
@@ -43,7 +44,7 @@ def images():
 @pytest.fixture(scope="module")
 def encoder():
     task = tasks.create_task(tiny("probe"))
-    return task, {"encoder": jax.jit(task.frozen_parts["encoder"].init)(jax.random.key(1))}
+    return task, {"encoder": run_once(task.frozen_parts["encoder"].init, jax.random.key(1))}
 
 
 def meshes():
@@ -109,5 +110,5 @@ def test_an_encoder_that_learns_is_evaluated_again(images):
     evaluation = knn.Knn(task, *sets, num_classes=10, k=5)
     with jax.set_mesh(mesh):
         for seed in (0, 1):
-            assert evaluation(mesh, jax.jit(task.init)(jax.random.key(seed)), {})["knn_best_layer"] in (1, 2)
+            assert evaluation(mesh, run_once(task.init, jax.random.key(seed)), {})["knn_best_layer"] in (1, 2)
     assert [part.batches.reads for part in sets] == [2, 2]

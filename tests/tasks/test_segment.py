@@ -10,6 +10,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.models.label_maps import IGNORE
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import segment
 from beit_jax.training import optimizer, sharding, train_step
 from beit_jax.training.evaluation import Evaluator
@@ -25,7 +26,7 @@ def made(request):
     config.model.layers = (0, 0, 1, 1)
     config.model.auxiliary_channels = 8
     task = tasks.create_task(config)
-    return config, task, jax.jit(task.init)(jax.random.key(0))
+    return config, task, run_once(task.init, jax.random.key(0))
 
 
 def device_batch(task, rows=8, seed=0):

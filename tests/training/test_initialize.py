@@ -11,6 +11,7 @@ from tiny import experiment, one_device
 
 from beit_jax import config as configs
 from beit_jax.errors import UserError
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint, checkpoint_manager, initialize, train_step
 from beit_jax.training.grids import PendingStage
@@ -33,7 +34,7 @@ def saved(folder, **fields):
     """The parameters of a pre-training, written to `folder`."""
     config = tiny("pretrain")
     config.model.update(fields)
-    params = jax.device_get(jax.jit(create_task(config).init)(jax.random.key(8)))
+    params = jax.device_get(run_once(create_task(config).init, jax.random.key(8)))
     checkpoint.save_params(folder, params, configs.to_json(config))
     return flatten(params)
 
