@@ -16,6 +16,7 @@ mostly because memory was full: free some, or raise optimizer.accumulate, and ru
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -25,7 +26,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli, command, extras, local_files
+from beit_jax import cli, command, extras, foreign_weights, local_files
 from beit_jax import config as configs
 from beit_jax.config.loggers import libraries_of
 from beit_jax.data.sources.listed_once import listed_once
@@ -92,7 +93,8 @@ def _check_files(config: ConfigDict, run: Path | None, workdir: Path | None) -> 
     mistakes = Mistakes()
     with mistakes.collected():
         if run is None or read_result(run) is None:
-            local_files.check_run(config, run)
+            check_start = functools.partial(foreign_weights.check_source, workdir=workdir)
+            local_files.check_run(config, run, check_start)
     with mistakes.collected():
         if workdir is not None:
             local_files.check_outside("workdir", workdir, config)
@@ -131,7 +133,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     results = {name: _finished(folder) for name, folder in folders.items()}
     pending = {name: stage for name, stage in stages.items() if results[name] is None}
     with listed_once():
-        experiments = _build(pending, folders, workdir)
+        experiments = _build(foreign_weights.import_sources(pending, folders, workdir), folders, workdir)
         if experiments:
             described = _describe_data(experiments)
             _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")

@@ -24,7 +24,7 @@ from beit_jax.training.grids import grid_of_model, grid_of_source
 from beit_jax.training.inflate_channels import inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.mismatch import explain_mismatch
-from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
+from beit_jax.training.params import flatten, merge, split, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
 
@@ -107,17 +107,18 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         if part.source != "random":
             is_own = name == "encoder"  # whose sizes are those of the section `model`
             with _named(name, part.source), explained(part.source) if is_own else contextlib.nullcontext():
-                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source))
+                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source), config.inflate if is_own else "")
     return params
 
 
 def _fitted(config: ConfigDict, loaded: Params, target: Params, own_grid: tuple[int, int] | None) -> Params:
-    """Loaded parameters with the positions and the channels of the model of a config."""
-    loaded = inflate_channels(loaded, target, config.inflate)
+    """Loaded parameters but `init_new`, with the positions and the channels of the model of a config."""
+    loaded = inflate_channels(split(loaded, config.init_new)[0], target, config.inflate)
     return interpolate_positions(loaded, target, grid=grid_of_model(config), own_grid=own_grid or grid_of_model(config))
 
 
-def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
+def _merge_part(part: FrozenPart, initial: Params, loaded: Params, inflate: str) -> Params:
+    loaded = inflate_channels(loaded, initial, inflate)
     same = not unmatched_names(initial, loaded)  # also where the grid is no square
     return merge(initial, loaded if same else interpolate_positions(loaded, initial), ignored=part.ignored)
 
@@ -208,13 +209,13 @@ def starting_state(
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
-    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded, rows)}{note}"
+    line = f"starting from the parameters of {source}{_describe_kept(config, fresh, loaded, rows)}{note}"
     return fresh.replace(params=params, ema=ema), line
 
 
 def _optional(config: ConfigDict, task: Task) -> tuple[str, ...]:
     """Names of parameters that a checkpoint may lack; it always may be of other classes."""
-    return (*config.init_optional, *task.class_parameters, *task.optional_parameters)
+    return (*config.init_optional, *config.init_new, *task.class_parameters, *task.optional_parameters)
 
 
 def _without_other_classes(
@@ -240,16 +241,18 @@ def _without_other_classes(
     return unflatten(kept), rows, more
 
 
-def _describe_kept(fresh: train_step.TrainState, loaded: Params, rows: Sequence[str]) -> str:
+def _describe_kept(config: ConfigDict, fresh: train_step.TrainState, loaded: Params, rows: Sequence[str]) -> str:
     """What is not taken from a checkpoint, in words; `rows` are parameters of other classes."""
     found, expected = flatten(loaded), flatten(fresh.params)
     names = unmatched_names(fresh.params, loaded)
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
-    absent = [name for name in names if name not in found and name not in rows]
+    anew = list(flatten(split(fresh.params, config.init_new)[1]))
+    absent = [name for name in names if name not in found and name not in (*rows, *anew)]
     if len(absent) > 8:  # too many to name, such as a whole head: they are counted by their first part
         counts = collections.Counter(name.partition("/")[0] for name in absent)
         absent = [f"{part} ({number} parameters)" for part, number in counts.items()]
     titled = (("not there", absent), ("of another shape", changed), ("of classes with other names", rows))
+    titled = (("by init_new", anew), *titled)
     parts = [f"{title}: {', '.join(names)}" for title, names in titled if names]
     return f"; initialised anew, {'; '.join(parts)}" if parts else ""
 
@@ -282,6 +285,7 @@ def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[s
         with _named(name, part.source):
             source = find_checkpoint(part.source, run.parent)
             everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
-            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere))
+            inflate = task.config.inflate if name == "encoder" else ""
+            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere), inflate)
         frozen[name] = jax.device_put(loaded, placement)
     return frozen
