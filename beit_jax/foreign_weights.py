@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 from beit_jax.config.serialization import flatten, from_json
 from beit_jax.convert import hub, locate
 from beit_jax.errors import UserError
+from beit_jax.machine import find_machine
 from beit_jax.runtime import distributed
 from beit_jax.runtime.atomic_write import PART
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint, holds_checkpoint
@@ -50,7 +51,13 @@ def config_of(name: str) -> ConfigDict:
 def _read(name: str) -> tuple[dict[str, Any], ConfigDict]:
     from beit_jax.convert.pretrained import read_pretrained
 
-    return read_pretrained(name)
+    find_machine()  # reading needs JAX, whose processes find each other's devices together
+    try:
+        return read_pretrained(name)
+    except UserError as error:
+        if Path(name).expanduser().exists():
+            raise
+        raise UserError(f"there is no {name} here, and as a hub id: {error}") from error
 
 
 def check_source(source: str, workdir: Path | None) -> None:
@@ -108,6 +115,7 @@ def import_sources(
     Raises:
       UserError: in every process, if a source cannot be read or its copy cannot be written.
     """
+    find_machine()
     replaced, mistakes = {}, ()
     if distributed.is_main():
         try:

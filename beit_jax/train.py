@@ -133,7 +133,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
     results = {name: _finished(folder) for name, folder in folders.items()}
     pending = {name: stage for name, stage in stages.items() if results[name] is None}
     with listed_once():
-        experiments = _build(foreign_weights.import_sources(pending, folders, workdir), folders, workdir)
+        experiments = _build(pending, folders, workdir)
         if experiments:
             described = _describe_data(experiments)
             _print_overview(experiments, "--config.STAGE." if "stages" in config else "--config.")
@@ -171,17 +171,12 @@ def _finished(folder: Path) -> dict[str, float] | None:
 
 def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdir: Path) -> dict[str, Any]:
     """The experiment of every stage that has not run, each checked before the first one starts."""
-    import jax
-
     if not stages:
         return {}
     from beit_jax.experiment import Experiment
 
-    if not jax.config.jax_compilation_cache_dir:
-        # Compiled programs are kept with the run: a continued run starts at once.
-        jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
-        # Stages of a recipe often share programs that compile in less than JAX's limit of a second.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    _keep_programs(workdir / "compiled")
+    stages = foreign_weights.import_sources(stages, folders, workdir)
     experiments: dict[str, Experiment] = {}
     for name, stage in stages.items():
         in_recipe = name if folders[name] != workdir else ""
@@ -190,6 +185,19 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
             experiments[name] = Experiment.build(stage, folders[name], pending, in_recipe)
             experiments[name].check_memory()
     return experiments
+
+
+def _keep_programs(folder: Path) -> None:
+    """Keeps compiled programs with the run, unless the user keeps them elsewhere: a continued run starts at once."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.jax_compilation_cache_dir:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    # Stages of a recipe often share programs that compile in less than JAX's limit of a second.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    compilation_cache.reset_cache()  # where a config has compiled something, JAX has decided that there is none
 
 
 def _describe_data(experiments: Mapping[str, Any]) -> dict[str, str]:
