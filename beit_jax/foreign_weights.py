@@ -72,7 +72,7 @@ def check_source(source: str, workdir: Path | None) -> None:
     """
     if workdir and folder_of(source, workdir).exists():
         return
-    if is_foreign(source):
+    if needs_import(source):
         locate.check_name(source)
         return
     try:
@@ -83,7 +83,7 @@ def check_source(source: str, workdir: Path | None) -> None:
         raise
 
 
-def is_foreign(source: str) -> bool:
+def needs_import(source: str) -> bool:
     """Whether a key of KEYS names what is no run of this library.
 
     What has the form of a hub id, and lies in a folder that exists, is taken for a path, unless it names a revision.
@@ -138,7 +138,7 @@ def _import_all(config: ConfigDict, run: Path, workdir: Path) -> dict[str, str]:
     for key in KEYS:
         source = values.get(key, "")
         target = folder_of(source, workdir)
-        if not (is_foreign(source) or target.exists()):
+        if not (needs_import(source) or target.exists()):
             continue
         if key != "init_from" or not has_checkpoint(run):  # a run goes on from its own checkpoint
             _import_once(key, source, target)

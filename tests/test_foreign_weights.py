@@ -66,9 +66,9 @@ def test_what_is_taken_for_a_hub_id(tmp_path, monkeypatch):
         "owner/name@v2": True,
         "owner/name/more": False,
     }
-    assert {name: foreign_weights.is_foreign(name) for name in foreign} == foreign
+    assert {name: foreign_weights.needs_import(name) for name in foreign} == foreign
     foreign_weights.check_source("runs/mine", tmp_path)
-    with pytest.raises(UserError, match="no such folder; .*, or runs/nothing@main if it is a hub id"):
+    with pytest.raises(UserError, match=r"no such folder; .*, or runs/nothing@main if it is a hub id"):
         foreign_weights.check_source("runs/nothing", tmp_path)
     with pytest.raises(UserError, match=r"runs/other holds no checkpoint; expected a run"):
         foreign_weights.check_source("runs/other", tmp_path)
