@@ -57,7 +57,7 @@ def _read(name: str) -> tuple[dict[str, Any], ConfigDict]:
     except UserError as error:
         if Path(name).expanduser().exists():
             raise
-        raise UserError(f"there is no {name} here, and as a hub id: {error}") from error
+        raise UserError(f"{name} is not here; as a hub id: {error}") from error
 
 
 def check_source(source: str, workdir: Path | None) -> None:

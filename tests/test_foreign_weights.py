@@ -122,7 +122,7 @@ def test_weights_are_imported_once(tmp_path, capsys):
         ("init={root}/nowhere,data=folder:{root}/images", "{root}/nowhere does not exist; expected a run"),
         (
             "init=owner/name,data=folder:{root}/images",
-            "there is no owner/name here, and as a hub id: owner/name is not in",
+            "owner/name is not here; as a hub id: owner/name is not in",
         ),
         ("init={root}/empty,data=folder:{root}/images", "{root}/empty holds no checkpoint; expected a run"),
         ("init={root}/tokenizer,data=folder:{root}/images", "is a model of the task 'tokenizer'; expected an encoder"),
