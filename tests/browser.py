@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
@@ -18,6 +19,6 @@ def console(page: Path, profile: Path, width: int = 1000, query: str = "") -> li
     switches = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={profile}"]
     address = page.resolve().as_uri() + query
     command = [program, *switches, f"--window-size={width},800", "--dump-dom", address]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and "</body>" in done.stdout, done.stderr[-2000:]
     return re.findall(r"CONSOLE[:(]\d+\)?\] (.*)", done.stderr)

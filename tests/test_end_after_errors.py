@@ -6,12 +6,12 @@ import threading
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 from beit_jax.workdir import FILES, FOLDERS
 
 pytestmark = [pytest.mark.usefixtures("in_the_checkout"), pytest.mark.slow]
 END_S = 20  # between the error line and the end of the process
-LIMIT_S = 400  # for the whole command
 TRAIN = [sys.executable, "-m", "beit_jax.train", "--config=configs/pretrain.py:runlocal", "--config.batch_size=8"]
 
 
@@ -34,7 +34,7 @@ class Command:
                 self.error_at = time.monotonic()
 
     def wait_for(self, text):
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while text not in "".join(self.lines):
             assert time.monotonic() < deadline and self.process.poll() is None, "".join(self.lines)
             time.sleep(0.02)
@@ -46,7 +46,7 @@ class Command:
             while self.process.poll() is None:
                 now = time.monotonic()
                 assert self.error_at is None or now - self.error_at < END_S, f"still alive: {''.join(self.lines)}"
-                assert now - started < LIMIT_S, "".join(self.lines)
+                assert now - started < PATIENCE_S, "".join(self.lines)
                 time.sleep(0.05)
         finally:
             self.process.kill()

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 STUCK = """
 import sys, threading, time
@@ -31,7 +32,9 @@ command.run(main)
 )
 def test_a_thread_that_does_not_end(error, status, line):
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", STUCK.format(error=error)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", STUCK.format(error=error)], capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert (done.returncode, done.stderr.splitlines()[-1]) == (status, line)
     assert time.monotonic() - start < 30
 
@@ -41,7 +44,7 @@ def test_a_library_that_hangs_while_it_is_torn_down():
     hanging = "class Hanging:\n    def __del__(self, sleep=time.sleep): sleep(60)\nkept = Hanging()\ncommand.run"
     program = STUCK.format(error="errors.UserError('wrong')").replace("command.run", hanging).replace("(60,)", "(0,)")
     start = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stderr) == (2, "error: wrong\n")
     assert time.monotonic() - start < 30
 

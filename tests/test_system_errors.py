@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from beit_jax import system_errors
 
@@ -88,7 +89,9 @@ def test_other_errors_keep_their_trace(error):
 
 def test_a_command_ends_with_one_line(repository):
     program = "from beit_jax import command\ncommand.run(lambda arguments: open('a' * 300))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert (done.returncode, done.stderr) == (
         2,
         f"error: {'a' * 300}: File name too long; choose a shorter path\n",

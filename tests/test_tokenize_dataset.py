@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from commands import command, refused
 from distributed.runs import numbers
+from patience import PATIENCE_S
 
 from beit_jax import config as configs
 from beit_jax import evaluate, tokenize_dataset, train
@@ -171,7 +172,7 @@ def test_killed_and_run_again(tmp_path):
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
     subprocess.run([*start, *arguments(tmp_path / "whole", *more)], env=environment, check=True, capture_output=True)
     process = subprocess.Popen([*start, *arguments(tmp_path / "killed", *more)], env=environment, stderr=-3, stdout=-3)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not any((tmp_path / "killed").glob("tokens-*.npy")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.001)

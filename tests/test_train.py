@@ -11,6 +11,7 @@ import time
 import jax
 import pytest
 from commands import command, refused
+from patience import PATIENCE_S
 
 from beit_jax import evaluate, train
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
@@ -33,11 +34,11 @@ def test_killed_run_continues_to_the_last_bit(tmp_path, name):
 
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     process = start(straight)
-    assert process.wait(120) == 0, process.stderr.read()
+    assert process.wait(PATIENCE_S) == 0, process.stderr.read()
 
     # The folder as a run leaves it that is killed after step 7 with its checkpoint of step 5 complete.
     process = start(killed)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not (killed / "checkpoints" / "5" / "_CHECKPOINT_METADATA").exists():
         assert time.monotonic() < deadline and process.poll() is None, process.stderr.read()
         time.sleep(0.001)
@@ -46,7 +47,7 @@ def test_killed_run_continues_to_the_last_bit(tmp_path, name):
     shutil.rmtree(killed / "checkpoints" / "10", ignore_errors=True)
     (killed / "result.json").unlink(missing_ok=True)
     process = start(killed)
-    assert process.wait(120) == 0, process.stderr.read()
+    assert process.wait(PATIENCE_S) == 0, process.stderr.read()
 
     def numbers(workdir):
         skip = ("examples_per_second", "input_wait")

@@ -14,6 +14,7 @@ import pytest
 import tiny
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
+from patience import PATIENCE_S
 from PIL import Image
 
 from beit_jax.benchmarks import collectives, compiled, program
@@ -129,7 +130,7 @@ def alone(repository, tmp_path_factory):
     folder = tmp_path_factory.mktemp("dump")
     settings = {"TF_CPP_MIN_LOG_LEVEL": "1", "PYTHONPATH": f"{repository / 'tests'}:{repository}"}
     command = [sys.executable, "-c", ALONE, str(folder)]
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     (text,) = (path.read_text() for path in folder.glob("*jit_step*after_spmd-partitioning*"))
     return json.loads(done.stdout.splitlines()[-1]), text
@@ -207,7 +208,7 @@ def test_the_command(repository):
     config = f"{repository}/configs/quickstart.py:runlocal,seeds=1"
     arguments = ["--stage=pretrain", "--compile_only", "--devices=4", "--config.pretrain.mesh.fsdp=2", "--json"]
     command = [sys.executable, "-m", "beit_jax.benchmark", f"--config={config}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     *lines, last = done.stdout.splitlines()
     found = json.loads(last)
@@ -223,7 +224,7 @@ def test_the_command_on_a_folder(repository, tmp_path):
         Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / f"{number}.png")
     config = f"{repository}/configs/pretrain.py:data=folder:{tmp_path}"
     command = [sys.executable, "-m", "beit_jax.benchmark", f"--config={config}", "--compile_only", "--devices=2"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["devices"] == 2
 

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 
 from beit_jax.benchmarks import input_pipeline, pillow_baseline
@@ -15,7 +16,7 @@ from beit_jax.errors import UserError
 @pytest.mark.usefixtures("in_the_checkout")
 def test_input():
     command = ["-m", "beit_jax.benchmark", "input", "--vs", "pil", "--json", "--images", "4", "--rounds", "1"]
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "4 JPEG files of 500x380" in done.stdout and "times pil" in done.stdout
     found = json.loads(done.stdout.splitlines()[-1])

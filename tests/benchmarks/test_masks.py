@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from beit_jax import benchmark
 from beit_jax.data.block_mask_numpy import block_mask
@@ -12,7 +13,7 @@ from beit_jax.errors import UserError
 
 def run(*arguments):
     command = [sys.executable, "-m", "beit_jax.benchmark", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_masks():

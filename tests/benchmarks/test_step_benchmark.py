@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 from beit_references import random_parameters
+from patience import PATIENCE_S
 
 from beit_jax import config as configs
 from beit_jax import tasks
@@ -34,7 +35,7 @@ benchmark.main(sys.argv[1:])
 def test_the_command_without_tensorflow(repository):
     config = f"--config={repository}/configs/pretrain.py:runlocal"
     command = [sys.executable, "-c", WITHOUT, config, "--steps=3", "--json", "--config.batch_size=8"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert {"images_per_second", "step_ms", "mfu", "peak_bytes", "compile_seconds"} <= found.keys()
@@ -42,7 +43,7 @@ def test_the_command_without_tensorflow(repository):
     assert found["images_per_second"] * found["step_ms"] / 1e3 * found["devices"] == pytest.approx(8)
     assert found["tflops"] == pytest.approx(found["gflop_per_image"] * found["images_per_second"] / 1e3)
     assert f"{found['images_per_second']:,.1f} images/s per device" in done.stdout
-    done = subprocess.run([*command, "--vs=torch"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--vs=torch"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert "UserError: torch and transformers are not installed; run: pip install -e '.[parity]'" in done.stderr
 
 

@@ -10,6 +10,7 @@ import pytest
 import tiny
 import yaml
 from hub_server import OWNER_TOKEN, READER_TOKEN, Hub
+from patience import PATIENCE_S
 from random_models import pretrained
 
 import beit_jax
@@ -72,7 +73,7 @@ def python(hub, tmp_path):
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
         command = [sys.executable, *(["-c", code] if isinstance(code, str) else code)]
         environment |= home | path | variables
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE_S)
         assert done.returncode == status, done.stderr
         for token in (OWNER_TOKEN, READER_TOKEN):
             assert token not in done.stdout + done.stderr

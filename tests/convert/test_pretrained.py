@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from PIL import Image
 from random_models import config as pretrained_config
 from random_models import pretrained
@@ -221,7 +222,7 @@ try:
 except Exception as error:
     print(type(error).__name__, error)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S)
     lines = done.stdout.strip().splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[:2] == ["8x2x2/4", "8x2x2/4"]

@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 
+from patience import PATIENCE_S
+
 from beit_jax.training.metrics import read_metrics
 
 CONFIG = "configs/pretrain.py:runlocal"
 SHORT = ["--config.batch_size=16", "--config.steps=24", "--config.log_every=5", "--config.eval_every=12"]
 SHORT += ["--config.save_every=12", "--config.keep=9", "--config.mesh.fsdp=2"]
-LIMIT_S = 150
 
 
 class Run:
@@ -40,7 +41,7 @@ class Run:
 
     def wait_for(self, text):
         """Returns once the first process has printed a text."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while text not in self.output[0]:
             assert time.monotonic() < deadline and self.processes[0].poll() is None, self.all_output()
             self._read()
@@ -53,7 +54,7 @@ class Run:
 
     def statuses(self):
         """Statuses of all processes, once they have ended."""
-        deadline = time.monotonic() + LIMIT_S
+        deadline = time.monotonic() + PATIENCE_S
         while any(process.poll() is None for process in self.processes):
             assert time.monotonic() < deadline, self.all_output()
             self._read()

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 from runs import free_port
 
 PROGRAM = """
@@ -31,7 +32,7 @@ def start(*arguments):
         streams = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         command = [sys.executable, "-c", PROGRAM, *own]
         processes.append(subprocess.Popen(command, env=os.environ | variables, **streams))
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    outputs = [process.communicate(timeout=PATIENCE_S)[0] for process in processes]
     return [process.returncode for process in processes], outputs
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 from runs import free_port
 
 START = """
@@ -29,7 +30,7 @@ def processes(code, count=3):
                 text=True,
             )
         )
-    output = [process.communicate(timeout=100)[0] for process in running]
+    output = [process.communicate(timeout=PATIENCE_S)[0] for process in running]
     return [process.returncode for process in running], output
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from patience import PATIENCE_S
 from runs import free_port
 
 PROGRAM = """
@@ -43,7 +44,7 @@ def pair(seconds=60.0):
 
 def error_of(process):
     """The one error line of a process, which ends in time; JAX's log may come before or after it."""
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=PATIENCE_S)[1]
     assert process.returncode == 1 and "Terminating process because" not in errors and "Traceback" not in errors
     (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
     return line
@@ -79,7 +80,7 @@ def test_stopped_for_a_while(harmed):
     time.sleep(2.0)
     processes[harmed].send_signal(signal.SIGCONT)
     for process in processes:
-        assert process.communicate(timeout=60)[0] == "done\n" and process.returncode == 0
+        assert process.communicate(timeout=PATIENCE_S)[0] == "done\n" and process.returncode == 0
 
 
 @pytest.mark.slow

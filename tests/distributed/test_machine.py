@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 from runs import free_port
 
 CODE = """
@@ -36,5 +37,5 @@ def test_processes_with_other_cores_agree(repository):
             )
         )
     for process in processes:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=PATIENCE_S)
         assert out == "3 1\n", err  # cores of both, and one thread that watches the other process

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 # A trainer that prints its environment and then does what its arguments say; SIGTERM and SIGINT end it with status 0.
 TRAINER = """
@@ -64,7 +65,7 @@ def launch(repository, environment):
 
     def run(script, *arguments, cwd=repository):
         command = [str(repository / "launch" / script), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=60)
+        return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=PATIENCE_S)
 
     return run
 
@@ -99,7 +100,7 @@ def start(repository, environment):
 def wait_for():
     """A function that waits until a condition holds."""
 
-    def wait(condition, seconds=20):
+    def wait(condition, seconds=PATIENCE_S):
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "it did not happen in time"

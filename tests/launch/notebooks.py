@@ -9,6 +9,7 @@ import nbclient
 import nbconvert
 import nbformat
 import numpy as np
+from patience import PATIENCE_S
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ def execute(name: str, **settings) -> nbformat.NotebookNode:
         settings_cell.source += f"\n{key} = {value!r}"
     cells = notebook.cells
     notebook.cells = [copy for cell in cells for copy in (copy_cell(cell), cell)]  # run again, a cell does no harm
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=PATIENCE_S, resources={"metadata": {"path": str(FOLDER)}}).execute()
     notebook.cells = cells
     return notebook
 

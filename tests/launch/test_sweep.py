@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import membership
@@ -181,7 +182,7 @@ def test_signals_reach_the_member_and_end_the_sweep(config, command, repository,
     assert process.stdout.readline().startswith("loss.kl_weight=0.5,seed=1: ")
     assert json.loads(process.stdout.readline())["argv"][-1] == "--config.seed=1"
     os.kill(process.pid, number)
-    rest = process.communicate(timeout=20)[0]
+    rest = process.communicate(timeout=PATIENCE_S)[0]
     assert (process.returncode, rest) == (0, f"saved after signal {number.value}\n")
 
 

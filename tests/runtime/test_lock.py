@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import lock
@@ -64,7 +65,7 @@ def test_the_owner_writes_heartbeats(tmp_path):
         return json.loads((tmp_path / lock.FILE).read_text() or "{}").get("alive", 0)
 
     with lock.lock_workdir(tmp_path, heartbeat_s=0.02):
-        first, deadline = alive(), time.monotonic() + 10
+        first, deadline = alive(), time.monotonic() + PATIENCE_S
         while alive() <= first:
             assert time.monotonic() < deadline
 

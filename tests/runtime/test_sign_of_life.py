@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+from patience import PATIENCE_S
 
 from beit_jax.runtime import sign_of_life
 
@@ -53,7 +54,7 @@ def watch(fast):
 
 
 def wait_for(reports):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not reports and time.monotonic() < deadline:
         time.sleep(0.01)
     return reports[0]

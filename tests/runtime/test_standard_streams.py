@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import PATIENCE_S
 
 PROGRAM = """
 import os, pathlib, sys
@@ -38,6 +39,6 @@ def test_the_work_is_done(repository, tmp_path, where, status, error):
     (tmp_path / "program.py").write_text(PROGRAM)
     command = f"{sys.executable} {tmp_path}/program.py {tmp_path}/file {where}; exit ${{PIPESTATUS[0]}}"
     environment = os.environ | {"PYTHONPATH": str(repository)}
-    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert (done.returncode, done.stderr) == (status, error)
     assert (tmp_path / "file").read_text() == "descriptor True, done"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 from beit_jax.tasks.report import Table
 from beit_jax.training.loggers import background
@@ -72,7 +73,7 @@ def write_run(folder, logger, start_step, steps, *, evaluated=()):
 
 
 def wait_for(condition):
-    end = time.monotonic() + 60
+    end = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)

@@ -6,6 +6,7 @@ import sys
 import zlib
 
 from image_zoo import encode, picture
+from patience import PATIENCE_S
 
 PROGRAM = """
 import sys
@@ -23,6 +24,6 @@ def test_a_bad_colour_profile_is_not_reported(tmp_path):
     content = encode(picture(0), "PNG")
     path = tmp_path / "image.png"
     path.write_bytes(content[:33] + chunk + content[33:])
-    done = subprocess.run([sys.executable, "-c", PROGRAM, path], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, path], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     assert "iCCP" not in done.stderr and "PNG" not in done.stderr and "libpng" not in done.stderr
