@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config.serialization import flatten, from_json
-from beit_jax.convert import hub, locate
+from beit_jax.convert import hub
 from beit_jax.errors import UserError
 from beit_jax.machine import find_machine
 from beit_jax.runtime import distributed
@@ -39,7 +39,7 @@ def config_of(name: str) -> ConfigDict:
     Raises:
       UserError: see `from_pretrained`.
     """
-    path = locate.check_name(name)
+    path = _check_name(name)
     if path and holds_checkpoint(path):
         from beit_jax.training import checkpoint
 
@@ -73,7 +73,7 @@ def check_source(source: str, workdir: Path | None) -> None:
     if workdir and folder_of(source, workdir).exists():
         return
     if needs_import(source):
-        locate.check_name(source)
+        _check_name(source)
         return
     try:
         find_checkpoint(source)
@@ -81,6 +81,12 @@ def check_source(source: str, workdir: Path | None) -> None:
         if hub.is_id(source) and not Path(source).exists():
             raise UserError(f"{error}, or {source}@main if it is a hub id") from error
         raise
+
+
+def _check_name(name: str) -> Path | None:
+    from beit_jax.convert import locate  # which `--help` does not need
+
+    return locate.check_name(name)
 
 
 def needs_import(source: str) -> bool:
