@@ -225,7 +225,7 @@ class TestTrain:
     def test_a_checkpoint_of_another_library(self, tmp_path):
         (tmp_path / "hf").mkdir()
         (tmp_path / "hf" / "model.safetensors").touch()
-        start = f"--config.init_from={tmp_path}/hf"
+        start = f"--config.resume_from={tmp_path}/hf"  # `init_from` may name it
         (line,) = refused(train, f"--config={TOKENIZER}:runlocal", f"--workdir={tmp_path}/run", start)
         assert f"python -m beit_jax.convert {tmp_path}/hf runs/converted --to beit_jax" in line
 

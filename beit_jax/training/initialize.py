@@ -25,7 +25,7 @@ from beit_jax.training.grids import PendingStage, check_same_channels, config_of
 from beit_jax.training.inflate_channels import inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.mismatch import explain_mismatch
-from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
+from beit_jax.training.params import flatten, merge, split, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
 
@@ -108,19 +108,23 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
             is_own = name == "encoder"  # whose sizes are those of the section `model`
             with _named(name, part.source), explained(part.source) if is_own else contextlib.nullcontext():
                 theirs = config_of_source(part.source, run, pending)
-                check_same_channels(config, theirs)
-                own_grid = grid_of_model(theirs)
-                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source), own_grid)
+                if not is_own:  # whose channels can be inflated
+                    check_same_channels(config, theirs)
+                inflate = config.inflate if is_own else ""
+                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source), grid_of_model(theirs), inflate)
     return params
 
 
 def _fitted(config: ConfigDict, loaded: Params, target: Params, own_grid: tuple[int, int] | None) -> Params:
-    """Loaded parameters with the positions and the channels of the model of a config."""
-    loaded = inflate_channels(loaded, target, config.inflate)
+    """Loaded parameters but `init_new`, with the positions and the channels of the model of a config."""
+    loaded = inflate_channels(split(loaded, config.init_new)[0], target, config.inflate)
     return interpolate_positions(loaded, target, grid=grid_of_model(config), own_grid=own_grid)
 
 
-def _merge_part(part: FrozenPart, initial: Params, loaded: Params, own_grid: tuple[int, int] | None) -> Params:
+def _merge_part(
+    part: FrozenPart, initial: Params, loaded: Params, own_grid: tuple[int, int] | None, inflate: str
+) -> Params:
+    loaded = inflate_channels(loaded, initial, inflate)
     if part.grid or unmatched_names(initial, loaded):
         loaded = interpolate_positions(loaded, initial, grid=part.grid, own_grid=own_grid)
     return merge(initial, loaded, ignored=part.ignored)
@@ -211,13 +215,13 @@ def starting_state(
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
-    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded, rows)}{note}"
+    line = f"starting from the parameters of {source}{_describe_kept(config, fresh, loaded, rows)}{note}"
     return fresh.replace(params=params, ema=ema), line
 
 
 def _optional(config: ConfigDict, task: Task) -> tuple[str, ...]:
     """Names of parameters that a checkpoint may lack; it always may be of other classes."""
-    return (*config.init_optional, *task.class_parameters, *task.optional_parameters)
+    return (*config.init_optional, *config.init_new, *task.class_parameters, *task.optional_parameters)
 
 
 def _without_other_classes(
@@ -243,16 +247,18 @@ def _without_other_classes(
     return unflatten(kept), rows, more
 
 
-def _describe_kept(fresh: train_step.TrainState, loaded: Params, rows: Sequence[str]) -> str:
+def _describe_kept(config: ConfigDict, fresh: train_step.TrainState, loaded: Params, rows: Sequence[str]) -> str:
     """What is not taken from a checkpoint, in words; `rows` are parameters of other classes."""
     found, expected = flatten(loaded), flatten(fresh.params)
     names = unmatched_names(fresh.params, loaded)
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
-    absent = [name for name in names if name not in found and name not in rows]
+    anew = list(flatten(split(fresh.params, config.init_new)[1]))
+    absent = [name for name in names if name not in found and name not in (*rows, *anew)]
     if len(absent) > 8:  # too many to name, such as a whole head: they are counted by their first part
         counts = collections.Counter(name.partition("/")[0] for name in absent)
         absent = [f"{part} ({number} parameters)" for part, number in counts.items()]
     titled = (("not there", absent), ("of another shape", changed), ("of classes with other names", rows))
+    titled = (("by init_new", anew), *titled)
     parts = [f"{title}: {', '.join(names)}" for title, names in titled if names]
     return f"; initialised anew, {'; '.join(parts)}" if parts else ""
 
@@ -286,6 +292,7 @@ def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[s
             source = find_checkpoint(part.source, run.parent)
             everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
             own_grid = grid_of_model(config_of_source(part.source, run, {}))
-            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere), own_grid)
+            inflate = task.config.inflate if name == "encoder" else ""
+            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere), own_grid, inflate)
         frozen[name] = jax.device_put(loaded, placement)
     return frozen

@@ -39,6 +39,17 @@ for name, given in json.loads(%r):
         out.append(str(error))
 print(json.dumps(out))
 """
+IMPORT = """
+import json
+from pathlib import Path
+from beit_jax import config as configs, foreign_weights
+from beit_jax.runtime.checkpoint_folder import find_checkpoint
+from beit_jax.training import checkpoint
+run, config = Path(%r), configs.defaults("pretrain")
+config.init_from = %r
+source = foreign_weights.import_sources(dict(one=config), dict(one=run), run)["one"].init_from
+print(json.dumps([source, configs.from_json(checkpoint.load_config(find_checkpoint(source))).task]))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +151,19 @@ def test_names_and_revisions(hub, find, tmp_path):
     assert found[7].startswith("a/other is not in the cache of the hub, and local_files_only is set")
     assert found[8] == names or "does not accept the token" in found[8]  # the copy in the cache may be read
     assert "token has spaces" in found[9] and "secret" not in found[9]
+
+
+def test_a_run_starts_from_a_hub_id(hub, python, tmp_path):
+    files = written(tmp_path / "one", "pretrain")
+    hub.create("a/start", private=True)
+    hub.commit("a/start", "main", files)
+    code = IMPORT % (str(tmp_path / "run"), "a/start")
+    first = python(code, HF_TOKEN=READER_TOKEN)
+    hub.commit("a/start", "main", {"config.json": b"{}"})  # the branch moves
+    assert python(code, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "nothing")) == first
+    assert first[0].startswith(f"{tmp_path}/run/imported/a-start-") and first[1] == "pretrain"
+    for file in (file for file in (tmp_path / "run").rglob("*") if file.is_file()):
+        assert READER_TOKEN.encode() not in file.read_bytes()
 
 
 def test_private_and_gated(hub, find, tmp_path):

@@ -101,6 +101,31 @@ def test_beit_does_not_start_from_the_additional_blocks_of_beit_v2(tmp_path):
     check(config, tmp_path)
 
 
+def test_a_head_of_other_tokens_is_initialized_anew(tmp_path):
+    theirs, config = saved(tmp_path / "pretrain"), tiny("pretrain")
+    found, _ = started(tmp_path, config)
+    np.testing.assert_array_equal(found["lm_head/kernel"], theirs["lm_head/kernel"])
+    config.init_new = ("^lm_head/",)  # of the same shape
+    found, line = started(tmp_path, config)
+    assert line.endswith("; initialised anew, by init_new: lm_head/bias, lm_head/kernel")
+    assert not np.array_equal(found["lm_head/kernel"], theirs["lm_head/kernel"])
+    np.testing.assert_array_equal(found["encoder/norm/scale"], theirs["encoder/norm/scale"])
+
+
+def test_a_probe_of_an_encoder_for_other_channels(tmp_path):
+    theirs, config = saved(tmp_path / "pretrain"), tiny("probe")
+    config.encoder.init_from, config.data.channels = str(tmp_path / "pretrain"), 4
+    with pytest.raises(UserError, match=r"for images of 3 channels, and these have 4: inflate=average"):
+        check(config, tmp_path)
+    config.inflate = "average"
+    check(config, tmp_path)
+    made = experiment(config, one_device())
+    (name,) = (name for name in theirs if name.endswith("patch_embed/kernel"))
+    kernel = flatten(made.frozen["encoder"])[name]
+    expected = np.repeat(theirs[name].sum(axis=2, keepdims=True) / 4, 4, axis=2)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(("task", "kind"), [("classify", "kmeans_features"), ("probe", "kmeans"), ("pretrain", "dvae")])
 def test_a_tokenizer_is_no_encoder(tmp_path, task, kind):
     store(tmp_path / "tokenizer", tiny("tokenizer" if kind == "dvae" else kind))
