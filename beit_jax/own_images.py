@@ -6,21 +6,26 @@ thumb.
 """
 
 import functools
+import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from ml_collections import ConfigDict
 from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax.config.durations import in_steps
+from beit_jax.data.sources import data_sets
+from beit_jax.data.sources.encoded import EncodedImages
+from beit_jax.data.sources.examples import ArrayImages
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.folder_checks import check_folder, count_classes
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.layout import is_paired, path_of
+from beit_jax.data.sources.listed_once import kept
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine, find_machine
 from beit_jax.models import variants
@@ -63,14 +68,18 @@ class Images(NamedTuple):
 
 
 def look_at(source: str) -> Images:
-    """Lists the images of `folder:PATH`, and reads the sizes of some from their headers.
+    """Lists the images of `folder:PATH` or of a data set with a prefix, and reads the sizes of some from their headers.
 
     Raises:
-      UserError: the source is no folder of images.
+      UserError: the source is neither.
     """
+    if data_sets.has_prefix(source):
+        return _look_at_data_set(source)
     root = path_of(source)
     if not root:
-        raise UserError(f"data={source!r}; expected a folder of images, as data=folder:PATH")
+        raise UserError(
+            f"data={source!r}; expected a folder of images, as data=folder:PATH, or one of {data_sets.describe()}"
+        )
     check_folder(root)
     if is_paired(root):
         raise UserError(f"{root} has label maps, for segmentation: see configs/segment.py")
@@ -80,10 +89,28 @@ def look_at(source: str) -> Images:
     if everything < FEWEST:
         raise UserError(f"{root} holds {everything} images to train on; expected at least {FEWEST}")
     train, held_out = list_folder(root, chosen.split), list_folder(root, chosen.eval_split)
-    sizes = some_sizes(train.paths)
-    side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))
     classes = tuple(train.classes)
-    return Images(chosen.split, chosen.eval_split, len(train.paths), len(held_out.paths), classes, side, pixels)
+    return _describe(chosen, len(train.paths), len(held_out.paths), classes, some_sizes(train.paths))
+
+
+def _look_at_data_set(source: str) -> Images:
+    chosen = configs.set_source(configs.defaults("classify"), source).data
+    train, held_out = (data_sets.select(source, split) for split in (chosen.split, chosen.eval_split))
+    count = len(train.positions)
+    if count < FEWEST - 1:
+        raise UserError(f"{source} holds {count} images to train on; expected at least {FEWEST - 1}")
+    names = train.class_names or map(str, range(train.num_classes))
+    classes = () if train.labels is None else tuple(names)
+    images = train.images
+    sizes = [images.shape[2:0:-1]] if isinstance(images, ArrayImages) else some_encoded_sizes(images)
+    return _describe(chosen, count, len(held_out.positions), classes, sizes)
+
+
+def _describe(
+    chosen: ConfigDict, train: int, held_out: int, classes: tuple[str, ...], sizes: Sequence[tuple[int, int]]
+) -> Images:
+    side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))
+    return Images(chosen.split, chosen.eval_split, train, held_out, classes, side, pixels)
 
 
 def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
@@ -92,18 +119,32 @@ def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
     Raises:
       UserError: none of them can be read.
     """
-    found = [_size_of(path) for path in paths[:: -(-len(paths) // SAMPLE)]]
+    return _readable(map(_size_of_file, paths[:: -(-len(paths) // SAMPLE)]), paths[0])
+
+
+@kept  # a command asks for the same images again, for each stage
+def some_encoded_sizes(images: EncodedImages) -> list[tuple[int, int]]:
+    """See `some_sizes`."""
+    return _readable(map(_size_of, map(io.BytesIO, images.read_some(SAMPLE))), images.name(0))
+
+
+def _readable(found: Iterable[tuple[int, int] | None], name: str) -> list[tuple[int, int]]:
+    found = list(found)
     sizes = [size for size in found if size]  # training counts and names images that cannot be read
     if not sizes:
-        raise UserError(f"no image of {min(len(paths), SAMPLE)} can be read, such as {paths[0]}; expected image files")
+        raise UserError(f"no image of {len(found)} can be read, such as {name}; expected image files")
     return sizes
 
 
-@functools.cache  # a command asks for the same images again, for each stage
-def _size_of(path: str) -> tuple[int, int] | None:
+@functools.cache  # as `some_encoded_sizes`
+def _size_of_file(path: str) -> tuple[int, int] | None:
+    return _size_of(path)
+
+
+def _size_of(file: str | BinaryIO) -> tuple[int, int] | None:
     """Width and height of an image; None if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return image.size
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
