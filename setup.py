@@ -15,6 +15,7 @@ DATA = [
     "tensorflow-datasets>=4.9.10",
     "importlib_resources>=6",  # imported by tensorflow-datasets, which does not ask for it
     "tqdm>=4.66",  # the progress bar of tensorflow-datasets, and of shard_dataset
+    "pyarrow>=15",  # reads the files of Hugging Face's `datasets`; tensorflow-datasets brings it
     "scikit-learn>=1.5",  # ships the scanned digits of the quick start, so that nothing is downloaded
     *VIZ,  # a run on images ends in pictures
 ]

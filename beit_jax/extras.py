@@ -14,6 +14,7 @@ EXTRA_OF = {
     "importlib_resources": "data",
     "sklearn": "data",
     "tqdm": "data",
+    "pyarrow": "data",
     "matplotlib": "data",
     "safetensors": "convert",
     "huggingface_hub": "convert",

@@ -9,6 +9,7 @@ from beit_jax.data.sources import layout
 from beit_jax.errors import UserError
 
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+NUMBERED = re.compile(r"(\w+)-\d{5}-of-\d{5}\b")  # as Hugging Face names any split
 MOST = 1_000_000  # files of a pattern
 
 
@@ -62,7 +63,8 @@ def _split_of(name: str) -> str:
             raise UserError(f"the name {name} has the words of the splits {' and '.join(sorted(found))}; rename it")
         if found:
             return found.pop()
-    return ""
+    generic = NUMBERED.match(os.path.basename(name))
+    return generic[1] if generic else ""
 
 
 def _expand(pattern: str) -> list[str]:
