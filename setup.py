@@ -68,6 +68,8 @@ setup(
         "viz": VIZ,
         "convert": CONVERT,
         "docs": DOCS,
+        # Reads every kind of TIFF, also of many bands; the second decompresses LZW, Deflate with predictors and JPEG.
+        "tiff": ["tifffile>=2024.1", "imagecodecs>=2024.1"],
         # Services that a run can log to, each only where a user has it: config.loggers.
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],

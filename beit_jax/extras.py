@@ -21,6 +21,8 @@ EXTRA_OF = {
     "torch": "parity",
     "transformers": "parity",
     "skimage": "test",
+    "tifffile": "tiff",
+    "imagecodecs": "tiff",
     "wandb": "wandb",
     "trackio": "trackio",
     "mlflow": "mlflow",
