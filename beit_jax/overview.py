@@ -11,10 +11,10 @@ from beit_jax.config.recipes import HELD_OUT
 from beit_jax.data.sources import data_sets
 from beit_jax.data.sources.examples import ArrayImages
 from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
-from beit_jax.own_images import some_encoded_sizes, some_sizes
 from beit_jax.tasks.device_choices import describe_choices
 from beit_jax.training import memory_check
 

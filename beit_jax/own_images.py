@@ -5,27 +5,23 @@ rules were tried on two cores, with 722 and 10,000 images to train on (docs/own_
 thumb.
 """
 
-import functools
-import io
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 from ml_collections import ConfigDict
-from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax.config.durations import in_steps
 from beit_jax.data.sources import data_sets
-from beit_jax.data.sources.encoded import EncodedImages
 from beit_jax.data.sources.examples import ArrayImages
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.folder_checks import check_folder, count_classes
+from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.layout import is_paired, path_of
-from beit_jax.data.sources.listed_once import kept
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine, find_machine
 from beit_jax.models import variants
@@ -35,7 +31,6 @@ LARGEST_ON_CPU = 64
 GRID = 8  # patches along the side of an image below 224 pixels
 MANY = 100_000  # images for which the published settings suit, if there is an accelerator
 FEWEST = 10  # images, of which one is held out
-SAMPLE = 256  # images whose sizes are read
 START_S, STAGE_S = 25.0, 15.0  # before the first stage; of each stage to compile, evaluate and save
 # Parts of the time, largest numbers of epochs, and the smallest number of steps.
 SHARES = dict(tokenizer=0.15, pretrain=0.5, finetune=0.35)
@@ -102,6 +97,11 @@ def _look_at_data_set(source: str) -> Images:
     names = train.class_names or map(str, range(train.num_classes))
     classes = () if train.labels is None else tuple(names)
     images = train.images
+    if isinstance(images, ArrayImages) and images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{images.name} has images of {images.shape[-1]} channels; expected 1 or 3: for others, train each stage "
+            "as docs/other_images.md shows"
+        )
     sizes = [images.shape[2:0:-1]] if isinstance(images, ArrayImages) else some_encoded_sizes(images)
     return _describe(chosen, count, len(held_out.positions), classes, sizes)
 
@@ -111,43 +111,6 @@ def _describe(
 ) -> Images:
     side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))
     return Images(chosen.split, chosen.eval_split, train, held_out, classes, side, pixels)
-
-
-def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Width and height of some of the images.
-
-    Raises:
-      UserError: none of them can be read.
-    """
-    return _readable(map(_size_of_file, paths[:: -(-len(paths) // SAMPLE)]), paths[0])
-
-
-@kept  # a command asks for the same images again, for each stage
-def some_encoded_sizes(images: EncodedImages) -> list[tuple[int, int]]:
-    """See `some_sizes`."""
-    return _readable(map(_size_of, map(io.BytesIO, images.read_some(SAMPLE))), images.name(0))
-
-
-def _readable(found: Iterable[tuple[int, int] | None], name: str) -> list[tuple[int, int]]:
-    found = list(found)
-    sizes = [size for size in found if size]  # training counts and names images that cannot be read
-    if not sizes:
-        raise UserError(f"no image of {len(found)} can be read, such as {name}; expected image files")
-    return sizes
-
-
-@functools.cache  # as `some_encoded_sizes`
-def _size_of_file(path: str) -> tuple[int, int] | None:
-    return _size_of(path)
-
-
-def _size_of(file: str | BinaryIO) -> tuple[int, int] | None:
-    """Width and height of an image; None if it cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 def is_small(source: str) -> bool:
