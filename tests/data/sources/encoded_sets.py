@@ -20,6 +20,11 @@ def png(number):
     return file.getvalue()
 
 
+def number_of(content):
+    with Image.open(io.BytesIO(content)) as image:
+        return image.getpixel((0, 0))[0]
+
+
 def section(source, **changes):
     keys = dict(source=source, data_dir="", split="train[:90%]", eval_split="train[90%:]", labels="all", repeats=1)
     ops = dict(ops="decode|resize(4)|flip_lr", eval_ops="decode|resize(4)", shuffle_buffer=10, max_bad_fraction=0.0)
