@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from encoded_sets import (
-    check_every_image_once,
     check_refused,
     check_same_on_resume_and_by_two_processes,
     number_of,
@@ -85,10 +84,8 @@ def test_images_have_their_labels(tmp_path, kind):
     assert examples.labels.tolist() == [number // 10 for number in found]
 
 
-def test_every_image_once_and_the_same_on_resume_and_by_two_processes(tmp_path):
-    source = write(tmp_path / "set", "parquet")
-    check_every_image_once(source)
-    check_same_on_resume_and_by_two_processes(source)
+def test_a_stream_continues_bit_for_bit_and_processes_share_it(tmp_path):
+    check_same_on_resume_and_by_two_processes(write(tmp_path / "set", "parquet"))
 
 
 def check_splits(source, names, counts):
