@@ -65,6 +65,7 @@ MISSING = {
     "benchmark": ["--config=configs/pretrain.py", "--real", "--config.data.source=folder:nowhere"],
     "tokenize_dataset": ["--config=configs/pretrain.py", "--out=o", "--config.tokenizer.init_from=nowhere"],
     "shard_dataset": ["--images=nowhere", "--out=o"],
+    "tiff_to_arrays": ["--images=nowhere", "--out=o"],
     "visualize report": ["nowhere"],
     "visualize attention": ["--checkpoint=nowhere", "--image=docs/index.md", "--out=o"],
     "visualize tokens": ["--checkpoint=nowhere", "--image=docs/index.md", "--out=o"],

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from beit_jax.data.sources import data_sets
 from beit_jax.errors import UserError
 
 NAMED = 5  # classes in a message
@@ -172,8 +173,9 @@ def _say_positions(known: Sequence[str], found: Sequence[str], source: str) -> N
 
 
 def _are_numbers(names: Sequence[str], source: str) -> bool:
-    """Whether these are what tfds gives as names of classes without names; class folders are always named."""
-    return not source.startswith("folder:") and all(name == str(number) for number, name in enumerate(names))
+    """Whether these are what tfds gives as names of classes without names; users' own data have names or none."""
+    own = source.startswith("folder:") or data_sets.has_prefix(source)
+    return not own and all(name == str(number) for number, name in enumerate(names))
 
 
 def _normal(name: str) -> str:

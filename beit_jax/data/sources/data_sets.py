@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from beit_jax.data.sources.examples import REFERENCE, DataSet, Examples
+from beit_jax.data.sources.hf import open_hf
 from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.npy import open_npy
 from beit_jax.data.sources.npz import open_npz
 from beit_jax.data.sources.slices import parse_split
+from beit_jax.data.sources.tars import open_tars
 from beit_jax.errors import UserError
 
 # What is written behind each prefix, and how it is opened.
 PREFIXES: dict[str, tuple[str, Callable[[str], DataSet]]] = {
     "npz": ("FILE", open_npz),
     "npy": ("FOLDER", open_npy),
+    "tars": ("FOLDER", open_tars),
+    "hf": ("FOLDER", open_hf),
 }
 HELD_OUT = (
     "validation",

@@ -51,7 +51,11 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
             walk = ImageWalk()
             found = sorted((relative_name(file, path), file) for _, file in walk.images([path]))
             if not found:
-                raise UserError(f"{path} holds no images; expected {', '.join(EXTENSIONS)} files in it, at any depth")
+                others = walk.skipped.describe_kinds()
+                what = f" that can be read ({others} are not: {walk.skipped.advice(path)})" if others else ""
+                raise UserError(
+                    f"{path} holds no images{what}; expected {', '.join(EXTENSIONS)} files in it, at any depth"
+                )
             walk.skipped.warn(path)
             classes = _class_names(path, [name for name, _ in found])
             images += [
