@@ -243,6 +243,20 @@ def test_wandb(tmp_path):
     assert folders == {run_id}
 
 
+@needs("wandb")
+def test_wandb_takes_tables_with_a_class_without_images():
+    from beit_jax.tasks import confusion, segmentation_metrics
+    from beit_jax.training.loggers.wandb_logger import WandbLogger
+
+    counts, names = np.diag([2, 0, 3]), ("cat", "dog", "cow")
+    images = confusion.class_table(names, counts.sum(1), np.diag(counts))
+    pixels = segmentation_metrics.class_table(names, np.asarray(counts, np.float64))
+    logger = WandbLogger()
+    logger.log_tables(1, {"images": images, "pixels": pixels})
+    assert logger._more["tables/images"].data[1] == ["dog", 0, 0, None]
+    assert logger._more["tables/pixels"].data[1] == ["dog", 0, None, None]
+
+
 def read_wandb(file):
     """The history in the file of an offline run, `[(step, values)]`: the library's records, in LevelDB's log format."""
     from wandb.proto import wandb_internal_pb2

@@ -65,7 +65,8 @@ class WandbLogger(Logger):
         import wandb
 
         for name, table in tables.items():
-            rows = [list(row) for row in table.rows]
+            # An empty cell, as of a class without images, is None here: a column of numbers takes no text.
+            rows = [[None if value == "" else value for value in row] for row in table.rows]
             self._more[f"tables/{name}"] = wandb.Table(columns=list(table.columns), data=rows)
 
     def close(self) -> None:
