@@ -181,17 +181,23 @@ writer.close()
 LOSSES = [(step, 1 / step) for step in range(1, 7)]
 
 
+def python(script, folder, **environment):
+    """Runs a script in a process of its own, where it can import this file."""
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | environment | {"PYTHONPATH": f"{root}:{root}/tests"},
+    )
+
+
 def real_run(name, folder, **environment):
     """As `killed_and_resumed`, with a real library, in processes of their own, of which SIGKILL ends the first."""
-    root, found = Path(__file__).resolve().parents[2], []
+    found = []
     for script, code in ((FIRST, -signal.SIGKILL), (SECOND, 0)):
-        done = subprocess.run(
-            [sys.executable, "-c", script.replace("FOLDER", str(folder)).replace("NAME", name)],
-            capture_output=True,
-            text=True,
-            cwd=folder,
-            env=os.environ | environment | {"PYTHONPATH": f"{root}:{root}/tests"},
-        )
+        done = python(script.replace("FOLDER", str(folder)).replace("NAME", name), folder, **environment)
         assert done.returncode == code, done.stderr
         assert "cannot log" not in done.stderr, done.stderr
         found.append(read_state(folder)["service"]["id"])
@@ -241,6 +247,26 @@ def test_wandb(tmp_path):
     assert found[-1][1]["pictures/masked/_type"] == "image-file"
     folders = {folder.name.rpartition("-")[2] for folder in (tmp_path / "wandb").glob("offline-run-*")}
     assert folders == {run_id}
+
+
+STAGES = """
+import pathlib
+from training.test_loggers import logged_run
+from beit_jax.training import loggers
+made = [loggers.create_logger("wandb") for _ in range(2)]
+for logger in made:
+    logger.load()
+print([logger.start(logged_run(pathlib.Path("FOLDER")), None) == logger._new_id for logger in made])
+[logger.close() for logger in made]
+"""
+
+
+@needs("wandb")
+@pytest.mark.slow
+def test_a_stage_does_not_log_into_the_run_of_an_earlier_one(tmp_path):
+    done = python(STAGES.replace("FOLDER", str(tmp_path)), tmp_path, WANDB_MODE="offline")
+    assert "[True, True]" in done.stdout, done.stderr
+    assert len({folder.name.rpartition("-")[2] for folder in (tmp_path / "wandb").glob("offline-run-*")}) == 2
 
 
 @needs("wandb")
