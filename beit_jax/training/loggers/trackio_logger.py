@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from beit_jax.tasks.report import Table
-from beit_jax.training.loggers.logger import LoggedRun, Logger
+from beit_jax.training.loggers.logger import LoggedRun, Logger, Status
 
 
 class TrackioLogger(Logger):
@@ -64,6 +64,6 @@ class TrackioLogger(Logger):
             frame = pandas.DataFrame(table.rows, columns=table.columns)
             self._more[f"tables/{name}"] = trackio.Table(dataframe=frame)
 
-    def close(self) -> None:
+    def close(self, status: Status) -> None:
         """See `Logger.close`."""
         self._run.finish()

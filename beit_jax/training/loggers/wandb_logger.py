@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from beit_jax.tasks.report import Table
-from beit_jax.training.loggers.logger import LoggedRun, Logger
+from beit_jax.training.loggers.logger import LoggedRun, Logger, Status
 
 FLUSH_S = 20.0  # the library writes to its file every 15 s
 UPLOAD_S = 50  # that the end of a run waits for an upload; `wandb sync` does the rest
@@ -70,6 +70,8 @@ class WandbLogger(Logger):
             rows = [[None if value == "" else value for value in row] for row in table.rows]
             self._more[f"tables/{name}"] = wandb.Table(columns=list(table.columns), data=rows)
 
-    def close(self) -> None:
+    def close(self, status: Status) -> None:
         """See `Logger.close`."""
-        self._run.finish()
+        if status is Status.STOPPED:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=int(status is not Status.FINISHED))
