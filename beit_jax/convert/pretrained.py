@@ -42,10 +42,11 @@ NAMED = 10  # tensors in a note
 class Pretrained(NamedTuple):
     """A network, its parameters (float32 NumPy arrays), and its config.
 
+    `model` is None for a model that is no Flax network, such as a k-means tokenizer: its task has the methods.
     `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.preprocess_section`).
     """
 
-    model: nn.Module
+    model: nn.Module | None
     params: dict[str, Any]
     config: ConfigDict
 
@@ -112,7 +113,7 @@ def from_pretrained(
     params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels, options)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
     if task in (None, config.task) and same_classes and image_size is None and channels in (None, config.data.channels):
-        return Pretrained(create_task(config).model, params, config)
+        return Pretrained(_network(config), params, config)
     if inflate not in WAYS:
         raise UserError(f"inflate={inflate!r}; expected average, or nothing")
     if resize not in METHODS:
@@ -125,6 +126,14 @@ def from_pretrained(
     interpolated = interpolate_positions(inflated, initial, resize, *grids)
     merged = merge(initial, interpolated, retarget.optional_params(config, changed), made.ignored_parameters)
     return Pretrained(made.model, merged, changed)
+
+
+def _network(config: ConfigDict) -> nn.Module | None:
+    """The network of a config's task; None: it has none."""
+    try:
+        return create_task(config).model
+    except UserError:
+        return None
 
 
 def read_pretrained(
