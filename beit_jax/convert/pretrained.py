@@ -143,9 +143,10 @@ def read_pretrained(
     seed: int = 0,
     pixels: Statistics | None = None,
     options: hub.Options = hub.DEFAULT,
+    path: Path | None = None,
 ) -> tuple[dict[str, Any], ConfigDict]:
-    """Parameters and config of a checkpoint, as those of `from_pretrained`; also of a tokenizer that is no network."""
-    path = locate.local_path(name_or_path, options)
+    """Parameters and config of a checkpoint, as those of `from_pretrained`; `path` is where it is, if that is known."""
+    path = path or locate.local_path(name_or_path, options)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))
     elif own_layout.is_own(path):

@@ -1,5 +1,6 @@
 """The hub: pushed, and loaded elsewhere to the last bit; what it refuses is one line. The server is on loopback."""
 
+import errno
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ from random_models import pretrained
 
 import beit_jax
 from beit_jax import config as configs
+from beit_jax.convert import hub as client
 from beit_jax.convert import pushing
 from beit_jax.data.sources import data_sets
 from beit_jax.errors import UserError
@@ -107,9 +109,8 @@ def test_pushed_and_loaded_elsewhere(hub, python, tmp_path):
     now = repository["commits"][repository["branches"]["new"]]
     ours = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     assert sorted(now.keys() - others.keys()) == ours and others.keys() <= now.keys()
-    assert "error: the hub does not accept the token for me/digits (status 403); log in" in python(
-        push, 2, HF_TOKEN=READER_TOKEN
-    )
+    refused = "error: the hub refuses this for me/digits (status 403: You have no "
+    assert refused in python(push, 2, HF_TOKEN=READER_TOKEN)
 
 
 def test_names_and_revisions(hub, find, tmp_path):
@@ -173,6 +174,52 @@ def test_without_the_hub(hub, find, tmp_path):
         assert cached == online
         reason = "HF_HUB_OFFLINE is set" if "HF_HUB_OFFLINE" in variables else "did not answer for a/unknown"
         assert reason in unknown and "\n" not in unknown
+
+
+def test_all_files_are_of_one_commit_of_a_branch_that_moves(hub, find, tmp_path):
+    files, later = written(tmp_path / "one", max_shard_size="20KB"), written(tmp_path / "two", max_shard_size="10KB")
+    hub.create("a/moving")
+    hub.commit("a/moving", "main", files)
+    hub.moves["model.safetensors.index.json"] = ("a/moving", "main", later)
+    (found,) = find(("a/moving@main", {}))
+    assert not hub.moves and found == sorted(files)
+
+
+def test_a_checkpoint_is_found_once(tmp_path, monkeypatch):
+    from beit_jax.convert import locate
+    from beit_jax.convert.opening import open_checkpoint
+
+    written(tmp_path / "one")
+    find, names = locate.local_path, []
+    monkeypatch.setattr(locate, "local_path", lambda name, *given: names.append(name) or find(name, *given))
+    assert open_checkpoint(str(tmp_path / "one")).config.task == "classify" and len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "expected"),
+    [
+        (429, "Too many requests", "(status 429: Too many requests); wait some minutes"),
+        (400, "invalid licence", "(status 400: invalid licence); correct what it names"),
+        (403, "Private storage limit reached", "(status 403: Private storage limit reached); delete something of this"),
+        (409, "Conflict", "(status 409: Conflict); something else changes the repository"),
+        (412, "A commit has happened since", "something else changes the repository"),
+        (413, "Payload too large", "lower max_shard_size"),
+        (500, "oops", "the hub has an error of its own for a/b (status 500: oops); try again later"),
+    ],
+)
+def test_what_the_hub_refuses(hub, status, said, expected):
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    with pytest.raises(UserError) as error, client.explained("a/b", None, OWNER_TOKEN):
+        hf_raise_for_status(get_session().get(f"{hub.url}/refuse/{status}/{said}"), "commit")
+    assert expected in str(error.value) and "network" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told(number):
+    expected = pytest.raises(UserError, match=r"cannot be kept here .*; free some space, or set HF_HOME")
+    with expected, client.explained("a/b", None, None):
+        raise OSError(number, os.strerror(number))
 
 
 def test_interrupted_download_goes_on(hub, find, tmp_path):
