@@ -124,9 +124,8 @@ def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tup
         made = getattr(model.bind({"params": params}), "encoder", None)
         encoder = made.unbind()[0] if isinstance(made, nn.Module) else None
     if not isinstance(encoder, vit.Encoder):
-        raise UserError(
-            f"{name} is of the class {type(model).__name__}, without a vision transformer; expected one with it"
-        )
+        what = "no network" if model is None else f"of the class {type(model).__name__}, without a vision transformer"
+        raise UserError(f"{name} is {what}; expected a model with a vision transformer")
     if "encoder" not in params:
         raise UserError(
             f"{name} has a frozen encoder, whose parameters are not its own; load the checkpoint of the encoder, which "

@@ -43,10 +43,11 @@ NAMED = 10  # tensors in a note
 class Pretrained(NamedTuple):
     """A network, its parameters (float32 NumPy arrays), and its config.
 
+    `model` is None for a model that is no Flax network, such as a k-means tokenizer: its task has the methods.
     `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.preprocess_section`).
     """
 
-    model: nn.Module
+    model: nn.Module | None
     params: dict[str, Any]
     config: ConfigDict
 
@@ -113,7 +114,7 @@ def from_pretrained(
     params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels, options)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
     if task in (None, config.task) and same_classes and image_size is None and channels in (None, config.data.channels):
-        return Pretrained(create_task(config).model, params, config)
+        return Pretrained(_network(config), params, config)
     if inflate not in WAYS:
         raise UserError(f"inflate={inflate!r}; expected average, or nothing")
     if resize not in METHODS:
@@ -128,6 +129,14 @@ def from_pretrained(
     return Pretrained(made.model, merged, changed)
 
 
+def _network(config: ConfigDict) -> nn.Module | None:
+    """The network of a config's task; None: it has none."""
+    try:
+        return create_task(config).model
+    except UserError:
+        return None
+
+
 def read_pretrained(
     name_or_path: str,
     heads: int | None = None,
@@ -135,9 +144,10 @@ def read_pretrained(
     seed: int = 0,
     pixels: Statistics | None = None,
     options: hub.Options = hub.DEFAULT,
+    path: Path | None = None,
 ) -> tuple[dict[str, Any], ConfigDict]:
-    """Parameters and config of a checkpoint, as those of `from_pretrained`; also of a tokenizer that is no network."""
-    path = locate.local_path(name_or_path, options)
+    """Parameters and config of a checkpoint, as those of `from_pretrained`; `path` is where it is, if that is known."""
+    path = path or locate.local_path(name_or_path, options)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))
     elif own_layout.is_own(path):

@@ -65,9 +65,7 @@ def save_pretrained(
     """
     target = Path(folder)
     shards.check_size(max_shard_size)
-    if format not in ANY_TASK:
-        _check_images(format, config)
-        _check_format(format, config)
+    check_format(format, config)
     locate.check_target(target, format)
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     expected = flatten(shapes_of(config))
@@ -83,6 +81,17 @@ def save_pretrained(
         raise
 
 
+def check_format(format: str, config: ConfigDict) -> None:
+    """Checks that a format has a layout for the model of a config.
+
+    Raises:
+      UserError: it has none.
+    """
+    if format not in ANY_TASK:
+        _check_images(format, config)
+        _check_layout(format, config)
+
+
 def _check_images(format: str, config: ConfigDict) -> None:
     """Raises UserError for images that the formats of other libraries have no words for."""
     size, channels = config.model.image_size, config.data.channels
@@ -93,7 +102,7 @@ def _check_images(format: str, config: ConfigDict) -> None:
         )
 
 
-def _check_format(format: str, config: ConfigDict) -> None:
+def _check_layout(format: str, config: ConfigDict) -> None:
     layout = task_layout(config.task)
     unsupported = layout.unsupported(config)
     formats = layout.formats_of(config)
