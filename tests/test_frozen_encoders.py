@@ -13,7 +13,11 @@ from beit_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
-KNN = ["--config.knn.k=5", "--config.knn.ops=decode|resize(16)|normalize|keep('image', 'label')"]
+KNN = [
+    "--config.evals.kinds=knn",
+    "--config.evals.k=5",
+    "--config.evals.ops=decode|resize(16)|normalize|keep('image', 'label')",
+]
 SHORT = ["--config.steps=6", "--config.log_every=6", "--config.save_every=6", "--config.eval_every=3"]
 
 
