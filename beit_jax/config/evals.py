@@ -1,4 +1,4 @@
-"""Keys of what is measured by the features of the encoder at each evaluation, for the tasks that have one."""
+"""Keys of what is measured of the encoder's features at each evaluation, for the tasks with an encoder."""
 
 from ml_collections import ConfigDict
 

@@ -21,7 +21,7 @@ from beit_jax.training.sharding import replicated
 from beit_jax.typing import Params
 
 PENALTIES = (1e-1, 1e-2, 1e-3, 1e-4)  # each starts from the classifier of the one before
-HELD_OUT = 5  # one of so many training images, on which the penalty is chosen
+HELD_OUT = 5  # one of so many training images; their cross-entropy chooses the penalty
 STEPS = 100
 TOLERANCE = 1e-4  # of the largest entry of the gradient, as in scikit-learn
 
@@ -58,7 +58,7 @@ class Probe:
         return best_layer_metrics({"top1": np.array(top1)}, self._layers, prefix="probe_")
 
     def _score(self, mesh: Mesh, train: Features, test: Features) -> float:
-        fit, accuracy = self._compiled(mesh)
+        fit, loss, accuracy = self._compiled(mesh)
         mean, scale = moments(train.features)
         learned, scored = ((part.features - mean) / scale for part in (train, test))
         count = len(learned)
@@ -69,12 +69,12 @@ class Probe:
         (weights,) = put_rows(mesh, held_out)
         start = zeros(learned.shape[1], self._num_classes)
         params = dict(zip(start, put_everywhere(mesh, *start.values()), strict=True))
-        chosen, best, penalty = params, -1.0, PENALTIES[0]
+        chosen, best, penalty = params, np.inf, PENALTIES[0]
         for candidate in PENALTIES if count >= HELD_OUT else ():
             params = fit(params, rows, np.float32(candidate))
-            right = float(accuracy(params, rows._replace(weights=weights)))
-            if right > best:
-                chosen, best, penalty = params, right, candidate
+            found = float(loss(params, rows._replace(weights=weights), np.float32(0)))
+            if found < best:
+                chosen, best, penalty = params, found, candidate
         (weights,) = put_rows(mesh, np.ones(count, np.float32))
         params = fit(chosen, rows._replace(weights=weights), np.float32(penalty))
         return float(accuracy(params, Rows(*put_rows(mesh, scored, test.labels, np.ones(len(scored), np.float32)))))
@@ -126,15 +126,14 @@ def minimize(
     return jax.lax.while_loop(goes_on, step, start)[0]
 
 
-def _compile(mesh: Mesh) -> tuple[Callable[..., Params], Callable[..., jax.Array]]:
-    """`minimize`, and the accuracy of a classifier."""
+def _compile(mesh: Mesh) -> tuple[Callable[..., Any], ...]:
+    """`minimize`, `objective`, and the accuracy of a classifier."""
 
     def accuracy(params: Params, rows: Rows) -> jax.Array:
         right = jnp.argmax(_logits(params, rows.features), axis=1) == rows.classes
         return jnp.sum(jnp.where(right, rows.weights, 0.0)) / jnp.sum(rows.weights)
 
-    everywhere = replicated(mesh)
-    return jax.jit(minimize, out_shardings=everywhere), jax.jit(accuracy, out_shardings=everywhere)
+    return tuple(jax.jit(made, out_shardings=replicated(mesh)) for made in (minimize, objective, accuracy))
 
 
 def _logits(params: Params, features: jax.Array) -> jax.Array:

@@ -43,9 +43,9 @@ def rankme(features: np.ndarray) -> float:
     gram = np.zeros((features.shape[1],) * 2)
     for start in range(0, len(features), ROWS):
         rows = features[start : start + ROWS].astype(np.float64)
+        if not np.isfinite(rows).all():
+            return float("nan")
         gram += rows.T @ rows
-    if not np.isfinite(gram).all():
-        return float("nan")
     # The squares of the singular values. In float64 they are as exact as singular values of float32 features can be.
     squares = np.linalg.eigvalsh(gram)[-min(features.shape) :]
     values = np.sqrt(np.maximum(squares, 0))
