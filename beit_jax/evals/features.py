@@ -1,5 +1,6 @@
 """Features of every image of a set, computed once, and where they go on the devices."""
 
+import sys
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -70,7 +71,10 @@ class Extractor:
             pending = outputs
             if time.monotonic() - reported > PROGRESS_EVERY_S and jax.process_index() == 0:
                 reported = time.monotonic()
-                print(f"features of {done.sum():,} of {images:,} images ({done.mean():.0%})", flush=True)
+                # Standard output is for the results of commands.
+                print(
+                    f"features of {done.sum():,} of {images:,} images ({done.mean():.0%})", file=sys.stderr, flush=True
+                )
         features = _store(pending, features, labels, done)
         return Features(features, labels) if done.all() else Features(features[done], labels[done])
 
