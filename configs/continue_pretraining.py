@@ -176,7 +176,7 @@ def probe(arg: ConfigDict, weights: ConfigDict, encoder: str) -> ConfigDict:
         config.model.update({key: weights.model[key] for key in (*ENCODER, "image_size")})
     config.model.drop_path, config.encoder.init_from = 0.0, encoder
     config.inflate = arg.inflate if encoder == arg.init else ""
-    config.knn.k, config.cache_features, config.epochs = 20, True, PROBED_EPOCHS
+    config.evals.kinds, config.cache_features, config.epochs = ("knn",), True, PROBED_EPOCHS
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.weight_decay = learning_rate(PROBE_LR, arg.batch), 0.0, 1e-4
     config.data.statistics, config.eval_every = arg.statistics, 0

@@ -137,6 +137,7 @@ def pretrain(plan: Plan, arg: ConfigDict) -> ConfigDict:
     )
     config.data.ops = f"decode{flip(arg)}|two_views(image_size, tokenizer_size, 0.5, 1.0)" + ending
     config.data.eval_ops = "decode|two_views_center(image_size, tokenizer_size, 1.0)" + ending
+    config.evals.ops = f"decode|resize(image_size){NORMALIZE}|keep('image', 'label')"
     return config
 
 

@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "experiment_splits": LEAVES | {"data", "runtime"},
     "experiment_start": LEAVES | {"config", "models", "runtime", "training"},
     "experiment_config": LEAVES | {"config", "data"},
-    "experiment_data": LEAVES | {"config", "data", "evals", "experiment_splits", "tasks", "training"},
+    "experiment_evaluations": LEAVES | {"config", "data", "evals", "experiment_splits", "tasks"},
+    "experiment_data": LEAVES
+    | {"config", "data", "evals", "experiment_evaluations", "experiment_splits", "tasks", "training"},
     "experiment_teacher": LEAVES | {"config", "experiment_start", "runtime", "tasks", "training"},
     "experiment_tokenizer": LEAVES | {"config", "runtime", "training"},
     "experiment": LEAVES
@@ -33,6 +35,7 @@ MAY_IMPORT = {
         "config",
         "experiment_config",
         "experiment_data",
+        "experiment_evaluations",
         "experiment_splits",
         "experiment_start",
         "experiment_teacher",

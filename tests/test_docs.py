@@ -120,7 +120,7 @@ def parse_only(monkeypatch, registries):
     monkeypatch.setattr(foreign_weights, "config_of", lambda name: configs.defaults("pretrain"))
     monkeypatch.setattr(opening, "holds_checkpoint", lambda path: True)
     monkeypatch.setattr(opening, "find_checkpoint", lambda path: Path(path, "checkpoints", "1"))
-    monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path)))
+    monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path.parents[1])))
 
     def run(module, arguments):
         program = importlib.import_module(module)

@@ -15,6 +15,7 @@ from beit_jax import foreign_weights
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 from beit_jax.training.params import flatten
@@ -30,7 +31,7 @@ def publish(folder, task="pretrain", format="hf"):
     with config.unlocked():
         config.preprocess = task_layout(task).default_preprocess(config.model.image_size)
     with jax.numpy_dtype_promotion("standard"):
-        params = jax.device_get(jax.jit(create_task(config).init)(jax.random.key(3)))
+        params = jax.device_get(run_once(create_task(config).init, jax.random.key(3)))
         beit_jax.save_pretrained(folder, params, config, format=format)
     return params, config
 

@@ -115,7 +115,10 @@ def test_an_unknown_key_without_a_near_one():
         ("pretrian.lr=4", ["names no stage", "did you mean --config.pretrain.optimizer.lr?"]),
         ("zzz=4", ["names no stage: this is a recipe, whose stages are tokenizer, pretrain"]),
         ("pretrain=4", ["--config.pretrain is a stage, not a key"]),
-        ("pretrain.knn=4", ["--config.pretrain.knn is a section", "keys are --config.pretrain.knn.k, --config.pretr"]),
+        (
+            "pretrain.evals=4",
+            ["--config.pretrain.evals is a section", "keys are --config.pretrain.evals.images, --con"],
+        ),
     ],
 )
 def test_unknown_keys_of_a_recipe(argument, parts):

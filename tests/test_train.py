@@ -26,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
 @pytest.mark.parametrize("name", ["pretrain", "v2", "vqkd", "kmeans_features", "features"])
 def test_killed_run_continues_to_the_last_bit(tmp_path, name):
     overrides = ["--config.steps=10", "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5"]
+    overrides += ["--config.evals.kinds=knn,rankme,probe"] if name == "pretrain" else []
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
 
     def start(workdir):
@@ -60,6 +61,8 @@ def test_killed_run_continues_to_the_last_bit(tmp_path, name):
 
     assert numbers(killed) == numbers(straight)
     assert [line["step"] for line in numbers(straight) if "loss" in line] == list(range(1, 11))
+    measured = [line["step"] for line in numbers(straight) if "eval/probe_top1" in line]
+    assert measured == ([5, 10] if name == "pretrain" else [])
 
 
 @pytest.fixture(scope="module")

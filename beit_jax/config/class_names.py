@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from beit_jax.config.evals import kinds_with_labels
 from beit_jax.data.sources import data_sets
 from beit_jax.errors import UserError
 
@@ -75,11 +76,11 @@ def fill_in(
 
 
 def scores_classes(config: ConfigDict) -> bool:
-    """Whether a run needs the class of each image: to learn it, or for the nearest neighbours.
+    """Whether a run needs the class of each image: to learn it, or for what compares the features of classes.
 
     Segmentation, the task with sliding windows, has classes of pixels instead.
     """
-    return ("labels" in config and "inference" not in config) or config.get("knn", {}).get("k", 0) > 0
+    return ("labels" in config and "inference" not in config) or bool(kinds_with_labels(config))
 
 
 def numbers_of(known: Sequence[str], found: Sequence[str], source: str, advice: str = BY_NUMBER) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ from beit_jax.errors import UserError, did_you_mean
 from beit_jax.models.image_size import ImageSize, simplest
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
-OPS = ("data.ops", "data.eval_ops", "knn.ops")
+OPS = ("data.ops", "data.eval_ops", "evals.ops")
 CROP_FRACTION = 224 / 256  # of the resized image's shorter side, which the official evaluation crops
 _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off a margin
 

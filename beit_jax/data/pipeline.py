@@ -183,14 +183,17 @@ def make_eval(
     log: Path | None = None,
     num_classes: int = 0,
     classes: ModelClasses = OWN_CLASSES,
+    most: int = 0,
 ) -> EvalSet:
     """`config.eval_split` through `config.eval_ops`: full batches `[batch / processes, ...]` with `valid` bool `[b]`.
 
     Over all processes each example is valid exactly once, and unreadable ones never. Every process has the same number
     of batches, filled up with repeated examples. Random ops draw the same numbers in every pass. A pass ends with a
-    UserError if too many images were unreadable; for `num_classes` see `make_train`.
+    UserError if too many images were unreadable; for `num_classes` see `make_train`. At most `most` examples are
+    read, the same in every pass (`Source.sample`); 0: all.
     """
     source, process = renumbered(_open(config, config.eval_split), classes), Shard(process_index, process_count)
+    source = source.sample(most) if 0 < most < source.num_examples else source
     where, unreadable = f"'{config.eval_split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
     return _each_once(source, where, config.eval_ops, batch_size, process, unreadable, num_classes)
 
@@ -205,9 +208,11 @@ def make_train_once(
     process_count: int = 1,
     log: Path | None = None,
     classes: ModelClasses = OWN_CLASSES,
+    most: int = 0,
 ) -> EvalSet:
     """As `make_eval`, for the examples that `make_train` reads with this seed, through `ops`."""
     source, process = _open_train_split(config, seed, classes), Shard(process_index, process_count)
+    source = source.sample(most) if 0 < most < source.num_examples else source
     where, unreadable = f"'{config.split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
     return _each_once(source, where, ops, batch_size, process, unreadable)
 

@@ -23,9 +23,9 @@ class LearnedEncoder(Task):
     """A task that trains an encoder without labels: `model.encoder`, whose features are evaluated on the way."""
 
     @property
-    def knn(self) -> ConfigDict:
-        """See `Task.knn`."""
-        return self.config.knn
+    def evals(self) -> ConfigDict:
+        """See `Task.evals`."""
+        return self.config.evals
 
     def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
         """See `Task.embed`: the mean of the patches after each block."""

@@ -81,9 +81,9 @@ class Probe(Task):
         return {"heads": {"kernel": kernel, "bias": jnp.zeros((layer_count, classes), jnp.float32)}}
 
     @property
-    def knn(self) -> ConfigDict:
-        """See `Task.knn`."""
-        return self.config.knn
+    def evals(self) -> ConfigDict:
+        """See `Task.evals`."""
+        return self.config.evals
 
     @property
     def caches_features(self) -> bool:
@@ -170,8 +170,6 @@ class Probe(Task):
                 Headline("top1", "linear probe of the best layer, top-1, %", 100),
                 Headline("best_layer", "that layer", form="{:.0f}", averaged=False),
                 Headline("majority", "majority baseline, %", 100),
-                Headline("knn_top1", "nearest neighbours, best layer, top-1, %", 100),
-                Headline("knn_best_layer", "that layer", form="{:.0f}", averaged=False),
             ),
             metrics={
                 "loss": "cross-entropy of the best layer on the evaluation set",

@@ -171,8 +171,8 @@ class Task:
         return ()
 
     @property
-    def knn(self) -> ConfigDict | None:
-        """Settings of the evaluation by nearest neighbours (`config.encoder.knn_keys`); None: there is none."""
+    def evals(self) -> ConfigDict | None:
+        """Settings of what is measured by the features of `embed` (`config.evals.evals_keys`); None: nothing."""
         return None
 
     @property

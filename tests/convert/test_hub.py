@@ -346,7 +346,7 @@ def test_snippet_of_a_tokenizer_runs(tmp_path, monkeypatch):
 
     config = tiny.config("kmeans")
     config.data.eval_ops = "decode|resize(16)|keep('image')"
-    params = jax.jit(create_task(config).init)(jax.random.key(1))
+    params = run_once(create_task(config).init, jax.random.key(1))
     checkpoint.save_params(tmp_path / "run", params, configs.to_json(config))
     pushing.write_published(tmp_path / "out", tmp_path / "run", "me/km", license="mit")
     (code,) = re.findall("```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)

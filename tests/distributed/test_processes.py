@@ -88,7 +88,7 @@ def test_two_processes_learn_from_stored_tokens_what_one_learns(folder, alone):
 
 def test_two_processes_start_from_weights_of_another_library(folder):
     publish(folder / "hf")
-    extra = ["--config.steps=4", "--config.knn.k=0", f"--config.encoder.init_from={folder}/hf"]
+    extra = ["--config.steps=4", "--config.evals.kinds=", f"--config.encoder.init_from={folder}/hf"]
     for name, processes in (("probe_alone", 1), ("probe_of_two", 2)):
         Run(folder / name, processes, 8 // processes, config="configs/probe.py:runlocal", arguments=extra).finish()
     close(numbers(folder / "probe_of_two"), numbers(folder / "probe_alone"))
