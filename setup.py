@@ -20,7 +20,13 @@ DATA = [
     *VIZ,  # a run on images ends in pictures
 ]
 CONVERT = ["safetensors>=0.5", "huggingface_hub>=0.30"]
-DOCS = ["mkdocs>=1.6,<2"]  # with the theme that it brings; the pages need no network
+DOCS = [  # the pages need no network, nor does building them
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.7,<10",  # its search works from disk, too
+    "mkdocstrings>=1.0,<2",  # pages from docstrings, which it reads without importing anything
+    "mkdocstrings-python>=2.0,<3",
+    "mike>=2.1,<3",  # the pages of each release beside those of the newest one
+]
 TEST = [
     *DATA,
     *CONVERT,

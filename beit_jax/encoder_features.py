@@ -25,11 +25,6 @@ def features(
 ) -> jax.Array:
     """Features of images: what blocks of a model's encoder give, without the final norm.
 
-    >>> model, params, config = beit_jax.from_pretrained("microsoft/beit-base-patch16-224")  # doctest: +SKIP
-    >>> pixels = beit_jax.preprocess(images, config.preprocess)  # doctest: +SKIP
-    >>> beit_jax.features(model, params, pixels, layers=8).shape  # doctest: +SKIP
-    (2, 768)
-
     It is compiled once for each encoder, shape, layers and kind. Each call moves parameters that are NumPy arrays to
     the device. Where the images have another size than those of the model, each call also interpolates positions on the
     host, as the official fine-tuning does. `feature_extractor` does both once, for many batches.
@@ -48,6 +43,14 @@ def features(
 
     Raises:
       UserError: the model has no such encoder, there is no such block or kind, or the patches do not cover the images.
+
+    Examples:
+      >>> model, params, config = beit_jax.from_pretrained("runs/pretrain")
+      >>> pixels = beit_jax.preprocess([Image.open("cat.png")], config.preprocess)
+      >>> beit_jax.features(model, params, pixels, layers=1).shape
+      (1, 32)
+      >>> beit_jax.features(model, params, pixels, kind="patches").shape
+      (1, 2, 4, 4, 32)
     """
     shape = np.shape(images)
     channels = _channels_of(model, params)
@@ -82,6 +85,12 @@ def feature_extractor(
 
     Raises:
       UserError: see `features`; the function raises it for images of another size.
+
+    Examples:
+      >>> model, params, _ = beit_jax.from_pretrained("runs/pretrain")
+      >>> extract = beit_jax.feature_extractor(model, params, (16, 32), layers=2)
+      >>> [extract(jnp.zeros((3, 16, 32, 3))).shape for _ in range(2)]
+      [(3, 32), (3, 32)]
     """
     height, width = map(operator.index, image_size)
     run, sized = _program(model, params, (height, width), layers, kind)
@@ -116,6 +125,12 @@ def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tup
 
     Raises:
       UserError: there is none, or its parameters are in another checkpoint.
+
+    Examples:
+      >>> model, params, _ = beit_jax.from_pretrained("runs/pretrain")
+      >>> encoder, encoder_params = beit_jax.encoder_of(model, params)
+      >>> jax.jit(encoder.apply)({"params": encoder_params}, jnp.zeros((2, 16, 16, 3))).shape
+      (2, 17, 32)
     """
     if isinstance(model, vit.Encoder) and "patch_embed" in params:
         return model, params

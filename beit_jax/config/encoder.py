@@ -17,7 +17,14 @@ UNROLL = Key(
 
 
 def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
-    """The section `model` of a task with an encoder."""
+    """The section `model` of a task with an encoder.
+
+    Examples:
+      >>> from beit_jax.config.encoder import encoder_keys
+      >>> keys = encoder_keys("shared", image_size=64)
+      >>> keys["relative_position"].default, keys["image_size"].default
+      ('shared', 64)
+    """
     return dict(
         variant=Key("B/16", "SIZE/PATCH, such as B/16, or WIDTHxDEPTHxHEADS/PATCH"),
         image_size=image_size_key(image_size),

@@ -26,6 +26,11 @@ def load(path: str) -> ConfigDict:
 
     Raises:
       UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails; or it is no config.
+
+    Examples:
+      >>> from beit_jax.config import load
+      >>> load("quickstart:seeds=1").stages
+      ('tokenizer', 'pretrain', 'from_beit_seed0', 'from_scratch_seed0')
     """
     file, arg = split_arg(path)
     if file.endswith(".json"):
@@ -71,6 +76,12 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
 
     Raises:
       UserError: the file is missing, or fails.
+
+    Examples:
+      >>> from beit_jax.config import python_file
+      >>> quickstart = python_file("configs/quickstart.py")
+      >>> quickstart.tokenizer().model.vocab
+      32
     """
     path = Path(file).expanduser()
     if not path.is_file() and kind == "config":
@@ -116,6 +127,12 @@ def parse_arg(arg: str, **known: Any) -> ConfigDict:
 
     Raises:
       UserError: unknown names, and values of another type.
+
+    Examples:
+      >>> from beit_jax.config import parse_arg
+      >>> arg = parse_arg("size=96,flip", size=224, variant="B/16", flip=False)
+      >>> arg.size, arg.variant, arg.flip
+      (96, 'B/16', True)
     """
     values, mistakes, before = dict(known), Mistakes(), ""
     for item in (part.replace("\\,", ",") for part in re.split(r"(?<!\\),", arg or "") if part):

@@ -33,6 +33,13 @@ class Key:
       resumable: whether a run may be continued with another value, because it does not change what is learned.
       is_size: whether the value may also be a pair of such numbers, height and width.
       is_path: whether the value is a local path, or `stage:NAME` or "random"; of `init_from` also a hub id.
+
+    Examples:
+      >>> from beit_jax.config import Key
+      >>> turns = Key(4, "quarter turns to tell apart", at_least=2, at_most=4)
+      >>> turns.validate("turns", 5)
+      Traceback (most recent call last):
+      beit_jax.errors.UserError: turns=5; expected at least 2 and at most 4
     """
 
     default: Any

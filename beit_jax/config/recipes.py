@@ -23,6 +23,13 @@ def recipe(**stages: ConfigDict) -> ConfigDict:
 
     Raises:
       UserError: there is no stage.
+
+    Examples:
+      >>> from beit_jax.config import defaults, recipe
+      >>> pretrain, finetune = defaults("pretrain"), defaults("classify")
+      >>> finetune.init_from = "stage:pretrain"
+      >>> recipe(pretrain=pretrain, finetune=finetune).stages
+      ('pretrain', 'finetune')
     """
     if not stages:
         raise UserError("found a recipe without stages, expected at least one; does it run over seeds=0?")
@@ -84,14 +91,28 @@ def with_untrained_parts(config: ConfigDict, stage: str) -> ConfigDict:
 
 
 def shorten(config: ConfigDict, steps: int, warmup: int = 1) -> ConfigDict:
-    """Changes a config, in place, to a few steps, to test that it runs (`runlocal` of the configs)."""
+    """Changes a config, in place, to a few steps, to test that it runs (`runlocal` of the configs).
+
+    Examples:
+      >>> from beit_jax.config import defaults, shorten
+      >>> config = shorten(defaults("classify"), steps=4)
+      >>> config.steps, config.eval_every, config.optimizer.warmup
+      (4, 2, '1 steps')
+    """
     config.epochs, config.steps, config.optimizer.warmup = 0.0, steps, f"{warmup} steps"
     config.log_every = config.save_every = config.eval_every = max(steps // 2, 1)
     return config
 
 
 def shortened(stages: Mapping[str, ConfigDict], steps: int) -> dict[str, ConfigDict]:
-    """All stages, each made to run a few steps; in place."""
+    """All stages, each made to run a few steps; in place.
+
+    Examples:
+      >>> from beit_jax.config import defaults, shortened
+      >>> stages = shortened({task: defaults(task) for task in ("pretrain", "classify")}, steps=4)
+      >>> [config.steps for config in stages.values()]
+      [4, 4]
+    """
     return {name: shorten(config, steps) for name, config in stages.items()}
 
 
@@ -105,7 +126,15 @@ FOR_RGB = re.compile(r"\|(?:color_jitter|photometric_distortion|randaugment)\b(?
 
 
 def set_channels(config: ConfigDict, channels: int) -> ConfigDict:
-    """Sets, in place, the channels of the images, and leaves out the ops that are for red, green and blue."""
+    """Sets, in place, the channels of the images, and leaves out the ops that are for red, green and blue.
+
+    Examples:
+      >>> from beit_jax.config import defaults, set_channels
+      >>> config = defaults("classify")
+      >>> config.data.ops = "decode|color_jitter(0.4)|resize(image_size)|keep('image', 'label')"
+      >>> set_channels(config, 4).data.ops
+      "decode|resize(image_size)|keep('image', 'label')"
+    """
     config.data.channels = channels
     if channels != 3:
         for name in ("ops", "eval_ops"):
@@ -119,6 +148,12 @@ def set_source(config: ConfigDict, source: str) -> ConfigDict:
     Of a folder without a split `validation`, a tenth of the training images is held out, chosen by a hash of their
     names; of a data set with a prefix, if it has no second split. Other sources have the splits that their data sets
     usually have.
+
+    Examples:
+      >>> from beit_jax.config import defaults, set_source
+      >>> data = set_source(defaults("classify"), "cifar10").data
+      >>> data.source, data.split, data.eval_split
+      ('cifar10', 'train', 'test')
     """
     config.data.source = source
     config.data.split, config.data.eval_split = "train", "validation"

@@ -34,7 +34,13 @@ def _tuples(value: Any) -> Any:
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """`{"optimizer.lr": 1e-3, ...}`."""
+    """`{"optimizer.lr": 1e-3, ...}`.
+
+    Examples:
+      >>> from beit_jax.config import defaults, flatten
+      >>> flatten(defaults("classify"))["optimizer.betas"]
+      (0.9, 0.999)
+    """
     flat = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}

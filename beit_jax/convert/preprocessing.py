@@ -78,8 +78,7 @@ def for_channels(section: ConfigDict, channels: int) -> ConfigDict:
     """A section `preprocess` for images of other channels: of mean and deviation 0.5, unless all channels have one."""
     if channels == section.channels:
         return section
-    pair = section.mean, section.std
-    mean, std = ((n[0] if len(set(n)) == 1 else 0.5,) * channels for n in pair)
+    mean, std = ((n[0] if len(set(n)) == 1 else 0.5,) * channels for n in (section.mean, section.std))
     return ConfigDict({**section, "mean": mean, "std": std, "channels": channels})
 
 
@@ -106,9 +105,7 @@ def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
         raise UserError(f"preprocessor_config.json has resample={resample}; expected one of {names}")
     for key, only in {"do_resize": True, "do_rescale": True, "do_normalize": True}.items():
         if file.get(key, only) is not only:
-            raise UserError(
-                f"preprocessor_config.json has {key}={file[key]!r}; expected {only}, no other is known here"
-            )
+            raise UserError(f"preprocessor_config.json has {key}={file[key]!r}; expected {only}, no other is known")
     factor = file.get("rescale_factor", 1 / 255)
     if type(factor) not in (int, float) or not math.isclose(factor, 1 / 255, rel_tol=1e-4):
         raise UserError(f"preprocessor_config.json has rescale_factor={factor!r}; expected 1/255")
@@ -275,8 +272,10 @@ def preprocess(images: Sequence[Image.Image | np.ndarray], section: Mapping[str,
     resized as by Pillow 9.5 to 12, whichever is installed: the published models were evaluated with one of these.
     Arrays `[h, w, c]` are images of any channels, uint8, uint16 or float32.
 
-    >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
-    np.float32(1.0)
+    Examples:
+      >>> _, _, config = beit_jax.from_pretrained("runs/finetune")
+      >>> beit_jax.preprocess([Image.open("cat.png")], config.preprocess).shape
+      (1, 16, 16, 3)
     """
     size, resize = sides(section["size"]), sides(section["resize"])
     method = Image.Resampling(PILLOW[section["interpolation"]])

@@ -45,6 +45,11 @@ class Pretrained(NamedTuple):
 
     `model` is None for a model that is no Flax network, such as a k-means tokenizer: its task has the methods.
     `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.preprocess_section`).
+
+    Examples:
+      >>> pretrained = beit_jax.from_pretrained("runs/pretrain")
+      >>> pretrained.config.task, pretrained.params["encoder"]["cls_token"].shape
+      ('pretrain_pixels', (1, 1, 32))
     """
 
     model: nn.Module | None
@@ -79,9 +84,6 @@ def from_pretrained(
 
     What a checkpoint does not state and is assumed, and what it holds and is not used, is told on stderr.
 
-    >>> model, params, config = from_pretrained("microsoft/beit-base-patch16-224")  # doctest: +SKIP
-    >>> logits = model.apply({"params": params}, preprocess(images, config.preprocess))  # doctest: +SKIP
-
     Args:
       name_or_path: a file, a folder, or a hub id, also as `owner/name@revision`. Nothing in a file of PyTorch is
         executed.
@@ -105,6 +107,22 @@ def from_pretrained(
     Raises:
       UserError: there is no checkpoint, or it is damaged, of an unknown layout, or unlike its own settings; lists every
         name. Or it does not state something that must be given.
+
+    Examples:
+      >>> model, params, config = beit_jax.from_pretrained("runs/finetune")
+      >>> config.task, config.labels
+      ('classify', ('cat', 'dog'))
+      >>> pixels = beit_jax.preprocess([Image.open("cat.png")], config.preprocess)
+      >>> jax.jit(model.apply)({"params": params}, pixels).shape  # logits
+      (1, 2)
+
+      A pre-trained model becomes a classifier of other images, with a new head:
+
+      >>> model, params, config = beit_jax.from_pretrained(
+      ...     "runs/pretrain", task="classify", num_classes=5, image_size=32
+      ... )
+      >>> params["head"]["kernel"].shape
+      (32, 5)
     """
     pixels = None
     if statistics is not None:

@@ -80,6 +80,13 @@ def push_to_hub(
     Raises:
       UserError: see `from_pretrained` and `save_pretrained`; the hub refuses it, or the repository is public and
         `private` is True.
+
+    Examples:
+      >>> pushed = beit_jax.push_to_hub("runs/finetune", "me/pets", license="mit", private=True)
+      >>> pushed  # doctest: +ELLIPSIS
+      'me/pets@...'
+      >>> beit_jax.from_pretrained(pushed).config.labels
+      ('cat', 'dog')
     """
     check_push(id, license, format, max_shard_size)
     check_login(token)

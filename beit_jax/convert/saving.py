@@ -62,6 +62,12 @@ def save_pretrained(
 
     Raises:
       UserError: the folder exists, or the format has no layout for such a model.
+
+    Examples:
+      >>> _, params, config = beit_jax.from_pretrained("runs/finetune")
+      >>> beit_jax.save_pretrained("for_transformers", params, config, format="hf")
+      >>> sorted(path.name for path in Path("for_transformers").iterdir())
+      ['config.json', 'model.safetensors', 'preprocessor_config.json']
     """
     target = Path(folder)
     shards.check_size(max_shard_size)

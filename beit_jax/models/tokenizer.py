@@ -31,6 +31,26 @@ class Tokenizer:
       settings: the section `loss` of the config, with the kind's keys for training; None if it is not trained.
       teacher: a frozen network whose features training predicts, for kinds that learn from one.
       channels: of the images, c.
+
+    Examples:
+      >>> from beit_jax.config import defaults
+      >>> from beit_jax.models.tokenizer import Tokenizer
+      >>> class Bright(Tokenizer):  # token 1 stands for 4x4 pixels that are bright
+      ...     vocab = 2
+      ...
+      ...     @staticmethod
+      ...     def stride(section):
+      ...         return 4
+      ...
+      ...     def targets(self, params, images, positions=None):
+      ...         patches = images.reshape(len(images), self.grid[0], 4, self.grid[1], 4, self.channels)
+      ...         tokens = (patches.mean((2, 4, 5)) > 0.5).astype(jnp.int32)
+      ...         if positions is None:
+      ...             return tokens
+      ...         return jnp.take_along_axis(tokens.reshape(len(images), -1), positions, axis=1)
+      >>> tokenizer = Bright(defaults("pretrain").tokenizer, image_size=16)
+      >>> tokenizer.targets({}, tokenizer.zeros()).shape, tokenizer.grid
+      ((1, 4, 4), (4, 4))
     """
 
     section: ConfigDict

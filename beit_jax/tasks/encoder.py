@@ -38,7 +38,15 @@ class LearnedEncoder(Task):
 
 
 def encoder_fields(section: ConfigDict) -> dict[str, Any]:
-    """The fields of `models.vit.Encoder` that a config's `model` section determines."""
+    """The fields of `models.vit.Encoder` that a config's `model` section determines.
+
+    Examples:
+      >>> from beit_jax.config import defaults
+      >>> from beit_jax.tasks.encoder import encoder_fields
+      >>> fields = encoder_fields(defaults("classify").model)
+      >>> fields["width"], fields["depth"], fields["patch_size"]
+      (768, 12, 16)
+    """
     variant, patch = variants.parse(section.variant)
     chosen = chosen_by_device(section, jax.devices()[0])
     return dict(

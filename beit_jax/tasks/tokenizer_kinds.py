@@ -34,6 +34,16 @@ def register_tokenizer(
       kind: its name.
       keys: of its network, beside `kind`; with `vocab`, unless the class defines that itself.
       loss_keys: of its training, in the section `loss`.
+
+    Examples:
+      >>> from beit_jax.config import Key, defaults
+      >>> from beit_jax.models.tokenizer import Tokenizer
+      >>> from beit_jax.tasks import register_tokenizer
+      >>> @register_tokenizer("bright", keys=dict(vocab=Key(2, "levels of brightness", at_least=2)))
+      ... class Bright(Tokenizer):
+      ...     pass
+      >>> defaults("pretrain", "bright").tokenizer.vocab
+      2
     """
 
     def add(tokenizer: type[Tokenizer]) -> type[Tokenizer]:
@@ -68,6 +78,15 @@ def create_tokenizer(
 
     Raises:
       UserError: the kind is unknown.
+
+    Examples:
+      >>> from beit_jax.config import defaults
+      >>> from beit_jax.tasks import create_tokenizer
+      >>> section = defaults("pretrain", "random_projection").tokenizer
+      >>> tokenizer = create_tokenizer(section, image_size=32)
+      >>> params = jax.jit(tokenizer.init)(jax.random.key(0))
+      >>> jax.jit(tokenizer.targets)(params, tokenizer.zeros()).shape
+      (1, 2, 2)
     """
     made = tokenizer_class(section.kind)
     if teacher is None and "features" in section:

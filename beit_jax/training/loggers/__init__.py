@@ -55,6 +55,14 @@ def register_logger(name: str, libraries: Sequence[str] = ()) -> Callable[[type[
     Args:
       name: of the logger, for `config.loggers`.
       libraries: that it imports: a run is refused where one of them is not installed.
+
+    Examples:
+      >>> from beit_jax.config import keys_of
+      >>> from beit_jax.training.loggers import Logger, register_logger
+      >>> @register_logger("print", libraries=["json"])
+      ... class Print(Logger):
+      ...     pass
+      >>> keys_of("classify")["loggers"].validate("loggers", ("print",))
     """
 
     def add(logger: type[Logger]) -> type[Logger]:

@@ -29,6 +29,12 @@ class LoggedRun:
       group: the name of the recipe's folder; empty for a run that is not part of a recipe.
       project: that the run belongs to.
       config: all keys, flattened: `{"optimizer.lr": 0.001}`. It holds no secrets: no key takes any.
+
+    Examples:
+      >>> from beit_jax.training.loggers import LoggedRun
+      >>> run = LoggedRun(Path("runs/digits/pretrain"), "digits/pretrain", "digits", "beit_jax", {"seed": 0})
+      >>> run.config["seed"]
+      0
     """
 
     folder: Path
@@ -49,6 +55,17 @@ class Logger:
     may raise whatever they like: what was not logged is tried again later, and the training goes on meanwhile. What
     fails while a later thing succeeds is left out. Keys, tokens and addresses of a service belong into its own
     environment variables or files, never into the config.
+
+    Examples:
+      >>> from beit_jax.training.loggers import Logger
+      >>> class Print(Logger):
+      ...     def start(self, run, run_id):
+      ...         return run_id or run.name
+      ...
+      ...     def log_scalars(self, step, values):
+      ...         print(step, values)
+      >>> Print().log_scalars(50, {"loss": 1.5})
+      50 {'loss': 1.5}
     """
 
     settles_s = 0.0
