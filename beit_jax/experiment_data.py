@@ -46,13 +46,14 @@ class ExperimentData:
     load_frozen: Callable[[], dict[str, Params]]
 
     def check(self, total_steps: int) -> None:
-        """Checks everything about the data that can be checked without reading an image; of label maps some are read.
+        """Checks what can be checked without decoding an image; of label maps some are read, of files a header.
 
         Raises:
           UserError: ops, stored tokens or evaluations do not fit the task or the length of the run.
         """
         self.check_ops("")
         self.check_ops("eval_")
+        self._check_channels()
         check_disjoint(
             self.config.data,
             "so that the run would be scored on images that it learns; beit_jax.evaluate scores a run on any split",
@@ -61,6 +62,11 @@ class ExperimentData:
             self.stored_tokens.check_key(self.stream_key(jax.process_count()))
             self.stored_tokens.check_length(total_steps)
         _ = self.label_counts, self.evaluations  # raise where they do not fit
+
+    def _check_channels(self) -> None:
+        from beit_jax.data.check_channels import check_channels
+
+        check_channels(self.config.data)
 
     @functools.cached_property
     def num_examples(self) -> int:

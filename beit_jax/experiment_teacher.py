@@ -1,5 +1,6 @@
 """The teacher that the training of a tokenizer reads has the sizes of its own run: a config does not repeat them."""
 
+import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -50,14 +51,17 @@ def fit_tokenizer_to_teacher(config: ConfigDict) -> ConfigDict:
     A tokenizer that predicts features gets their width; one that keeps the teacher, its keys.
 
     Raises:
-      UserError: the config says another width, or sets other keys of the features than the teacher has.
+      UserError: the config says another width, or sets other keys of the features than the teacher has, or the teacher
+        sees other channels.
     """
     config = config.copy_and_resolve_references()
     model, teacher = config.get("model", {}), config.get("teacher", {})
+    if teacher:
+        _check_channels(teacher, config.data.channels)
     if teacher and "features" in model:
         _take_features(model.features, teacher)
     if teacher and "target_width" in model:
-        width, expected = create_teacher(teacher).width, model.target_width
+        width, expected = create_teacher(teacher, channels=config.data.channels).width, model.target_width
         if expected not in (0, width):
             raise UserError(
                 f"teacher.path={teacher.path} has {width} numbers for a patch, and model.target_width is {expected}; "
@@ -65,6 +69,19 @@ def fit_tokenizer_to_teacher(config: ConfigDict) -> ConfigDict:
             )
         model.target_width = width
     return config
+
+
+def _check_channels(teacher: ConfigDict, channels: int) -> None:
+    seen = 3 if teacher.kind == "clip" else channels
+    with contextlib.suppress(UserError):
+        statistics.parse(teacher.statistics or "inception", seen)
+        if seen == channels:
+            return
+    what = "a CLIP, which sees red, green and blue" if teacher.kind == "clip" else "for images of other channels"
+    raise UserError(
+        f"data.channels={channels}, and the teacher {teacher.path} is {what}; expected a teacher of the same channels "
+        "(teacher.kind=encoder with teacher.path=RUN), or another kind of tokenizer, such as dvae"
+    )
 
 
 def _take_features(features: ConfigDict, teacher: ConfigDict) -> None:

@@ -9,18 +9,23 @@ import pytest
 import tensorflow as tf
 import tiny
 
+import beit_jax
 from beit_jax import config as configs
-from beit_jax import evaluate, measure_statistics, train
+from beit_jax import embed, evaluate, measure_statistics, predict, train
 from beit_jax.config import statistics
 from beit_jax.config.recipes import FOR_RGB
+from beit_jax.convert import preprocessing
+from beit_jax.data.check_channels import check_channels
+from beit_jax.data.features import ARRAY
 from beit_jax.data.preprocessing import build_program
+from beit_jax.data.sources.image_files import find_images
 from beit_jax.errors import UserError
 from beit_jax.models import image_size
 from beit_jax.tasks import create_task
+from beit_jax.tasks.shown_bands import chosen, to_rgb
 from beit_jax.training.inflate_channels import KERNEL, inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.params import flatten
-from beit_jax.training.shown_bands import to_rgb
 from beit_jax.visualize.__main__ import main as visualize
 
 
@@ -70,6 +75,17 @@ def test_float_pixels_are_resized_channel_by_channel():
     np.testing.assert_allclose(found, np.stack(alone, axis=-1), atol=1e-6)
 
 
+def test_a_folder_of_other_channels_is_told_before_the_run(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.png").write_bytes(tf.io.encode_png(np.zeros((4, 4, 3), np.uint8)).numpy())
+    data = tiny.config("classify").data
+    data.source, data.channels = f"folder:{tmp_path}", 4
+    with pytest.raises(UserError, match=r"a/1.png has 3 channels, and data.channels=4; expected PNG files of as many"):
+        check_channels(data)
+    data.channels = 3
+    check_channels(data)
+
+
 @pytest.mark.parametrize("op", ["color_jitter(0.4)", "randaugment()", "photometric_distortion()"])
 def test_ops_for_rgb_say_so(op):
     image = tf.io.encode_png(np.zeros((4, 4, 4), np.uint8)).numpy()
@@ -108,8 +124,7 @@ def test_statistics_have_one_number_a_channel():
 def test_positions_of_rectangles():
     small, large = tiny.config("pretrain"), tiny.config("pretrain")
     for config, size in ((small, (16, 32)), (large, (32, 32))):
-        with config.ignore_type():
-            config.model.image_size = size
+        config.model.image_size = size
     trees = [jax.eval_shape(create_task(config).init, jax.random.key(0)) for config in (small, large)]
     found = interpolate_positions(trees[0], trees[1], grid=(8, 8), own_grid=(4, 8))
     name = "encoder/relative_position/table"
@@ -118,11 +133,45 @@ def test_positions_of_rectangles():
 
 
 def test_pictures_show_three_channels():
+    assert [chosen(1), chosen(2, (2,)), chosen(13), chosen(4, (9, 3, 2))] == [[0] * 3, [1] * 3, [0, 1, 2], [3, 2, 1]]
     images = np.random.default_rng(0).random((2, 3, 4, 13)).astype(np.float32) * 0.1
     shown = to_rgb(images, (4, 3, 2))
     assert shown.shape == (2, 3, 4, 3) and shown.min() == 0 and shown.max() == 1
     np.testing.assert_allclose(np.corrcoef(shown[..., 0].ravel(), images[..., 3].ravel())[0, 1], 1.0, rtol=1e-5)
     assert to_rgb(images[..., :3]) is not None and np.shares_memory(to_rgb(images[..., :3]), images)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "max_value"), [(13, np.uint16, 10_000.0), (4, np.uint8, 0.0), (2, np.float32, 7.0)]
+)
+@pytest.mark.parametrize(("size", "resize"), [((16, 32), (18, 36)), ((32, 16), (36, 18)), (16, 18)])
+def test_arrays_are_prepared_as_by_the_input(channels, dtype, max_value, size, resize):
+    pixels = (np.random.default_rng(0).random((21, 50, channels)) * 200).astype(dtype)
+    about = dict(mean=(0.4,) * channels, std=(0.3,) * channels, channels=channels, max_value=max_value)
+    section = preprocessing.preprocess_section(size, resize=resize, **about)
+    ops = f"{preprocessing.resized_ops(section)}|{preprocessing.normalize_op(section)}|keep('image')"
+    features = {ARRAY: tf.constant(pixels), "_id": tf.constant("x")}
+    expected = build_program(ops).example(features, tf.zeros([2], tf.int64))["image"].numpy()
+    found = beit_jax.preprocess([pixels], section)[0]
+    assert found.shape == expected.shape
+    level = 1.01 / 255 / 0.3 if dtype == np.uint8 else 5e-6 * np.abs(expected).max() + 1e-6
+    np.testing.assert_allclose(found, expected, atol=level)
+    with pytest.raises(UserError, match=rf"found an image of shape \(50, {channels}\); expected \[h, w, {channels}\]"):
+        beit_jax.preprocess([pixels[0]], section)
+
+
+def test_images_of_an_array_are_named_by_their_rows(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((3, 4, 6, 13), np.uint16))
+    np.save(tmp_path / "one.npy", np.zeros((4, 6, 13), np.uint16))
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    assert [(file.name, file.row) for file in find_images([str(tmp_path / "a.npy")])] == [
+        *(("a.npy[0]", 0), ("a.npy[1]", 1), ("a.npy[2]", 2))
+    ]
+    assert len(find_images([str(tmp_path / "one.npy")])) == 1
+    with pytest.raises(UserError, match=r"a.npy holds images of its own; expected it alone"):
+        find_images([str(tmp_path / "a.npy"), str(tmp_path)])
+    with pytest.raises(UserError, match=r"text.npy has the shape \[1\]; expected \[n, h, w, c\]"):
+        find_images([str(tmp_path / "text.npy")])
 
 
 @pytest.fixture
@@ -133,6 +182,7 @@ def bands(tmp_path):
     split = dict(train_image=images[:32], train_label=labels[:32], eval_image=images[32:], eval_label=labels[32:])
     np.savez(tmp_path / "bands.npz", **split)
     np.save(tmp_path / "one.npy", images[0])
+    np.save(tmp_path / "some.npy", images[:5])
     return tmp_path
 
 
@@ -162,6 +212,11 @@ def _run_thirteen_bands(bands, capsys):
     run("finetune", "finetune", f"--config.init_from={bands}/pretrain")
     evaluate.main([f"--checkpoint={bands}/finetune", f"--pictures={bands}/pictures"])
     assert (bands / "pictures" / "predictions.png").is_file()
+    some = f"--images={bands}/some.npy"
+    predict.main([f"--checkpoint={bands}/finetune", some, f"--out={bands}/classes.csv"])
+    assert (bands / "classes.csv").read_text().count("some.npy[") == 5
+    embed.main([f"--checkpoint={bands}/pretrain", some, f"--out={bands}/f.npz", "--kind=patches", "--image_size=8x24"])
+    assert np.load(bands / "f.npz")["features"].shape == (5, 2, 6, 32)
     arguments = [f"--checkpoint={bands}/pretrain", f"--image={bands}/one.npy", f"--out={bands}/maps", "--bands=4,3,2"]
     visualize(["attention", *arguments])
     assert list((bands / "maps").glob("attention_layer*.png"))

@@ -85,7 +85,7 @@ def _set(config: ConfigDict, name: str, text: str | None) -> None:
     *sections, key = name.split(".")
     for section in sections:
         config = config[section]
-    with config.unlocked(), config.ignore_type():
+    with config.unlocked():
         config[key] = True if text is None else _convert(text, values[name], key)
 
 

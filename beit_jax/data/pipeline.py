@@ -24,7 +24,10 @@ from beit_jax.data.features import FAULT, ID, INDEX, ROW, TOKENIZER_IMAGE, VALID
 from beit_jax.data.iterators import EvalSet, TrainStream
 from beit_jax.data.preprocessing import Program
 from beit_jax.data.records.stored_tokens import StoredTokens
-from beit_jax.data.sources import label_subset
+from beit_jax.data.sources import label_subset, npy
+from beit_jax.data.sources.examples import Examples
+from beit_jax.data.sources.image_files import ImageFile
+from beit_jax.data.sources.indexed import IndexedSource
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.listed_once import kept
@@ -209,18 +212,22 @@ def make_train_once(
     return _each_once(source, where, ops, batch_size, process, unreadable)
 
 
-def make_predict(config: Any, paths: Sequence[str], *, batch_size: int, unreadable: UnreadableImages) -> EvalSet:
-    """Image files through `config.eval_ops`, as `make_eval` makes them, each valid once; their `index` counts `paths`.
+def make_predict(config: Any, images: Sequence[ImageFile], *, batch_size: int, unreadable: UnreadableImages) -> EvalSet:
+    """Images through `config.eval_ops`, as `make_eval` makes them, each valid once; their `index` counts `images`.
 
     Args:
       config: of the input, of which nothing else matters.
-      paths: of the files.
+      images: files, or rows of one array, see `find_images`.
       batch_size: examples of a batch.
       unreadable: takes the files that cannot be read.
     """
-    files = [os.fsencode(path) for path in paths]
-    source = ListedSource(files, [0] * len(files), files, 1, in_files=True)
-    return _each_once(source, f"{len(files)} files", config.eval_ops, batch_size, Shard(), unreadable)
+    if images[0].row < 0:
+        files = [os.fsencode(image.path) for image in images]
+        source = ListedSource(files, [0] * len(files), files, 1, in_files=True)
+    else:
+        array, rows = npy.open_images(images[0].path), np.array([image.row for image in images])
+        source = IndexedSource(Examples(array, array.shape[0], None, 1, (), array.digest, chosen=rows))
+    return _each_once(source, f"{len(images)} images", config.eval_ops, batch_size, Shard(), unreadable)
 
 
 def _open(config: Any, split: str) -> Source:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from beit_jax.config.encoder import image_shape
+from beit_jax.config.encoder import image_shape, patch_grid
 from beit_jax.config.probe import chosen_layers
 from beit_jax.models import variants, vit
 from beit_jax.tasks import layers
@@ -61,7 +61,8 @@ class Probe(Task):
         def init(key: jax.Array) -> Params:
             return {"encoder": self.model.init(key, jnp.zeros((1, *image_shape(self.config)), jnp.float32))["params"]}
 
-        return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED)}
+        grid = patch_grid(config.model)
+        return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED, grid)}
 
     @property
     def no_decay(self) -> tuple[str, ...]:

@@ -25,12 +25,14 @@ class FrozenPart:
       source: the run or checkpoint to read them from; "random" keeps what `init` made.
       seed: of the key for "random".
       ignored: regular expressions of names that the checkpoint holds beside these parameters.
+      grid: rows and columns of patches, for which positions of a checkpoint are interpolated; None: a square.
     """
 
     init: Callable[[jax.Array], Params]
     source: str
     seed: int = 0
     ignored: Sequence[str] = ()
+    grid: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ from jax.sharding import Mesh
 
 from beit_jax.errors import UserError
 from beit_jax.tasks.report import Table
+from beit_jax.tasks.shown_bands import to_rgb
 from beit_jax.tasks.task import Task, spec
 from beit_jax.training.micro_batches import sum_over_micro_batches
 from beit_jax.training.sharding import batch_sharding, batch_shards, replicated, to_devices
-from beit_jax.training.shown_bands import to_rgb
 from beit_jax.typing import Batch, HostBatch, Params
 
 FOR_EVERY_TASK = {"valid": "bool", "index": "int32"}  # of each example, beside what `Task.eval_spec` names

@@ -20,7 +20,7 @@ from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
-from beit_jax.training.grids import grid_of_model, grid_of_source
+from beit_jax.training.grids import PendingStage, check_same_channels, config_of_source, grid_of_model
 from beit_jax.training.inflate_channels import inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.mismatch import explain_mismatch
@@ -65,14 +65,14 @@ def with_shardings(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[str, Params]) -> Params:
+def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[str, PendingStage]) -> Params:
     """Checks names and shapes of everything that a run will start from.
 
     Args:
       config: of the run.
       task: what it learns.
       run: its folder.
-      pending: the shapes of the parameters of stages that have not run yet, `{"stage:NAME": shapes}`.
+      pending: stages that have not run yet, `{"stage:NAME": stage}`.
 
     Returns:
       The shapes of the run's own parameters.
@@ -85,7 +85,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
 
     def shapes(source: str) -> Params:
         if source in pending:
-            return pending[source]
+            return pending[source].shapes
         return checkpoint.load_shapes(find_checkpoint(source, run.parent))
 
     @contextlib.contextmanager
@@ -101,25 +101,30 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         _check_config(config, run)
     elif config.init_from and not config.resume_from:
         with _named("init_from", config.init_from), explained(config.init_from):
-            found = _fitted(config, shapes(config.init_from), params, grid_of_source(config.init_from, run))
+            own_grid = grid_of_model(config_of_source(config.init_from, run, pending))
+            found = _fitted(config, shapes(config.init_from), params, own_grid)
             merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
     for name, part in task.frozen_parts.items():
         if part.source != "random":
             is_own = name == "encoder"  # whose sizes are those of the section `model`
             with _named(name, part.source), explained(part.source) if is_own else contextlib.nullcontext():
-                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source))
+                theirs = config_of_source(part.source, run, pending)
+                check_same_channels(config, theirs)
+                own_grid = grid_of_model(theirs)
+                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source), own_grid)
     return params
 
 
 def _fitted(config: ConfigDict, loaded: Params, target: Params, own_grid: tuple[int, int] | None) -> Params:
     """Loaded parameters with the positions and the channels of the model of a config."""
     loaded = inflate_channels(loaded, target, config.inflate)
-    return interpolate_positions(loaded, target, grid=grid_of_model(config), own_grid=own_grid or grid_of_model(config))
+    return interpolate_positions(loaded, target, grid=grid_of_model(config), own_grid=own_grid)
 
 
-def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
-    same = not unmatched_names(initial, loaded)  # also where the grid is no square
-    return merge(initial, loaded if same else interpolate_positions(loaded, initial), ignored=part.ignored)
+def _merge_part(part: FrozenPart, initial: Params, loaded: Params, own_grid: tuple[int, int] | None) -> Params:
+    if part.grid or unmatched_names(initial, loaded):
+        loaded = interpolate_positions(loaded, initial, grid=part.grid, own_grid=own_grid)
+    return merge(initial, loaded, ignored=part.ignored)
 
 
 def _check_config(config: ConfigDict, run: Path) -> None:
@@ -202,7 +207,7 @@ def starting_state(
         return fresh, "starting from scratch"
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
-    own_grid = grid_of_source(config.init_from, run)
+    own_grid = grid_of_model(config_of_source(config.init_from, run, {}))
     loaded = _fitted(config, checkpoint.load_params(source, everywhere), abstract.params, own_grid)
     loaded, rows, note = _without_other_classes(config, task, loaded, abstract.params, source)
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
@@ -282,6 +287,7 @@ def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[s
         with _named(name, part.source):
             source = find_checkpoint(part.source, run.parent)
             everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
-            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere))
+            own_grid = grid_of_model(config_of_source(part.source, run, {}))
+            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere), own_grid)
         frozen[name] = jax.device_put(loaded, placement)
     return frozen

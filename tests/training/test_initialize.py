@@ -13,6 +13,7 @@ from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint, checkpoint_manager, initialize, train_step
+from beit_jax.training.grids import PendingStage
 from beit_jax.training.params import flatten
 
 
@@ -108,6 +109,20 @@ def test_a_tokenizer_is_no_encoder(tmp_path, task, kind):
     with pytest.raises(UserError, match=message) as error:
         check(config, tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sizes", [(16, (16, 32)), ((16, 32), 16), ((16, 32), (8, 24)), ((16, 32), (32, 16))])
+@pytest.mark.parametrize(("task", "is_pending"), [("classify", False), ("classify", True), ("probe", False)])
+def test_positions_of_squares_and_rectangles_become_each_other(tmp_path, task, is_pending, sizes):
+    before, config, pending = tiny("pretrain"), tiny(task), {}
+    before.model.image_size, config.model.image_size = sizes
+    source = "stage:pretrain" if is_pending else str(tmp_path / "pretrain")
+    (config.encoder if task == "probe" else config).init_from = source
+    if is_pending:
+        pending[source] = PendingStage(before, jax.eval_shape(create_task(before).init, jax.random.key(0)))
+    else:
+        store(tmp_path / "pretrain", before)
+    initialize.check_sources(config, create_task(config), tmp_path / "run", pending)
 
 
 @pytest.mark.parametrize("task", ["classify", "probe"])

@@ -40,8 +40,8 @@ def decode_pixels(pixels: "tf.Tensor", channels: int = COLOURS, max_value: float
     found = pixels.shape[-1]
     if found not in (channels, GREY if channels == COLOURS else channels):
         raise UserError(
-            f"found images with {found} channels and data.channels={channels}; expected the same: give "
-            f"--config.data.channels={found}, or channels={found} to the config file"
+            f"found images with {found} channels and data.channels={channels}; expected the same: in training, give "
+            f"channels={found} to the config file, or --config.data.channels={found}"
         )
     if pixels.dtype == tf.float32 and not max_value:
         raise UserError(

@@ -30,8 +30,8 @@ def check_in_files(channels: int) -> None:
     """Raises UserError unless image files can have so many channels."""
     if channels not in IN_FILES:
         raise UserError(
-            f"data.channels={channels}, and image files have 1 to 4: expected arrays, data.source=npz:FILE or "
-            "npy:FOLDER"
+            f"data.channels={channels}, and image files have 1 to 4: expected arrays: data.source=npz:FILE or "
+            "npy:FOLDER, or --images FILE.npy"
         )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from beit_jax.data.sources.arrays import ALIGNMENT, Arrays, NamedArray, check_header
+from beit_jax.data.sources.arrays import ALIGNMENT, IMAGE, Arrays, NamedArray, check_header
+from beit_jax.data.sources.examples import REFERENCE, ArrayImages
 from beit_jax.errors import UserError
 
 SUFFIX = ".npy"
@@ -25,6 +26,18 @@ def open_npy(folder: str) -> Arrays:
         raise UserError(f"{found}; expected the folder of image{SUFFIX}, as np.save writes it (npz:FILE for one file)")
     files = sorted(path for path in Path(folder).iterdir() if path.suffix == SUFFIX and not path.name.startswith("."))
     return Arrays(folder, {path.stem: _open(path) for path in files})
+
+
+def open_images(path: str) -> ArrayImages:
+    """The images of one file: `[n, h, w, c]`, or one image `[h, w, c]`.
+
+    Raises:
+      UserError: the file is damaged, or holds no images; see `Arrays`.
+    """
+    array = _open(Path(path))
+    if len(array.shape) == 3:
+        array = array._replace(shape=(1, *array.shape))
+    return Arrays(path, {IMAGE: array}).examples(REFERENCE).images
 
 
 def _open(path: Path) -> NamedArray:
