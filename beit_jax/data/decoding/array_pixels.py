@@ -39,10 +39,12 @@ def decode_pixels(pixels: "tf.Tensor", channels: int = COLOURS, max_value: float
 
     found = pixels.shape[-1]
     if found not in (channels, GREY if channels == COLOURS else channels):
-        raise UserError(
-            f"found images with {found} channels and data.channels={channels}; expected the same: in training, give "
-            f"channels={found} to the config file, or --config.data.channels={found}"
+        advice = (
+            "move the axis of the channels, which is the first one of an image, to the end"
+            if pixels.shape[0] == channels
+            else f"in training, give channels={found} to the config file, or --config.data.channels={found}"
         )
+        raise UserError(f"found images with {found} channels and data.channels={channels}; expected the same: {advice}")
     if pixels.dtype == tf.float32 and not max_value:
         raise UserError(
             "found float32 images, and data.max_value does not say which number means 1; give it, such as "
