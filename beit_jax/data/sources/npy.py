@@ -16,7 +16,7 @@ from beit_jax.data.sources.examples import REFERENCE, ArrayImages
 from beit_jax.errors import UserError
 
 SUFFIX = ".npy"
-SAMPLED, PIECES, PIECE = 512, 16, 4096  # rows of a large array, pieces of each, and bytes of these that are hashed
+SAMPLED, PIECES, PIECE = 512, 4, 4096  # rows of a large array, pieces of each, and bytes of these that are hashed
 # A map takes no memory until it is written to, so that none is set aside for it: the array may be larger than that.
 NO_RESERVE = 0x4000 if sys.platform == "linux" else 0
 
@@ -72,15 +72,17 @@ def _open(path: Path) -> NamedArray:
     if start % ALIGNMENT and dtype.kind != "U":
         raise UserError(f"{path} was written by a NumPy before 1.14, so that it cannot be mapped; write it again")
     array = np.ndarray(shape, dtype, buffer=memory, offset=start)
-    return NamedArray(str(path), shape, dtype, lambda: array, functools.partial(_digest, path.stem, array))
+    return NamedArray(str(path), shape, dtype, lambda: array, functools.partial(_digest, path.stem, array, memory))
 
 
-def _digest(name: str, array: np.ndarray) -> Any:
+def _digest(name: str, array: np.ndarray, memory: mmap.mmap) -> Any:
     """Shape, type, and a hash of rows spread over the array: to read all of it would take as long as an epoch."""
     found = hashlib.blake2b(digest_size=16)
+    memory.madvise(mmap.MADV_RANDOM)  # nothing is read in advance
     for row in np.unique(np.linspace(0, max(len(array) - 1, 0), SAMPLED).astype(np.int64))[: len(array)]:
         data = array[row].reshape(-1).view(np.uint8)
         starts = np.linspace(0, len(data) - PIECE, PIECES).astype(np.int64) if len(data) > PIECES * PIECE else ()
         for piece in [data[start : start + PIECE] for start in starts] or [data]:
             found.update(piece)
+    memory.madvise(mmap.MADV_NORMAL)
     return name, array.shape, str(array.dtype), found.hexdigest()
