@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "experiment_config": LEAVES | {"config", "data"},
     "experiment_data": LEAVES | {"config", "data", "evals", "experiment_splits", "tasks", "training"},
     "experiment_teacher": LEAVES | {"config", "experiment_start", "runtime", "tasks", "training"},
-    "experiment_tokenizer": LEAVES | {"config", "runtime", "training"},
+    "experiment_tokenizer": LEAVES | {"config", "experiment_start", "runtime", "training"},
     "experiment": LEAVES
     | {
         "config",

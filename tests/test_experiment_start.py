@@ -196,5 +196,7 @@ def test_the_number_that_means_1_is_that_of_the_start(tmp_path, warnings_of):
     vqkd.data.max_value = pretrain.data.max_value = 65_535.0
     fill_in_teacher(vqkd, tmp_path, stages)
     assert ["was trained with 10000, so that it saw other pixels" in line for line in warnings_of()] == [True, True]
-    with pytest.raises(UserError, match=r"max_value=65535, and tokenizer.init_from=stage:tokens was trained with 10000"):
+    with pytest.raises(
+        UserError, match=r"max_value=65535, and tokenizer.init_from=stage:tokens was trained with 10000"
+    ):
         fill_in_tokenizer(pretrain, tmp_path, stages)

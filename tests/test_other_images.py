@@ -16,6 +16,7 @@ from beit_jax.config import statistics
 from beit_jax.config.recipes import FOR_RGB
 from beit_jax.convert import preprocessing
 from beit_jax.data.check_channels import check_channels
+from beit_jax.data.decoding.channels import decode_channels
 from beit_jax.data.features import ARRAY
 from beit_jax.data.preprocessing import build_program
 from beit_jax.data.sources.image_files import find_images
@@ -51,8 +52,21 @@ def test_sixteen_bits_are_kept_where_asked():
     kept = decode(encoded, "decode(channels=1, max_value=10000)")["image"]
     np.testing.assert_allclose(kept, levels / np.float32(10000))
     assert decode(encoded, "decode")["image"].dtype == tf.uint8
+    for channels in (1, 2, 3, 4):
+        for dtype in (np.uint8, np.uint16):
+            white = tf.io.encode_png(np.full((2, 3, channels), np.iinfo(dtype).max, dtype))
+            found = decode_channels(white, channels, 65_535.0, None, lambda encoded: tf.io.decode_png(encoded, 3))
+            np.testing.assert_array_equal(found, np.ones((2, 3, channels)))
     eight = tf.io.encode_png(np.full((2, 3, 1), 7, np.uint8)).numpy()
     np.testing.assert_allclose(decode(eight, "decode(max_value=255)")["image"], np.full((2, 3, 3), 7 / 255), rtol=1e-6)
+
+
+def test_other_libraries_have_no_words_for_sixteen_bits(tmp_path):
+    config = tiny.config("classify")
+    with config.unlocked():
+        config.preprocess = preprocessing.preprocess_section(16, max_value=10_000.0)
+    with pytest.raises(UserError, match="format='hf' is for images of 8 bits, and the model divides pixels by 10000"):
+        beit_jax.save_pretrained(tmp_path / "out", {}, config)
 
 
 def test_two_and_four_channels_are_those_of_the_file():
@@ -142,7 +156,8 @@ def test_pictures_show_three_channels():
 
 
 @pytest.mark.parametrize(
-    ("channels", "dtype", "max_value"), [(13, np.uint16, 10_000.0), (4, np.uint8, 0.0), (2, np.float32, 7.0)]
+    ("channels", "dtype", "max_value"),
+    [(13, np.uint16, 10_000.0), (4, np.uint8, 0.0), (2, np.float32, 7.0), (1, np.uint8, 65_535.0)],
 )
 @pytest.mark.parametrize(("size", "resize"), [((16, 32), (18, 36)), ((32, 16), (36, 18)), (16, 18)])
 def test_arrays_are_prepared_as_by_the_input(channels, dtype, max_value, size, resize):

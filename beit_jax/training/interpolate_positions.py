@@ -53,6 +53,7 @@ def interpolate_positions(
     if SHARED_TABLE in flat and BLOCK_TABLE in expected and SHARED_TABLE not in expected:
         table, depth = flat.pop(SHARED_TABLE), expected[BLOCK_TABLE].shape[0]
         flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
+
     def stays(name: str) -> bool:
         return not (grid or own_grid) and flat[name].shape[-2] == expected[name].shape[-2]
 

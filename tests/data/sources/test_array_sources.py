@@ -184,7 +184,9 @@ def test_labels_of_the_evaluation_alone(tmp_path, kind):
     train, held_out = make_arrays(), make_arrays(20)
     arrays = {"train_image": train["image"], "eval_image": held_out["image"], "eval_label": held_out["label"]}
     source = write(tmp_path, kind, arrays)
-    assert pipeline.classes(section(source), "eval").number == 2 and pipeline.classes(section(source), "train").number == 1
+    assert (
+        pipeline.classes(section(source), "eval").number == 2 and pipeline.classes(section(source), "train").number == 1
+    )
 
 
 def test_images_that_are_not_finite_are_named(tmp_path):
@@ -200,7 +202,7 @@ def test_images_that_are_not_finite_are_named(tmp_path):
 
 
 def test_the_axis_of_the_channels_is_looked_for():
-    with pytest.raises(UserError, match="found images with 64 channels and data.channels=13.*: move the axis"):
+    with pytest.raises(UserError, match=r"found images with 64 channels and data.channels=13.*: move the axis"):
         decode_pixels(tf.zeros([13, 64, 64], tf.uint8), 13)
 
 
@@ -281,7 +283,9 @@ def test_too_little_address_space_is_no_damage(larger_than_the_memory):
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (2**40, limits[1]))
     try:
-        with pytest.raises(UserError, match=r"cannot be mapped: 2048.0 GiB are more than the system lets a process map"):
+        with pytest.raises(
+            UserError, match=r"cannot be mapped: 2048.0 GiB are more than the system lets a process map"
+        ):
             npy.open_npy(str(larger_than_the_memory))
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
