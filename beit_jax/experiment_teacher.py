@@ -10,7 +10,7 @@ from beit_jax import config as configs
 from beit_jax.config import statistics
 from beit_jax.config import teacher as keys
 from beit_jax.errors import Mistakes, UserError
-from beit_jax.experiment_start import Start
+from beit_jax.experiment_start import Start, take_max_value
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, is_foreign
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
@@ -38,10 +38,12 @@ def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, Conf
     if "teacher" not in config:
         return config
     source = config.teacher.path
-    if source in pending:
-        config.teacher = of_run(config.teacher, pending[source], f"teacher.path={source}")
-    elif source != "random":
-        config.teacher = read_run(config.teacher, _find(config.teacher, folder), f"teacher.path={source}")
+    if source == "random":
+        return config
+    name, found = f"teacher.path={source}", None if source in pending else _find(config.teacher, folder)
+    theirs = pending[source] if found is None else _config_of(found, name)
+    config.teacher = of_run(config.teacher, theirs, name, found and flatten(checkpoint.load_shapes(found)))
+    take_max_value(config, theirs, name)
     return config
 
 
@@ -119,11 +121,14 @@ def read_run(section: ConfigDict, found: Path, source: str) -> ConfigDict:
     Raises:
       UserError: see `of_run`; or the checkpoint cannot be read.
     """
+    return of_run(section, _config_of(found, source), source, flatten(checkpoint.load_shapes(found)))
+
+
+def _config_of(found: Path, source: str) -> ConfigDict:
     try:
-        theirs = configs.from_json(checkpoint.load_config(found))
+        return configs.from_json(checkpoint.load_config(found))
     except ValueError as error:
         raise UserError(f"{source}: {found} does not hold the config of a run ({error})") from error
-    return of_run(section, theirs, source, flatten(checkpoint.load_shapes(found)))
 
 
 def of_run(

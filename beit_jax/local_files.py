@@ -12,6 +12,7 @@ from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.data.records.stored_tokens import check_folder
 from beit_jax.data.sources import data_sets, folder_checks, layout
+from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
@@ -117,7 +118,8 @@ def _check_examples(config: ConfigDict, splits: Sequence[str]) -> None:
         with mistakes.collected(f"data.{name}={config.data[name]}: "):
             data_sets.select(source, config.data[name])
             if scores_classes(config):
-                data_sets.check_labelled(source, config.data[name])
+                are_chosen = name == "split" and parse_labels(config.data.labels).fraction != 1
+                data_sets.check_labelled(source, config.data[name], may_lack=are_chosen)
     mistakes.raise_all()
 
 

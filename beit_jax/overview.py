@@ -15,6 +15,7 @@ from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
+from beit_jax.models.image_size import area
 from beit_jax.tasks.device_choices import describe_choices
 from beit_jax.training import memory_check
 
@@ -98,7 +99,7 @@ def _pixels(config: ConfigDict) -> float:
     if folder and not is_paired(folder):
         paths = list_folder(folder, config.data.split).paths
         return statistics.median(map(math.prod, some_sizes(paths)))
-    return PHOTOGRAPH if size >= 128 else size * size
+    return PHOTOGRAPH if area(size) >= 128**2 else area(size)
 
 
 def _splits(experiments: Mapping[str, Experiment]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from beit_jax.data.decoding.array_pixels import check_pixels
+from beit_jax.data.decoding.array_pixels import check_pixels, white
 from beit_jax.data.size_limits import LONGEST, MOST_BETWEEN
 from beit_jax.errors import UserError
 
@@ -71,8 +71,7 @@ def to_planes(image: Image.Image | np.ndarray, section: Mapping[str, Any]) -> tu
         planes = np.moveaxis(image, -1, 0)
         if image.dtype == np.uint8 and not max_value:  # resized to whole numbers, as files of 8 bits
             return [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes], WHITE
-        white = max_value or (np.iinfo(image.dtype).max if image.dtype != np.float32 else 1)
-        return [Image.fromarray(plane.astype(np.float32)) for plane in planes], white
+        return [Image.fromarray(plane.astype(np.float32)) for plane in planes], white(image.dtype, max_value) or 1
     if channels not in (1, 3) or max_value:
         raise UserError(
             f"the model sees images of {channels} channels, or of more than 8 bits, and Pillow's are RGB of 8; give "

@@ -106,6 +106,12 @@ def _check_images(format: str, config: ConfigDict) -> None:
             f"format={format!r} is for square RGB images, and the model sees {in_words(size)} pixels of {channels} "
             f"channels; expected format={' or '.join(map(repr, ANY_TASK))}"
         )
+    max_value = config.get("preprocess", {}).get("max_value", 0.0)
+    if max_value not in (0, 255):
+        raise UserError(
+            f"format={format!r} is for images of 8 bits, and the model divides pixels by {max_value:g} "
+            f"(data.max_value); expected format={' or '.join(map(repr, ANY_TASK))}"
+        )
 
 
 def _check_layout(format: str, config: ConfigDict) -> None:

@@ -56,6 +56,7 @@ def encoder_fields(section: ConfigDict) -> dict[str, Any]:
         patch_size=patch,
         absolute_positions=section.absolute_positions,
         relative_position=section.relative_position,
+        grid=grid_of(section.image_size, patch),
         layer_scale=section.layer_scale,
         drop_path=section.drop_path,
         norm_eps=section.norm_eps,

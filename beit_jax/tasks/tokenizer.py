@@ -73,7 +73,7 @@ class TrainTokenizer(Task):
         if self.teacher is None:
             return {}
         path = self.config.teacher.path
-        return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored)}
+        return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored, grid=self.teacher.grid)}
 
     @property
     def without_gradient(self) -> tuple[str, ...]:

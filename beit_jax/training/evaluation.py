@@ -103,8 +103,11 @@ class Evaluator:
         examples = -(-count // shards) * shards // jax.process_count()
         batch = {name: values[:examples] for name, values in next(iter(batches)).items()}
         pictures = self._pictures(params, frozen, to_devices(self._mesh, batch))
-        bands = self._task.config.data.bands
-        return {name: to_rgb(np.asarray(images)[:count], bands) for name, images in pictures.items()}
+        bands, shown = self._task.config.data.bands, {name: np.asarray(some)[:count] for name, some in pictures.items()}
+        alike = {
+            name: [other for other in shown.values() if other.shape[-1] == shown[name].shape[-1]] for name in shown
+        }
+        return {name: to_rgb(images, bands, alike[name]) for name, images in shown.items()}
 
     def _most_likely(self, params: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, ...]:
         probabilities = self._task.probabilities(params, frozen, batch["image"])

@@ -77,9 +77,8 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     if "encoder" in task.frozen_parts:
         params = _load_frozen_part(name, task, "encoder", "give the checkpoint of that encoder")["encoder"]
     encoder, own = encoder_of(model, params, name)
-    own_size = sides(config.model.image_size)
-    size = size or own_size
-    return LoadedEncoder(*at_size(encoder, own, size, own_size), size, config.preprocess)
+    size = size or sides(config.model.image_size)
+    return LoadedEncoder(*at_size(encoder, own, size), size, config.preprocess)
 
 
 def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:

@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from beit_references import random_parameters
 from commands import refused
 from tiny import config as tiny
 from tiny import experiment, one_device
@@ -14,7 +15,8 @@ from beit_jax.errors import UserError
 from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint, checkpoint_manager, initialize, train_step
-from beit_jax.training.grids import PendingStage
+from beit_jax.training.grids import PendingStage, grid_of_model
+from beit_jax.training.interpolate_positions import POSITIONS, bicubic
 from beit_jax.training.params import flatten
 
 
@@ -149,6 +151,44 @@ def test_positions_of_squares_and_rectangles_become_each_other(tmp_path, task, i
     else:
         store(tmp_path / "pretrain", before)
     initialize.check_sources(config, create_task(config), tmp_path / "run", pending)
+
+
+@pytest.mark.parametrize(
+    ("part", "sizes"),
+    [
+        *(("classify", sizes) for sizes in [(16, (8, 32)), ((8, 32), 16), ((16, 32), (32, 16))]),
+        *(("encoder", sizes) for sizes in [(16, (8, 32)), ((16, 36), (16, 24))]),
+        ("tokenizer", ((16, 32), (32, 16))),
+    ],
+)
+def test_positions_have_the_values_of_their_grid(tmp_path, part, sizes):
+    """Also where as many patches are a square, or the same rectangle turned; of what is learned and what is frozen."""
+    before, config = tiny("vqkd" if part == "tokenizer" else "pretrain"), tiny("classify")
+    if part == "tokenizer":
+        config = configs.defaults("pretrain", "vqkd")
+        config.model.variant, config.tokenizer.init_from = "Micro/4", str(tmp_path / "pretrain")
+        config.tokenizer.update({name: before.model[name] for name in config.tokenizer if name in before.model})
+    elif part == "encoder":
+        config = tiny("probe")
+        config.encoder.init_from = str(tmp_path / "pretrain")
+    before.model.image_size, config.model.image_size = sizes
+    for section in (before, config)[: 1 if part == "tokenizer" else 2]:
+        if "relative_position" in section.model:
+            section.model.update(dict(relative_position="none", absolute_positions=True))
+    own = random_parameters(jax.eval_shape(create_task(before).init, jax.random.key(0)))
+    checkpoint.save_params(tmp_path / "pretrain", own, configs.to_json(before))
+    task = create_task(config)
+    if part == "classify":
+        target = jax.eval_shape(task.init, jax.random.key(0))
+        found = flatten(initialize._fitted(config, own, target, grid_of_model(before)))
+    else:
+        initialize.check_sources(config, task, tmp_path / "run", {})
+        frozen = initialize.load_frozen(task, initialize.abstract_frozen(task, one_device()), tmp_path / "run")
+        found = flatten(jax.device_get(frozen[part]))
+    (rows, columns), new = map(grid_of_model, (before, config))
+    y, x = (np.eye(a) if a == b else bicubic(a, b) for a, b in zip((rows, columns), new, strict=True))
+    expected = np.einsum("yi,xj,ijc->yxc", y, x, flatten(own)[POSITIONS][0, 1:].reshape(rows, columns, -1))
+    np.testing.assert_allclose(found[POSITIONS][0, 1:].reshape(*new, -1), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("task", ["classify", "probe"])

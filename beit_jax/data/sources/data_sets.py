@@ -87,8 +87,13 @@ def select(source: str, split: str) -> Examples:
     return examples._replace(chosen=np.sort(chosen).astype(np.int64))
 
 
-def check_labelled(source: str, split: str) -> None:
+def check_labelled(source: str, split: str, *, may_lack: bool = False) -> None:
     """Checks that the images of a split have classes to tell apart.
+
+    Args:
+      source: a data set with a prefix.
+      split: of it.
+      may_lack: whether some labels may be unknown, as where examples are chosen by their labels.
 
     Raises:
       UserError: they have none.
@@ -97,6 +102,12 @@ def check_labelled(source: str, split: str) -> None:
     if examples.labels is None:
         raise UserError(
             f"the images of '{split}' have no labels; give them labels (tokenizers, pre-training need none)"
+        )
+    unknown = int((examples.chosen_labels < 0).sum())
+    if unknown and not may_lack:
+        raise UserError(
+            f"{unknown} of the {len(examples.positions)} images of '{split}' have the label -1, so that their class is "
+            "not known; leave them out of the split (tokenizers, pre-training take them, with knn.k=0)"
         )
     if examples.num_classes < 2:
         raise UserError(f"the images of '{split}' are all of one class; expected at least two classes to tell apart")
