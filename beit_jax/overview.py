@@ -11,10 +11,11 @@ from beit_jax.config.recipes import HELD_OUT
 from beit_jax.data.sources import data_sets
 from beit_jax.data.sources.examples import ArrayImages
 from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
-from beit_jax.own_images import some_sizes
+from beit_jax.models.image_size import area
 from beit_jax.tasks.device_choices import describe_choices
 from beit_jax.training import memory_check
 
@@ -93,11 +94,12 @@ def _pixels(config: ConfigDict) -> float:
         images = data_sets.select(config.data.source, config.data.split).images
         if isinstance(images, ArrayImages):
             return math.prod(images.shape[1:3])
+        return statistics.median(map(math.prod, some_encoded_sizes(images)))
     folder, size = path_of(config.data.source), config.get("model", {}).get("image_size", 224)
     if folder and not is_paired(folder):
         paths = list_folder(folder, config.data.split).paths
         return statistics.median(map(math.prod, some_sizes(paths)))
-    return PHOTOGRAPH if size >= 128 else size * size
+    return PHOTOGRAPH if area(size) >= 128**2 else area(size)
 
 
 def _splits(experiments: Mapping[str, Experiment]) -> list[str]:

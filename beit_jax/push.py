@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from beit_jax import cli, command, extras
-from beit_jax.convert import locate
+from beit_jax.convert import locate, shards
 from beit_jax.errors import Mistakes
 
 FORMATS = ("hf", "timm", "data2vec", "safetensors")
@@ -35,12 +35,12 @@ def main(argv: Sequence[str]) -> None:
     args = parser.parse_args(argv)
     from beit_jax.convert import pushing
 
-    given = {name: getattr(args, name) for name in ("license", "format", "max_shard_size")}
+    given = {name: getattr(args, name) for name in ("license", "format", "max_shard_size", "revision")}
     if args.out:
         pushing.write_published(cli.local_folder("out", args.out), args.source, args.id, **given)
         print(f"{args.out}: what {args.id} would be; nothing was pushed")
         return
-    more = dict(private=args.private, revision=args.revision, commit_message=args.message)
+    more = dict(private=args.private, commit_message=args.message)
     print(f"published {pushing.push_to_hub(args.source, args.id, **given, **more)}")
 
 
@@ -48,6 +48,8 @@ def _check_command(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
         locate.check_name(args.source)
+    with mistakes.collected():
+        shards.check_size(args.max_shard_size)
     with mistakes.collected():
         extras.check_installed("huggingface_hub", "safetensors")
     if args.out:

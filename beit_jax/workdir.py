@@ -15,7 +15,7 @@ from beit_jax.runtime.checkpoint_folder import has_checkpoint
 CONFIG = "config.json"
 RESULT = "result.json"  # of a finished run: its last evaluation
 NAMED = 8  # keys in an error message
-FOLDERS = ("checkpoints", "compiled", "pictures", "tables", "tensorboard")  # of a run
+FOLDERS = ("checkpoints", "compiled", "imported", "pictures", "tables", "tensorboard")  # of a run
 FILES = (
     CONFIG,
     RESULT,

@@ -99,4 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.device_augment = True
         config.data.ops = f"decode_view(image_size{scale})|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
     config.data.eval_ops = f"decode|two_views_center(image_size, tokenizer_size{method})" + ending
+    config.evals.ops = (
+        "decode|resize_small(short_side)|central_crop(image_size)|normalize(statistics)|keep('image', 'label')"
+    )
     return set_channels(config, arg.channels)

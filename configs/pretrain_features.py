@@ -54,4 +54,5 @@ def get_config(arg: str = "") -> ConfigDict:
     ending = "|normalize(statistics)|blockwise_mask(num_masked, min_block, grid)|keep('image', 'mask')"
     config.data.ops = "decode|color_jitter(0.4)|flip_lr|random_resized_crop(image_size)" + ending
     config.data.eval_ops = "decode|resize_small(short_side)|central_crop(image_size)" + ending
+    config.evals.ops = config.data.eval_ops.replace(ending, "|normalize(statistics)|keep('image', 'label')")
     return set_channels(config, arg.channels)

@@ -14,7 +14,7 @@ Arguments
   channels of the images, by default 3 (docs/other_images.md)
   variant, data, runlocal
 
---config.knn.k=20 adds nearest neighbours. They need the features of all images in memory, as `cache` does.
+--config.evals.kinds=knn adds nearest neighbours, of at most evals.images training images, by default 25,600.
 An encoder that was fine-tuned has a table of relative positions in each block: add
 --config.model.relative_position=per_block. The encoder of a VQ-KD tokenizer needs statistics=inception,
 --config.model.relative_position=none, --config.model.absolute_positions=True and --config.model.layer_scale=0.
@@ -55,7 +55,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.batch_size = 32
         shorten(config, 40)
         config.model.update(dict(variant="Micro/4", image_size=16))
-        config.encoder.init_from, config.layers, config.knn.k = "random", (), 10
+        config.encoder.init_from, config.layers = "random", ()
+        config.evals.kinds, config.evals.k = ("knn",), 10
     config.data.statistics = arg.statistics
     ending = "|normalize(statistics)|keep('image', 'label')"
     config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){ending}"

@@ -9,6 +9,7 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ.setdefault("TFDS_DATA_DIR", str(Path(tempfile.gettempdir()) / "beit_jax_tests" / "tfds"))
+os.environ["BEIT_JAX_CACHE"] = str(Path(tempfile.gettempdir()) / "beit_jax_tests" / "cache")
 # Most of the suite's time is compilation. Machine code is not optimised (what XLA makes of the graph is the same), and
 # programs are kept between tests, their subprocesses, and runs of the suite.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"

@@ -9,6 +9,7 @@ from tiny import config as tiny
 
 import beit_jax
 from beit_jax.convert.preprocessing import preprocess_section
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 
 
@@ -22,7 +23,7 @@ def save(folder, task, labels=(), name="model"):
     with config.unlocked():
         config.preprocess = preprocess_section(16, "bilinear", 18)
     with jax.numpy_dtype_promotion("standard"):
-        params = jax.jit(create_task(config).init)(jax.random.key(0))
+        params = run_once(create_task(config).init, jax.random.key(0))
         beit_jax.save_pretrained(folder / name, params, config, format="beit_jax")
     return folder / name
 

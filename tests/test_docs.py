@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from beit_jax import benchmark, cli, own_images
+from beit_jax import benchmark, cli, foreign_weights, own_images
 from beit_jax import config as configs
 from beit_jax.config import validate
 from beit_jax.convert import locate, opening
@@ -117,9 +117,10 @@ def parse_only(monkeypatch, registries):
     monkeypatch.setattr(benchmark, "_choose_devices", lambda args: None)  # those of the tests are chosen already
     monkeypatch.setattr(locate, "check_name", Path)
     monkeypatch.setattr(own_images, "look_at", lambda source: IMAGES)
+    monkeypatch.setattr(foreign_weights, "config_of", lambda name: configs.defaults("pretrain"))
     monkeypatch.setattr(opening, "holds_checkpoint", lambda path: True)
     monkeypatch.setattr(opening, "find_checkpoint", lambda path: Path(path, "checkpoints", "1"))
-    monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path)))
+    monkeypatch.setattr(checkpoint, "load_config", lambda path: configs.to_json(config_of(path.parents[1])))
 
     def run(module, arguments):
         program = importlib.import_module(module)

@@ -37,7 +37,7 @@ def test_models_tasks_and_training_without_tensorflow():
 
 
 COMMANDS = ["train", "evaluate", "predict", "embed", "benchmark", "convert", "visualize", "shard_dataset", "push"]
-COMMANDS += ["tokenize_dataset"]
+COMMANDS += ["tokenize_dataset", "tiff_to_arrays"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -17,6 +17,7 @@ from patience import PATIENCE_S
 from beit_jax import config as configs
 from beit_jax import evaluate, tokenize_dataset, train
 from beit_jax.data.records import stored_tokens
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 
@@ -106,7 +107,7 @@ def test_other_streams_are_refused_before_training(runs, tmp_path, overrides, me
 @pytest.mark.slow
 def test_another_tokenizer_is_refused(runs, tmp_path):
     config = configs.load("configs/pretrain.py:runlocal")
-    params = jax.jit(create_task(config).tokenizer.init)(jax.random.key(1))
+    params = run_once(create_task(config).tokenizer.init, jax.random.key(1))
     made = configs.to_json(configs.load("configs/tokenizer.py:runlocal"))
     checkpoint.save_params(tmp_path / "tokenizer", params, made)
     other = [*SHORT, f"--config.tokenizer.init_from={tmp_path}/tokenizer", f"--config.tokens={runs}/tokens"]

@@ -1,4 +1,4 @@
-"""Keys of the vision transformer, and of nearest neighbours on its features, for the tasks that have them."""
+"""Keys of the vision transformer, for the tasks that have one."""
 
 from ml_collections import ConfigDict
 
@@ -62,14 +62,6 @@ def encoder_keys(relative_position: str, image_size: int = 224) -> Keys:
 def image_size_key(default: int, help: str = "side of the images in pixels, or HEIGHTxWIDTH") -> Key:
     """The key of a size of images: one number, or a pair (height, width)."""
     return Key(default, help, at_least=1, at_most=LARGEST_SIDE, is_size=True)
-
-
-def knn_keys() -> Keys:
-    """The section `knn`: classification by nearest neighbours at each evaluation; the training images vote."""
-    return dict(
-        k=Key(0, "neighbours that vote; 0: no such evaluation", at_least=0),
-        ops=Key("", "operations that make image and label of both splits; empty: data.eval_ops"),
-    )
 
 
 def image_shape(config: ConfigDict) -> tuple[int, int, int]:

@@ -32,7 +32,7 @@ class Key:
       check: a function of the value: "" if the value is allowed, else a text that says what is expected.
       resumable: whether a run may be continued with another value, because it does not change what is learned.
       is_size: whether the value may also be a pair of such numbers, height and width.
-      is_path: whether the value is a local path, or `stage:NAME` or "random".
+      is_path: whether the value is a local path, or `stage:NAME` or "random"; of `init_from` also a hub id.
 
     Examples:
       >>> from beit_jax.config import Key
@@ -98,7 +98,7 @@ class Key:
 
     def _type_in_words(self) -> str:
         if self.is_size:
-            return "a number of pixels, or HEIGHTxWIDTH"
+            return "a number of pixels, or height and width, such as (96, 192)"
         words = {int: "int, a whole number", float: "float, a number", bool: "bool, true or false"}
         example = self.default or ("...",)
         return words.get(type(self.default), f"{type(self.default).__name__}, such as {example!r}")
@@ -126,10 +126,9 @@ def flatten_keys(keys: Keys, prefix: str = "") -> dict[str, Key]:
 
 
 def default_values(keys: Keys) -> ConfigDict:
-    """A config that holds every key's default."""
-    return ConfigDict(
-        {name: key.default if isinstance(key, Key) else default_values(key) for name, key in keys.items()}
-    )
+    """A config that holds every key's default, and takes values of any type: `Key.validate` checks them."""
+    values = {name: key.default if isinstance(key, Key) else default_values(key) for name, key in keys.items()}
+    return ConfigDict(values, type_safe=False)
 
 
 def is_finite(value: Any) -> bool:

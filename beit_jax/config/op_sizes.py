@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import segment, statistics
 from beit_jax.config.encoder import patch_grid
+from beit_jax.config.op_arguments import SIGNATURES
 from beit_jax.config.pretrain import largest_mask, smallest_block, tokenizer_image_size
+from beit_jax.data.op_chain import arguments_of, call, join_chain, name_of, split_chain
 from beit_jax.errors import UserError, did_you_mean
 from beit_jax.models.image_size import ImageSize, simplest
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
-OPS = ("data.ops", "data.eval_ops", "knn.ops")
+OPS = ("data.ops", "data.eval_ops", "evals.ops")
 CROP_FRACTION = 224 / 256  # of the resized image's shorter side, which the official evaluation crops
 _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off a margin
 
@@ -89,18 +91,23 @@ def _decoding(ops: str, data: ConfigDict) -> str:
     given |= dict(max_value=data.max_value) if data.max_value else {}
     if not given:
         return ops
+    try:
+        first, *others = split_chain(ops)
+    except SyntaxError:
+        return ops
     said = ", ".join(f"data.{name}={value:g}" for name, value in given.items())
-    if re.match(r"\s*decode_view\b", ops):
+    if name_of(first) == "decode_view":
         raise UserError(
             f"{said} with decode_view, which is for RGB of 8 bits; write decode|two_views(...) (no fast=True)"
         )
-    match = re.match(r"\s*decode\b(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\))?", ops)
-    if not match:
+    if name_of(first) != "decode":
         return ops
-    before = [match[1]] if match[1] and match[1].strip() else []
-    return (
-        f"decode({', '.join([*before, *(f'{name}={value!r}' for name, value in given.items())])}){ops[match.end() :]}"
-    )
+    arguments = arguments_of(first, SIGNATURES["decode"])
+    for name, value in given.items():
+        if name in arguments and ast.unparse(arguments[name]) not in (repr(value), f"{value:g}"):
+            raise UserError(f"{said}, and the ops begin with {ast.unparse(first)}; leave out {name} there")
+    filled = arguments | {name: ast.Constant(value) for name, value in given.items()}
+    return join_chain([call("decode", filled), *others])
 
 
 def _has(config: ConfigDict, key: str) -> bool:
@@ -146,7 +153,14 @@ class _Fill(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         """See `ast.NodeTransformer`. The bars between ops are operators too, and stay."""
         self.generic_visit(node)
-        factors = [side.value for side in (node.left, node.right) if isinstance(side, ast.Constant)]
-        if not isinstance(node.op, ast.Mult) or [type(factor) for factor in factors] != [int, int]:
+        values = [side.value for side in (node.left, node.right) if isinstance(side, ast.Constant)]
+        if not isinstance(node.op, ast.Mult) or len(values) < 2 or int not in map(type, values):
             return node
-        return ast.Constant(factors[0] * factors[1])
+        number, size = values if type(values[0]) is int else reversed(values)
+        if type(size) is int:
+            return ast.Constant(number * size)
+        return ast.Constant(tuple(number * side for side in size)) if _is_pair(size) else node
+
+
+def _is_pair(size: Any) -> bool:
+    return isinstance(size, tuple) and [type(side) for side in size] == [int, int]

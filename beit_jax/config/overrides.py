@@ -1,6 +1,7 @@
 """Keys that the command line sets: `--config.KEY=VALUE`, or `--config.KEY VALUE`."""
 
 import ast
+import contextlib
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config.nearest import describe_unknown
+from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import image_size
@@ -83,14 +85,26 @@ def _set(config: ConfigDict, name: str, text: str | None) -> None:
     if text is None and not isinstance(values[name], bool):
         raise UserError(f"{PREFIX}{name} has no value; expected {PREFIX}{name}=VALUE, such as {values[name]!r}")
     *sections, key = name.split(".")
+    default = _default_of(config, name, values[name])
     for section in sections:
         config = config[section]
-    with config.unlocked(), config.ignore_type():
-        config[key] = True if text is None else _convert(text, values[name], key)
+    with config.unlocked():
+        config[key] = True if text is None else _convert(text, default, key)
+
+
+def _default_of(config: ConfigDict, name: str, value: Any) -> Any:
+    """The default that a key is declared with, also of a stage; the value of one that is not declared."""
+    stage, _, rest = name.partition(".")
+    is_of_stage = stage in config.get("stages", ())
+    run, key = (config[stage], rest) if is_of_stage else (config, name)
+    with contextlib.suppress(UserError):  # of an unknown task, which `validate` refuses
+        if declared := declared_keys(run).get(key):
+            return declared.default
+    return value
 
 
 def _convert(text: str, default: Any, key: str) -> Any:
-    """The text as a value of the type of another one; the text itself if it cannot be read so."""
+    """The text as a value of the type of a default; the text itself if it cannot be read so."""
     try:
         if key == "image_size":
             return image_size.parse(text)
@@ -101,8 +115,8 @@ def _convert(text: str, default: Any, key: str) -> Any:
                 return int(text)
             case float():
                 return float(text)
-            case tuple() if default == () and re.fullmatch(r"[A-Za-z]\w*(,[A-Za-z]\w*)*", text):
-                return tuple(text.split(","))  # names, which need no quotes
+            case () if re.fullmatch(r"([A-Za-z]\w*(,[A-Za-z]\w*)*)?", text):
+                return tuple(text.split(",")) if text else ()  # names, which need no quotes
             case tuple():
                 value = ast.literal_eval(text)
                 return tuple(value) if isinstance(value, list | tuple) else (value,)

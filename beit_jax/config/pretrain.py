@@ -2,7 +2,8 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.encoder import count_patches, encoder_keys, knn_keys, patch_grid
+from beit_jax.config.encoder import count_patches, encoder_keys, patch_grid
+from beit_jax.config.evals import evals_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.tokenizer_kinds import KINDS, stride
 from beit_jax.errors import Mistakes, UserError
@@ -28,7 +29,7 @@ def keys(kind: str) -> Keys:
             is_path=True,
             resumable=True,
         ),
-        knn=knn_keys(),
+        evals=evals_keys(),
     )
 
 

@@ -1,13 +1,13 @@
 """Recipes: ordered lists of configs, each a stage with a folder of its own under the workdir."""
 
 import contextlib
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from beit_jax.config.nearest import listed
+from beit_jax.data.op_chain import join_chain, name_of, split_chain
 from beit_jax.data.sources import data_sets
 from beit_jax.data.sources.layout import list_splits, path_of
 from beit_jax.errors import UserError
@@ -122,7 +122,7 @@ def may_be_moved(source: str, other: str) -> bool:
     return (prefix == "folder" or data_sets.has_prefix(source)) and other.startswith(f"{prefix}:")
 
 
-FOR_RGB = re.compile(r"\|(?:color_jitter|photometric_distortion|randaugment)\b(?:\([^()]*\))?")
+FOR_RGB = ("color_jitter", "photometric_distortion", "randaugment")
 
 
 def set_channels(config: ConfigDict, channels: int) -> ConfigDict:
@@ -138,8 +138,18 @@ def set_channels(config: ConfigDict, channels: int) -> ConfigDict:
     config.data.channels = channels
     if channels != 3:
         for name in ("ops", "eval_ops"):
-            config.data[name] = FOR_RGB.sub("", config.data[name])
+            config.data[name] = _without(config.data[name], FOR_RGB)
     return config
+
+
+def _without(ops: str, names: Sequence[str]) -> str:
+    """A chain without the ops of some names. What cannot be parsed stays as it is; `data` refuses it."""
+    try:
+        nodes = split_chain(ops)
+    except SyntaxError:
+        return ops
+    kept = [node for node in nodes if name_of(node) not in names]
+    return ops if len(kept) == len(nodes) else join_chain(kept)
 
 
 def set_source(config: ConfigDict, source: str) -> ConfigDict:

@@ -21,7 +21,7 @@ def from_json(text: str) -> ConfigDict:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError(f"found {type(values).__name__}, expected an object")
-        return ConfigDict(_tuples(values)).lock()
+        return ConfigDict(_tuples(values), type_safe=False).lock()
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 

@@ -31,11 +31,16 @@ def shared_keys(task: str) -> Keys:
         batch_size=Key(2048, "examples of a step, over all devices", at_least=1),
         epochs=Key(0.0, "length of the run in epochs; give either this or steps", at_least=0),
         steps=Key(0, "length of the run in steps", at_least=0),
-        init_from=Key("", "run, checkpoint or stage:NAME whose parameters to start from", is_path=True),
+        init_from=Key("", "run, checkpoint, hub id or stage:NAME whose parameters to start from", is_path=True),
         init_optional=init_optional(),
+        init_new=Key(
+            (),
+            "regular expressions of parameters to initialize anew, whatever the checkpoint of init_from holds",
+            check=check_regular_expressions,
+        ),
         inflate=Key(
             "",
-            "average: the projection of patches of init_from gets data.channels channels by averaging its own",
+            "average: the projection of patches of a start or a probe gets data.channels channels by averaging its own",
             choices=("", "average"),
         ),
         resume_from=Key("", "run whose state to continue in a new workdir", is_path=True),

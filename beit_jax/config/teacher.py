@@ -78,11 +78,13 @@ def check(section: ConfigDict) -> None:
 
 
 def check_random(section: ConfigDict) -> None:
-    """Checks a teacher that is random; the sizes of others are those of their weights, and not known yet.
+    """Checks that there is a teacher, and the sizes of a random one; those of others are in their weights.
 
     Raises:
-      UserError: see `check`.
+      UserError: see `check`; or there is none, as in the config of a published model.
     """
+    if not section.path:
+        raise UserError("teacher.path is empty; give the run with its weights, or random for one that is not trained")
     if section.path == "random":
         check(section)
 

@@ -58,15 +58,16 @@ def local_path(name: str, options: hub.Options = hub.DEFAULT) -> Path:
         if options.revision:
             raise UserError(f"revision={options.revision} is given, but {name} is a path; expected it with a hub id")
         return path
+    repository, options = hub.parse(name, options)
     for weights in WEIGHTS:
         patterns = [weights, f"{weights}{shards.INDEX}", "*config.json"]
-        folder, options = hub.download(name, patterns, options)
+        folder, options = hub.download(repository, patterns, options)
         if (folder / weights).exists():
             return folder
         if (index := folder / f"{weights}{shards.INDEX}").exists():
-            hub.download(name, list(shards.files_of(index)), options)
+            hub.download(repository, list(shards.files_of(index)), options)
             return folder
-    folder, _ = hub.download(name, list(DALLE), options)
+    folder, _ = hub.download(repository, list(DALLE), options)
     if all((folder / file).exists() for file in DALLE):
         return folder
     raise UserError(f"{name} has none of {', '.join(WEIGHTS)} on the hub")

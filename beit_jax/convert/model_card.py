@@ -10,6 +10,7 @@ from beit_jax import config as configs
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.tokenizer_kinds import kind_of
 from beit_jax.convert.own_layout import without_paths
+from beit_jax.convert.saving import run_config
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.tasks import create_task
 from beit_jax.training.metrics import EVALUATION, FILE, read_metrics
@@ -17,6 +18,7 @@ from beit_jax.training.metrics import EVALUATION, FILE, read_metrics
 LIBRARIES = {"hf": "transformers", "data2vec": "transformers", "timm": "timm", "safetensors": "beit_jax"}
 PIPELINES = {"classify": "image-classification", "segment": "image-segmentation"}  # others give features
 DATASETS = {"imagenet2012": "imagenet-1k", "cifar10": "cifar10", "cifar100": "cifar100"}  # ids on the hub
+NO_SETTINGS = ("labels", "task", "data.source")  # which stand elsewhere in the card
 METRICS = {"top1": "accuracy", "miou": "mean_iou"}
 WORDS = {
     "tokenizer": "a visual tokenizer, which gives a token for each patch of an image",
@@ -62,11 +64,7 @@ This is {words}, trained or converted with beit_jax, in the format `{format}`{si
 
 ## How to load it
 
-```python
-import beit_jax
-
-model, params, config = beit_jax.from_pretrained("{id}")
-```
+{load}
 
 {elsewhere}
 
@@ -104,7 +102,15 @@ def results_of(source: str) -> Results:
     return last
 
 
-def model_card(id: str, config: ConfigDict, format: str, license: str, results: Results, parameters: int) -> str:
+def model_card(
+    id: str,
+    config: ConfigDict,
+    format: str,
+    license: str,
+    results: Results,
+    parameters: int,
+    revision: str | None = None,
+) -> str:
     """The text of the card.
 
     Args:
@@ -114,8 +120,9 @@ def model_card(id: str, config: ConfigDict, format: str, license: str, results: 
       license: the hub's key of the licence of the weights.
       results: of the run.
       parameters: their number.
+      revision: branch that it is on; None: `main`.
     """
-    config = without_paths(config)
+    config = without_paths(run_config(config))
     return CARD.format(
         metadata=_metadata(id, config, format, license, results),
         name=id.partition("/")[2],
@@ -125,8 +132,8 @@ def model_card(id: str, config: ConfigDict, format: str, license: str, results: 
         data=_data(config),
         results=_table(("metric", "value"), _results(config, results), f"After step {results.step}:"),
         settings=_table(("key", "value"), _settings(config), "What differs from the defaults of the task:"),
-        id=id,
-        elsewhere=_elsewhere(id, config, format),
+        load=_load(f"{id}@{revision}" if revision else id, config),
+        elsewhere=_elsewhere(id, config, format, revision),
         citation=CITATION + ("\n\n" + CITATION_V2 if _is_v2(config) else ""),
     )
 
@@ -194,7 +201,7 @@ def _settings(config: ConfigDict) -> list[tuple[str, str]]:
     return [
         (f"`{name}`", f"`{str(value).replace('|', chr(92) + '|')}`")
         for name, value in configs.flatten(config).items()
-        if name in known and not known[name].is_path and name not in ("labels", "task") and value != defaults.get(name)
+        if name in known and not known[name].is_path and name not in NO_SETTINGS and value != defaults.get(name)
     ]
 
 
@@ -205,18 +212,41 @@ def _table(titles: tuple[str, str], rows: list[tuple[str, str]], before: str) ->
     return "\n".join([before, "", *lines])
 
 
-def _elsewhere(id: str, config: ConfigDict, format: str) -> str:
+def _load(name: str, config: ConfigDict) -> str:
+    if config.task != "tokenizer":
+        return _python(f'import beit_jax\n\nmodel, params, config = beit_jax.from_pretrained("{name}")')
+    return _python(  # some kinds are no network: their `model` is None
+        "import beit_jax\nfrom beit_jax.tasks import create_task\n\n"
+        f'_, params, config = beit_jax.from_pretrained("{name}")\n'
+        "tokenizer = create_task(config).tokenizer  # tokenizer.targets(params, images) gives tokens"
+    )
+
+
+def _python(code: str) -> str:
+    return f"```python\n{code}\n```"
+
+
+def _elsewhere(id: str, config: ConfigDict, format: str, revision: str | None) -> str:
     if format == "safetensors":
-        needs = " The encoder that they read must be given beside them." if config.task == "probe" else ""
+        parts = {"probe": "encoder", "pretrain": "tokenizer"}
+        part = parts.get(config.task, "teacher" if "teacher" in config else "")
+        needs = f" To evaluate it, give the {part} that it was trained with: `--config.{part}." if part else ""
+        needs += ("path" if part == "teacher" else "init_from") + "=RUN`." if part else ""
         return (
             "The tensors have the names of beit_jax, and `config.json` holds its config; no other library has a class "
             f"for the model.{needs}"
         )
     if format == "timm":
-        return f'With timm:\n\n```python\nimport timm\n\nmodel = timm.create_model("hf-hub:{id}", pretrained=True)\n```'
+        name = f"{id}@{revision}" if revision else id
+        return (
+            f'With timm:\n\n```python\nimport timm\n\nmodel = timm.create_model("hf-hub:{name}", pretrained=True)\n```'
+        )
     name = TRANSFORMERS.get(config.task, "BeitForMaskedImageModeling")
     name = name.replace("Beit", "Data2VecVision") if format == "data2vec" else name
-    return (
-        "With transformers, in PyTorch:\n\n```python\nfrom transformers import AutoImageProcessor, "
-        f'{name}\n\nprocessor = AutoImageProcessor.from_pretrained("{id}")\nmodel = {name}.from_pretrained("{id}")\n```'
-    )
+    given = f'"{id}", revision="{revision}"' if revision else f'"{id}"'
+    lines = [
+        f"from transformers import AutoImageProcessor, {name}\n",
+        f"processor = AutoImageProcessor.from_pretrained({given})",
+        f"model = {name}.from_pretrained({given})",
+    ]
+    return "With transformers, in PyTorch:\n\n" + _python("\n".join(lines))

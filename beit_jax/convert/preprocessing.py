@@ -12,7 +12,7 @@ from PIL import Image
 from beit_jax.config import statistics
 from beit_jax.config.op_arguments import arguments_of
 from beit_jax.config.op_sizes import CROP_FRACTION, fill_in_sizes, short_side
-from beit_jax.convert.picture import WHITE, Background, resized_centre, to_rgb
+from beit_jax.convert.picture import WHITE, Background, resized_centre, to_planes
 from beit_jax.errors import UserError
 from beit_jax.models.image_size import ImageSize, sides, simplest
 from beit_jax.models.pixel_statistics import STATISTICS
@@ -265,35 +265,30 @@ def _given(ops: str, name: str) -> dict[str, Any] | None:
     return None if given is None else {key: ast.literal_eval(value) for key, value in given.items()}
 
 
-def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:
-    """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
+def preprocess(images: Sequence[Image.Image | np.ndarray], section: Mapping[str, Any]) -> np.ndarray:
+    """Images to the model's input, float32 `[b, h, w, c]`, as the input pipeline makes it of files and arrays.
 
     Images are turned as their EXIF orientation says, and laid on white, unless the section says otherwise. They are
     resized as by Pillow 9.5 to 12, whichever is installed: the published models were evaluated with one of these.
+    Arrays `[h, w, c]` are images of any channels, uint8, uint16 or float32.
 
     Examples:
       >>> _, _, config = beit_jax.from_pretrained("runs/finetune")
       >>> beit_jax.preprocess([Image.open("cat.png")], config.preprocess).shape
       (1, 16, 16, 3)
     """
-    size, resize, method = sides(section["size"]), sides(section["resize"]), PILLOW[section["interpolation"]]
-    method, channels = Image.Resampling(method), section.get("channels", 3)
-    if channels not in (1, 3) or section.get("max_value", 0):
-        raise UserError(
-            f"the model sees images of {channels} channels, or of more than 8 bits, and Pillow's are RGB of 8; make "
-            "its input yourself: (values / max_value - mean) / std, [b, h, w, c]"
-        )
+    size, resize = sides(section["size"]), sides(section["resize"])
+    method = Image.Resampling(PILLOW[section["interpolation"]])
 
-    def one(image: Image.Image) -> np.ndarray:
-        image = to_rgb(image, section["background"], section["exif_transpose"])
-        image = image.convert("L") if channels == 1 else image
+    def one(image: Image.Image | np.ndarray) -> np.ndarray:
+        planes, white = to_planes(image, section)
+        width, height = planes[0].size
         shape = resize[::-1]
         if section["keep_ratio"]:  # as the op `resize_small`
-            least = resize[0] / image.height, resize[1] / image.width
-            axis = 0 if least[0] >= least[1] else 1
-            shape = tuple(side * resize[axis] // image.size[::-1][axis] for side in image.size)
-        pixels = np.asarray(resized_centre(image, shape, size, method), np.float32) / 255
-        return pixels.reshape(*size, channels)
+            new, old = max((resize[0], height), (resize[1], width), key=lambda pair: pair[0] / pair[1])
+            shape = (width * new // old, height * new // old)
+        resized = [np.asarray(resized_centre(plane, shape, size, method), np.float32) for plane in planes]
+        return np.dstack(resized) / np.float32(white)
 
     pixels = np.stack([one(image) for image in images])
     return ((pixels - np.float32(section["mean"])) / np.float32(section["std"])).astype(np.float32)

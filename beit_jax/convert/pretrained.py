@@ -30,6 +30,7 @@ from beit_jax.models import variants
 from beit_jax.models.image_size import ImageSize
 from beit_jax.models.pixel_statistics import Statistics
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 from beit_jax.training.inflate_channels import WAYS, inflate_channels
@@ -42,6 +43,7 @@ NAMED = 10  # tensors in a note
 class Pretrained(NamedTuple):
     """A network, its parameters (float32 NumPy arrays), and its config.
 
+    `model` is None for a model that is no Flax network, such as a k-means tokenizer: its task has the methods.
     `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.preprocess_section`).
 
     Examples:
@@ -50,7 +52,7 @@ class Pretrained(NamedTuple):
       ('pretrain_pixels', (1, 1, 32))
     """
 
-    model: nn.Module
+    model: nn.Module | None
     params: dict[str, Any]
     config: ConfigDict
 
@@ -130,19 +132,27 @@ def from_pretrained(
     params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels, options)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
     if task in (None, config.task) and same_classes and image_size is None and channels in (None, config.data.channels):
-        return Pretrained(create_task(config).model, params, config)
+        return Pretrained(_network(config), params, config)
     if inflate not in WAYS:
         raise UserError(f"inflate={inflate!r}; expected average, or nothing")
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
     changed = retarget.config_for(config, task or config.task, num_classes, image_size, channels)
     made = create_task(changed)
-    initial = jax.tree.map(np.asarray, jax.jit(made.init)(jax.random.key(seed)))
+    initial = jax.tree.map(np.asarray, run_once(made.init, jax.random.key(seed)))
     grids = (patch_grid(section.model) for section in (changed, config))
     inflated = inflate_channels(params, initial, inflate)
     interpolated = interpolate_positions(inflated, initial, resize, *grids)
     merged = merge(initial, interpolated, retarget.optional_params(config, changed), made.ignored_parameters)
     return Pretrained(made.model, merged, changed)
+
+
+def _network(config: ConfigDict) -> nn.Module | None:
+    """The network of a config's task; None: it has none."""
+    try:
+        return create_task(config).model
+    except UserError:
+        return None
 
 
 def read_pretrained(
@@ -152,9 +162,10 @@ def read_pretrained(
     seed: int = 0,
     pixels: Statistics | None = None,
     options: hub.Options = hub.DEFAULT,
+    path: Path | None = None,
 ) -> tuple[dict[str, Any], ConfigDict]:
-    """Parameters and config of a checkpoint, as those of `from_pretrained`; also of a tokenizer that is no network."""
-    path = locate.local_path(name_or_path, options)
+    """Parameters and config of a checkpoint, as those of `from_pretrained`; `path` is where it is, if that is known."""
+    path = path or locate.local_path(name_or_path, options)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))
     elif own_layout.is_own(path):
@@ -193,7 +204,7 @@ def _read_foreign(
 
 def _new_head(source: files.Files, config: ConfigDict, seed: int) -> dict[str, np.ndarray]:
     """The initial parameters of the head and its norm, where a checkpoint has none of them."""
-    initial = flatten(jax.jit(create_task(config).init)(jax.random.key(seed)))
+    initial = flatten(run_once(create_task(config).init, jax.random.key(seed)))
     absent = {
         name: names.counterpart(name, 1, source.layout, config.task).names[0][0] not in source.state
         for name in initial

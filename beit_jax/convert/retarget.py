@@ -32,13 +32,11 @@ def config_for(
         expected = " or ".join(possible) or "no change"
         raise UserError(f"a model of the task {config.task!r} cannot {change}; expected {expected}")
     changed = defaults(task, kind_of(config))
-    with changed.ignore_type():  # a size may be one number or two
-        changed.model.update({key: value for key, value in config.model.items() if key in changed.model})
+    changed.model.update({key: value for key, value in config.model.items() if key in changed.model})
     size, (_, patch) = image_size or config.model.image_size, variants.parse(config.model.variant)
     if any(side < 1 or side % patch for side in sides(size)):
         raise UserError(f"image_size={in_words(size)} is not divisible by the patch size {patch}; choose a multiple")
-    with changed.ignore_type():
-        changed.model.image_size = size
+    changed.model.image_size = size
     changed.data.update({name: config.data[name] for name in ("channels", "max_value")})
     changed.data.channels = channels or config.data.channels
     task_layout(task).retarget(changed, config, num_classes)

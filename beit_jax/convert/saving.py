@@ -71,9 +71,7 @@ def save_pretrained(
     """
     target = Path(folder)
     shards.check_size(max_shard_size)
-    if format not in ANY_TASK:
-        _check_images(format, config)
-        _check_format(format, config)
+    check_format(format, config)
     locate.check_target(target, format)
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     expected = flatten(shapes_of(config))
@@ -89,6 +87,17 @@ def save_pretrained(
         raise
 
 
+def check_format(format: str, config: ConfigDict) -> None:
+    """Checks that a format has a layout for the model of a config.
+
+    Raises:
+      UserError: it has none.
+    """
+    if format not in ANY_TASK:
+        _check_images(format, config)
+        _check_layout(format, config)
+
+
 def _check_images(format: str, config: ConfigDict) -> None:
     """Raises UserError for images that the formats of other libraries have no words for."""
     size, channels = config.model.image_size, config.data.channels
@@ -97,9 +106,15 @@ def _check_images(format: str, config: ConfigDict) -> None:
             f"format={format!r} is for square RGB images, and the model sees {in_words(size)} pixels of {channels} "
             f"channels; expected format={' or '.join(map(repr, ANY_TASK))}"
         )
+    max_value = config.get("preprocess", {}).get("max_value", 0.0)
+    if max_value not in (0, 255):
+        raise UserError(
+            f"format={format!r} is for images of 8 bits, and the model divides pixels by {max_value:g} "
+            f"(data.max_value); expected format={' or '.join(map(repr, ANY_TASK))}"
+        )
 
 
-def _check_format(format: str, config: ConfigDict) -> None:
+def _check_layout(format: str, config: ConfigDict) -> None:
     layout = task_layout(config.task)
     unsupported = layout.unsupported(config)
     formats = layout.formats_of(config)

@@ -21,6 +21,7 @@ from beit_jax.models import variants
 from beit_jax.models.teacher import Teacher
 from beit_jax.runtime.atomic_write import atomic_write
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
 from beit_jax.training.params import flatten, merge, unflatten
@@ -62,7 +63,7 @@ def load_teacher(
     if section.path == "random":
         keys.check(section)
         teacher = create_teacher(section, dtype)
-        return teacher, jax.tree.map(np.asarray, jax.jit(teacher.init)(jax.random.key(0)))
+        return teacher, jax.tree.map(np.asarray, run_once(teacher.init, jax.random.key(0)))
     found = locate.local_path(section.path)
     is_run = found.is_dir() and holds_checkpoint(found)
     if section.kind != "encoder" and not is_run:

@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from beit_jax.data import ops as op_files
 from beit_jax.data.features import LABEL_MAP, Features
+from beit_jax.data.op_chain import split_chain
 from beit_jax.data.ops.registry import OPS, Op
 from beit_jax.errors import UserError
 
@@ -128,14 +129,9 @@ def _read_calls(spec: str) -> list[_Call]:
     """The ops of a chain, which is parsed as a Python expression with the operator `|`."""
     _load_op_files()
     try:
-        node = ast.parse(spec.strip(), mode="eval").body
+        return [_read_call(node, spec) for node in split_chain(spec)]
     except SyntaxError as error:
         raise UserError(f"cannot read the ops '{spec}': {error.msg}; expected op|op(argument, ...)|...") from None
-    nodes = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        nodes.append(node.right)
-        node = node.left
-    return [_read_call(node, spec) for node in (node, *reversed(nodes))]
 
 
 def _read_call(node: ast.expr, spec: str) -> _Call:

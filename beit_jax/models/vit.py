@@ -29,8 +29,8 @@ class Encoder(nn.Module):
       patch_size: side of a patch in pixels.
       mlp_ratio: hidden width of the MLPs in units of d.
       absolute_positions: whether a learned embedding is added to the tokens (`--abs_pos_emb`).
-      relative_position: bias of attention by relative position: none, one table for all blocks (the official
-        pre-training), or one per block (the official fine-tuning).
+      relative_position: bias by relative position: none, one for all blocks (official pre-training), or one per block.
+      grid: rows and columns of patches that the positions are for; None: a square.
       layer_scale: initial LayerScale (`--layer_scale_init_value`); 0 for none.
       drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
       norm_eps: epsilon of the layer norms: 1e-6 in the official code, 1e-12 in checkpoints of Hugging Face.
@@ -49,6 +49,7 @@ class Encoder(nn.Module):
     mlp_ratio: int = 4
     absolute_positions: bool = False
     relative_position: Literal["none", "shared", "per_block"] = "none"
+    grid: tuple[int, int] | None = None
     layer_scale: float = 0.1
     drop_path: float = 0.0
     norm_eps: float = 1e-6

@@ -55,6 +55,7 @@ class VqkdNetworks(nn.Module):
       decoder_depth: blocks of the decoder; 1 and 3 are published.
       code_width: c, numbers in a code.
       target_width: t, numbers that the teacher has for a patch.
+      grid: of patches, see `Encoder`.
       unroll: blocks in one iteration of the loop over the blocks of each, see `stacked`.
       dtype: of the matrix products, but for those that make the codes' vectors.
     """
@@ -66,11 +67,12 @@ class VqkdNetworks(nn.Module):
     decoder_depth: int
     code_width: int
     target_width: int
+    grid: tuple[int, int] | None = None
     unroll: int = 1
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        sizes = dict(width=self.width, heads=self.heads, absolute_positions=True, layer_scale=0.0)
+        sizes = dict(width=self.width, heads=self.heads, absolute_positions=True, layer_scale=0.0, grid=self.grid)
         sizes |= dict(init_scheme="finetune", dtype=self.dtype)
         unroll, decoder_unroll = (min(self.unroll, depth) for depth in (self.depth, self.decoder_depth))
         self.encoder = Encoder(depth=self.depth, patch_size=self.patch_size, unroll=unroll, **sizes)

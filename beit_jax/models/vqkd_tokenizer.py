@@ -55,6 +55,7 @@ class VqkdTokenizer(NearestCodeTokenizer):
             decoder_depth=section.decoder_depth,
             code_width=section.code_width,
             target_width=self._target_width,
+            grid=self.grid,
             unroll=self.settings.unroll if self.settings else 1,
             dtype=self.dtype,
         )

@@ -23,9 +23,9 @@ class LearnedEncoder(Task):
     """A task that trains an encoder without labels: `model.encoder`, whose features are evaluated on the way."""
 
     @property
-    def knn(self) -> ConfigDict:
-        """See `Task.knn`."""
-        return self.config.knn
+    def evals(self) -> ConfigDict:
+        """See `Task.evals`."""
+        return self.config.evals
 
     def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
         """See `Task.embed`: the mean of the patches after each block."""
@@ -56,6 +56,7 @@ def encoder_fields(section: ConfigDict) -> dict[str, Any]:
         patch_size=patch,
         absolute_positions=section.absolute_positions,
         relative_position=section.relative_position,
+        grid=grid_of(section.image_size, patch),
         layer_scale=section.layer_scale,
         drop_path=section.drop_path,
         norm_eps=section.norm_eps,

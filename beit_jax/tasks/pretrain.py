@@ -58,7 +58,7 @@ class Pretrain(MaskedModelling):
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """See `Task.frozen_parts`."""
-        return {"tokenizer": FrozenPart(self.tokenizer.init, self.config.tokenizer.init_from)}
+        return {"tokenizer": FrozenPart(self.tokenizer.init, self.config.tokenizer.init_from, grid=self.tokenizer.grid)}
 
     @property
     def outputs(self) -> int:

@@ -57,7 +57,8 @@ class PretrainFeatures(MaskedModelling):
         """See `Task.frozen_parts`."""
         if self.teacher is None:
             return {}
-        return {"teacher": FrozenPart(self.teacher.init, self.config.teacher.path, ignored=self.teacher.ignored)}
+        teacher, path = self.teacher, self.config.teacher.path
+        return {"teacher": FrozenPart(teacher.init, path, ignored=teacher.ignored, grid=teacher.grid)}
 
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""

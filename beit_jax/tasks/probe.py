@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from beit_jax.config.encoder import image_shape
+from beit_jax.config.encoder import image_shape, patch_grid
 from beit_jax.config.probe import chosen_layers
 from beit_jax.models import variants, vit
 from beit_jax.tasks import layers
@@ -61,7 +61,8 @@ class Probe(Task):
         def init(key: jax.Array) -> Params:
             return {"encoder": self.model.init(key, jnp.zeros((1, *image_shape(self.config)), jnp.float32))["params"]}
 
-        return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED)}
+        grid = patch_grid(config.model)
+        return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED, grid)}
 
     @property
     def no_decay(self) -> tuple[str, ...]:
@@ -80,9 +81,9 @@ class Probe(Task):
         return {"heads": {"kernel": kernel, "bias": jnp.zeros((layer_count, classes), jnp.float32)}}
 
     @property
-    def knn(self) -> ConfigDict:
-        """See `Task.knn`."""
-        return self.config.knn
+    def evals(self) -> ConfigDict:
+        """See `Task.evals`."""
+        return self.config.evals
 
     @property
     def caches_features(self) -> bool:
@@ -169,8 +170,6 @@ class Probe(Task):
                 Headline("top1", "linear probe of the best layer, top-1, %", 100),
                 Headline("best_layer", "that layer", form="{:.0f}", averaged=False),
                 Headline("majority", "majority baseline, %", 100),
-                Headline("knn_top1", "nearest neighbours, best layer, top-1, %", 100),
-                Headline("knn_best_layer", "that layer", form="{:.0f}", averaged=False),
             ),
             metrics={
                 "loss": "cross-entropy of the best layer on the evaluation set",

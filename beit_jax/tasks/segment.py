@@ -23,6 +23,7 @@ from beit_jax.tasks import confusion, segmentation_metrics
 from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.report import Curve, Headline, Report, Table
 from beit_jax.tasks.segmentation_loss import cross_entropy
+from beit_jax.tasks.shown_bands import chosen
 from beit_jax.tasks.sliding_window import predict
 from beit_jax.tasks.task import Task, spec
 from beit_jax.typing import Batch, Metrics, Params, Spec
@@ -151,7 +152,9 @@ class Segment(Task):
 
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         """See `Task.pictures`."""
-        return overlays(batch, self.classes(params, batch), self.config.model)
+        data = self.config.data
+        shown = batch["image"][..., np.array(chosen(data.channels, data.bands))]
+        return overlays({**batch, "image": shown}, self.classes(params, batch), self.config.model)
 
     @property
     def integer_bounds(self) -> Mapping[str, int]:

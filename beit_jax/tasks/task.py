@@ -25,6 +25,7 @@ class FrozenPart:
       source: the run or checkpoint to read them from; "random" keeps what `init` made.
       seed: of the key for "random".
       ignored: regular expressions of names that the checkpoint holds beside these parameters.
+      grid: rows and columns of patches, for which positions of a checkpoint are interpolated; None: a square.
 
     Examples:
       >>> from beit_jax.tasks import FrozenPart
@@ -37,6 +38,7 @@ class FrozenPart:
     source: str
     seed: int = 0
     ignored: Sequence[str] = ()
+    grid: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -198,8 +200,8 @@ class Task:
         return ()
 
     @property
-    def knn(self) -> ConfigDict | None:
-        """Settings of the evaluation by nearest neighbours (`config.encoder.knn_keys`); None: there is none."""
+    def evals(self) -> ConfigDict | None:
+        """Settings of what is measured by the features of `embed` (`config.evals.evals_keys`); None: nothing."""
         return None
 
     @property

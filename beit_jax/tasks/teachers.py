@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.config import statistics
-from beit_jax.errors import UserError
 from beit_jax.models import vit
 from beit_jax.models.clip_vision import ClipVision
 from beit_jax.models.image_size import area
@@ -22,16 +21,8 @@ def create_teacher(section: ConfigDict, dtype: jnp.dtype = jnp.float32, channels
     """The teacher of a config's section, which is complete, for images of so many channels.
 
     `dtype` is of the matrix products.
-
-    Raises:
-      UserError: a CLIP for other images than RGB.
     """
     kind = _KINDS[section.kind]
-    if channels != 3 and section.kind == "clip":
-        raise UserError(
-            f"data.channels={channels}, and a CLIP sees red, green and blue; expected a teacher of the same channels "
-            "(teacher.kind=encoder with teacher.path=RUN), or another kind of tokenizer, such as dvae"
-        )
     pair = statistics.parse(section.statistics, channels) if section.statistics else kind.own_statistics
     return kind(section, statistics.spread(pair, channels), jnp.dtype(dtype), channels)
 

@@ -29,7 +29,7 @@ from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import FrozenPart, Task, means, spec
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.tasks.token_classes import count_by_class, tcas
-from beit_jax.tasks.tokenizer_kinds import create_tokenizer
+from beit_jax.tasks.tokenizer_kinds import create_tokenizer, tokenizer_class
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 COLLAPSED = 0.05  # a perplexity of this fraction of the vocabulary
@@ -73,7 +73,7 @@ class TrainTokenizer(Task):
         if self.teacher is None:
             return {}
         path = self.config.teacher.path
-        return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored)}
+        return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored, grid=self.teacher.grid)}
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
@@ -148,10 +148,11 @@ class TrainTokenizer(Task):
     @property
     def report(self) -> Report:
         """See `Task.report`."""
+        kind = tokenizer_class(self.config.model.kind)
         return Report(
             "tokenizer",
             curves=(
-                Curve("loss", "eval/loss", self.tokenizer.loss_unit),
+                Curve("loss", "eval/loss", kind.loss_unit),
                 Curve("", "eval/perplexity", "codebook perplexity"),
             ),
             headlines=(
@@ -160,7 +161,7 @@ class TrainTokenizer(Task):
                 Headline("tcas", "TCAS, lower is better", form="{:.4f}"),
             ),
             metrics={
-                **self.tokenizer.metrics,
+                **kind.metrics,
                 "perplexity": "exp of the entropy of the token frequencies: how many codes are in use",
                 "perplexity_fraction": "perplexity over the size of the vocabulary",
                 "codes_used": "codes that occur in the evaluation set",

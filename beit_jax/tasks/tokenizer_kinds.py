@@ -54,6 +54,16 @@ def register_tokenizer(
     return add
 
 
+def tokenizer_class(kind: str) -> type[Tokenizer]:
+    """What a kind of tokenizer declares, such as its metrics, without a teacher, which may not be known.
+
+    Raises:
+      UserError: the kind is unknown.
+    """
+    tokenizer_kinds.KINDS.find(kind)
+    return _KINDS[kind]
+
+
 def create_tokenizer(
     section: ConfigDict,
     image_size: ImageSize,
@@ -78,7 +88,7 @@ def create_tokenizer(
       >>> jax.jit(tokenizer.targets)(params, tokenizer.zeros()).shape
       (1, 2, 2)
     """
-    tokenizer_kinds.KINDS.find(section.kind)
+    made = tokenizer_class(section.kind)
     if teacher is None and "features" in section:
         teacher = create_teacher(section.features, dtype, channels)
-    return _KINDS[section.kind](section, image_size, dtype, settings, teacher, channels)
+    return made(section, image_size, dtype, settings, teacher, channels)

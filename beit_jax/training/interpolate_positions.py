@@ -17,7 +17,7 @@ from beit_jax.errors import UserError
 from beit_jax.training.params import flatten, unflatten
 
 SHARED_TABLE, BLOCK_TABLE = "encoder/relative_position/table", "encoder/blocks/attn/relative_position/table"
-POSITIONS = "encoder/pos_embed"
+POSITIONS, DECODER_POSITIONS = "encoder/pos_embed", "decoder/pos_embed"  # the decoder is that of VQ-KD
 CLS_ROWS = 3  # at the end of a table
 METHODS = ("official", "timm", "hf")
 
@@ -38,7 +38,9 @@ def interpolate_positions(
         (tables linear over the same distances, positions bicubic with antialiasing) or "hf" (tables bilinear over even
         distances, positions bicubic), as these libraries do.
       grid: rows and columns of the model's patches; None for a square grid.
-      own_grid: of the checkpoint's patches; None for a square grid, or for another one of the model's own number.
+      own_grid: of the checkpoint's patches; None for a square grid.
+
+    Without both, positions of as many cells as the model needs stay as they are.
 
     Raises:
       UserError: a loaded grid that is not square and not given, or too small to be interpolated.
@@ -51,17 +53,19 @@ def interpolate_positions(
     if SHARED_TABLE in flat and BLOCK_TABLE in expected and SHARED_TABLE not in expected:
         table, depth = flat.pop(SHARED_TABLE), expected[BLOCK_TABLE].shape[0]
         flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
+
+    def stays(name: str) -> bool:
+        return not (grid or own_grid) and flat[name].shape[-2] == expected[name].shape[-2]
+
     for name in filter(same_width, (SHARED_TABLE, BLOCK_TABLE)):
-        if not grid and _same_rectangle(flat[name], expected[name], CLS_ROWS):
-            continue
-        sides = tuple(2 * side - 1 for side in grid) if grid else _square(expected[name].shape[-2] - CLS_ROWS)
-        old = tuple(2 * side - 1 for side in own_grid) if own_grid else None
-        flat[name] = _interpolated(flat[name], old, sides, CLS_ROWS, TABLES[method], cls_last=True)
-    if same_width(POSITIONS) and (grid or not _same_rectangle(flat[POSITIONS], expected[POSITIONS], 1)):
-        sides = grid or _square(expected[POSITIONS].shape[-2] - 1)
-        flat[POSITIONS] = _interpolated(
-            flat[POSITIONS], own_grid, sides, 1, POSITION_EMBEDDINGS[method], cls_last=False
-        )
+        if not stays(name):
+            sides = tuple(2 * side - 1 for side in grid) if grid else _square(expected[name].shape[-2] - CLS_ROWS)
+            old = tuple(2 * side - 1 for side in own_grid) if own_grid else None
+            flat[name] = _interpolated(flat[name], old, sides, CLS_ROWS, TABLES[method], cls_last=True)
+    for name in filter(same_width, (POSITIONS, DECODER_POSITIONS)):
+        if not stays(name):
+            sides = grid or _square(expected[name].shape[-2] - 1)
+            flat[name] = _interpolated(flat[name], own_grid, sides, 1, POSITION_EMBEDDINGS[method], cls_last=False)
     return unflatten(flat)
 
 
@@ -81,9 +85,6 @@ def _interpolated(
     cls_last: bool,
 ) -> Any:
     """A leaf `[..., old * old + cls_rows, c]` on a grid of other sides; rows of the class token keep their values."""
-    rows = leaf.shape[-2] - cls_rows
-    if old is None and math.isqrt(rows) ** 2 != rows == sides[0] * sides[1]:
-        return leaf  # of the same rectangle, as far as can be told
     old, (height, width) = old or _square(leaf.shape[-2] - cls_rows), sides
     if old == sides:
         return leaf
@@ -102,16 +103,10 @@ def _interpolated(
     return _change(leaf, (*leaf.shape[:-2], height * width + cls_rows, leaf.shape[-1]), interpolate)
 
 
-def _same_rectangle(leaf: Any, expected: Any, cls_rows: int) -> bool:
-    """Whether positions have as many cells as they should, and these are no square: nothing is to be done."""
-    cells = leaf.shape[-2] - cls_rows
-    return leaf.shape[-2] == expected.shape[-2] and math.isqrt(max(cells, 0)) ** 2 != cells
-
-
 def _square(cells: int) -> tuple[int, int]:
     side = math.isqrt(max(cells, 0))
     if side * side != cells:
-        raise UserError(f"found positions of {cells} cells, expected a square: only square grids can be interpolated")
+        raise UserError(f"found positions of {cells} cells, expected a square, or that its rows and columns are known")
     return side, side
 
 

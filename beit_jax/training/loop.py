@@ -19,6 +19,7 @@ from beit_jax.training.checkpoint_manager import Checkpoints
 from beit_jax.training.clock import Clock
 from beit_jax.training.loggers import open_loggers
 from beit_jax.training.loggers.background import BackgroundLogger
+from beit_jax.training.loggers.run_loggers import RunLoggers
 from beit_jax.training.memory_limit import MemoryLimit, find_limit
 from beit_jax.training.metrics import MetricWriter
 from beit_jax.training.metrics_window import MetricsWindow
@@ -51,6 +52,7 @@ class _Run:
     def __init__(self, experiment: "Experiment", at_end: contextlib.ExitStack):
         self.experiment, self.config, self.name = experiment, experiment.config, experiment.folder.name
         self.total = experiment.lengths.total
+        loggers = at_end.enter_context(RunLoggers(self._open_loggers))  # closed when the checkpoints are saved
         self.checkpoints = Checkpoints(experiment.folder, self.config.keep)
         at_end.callback(self.checkpoints.close)  # also after an error, which is reported when the last save has ended
         self.state, origin = initialize.starting_state(
@@ -69,7 +71,7 @@ class _Run:
         if self.step < self.total:
             limit, self.batches = find_limit(experiment.mesh), self._training_batches()
             self.compiled_step = self._compile(limit)
-        self.writer = MetricWriter(experiment.folder, self.step, is_main(), self._open_loggers)
+        self.writer = MetricWriter(experiment.folder, self.step, is_main(), loggers)
         at_end.callback(self.writer.close)
         self.watchdog = at_end.enter_context(Watchdog())
         self.window = MetricsWindow(self.config.max_bad_steps, self.checkpoints.meta.get("window"))

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from beit_jax import image_flags
 from beit_jax.errors import UserError
 from beit_jax.visualize import images
 from beit_jax.visualize.arguments import check_arguments
@@ -56,7 +57,7 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--size",
-        type=images.parse_size,
+        type=image_flags.parse_size,
         metavar="SIZE",
         help="H or HxW, in pixels, of the image that the model sees (default: the checkpoint's)",
     )
@@ -110,13 +111,13 @@ def run(settings: argparse.Namespace) -> None:
     """
     import numpy as np
 
-    from beit_jax.training.shown_bands import to_rgb
+    from beit_jax.tasks.shown_bands import to_rgb
     from beit_jax.visualize import attention, figures, loading
 
     encoder, params, image_size, preprocess = loading.load_encoder(settings.checkpoint, settings.size)
     is_rgb = preprocess.channels == 3 and not preprocess.max_value and not settings.image.endswith(".npy")
     picture = (
-        images.read_picture(settings.image, preprocess) if is_rgb else images.read_array(settings.image, preprocess)
+        images.read_picture(settings.image, preprocess) if is_rgb else images.read_pixels(settings.image, preprocess)
     )
     patch = encoder.patch_size
     grid = (image_size[0] // patch, image_size[1] // patch)

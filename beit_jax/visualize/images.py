@@ -1,6 +1,5 @@
 """Picture files in and out of the commands that show what a model does with one image."""
 
-import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +15,6 @@ from beit_jax.runtime.atomic_write import write_bytes
 from beit_jax.runtime.png import encode_png
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width out of `H` or `HxW`, for argparse."""
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a side in pixels or HEIGHTxWIDTH, such as 224x320")
-    return int(sides[0]), int(sides[-1])
 
 
 def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image:
@@ -46,6 +37,17 @@ def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
+
+
+def read_pixels(path: str, preprocess: ConfigDict) -> np.ndarray:
+    """float32 `[h, w, c]`, of which 1 is white, for a model that sees other than RGB: of an array, or a grey picture.
+
+    Raises:
+      UserError: see `read_array` and `read_picture`.
+    """
+    if path.endswith(".npy") or preprocess.channels != 1 or preprocess.max_value:
+        return read_array(path, preprocess)
+    return np.asarray(read_picture(path, preprocess).convert("L"), np.float32)[..., None] / 255
 
 
 def read_array(path: str, preprocess: ConfigDict) -> np.ndarray:

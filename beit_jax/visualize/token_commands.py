@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from beit_jax import image_flags
 from beit_jax.errors import UserError
 from beit_jax.models.image_size import sides
 from beit_jax.visualize import images
@@ -45,7 +46,7 @@ def add_parsers(commands: Any) -> None:
     tokens = _add_parser(commands, "tokens", "image -> tokens -> image, and the codebook", TOKENS)
     tokens.add_argument(
         "--size",
-        type=images.parse_size,
+        type=image_flags.parse_size,
         metavar="SIZE",
         help="H or HxW of the image, in pixels (default: the tokenizer's)",
     )

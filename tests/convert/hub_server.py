@@ -16,6 +16,7 @@ class Hub:
 
     def __init__(self):
         self.repositories, self.objects, self.requests, self.cut = {}, {}, [], []
+        self.moves = {}  # {file: (id, branch, files)}: what is committed once that file was read
         handler = type("Handler", (Handler,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -65,6 +66,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def handle_path(self):
         path = unquote(urlsplit(self.path).path)
+        if match := re.fullmatch(r"/refuse/(\d+)/(.*)", path):
+            return self.refuse(int(match[1]), "", match[2])
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
         if token not in ("", OWNER_TOKEN, READER_TOKEN) and not path.startswith("/objects/"):
@@ -168,6 +171,8 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
             self.close_connection = True
             return None
+        if self.command == "GET" and name in self.hub.moves:
+            self.hub.commit(*self.hub.moves.pop(name))
         return self.answer(206 if first else 200, headers=headers | {"Accept-Ranges": "bytes"}, body=data[first:])
 
 

@@ -1,11 +1,13 @@
 """The hub: pushed, and loaded elsewhere to the last bit; what it refuses is one line. The server is on loopback."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import tiny
 import yaml
@@ -15,8 +17,11 @@ from random_models import pretrained
 
 import beit_jax
 from beit_jax import config as configs
+from beit_jax.convert import hub as client
 from beit_jax.convert import pushing
+from beit_jax.data.sources import data_sets
 from beit_jax.errors import UserError
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 
 DIGEST = """
@@ -37,6 +42,17 @@ for name, given in json.loads(%r):
     except UserError as error:
         out.append(str(error))
 print(json.dumps(out))
+"""
+IMPORT = """
+import json
+from pathlib import Path
+from beit_jax import config as configs, foreign_weights
+from beit_jax.runtime.checkpoint_folder import find_checkpoint
+from beit_jax.training import checkpoint
+run, config = Path(%r), configs.defaults("pretrain")
+config.init_from = %r
+source = foreign_weights.import_sources(dict(one=config), dict(one=run), run)["one"].init_from
+print(json.dumps([source, configs.from_json(checkpoint.load_config(find_checkpoint(source))).task]))
 """
 
 
@@ -98,14 +114,16 @@ def test_pushed_and_loaded_elsewhere(hub, python, tmp_path):
     )
     here = python(DIGEST % (str(tmp_path / "source"), {}))
     assert python(DIGEST % (f"me/digits@{commit}", {"token": OWNER_TOKEN})) == here
-    # A later push in one file leaves no shard behind, and the branch moves.
+    # A later push in one file leaves no shard behind, but what no push wrote, and the branch moves.
+    others = {"pytorch_model.bin": b"1", "model_int8.safetensors": b"2", "model.onnx.json": b"3"}
+    hub.commit("me/digits", "new", others)
     push[-1] = "--revision=new"
     python(push, HF_TOKEN=OWNER_TOKEN)
     now = repository["commits"][repository["branches"]["new"]]
-    assert sorted(now) == ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
-    assert "error: the hub does not accept the token for me/digits (status 403); log in" in python(
-        push, 2, HF_TOKEN=READER_TOKEN
-    )
+    ours = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
+    assert sorted(now.keys() - others.keys()) == ours and others.keys() <= now.keys()
+    refused = "error: the hub refuses this for me/digits (status 403: You have no "
+    assert refused in python(push, 2, HF_TOKEN=READER_TOKEN)
 
 
 def test_names_and_revisions(hub, find, tmp_path):
@@ -141,6 +159,19 @@ def test_names_and_revisions(hub, find, tmp_path):
     assert "token has spaces" in found[9] and "secret" not in found[9]
 
 
+def test_a_run_starts_from_a_hub_id(hub, python, tmp_path):
+    files = written(tmp_path / "one", "pretrain")
+    hub.create("a/start", private=True)
+    hub.commit("a/start", "main", files)
+    code = IMPORT % (str(tmp_path / "run"), "a/start")
+    first = python(code, HF_TOKEN=READER_TOKEN)
+    hub.commit("a/start", "main", {"config.json": b"{}"})  # the branch moves
+    assert python(code, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path / "nothing")) == first
+    assert first[0].startswith(f"{tmp_path}/run/imported/a-start-") and first[1] == "pretrain"
+    for file in (file for file in (tmp_path / "run").rglob("*") if file.is_file()):
+        assert READER_TOKEN.encode() not in file.read_bytes()
+
+
 def test_private_and_gated(hub, find, tmp_path):
     files = written(tmp_path / "one")
     hub.create("a/private", private=True)
@@ -171,6 +202,52 @@ def test_without_the_hub(hub, find, tmp_path):
         assert reason in unknown and "\n" not in unknown
 
 
+def test_all_files_are_of_one_commit_of_a_branch_that_moves(hub, find, tmp_path):
+    files, later = written(tmp_path / "one", max_shard_size="20KB"), written(tmp_path / "two", max_shard_size="10KB")
+    hub.create("a/moving")
+    hub.commit("a/moving", "main", files)
+    hub.moves["model.safetensors.index.json"] = ("a/moving", "main", later)
+    (found,) = find(("a/moving@main", {}))
+    assert not hub.moves and found == sorted(files)
+
+
+def test_a_checkpoint_is_found_once(tmp_path, monkeypatch):
+    from beit_jax.convert import locate
+    from beit_jax.convert.opening import open_checkpoint
+
+    written(tmp_path / "one")
+    find, names = locate.local_path, []
+    monkeypatch.setattr(locate, "local_path", lambda name, *given: names.append(name) or find(name, *given))
+    assert open_checkpoint(str(tmp_path / "one")).config.task == "classify" and len(names) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "expected"),
+    [
+        (429, "Too many requests", "(status 429: Too many requests); wait some minutes"),
+        (400, "invalid licence", "(status 400: invalid licence); correct what it names"),
+        (403, "Private storage limit reached", "(status 403: Private storage limit reached); delete something of this"),
+        (409, "Conflict", "(status 409: Conflict); something else changes the repository"),
+        (412, "A commit has happened since", "something else changes the repository"),
+        (413, "Payload too large", "lower max_shard_size"),
+        (500, "oops", "the hub has an error of its own for a/b (status 500: oops); try again later"),
+    ],
+)
+def test_what_the_hub_refuses(hub, status, said, expected):
+    from huggingface_hub.utils import get_session, hf_raise_for_status
+
+    with pytest.raises(UserError) as error, client.explained("a/b", None, OWNER_TOKEN):
+        hf_raise_for_status(get_session().get(f"{hub.url}/refuse/{status}/{said}"), "commit")
+    assert expected in str(error.value) and "network" not in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told(number):
+    expected = pytest.raises(UserError, match=r"cannot be kept here .*; free some space, or set HF_HOME")
+    with expected, client.explained("a/b", None, None):
+        raise OSError(number, os.strerror(number))
+
+
 def test_interrupted_download_goes_on(hub, find, tmp_path):
     hub.create("a/large")
     files = {"config.json": b"{}", "model.safetensors": os.urandom(24 << 20)}  # the client keeps parts of 10 MiB
@@ -192,13 +269,15 @@ def test_every_task_is_published_to_the_last_bit(tmp_path, task):
     from beit_jax.training.params import digest
 
     config = tiny.config(task)
-    if "tokenizer" in config:
-        config.tokenizer.init_from = "/home/somebody/tokenizer"
+    for part, key in {"tokenizer": "init_from", "encoder": "init_from", "teacher": "path"}.items():
+        if part in config:
+            config[part][key] = "/home/somebody/run"
     config.data.update(dict(source="folder:/home/somebody/images", eval_ops="decode|resize(16)|keep('image')"))
-    params = jax.jit(create_task(config).init)(jax.random.key(1))
+    params = run_once(create_task(config).init, jax.random.key(1))
     checkpoint.save_params(tmp_path / "run", params, configs.to_json(config))
     published = pushing.write_published(tmp_path / "out", tmp_path / "run", "me/it", license="mit")
-    _, again, theirs = beit_jax.from_pretrained(tmp_path / "out") if task != "kmeans" else (0, *read(tmp_path / "out"))
+    model, again, theirs = beit_jax.from_pretrained(tmp_path / "out")
+    assert (model is None) == (task == "kmeans")  # which is no network
     assert digest(again) == digest(params)
     assert theirs.task == published.task and theirs.model.to_dict() == config.model.to_dict()
     texts = [path.read_text() for path in (tmp_path / "out").iterdir() if path.suffix in (".json", ".md")]
@@ -208,10 +287,99 @@ def test_every_task_is_published_to_the_last_bit(tmp_path, task):
     assert card["library_name"] == ("transformers" if task == "pretrain" else "beit_jax")
 
 
-def read(folder):
-    from beit_jax.convert.pretrained import read_pretrained
+@pytest.mark.parametrize("prefix", ["folder", *data_sets.PREFIXES])
+def test_nothing_of_the_machine_is_published(tmp_path, prefix):
+    _, params, config = pretrained("classify")
+    config = config.copy_and_resolve_references()
+    config.data.update(dict(source=f"{prefix}:/home/somebody/x", data_dir="/home/somebody", eval_ops="decode"))
+    config.update(dict(loggers=("wandb",), project="somebody", init_from="/home/somebody/run"))
+    beit_jax.save_pretrained(tmp_path / "run", params, config, format="beit_jax")
+    pushing.write_published(tmp_path / "out", tmp_path / "run", "me/it", license="mit", format="safetensors")
+    for file in ("README.md", "config.json"):
+        text = (tmp_path / "out" / file).read_text()
+        assert "somebody" not in text and "wandb" not in text and prefix + ":" not in text
 
-    return read_pretrained(str(folder))
+
+def test_evaluation_demands_the_part_that_is_not_published(tmp_path):
+    import jax
+
+    from beit_jax.convert import own_layout
+    from beit_jax.convert.opening import open_checkpoint
+    from beit_jax.training.params import flatten
+
+    for task, key in {"probe": "encoder.init_from", "pretrain": "tokenizer.init_from", "vqkd": "teacher.path"}.items():
+        config = tiny.config(task)
+        config.update_from_flattened_dict({key: "/home/somebody/run"})
+        config.data.eval_ops = "decode|resize(16)|keep('image')"
+        shapes = jax.eval_shape(create_task(config).init, jax.random.key(1))
+        zeros = {name: np.zeros(leaf.shape, leaf.dtype) for name, leaf in flatten(shapes).items()}
+        (tmp_path / task).mkdir()
+        own_layout.write(tmp_path / task, zeros, config, "5GB")
+        opened = open_checkpoint(str(tmp_path / task)).config
+        with pytest.raises(UserError, match=f"{key} is empty"):
+            configs.validate(opened)
+
+
+def test_card_of_a_converted_checkpoint_claims_no_data(tmp_path):
+    written(tmp_path / "foreign")
+    pushing.write_published(tmp_path / "out", tmp_path / "foreign", "me/it", license="mit")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "imagenet" not in text.lower() and "The images are not a published data set, or are not known." in text
+
+
+def test_card_names_the_revision(tmp_path):
+    written(tmp_path / "foreign")
+    cases = {"hf": 'from_pretrained("me/it", revision="small")', "timm": 'create_model("hf-hub:me/it@small"'}
+    for format, words in cases.items():
+        folder, given = tmp_path / format, dict(license="mit", revision="small", format=format)
+        pushing.write_published(folder, tmp_path / "foreign", "me/it", **given)
+        text = (folder / "README.md").read_text()
+        assert 'beit_jax.from_pretrained("me/it@small")' in text and words in text
+
+
+def test_snippet_of_a_tokenizer_runs(tmp_path, monkeypatch):
+    import re
+
+    import jax
+
+    from beit_jax.training import checkpoint
+
+    config = tiny.config("kmeans")
+    config.data.eval_ops = "decode|resize(16)|keep('image')"
+    params = run_once(create_task(config).init, jax.random.key(1))
+    checkpoint.save_params(tmp_path / "run", params, configs.to_json(config))
+    pushing.write_published(tmp_path / "out", tmp_path / "run", "me/km", license="mit")
+    (code,) = re.findall("```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").rename(tmp_path / "me-km")
+    found = {}
+    exec(code.replace("me/km", "me-km"), found)
+    tokens = found["tokenizer"].targets(found["params"], np.zeros((2, 16, 16, 3), np.float32))
+    assert tokens.shape == (2, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"task": "classify", "model": 3}, {"task": 3}, {"task": "classify"}, {"task": ["classify"]}, [], 3]
+)
+def test_a_damaged_config_is_told_in_one_line(tmp_path, settings):
+    written(tmp_path / "it", format="safetensors")
+    text = json.dumps({"library_name": "beit_jax", "config": settings})
+    (tmp_path / "it" / "config.json").write_text(text)
+    with pytest.raises(UserError) as error:
+        beit_jax.from_pretrained(tmp_path / "it")
+    assert all("config.json" in line and "\n" not in line for line in error.value.lines)
+
+
+def test_a_format_without_a_layout_is_refused_before_the_weights_are_read(tmp_path, monkeypatch):
+    _, params, config = pretrained("segment")
+    config = config.copy_and_resolve_references()
+    config.data.eval_ops = "decode"
+    beit_jax.save_pretrained(tmp_path / "run", params, config, format="beit_jax")
+    monkeypatch.setattr(pushing, "read_pretrained", lambda *args, **given: pytest.fail("weights are read"))
+    with pytest.raises(UserError, match="format='timm' has no layout"):
+        pushing.write_published(tmp_path / "out", tmp_path / "run", "me/it", license="mit", format="timm")
+    with pytest.raises(UserError, match="expected a number of bytes"):
+        pushing.write_published(tmp_path / "out", tmp_path / "run", "me/it", license="mit", max_shard_size="5")
 
 
 def test_card_of_a_run(tmp_path):

@@ -9,6 +9,7 @@ from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.convert import from_pretrained, names, safetensors_file
 from beit_jax.models.pixel_statistics import STATISTICS
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training.params import flatten
 
 
@@ -33,7 +34,7 @@ def test_as_many_tensors_as_the_official_code(variant, early_layer, shared_head,
 def test_round_trip(shared_head, tmp_path, capsys):
     config = tiny.config("pretrain")
     config.model.update(dict(variant="32x5x2/4", early_layer=2, shared_head=shared_head))
-    params = jax.jit(tasks.create_task(config).init)(jax.random.key(0))
+    params = run_once(tasks.create_task(config).init, jax.random.key(0))
     expected = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     tensors = names.to_layout(expected, "unilm", "pretrain") | names.buffers(expected, "unilm", "pretrain")
     safetensors_file.write_tensors(tmp_path / "v2.safetensors", tensors)
@@ -50,7 +51,7 @@ def test_round_trip(shared_head, tmp_path, capsys):
 def test_a_classifier_has_the_main_blocks_alone(tmp_path):
     config = tiny.config("pretrain")
     config.model.update(dict(early_layer=1))
-    params = jax.jit(tasks.create_task(config).init)(jax.random.key(0))
+    params = run_once(tasks.create_task(config).init, jax.random.key(0))
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     safetensors_file.write_tensors(tmp_path / "v2.safetensors", names.to_layout(flat, "unilm", "pretrain"))
     _, params, config = from_pretrained(tmp_path / "v2.safetensors", "classify", num_classes=3)

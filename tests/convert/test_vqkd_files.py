@@ -14,6 +14,7 @@ from beit_jax.convert import __main__ as convert
 from beit_jax.convert import from_pretrained, names, safetensors_file, save_pretrained
 from beit_jax.convert.teachers import load_teacher
 from beit_jax.errors import UserError
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training.params import flatten
 
 
@@ -61,7 +62,7 @@ def test_tensors_of_the_official_code():
 def stored(tmp_path):
     """A small tokenizer, as a checkpoint of its training stores it: path, parameters."""
     config = tiny.config("vqkd")
-    params = jax.jit(tasks.create_task(config).init)(jax.random.key(0))
+    params = run_once(tasks.create_task(config).init, jax.random.key(0))
     flat = {name: np.asarray(leaf) for name, leaf in flatten(params).items()}
     tensors = names.to_layout(flat, "unilm", "tokenizer") | names.buffers(flat, "unilm", "tokenizer")
     tensors |= {"teacher_model.ln_post.weight": np.ones(4, np.float32), "scaling_layer.shift": np.zeros(3, np.float32)}

@@ -7,6 +7,7 @@ import pytest
 
 from beit_jax.models import classifier, heads, vit
 from beit_jax.models.initializers import initializers
+from beit_jax.runtime.run_once import run_once
 
 CUT = 0.02 * 0.539560  # deviation of a normal of 0.02 cut at one deviation
 
@@ -17,7 +18,7 @@ def encoders():
 
     def init(scheme):
         encoder = vit.Encoder(192, 12, 3, 16, init_scheme=scheme, mask_token=True, absolute_positions=True)
-        return jax.jit(encoder.init)(jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
+        return run_once(encoder.init, jax.random.key(0), jnp.zeros((1, 224, 224, 3)))["params"]
 
     return {scheme: jax.tree.map(np.asarray, init(scheme)) for scheme in ("pretrain", "finetune")}
 
@@ -79,11 +80,11 @@ def test_heads():
     encoder = vit.Encoder(192, 1, 3, 4, mask_token=True)
     images = jnp.zeros((1, 8, 8, 3))
     model = heads.MaskedImageModel(encoder, vocab=1000)
-    kernel = np.asarray(jax.jit(model.init)(jax.random.key(0), images, None)["params"]["lm_head"]["kernel"])
+    kernel = np.asarray(run_once(model.init, jax.random.key(0), images, None)["params"]["lm_head"]["kernel"])
     np.testing.assert_allclose(kernel.std(), CUT, rtol=0.01)
     encoder = vit.Encoder(192, 1, 3, 4, init_scheme="finetune", final_norm=False)
     model = classifier.ImageClassifier(encoder, num_classes=1000)
-    params = jax.jit(model.init)(jax.random.key(0), images)["params"]
+    params = run_once(model.init, jax.random.key(0), images)["params"]
     np.testing.assert_allclose(np.asarray(params["head"]["kernel"]).std(), 2e-5, rtol=0.01)
     assert not np.any(params["head"]["bias"])
 

@@ -8,6 +8,7 @@ from beit_references import random_parameters
 
 from beit_jax.models import variants, vit
 from beit_jax.models.patch_aggregation import PatchAggregationModel
+from beit_jax.runtime.run_once import run_once
 
 
 def model(variant, early_layer, vocab=8192, shared_head=True, **fields):
@@ -36,7 +37,7 @@ def test_parameter_counts(made, expected, additional):
 def test_initial_values_are_those_of_the_official_model():
     """The additional blocks have PyTorch's default, the others are BEiT's; blocks 10 and 11 follow early layer 9."""
     made = model("768x1x12/16", 9, vocab=8)
-    params = jax.jit(made.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), None)["params"]
+    params = run_once(made.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), None)["params"]
     blocks = params["aggregation_blocks"]
     attention, mlp = blocks["attn"], blocks["mlp"]
 

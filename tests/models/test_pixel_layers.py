@@ -6,6 +6,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from beit_jax.models import pixel_layers, setr_pup, upernet, vit
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training import sharding
 
 
@@ -53,7 +54,7 @@ def test_heads_on_eight_devices_equal_one(head):
     rng = np.random.default_rng(0)
     contrast = np.arange(1, 9, dtype=np.float32)[:, None, None, None]
     images = contrast * rng.standard_normal((8, 16, 16, 3)).astype(np.float32)
-    params = jax.jit(model.init)(jax.random.key(0), images[:1])["params"]
+    params = run_once(model.init, jax.random.key(0), images[:1])["params"]
 
     def loss(params, images):
         (logits, auxiliary), sown = model.apply({"params": params}, images, train=True, mutable="updates")

@@ -7,6 +7,7 @@ import pytest
 
 from beit_jax.models import setr_pup, upernet, variants, vit
 from beit_jax.models.initializers import KAIMING, transposed_uniform
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training.params import flatten
 
 
@@ -39,7 +40,7 @@ def fresh(head):
         model = upernet.UperNet(**shared, layers=(0, 0, 1, 1), auxiliary_channels=32)
     else:
         model = setr_pup.SetrPup(**shared, auxiliary_layers=(0, 1))
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = run_once(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     return {name: np.asarray(leaf) for name, leaf in flatten(params).items() if not name.startswith("encoder/")}
 
 

@@ -6,6 +6,7 @@ import pytest
 from beit_jax.errors import UserError
 from beit_jax.models import setr_pup, variants, vit
 from beit_jax.models.pixel_layers import ConvNorm, resize
+from beit_jax.runtime.run_once import run_once
 
 
 def network(name="Micro/4", **fields):
@@ -41,7 +42,7 @@ def test_parameters_of_base(capsys):
 def small():
     model = network("32x3x2/8", num_classes=3, channels=8, auxiliary_layers=(0, 2), dropout=0.5)
     images = np.random.default_rng(0).standard_normal((2, 16, 32, 3)).astype(np.float32)
-    return model, jax.jit(model.init)(jax.random.key(0), images)["params"], images
+    return model, run_once(model.init, jax.random.key(0), images)["params"], images
 
 
 def test_resolutions(small):

@@ -8,6 +8,7 @@ import tiny
 from ml_collections import ConfigDict
 
 from beit_jax import tasks
+from beit_jax.runtime.run_once import run_once
 
 GRID, PATCH = 4, 4
 
@@ -34,8 +35,8 @@ def after_a_step(kind, **teacher):
     """The task, its parameters after a step, and the images of that step."""
     config = tiny.config(kind)
     made, pixels = tasks.create_task(config), images()
-    params = jax.jit(made.init)(jax.random.key(1))
-    frozen = {name: jax.jit(part.init)(jax.random.key(2)) for name, part in made.frozen_parts.items()}
+    params = run_once(made.init, jax.random.key(1))
+    frozen = {name: run_once(part.init, jax.random.key(2)) for name, part in made.frozen_parts.items()}
     metrics, new = jax.jit(made.loss)(params, frozen, {"image": pixels}, jax.random.key(3), jnp.int32(0))
     return made, {**params, **new}, frozen, pixels, metrics
 
@@ -95,4 +96,4 @@ def test_the_tokenizer_of_features_keeps_its_teacher():
 
 def test_random_codes_never_change():
     made, params, *_ = after_a_step("random_projection")
-    jax.tree.map(np.testing.assert_array_equal, params, jax.jit(made.init)(jax.random.key(1)))
+    jax.tree.map(np.testing.assert_array_equal, params, run_once(made.init, jax.random.key(1)))

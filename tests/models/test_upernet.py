@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from beit_jax.models import upernet, variants, vit
+from beit_jax.runtime.run_once import run_once
 
 
 def network(name="Micro/4", **fields):
@@ -36,7 +37,7 @@ def test_pooling_windows_cover_the_map():
 def small():
     model = network(num_classes=3, channels=8, layers=(0, 0, 1, 1), auxiliary_channels=4)
     images = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    return model, jax.jit(model.init)(jax.random.key(0), images)["params"], images
+    return model, run_once(model.init, jax.random.key(0), images)["params"], images
 
 
 @pytest.mark.slow

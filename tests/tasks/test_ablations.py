@@ -12,6 +12,7 @@ from beit_jax.config import validate
 from beit_jax.convert.saving import save_pretrained
 from beit_jax.errors import UserError
 from beit_jax.models import patch_pixels
+from beit_jax.runtime.run_once import run_once
 
 
 def made(name="pretrain", **changes):
@@ -21,9 +22,9 @@ def made(name="pretrain", **changes):
     config.update(changes)
     validate(config)
     task = tasks.create_task(config)
-    params = jax.jit(task.init)(jax.random.key(1))
+    params = run_once(task.init, jax.random.key(1))
     params["lm_head"]["kernel"] = 30 * params["lm_head"]["kernel"]  # so that predictions differ
-    frozen = {name: jax.jit(part.init)(jax.random.key(0)) for name, part in task.frozen_parts.items()}
+    frozen = {name: run_once(part.init, jax.random.key(0)) for name, part in task.frozen_parts.items()}
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 5).items()}
     return config, task, params, frozen, batch | {"valid": jnp.array([True, True, False, True, True])}
 

@@ -12,6 +12,7 @@ from tiny import config as tiny
 from beit_jax import config as configs
 from beit_jax import evaluate, tasks
 from beit_jax.errors import UserError
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import elbo
 from beit_jax.training import checkpoint
 
@@ -164,7 +165,7 @@ def test_the_command(tmp_path, capsys, in_the_checkout):
     """On digits: the same reconstruction and KL as the tokenizer's own evaluation, with the sign of the bound."""
     config = configs.load("configs/tokenizer.py:runlocal")
     config.data.source, config.batch_size = "digits", 64
-    params = jax.jit(tasks.create_task(config).init)(jax.random.key(0))
+    params = run_once(tasks.create_task(config).init, jax.random.key(0))
     checkpoint.save_params(tmp_path / "run", params, configs.to_json(config))
     numbers = []
     for flags in ([], ["--bound"]):

@@ -9,6 +9,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.models import dvae_tokenizer, tokenizer
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks.masked_modelling import masked_first
 from beit_jax.tasks.tokenizer import codebook_usage
 
@@ -46,8 +47,8 @@ def test_masks_larger_than_the_head_are_reported():
     task = tasks.create_task(config)
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 4).items()}
     batch |= {"mask": jnp.ones((4, 4, 4), bool), "valid": jnp.array([True, True, True, False])}
-    frozen = {"tokenizer": jax.jit(task.frozen_parts["tokenizer"].init)(jax.random.key(0))}
-    sums = jax.jit(task.measure)(jax.jit(task.init)(jax.random.key(1)), frozen, batch)
+    frozen = {"tokenizer": run_once(task.frozen_parts["tokenizer"].init, jax.random.key(0))}
+    sums = jax.jit(task.measure)(run_once(task.init, jax.random.key(1)), frozen, batch)
     assert float(sums["overflow"]) == 3 * (16 - 3)
     assert float(sums["loss"][1]) == 3 * 3
 
@@ -62,7 +63,7 @@ def test_majority_baseline():
 @pytest.mark.parametrize("broken", [0.0, jnp.nan])
 def test_constant_and_broken_logits_score_nothing(broken):
     task = tasks.create_task(tiny("classify"))
-    params = jax.tree.map(lambda leaf: leaf * 0.0, jax.jit(task.init)(jax.random.key(0)))
+    params = jax.tree.map(lambda leaf: leaf * 0.0, run_once(task.init, jax.random.key(0)))
     params["head"]["bias"] = params["head"]["bias"] + broken
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 4).items()} | {"valid": jnp.ones(4, bool)}
     sums = jax.jit(task.measure)(params, {}, batch)
@@ -71,7 +72,7 @@ def test_constant_and_broken_logits_score_nothing(broken):
 
 def test_padded_rows_count_nothing():
     task = tasks.create_task(tiny("classify"))
-    params = jax.jit(task.init)(jax.random.key(0))
+    params = run_once(task.init, jax.random.key(0))
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 8).items()}
     some = jnp.arange(8) < 5
     padded = jax.jit(task.measure)(params, {}, batch | {"valid": some})
@@ -84,7 +85,7 @@ def test_label_smoothing_is_the_official_mixture():
     config = tiny("classify")
     config.model.drop_path, config.label_smoothing = 0.0, 0.1
     task = tasks.create_task(config)
-    params = jax.jit(task.init)(jax.random.key(0))
+    params = run_once(task.init, jax.random.key(0))
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 4).items()}
     smoothed = jax.jit(task.loss)(params, {}, batch, jax.random.key(1), jnp.int32(0))[0]["loss"]
     plain = jax.jit(task.measure)(params, {}, batch | {"valid": jnp.ones(4, bool)})["loss"]
@@ -97,8 +98,8 @@ def test_a_tie_counts_against_the_model(name):
     """Where every class is as likely as every other, nothing is right: in pre-training as in classification."""
     config = tiny(name)
     task = tasks.create_task(config)
-    params = jax.tree.map(lambda leaf: leaf * 0.0, jax.jit(task.init)(jax.random.key(0)))
-    frozen = {part: jax.jit(made.init)(jax.random.key(0)) for part, made in task.frozen_parts.items()}
+    params = jax.tree.map(lambda leaf: leaf * 0.0, run_once(task.init, jax.random.key(0)))
+    frozen = {part: run_once(made.init, jax.random.key(0)) for part, made in task.frozen_parts.items()}
     batch = {key: jnp.asarray(values) for key, values in random_values(task.eval_spec(4), task).items()}
     sums = jax.jit(task.measure)(params, frozen, batch | {"valid": jnp.ones(4, bool)})
     right, count = sums["mlm_acc" if name == "pretrain" else "top1"]

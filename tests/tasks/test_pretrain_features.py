@@ -13,6 +13,7 @@ from batches import random_batch
 from beit_jax import tasks
 from beit_jax.config import validate
 from beit_jax.errors import UserError
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training.params import flatten
 
 
@@ -26,8 +27,8 @@ def config(source="average", **teacher):
 
 
 def parts(made, seed=1):
-    params = jax.jit(made.init)(jax.random.key(seed))
-    frozen = {name: jax.jit(part.init)(jax.random.key(2)) for name, part in made.frozen_parts.items()}
+    params = run_once(made.init, jax.random.key(seed))
+    frozen = {name: run_once(part.init, jax.random.key(2)) for name, part in made.frozen_parts.items()}
     return params, frozen, {name: jnp.asarray(rows) for name, rows in random_batch(made, 4).items()}
 
 

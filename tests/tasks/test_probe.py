@@ -11,6 +11,7 @@ from beit_jax import tasks
 from beit_jax.config.probe import chosen_layers
 from beit_jax.errors import UserError
 from beit_jax.models import vit
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks.encoder import layer_features
 from beit_jax.training.params import flatten, merge
 
@@ -39,8 +40,8 @@ def made(**changes):
 
 
 def prepared(task):
-    params = jax.jit(task.init)(jax.random.key(0))
-    frozen = {"encoder": jax.jit(task.frozen_parts["encoder"].init)(jax.random.key(1))}
+    params = run_once(task.init, jax.random.key(0))
+    frozen = {"encoder": run_once(task.frozen_parts["encoder"].init, jax.random.key(1))}
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 8).items()}
     return params, frozen, batch
 

@@ -10,6 +10,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.models.label_maps import IGNORE
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import segment
 from beit_jax.training import optimizer, sharding, train_step
 from beit_jax.training.evaluation import Evaluator
@@ -25,7 +26,7 @@ def made(request):
     config.model.layers = (0, 0, 1, 1)
     config.model.auxiliary_channels = 8
     task = tasks.create_task(config)
-    return config, task, jax.jit(task.init)(jax.random.key(0))
+    return config, task, run_once(task.init, jax.random.key(0))
 
 
 def device_batch(task, rows=8, seed=0):
@@ -138,6 +139,15 @@ def test_numbers_say_how_many_classes_and_pixels_count(made):
     found = made[1].summarize({"confusion": counts, "pixels": 32.0, "images": 2.0})
     assert (found["classes"], found["ignored"]) == (3, 0.75)
     assert found["miou"] == pytest.approx((3 / 7 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_pictures_have_three_channels(channels):
+    config = tiny("segment")
+    config.data.channels = channels
+    task = tasks.create_task(config)
+    shown = jax.eval_shape(task.pictures, jax.eval_shape(task.init, jax.random.key(0)), {}, task.eval_spec(2))
+    assert {picture.shape for picture in shown.values()} == {(2, 16, 16, 3)}
 
 
 @pytest.mark.parametrize("side", [16, 8])

@@ -10,6 +10,7 @@ from beit_jax.config import teacher as keys
 from beit_jax.errors import UserError
 from beit_jax.models import clip_vision
 from beit_jax.models.teacher import features_on_grid, resized
+from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import sharding
 
@@ -59,7 +60,7 @@ def test_a_teacher_is_frozen():
 
 def test_random_parameters_and_half_precision():
     teacher, _ = made("clip")
-    params = jax.jit(teacher.init)(jax.random.key(1))
+    params = run_once(teacher.init, jax.random.key(1))
     features = run(teacher, params, pixels())
     half = run(create_teacher(teacher.section, jnp.bfloat16), params, pixels())
     assert half.dtype == np.float32 and np.std(features) > 0.1

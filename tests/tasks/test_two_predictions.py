@@ -14,6 +14,7 @@ from beit_jax import tasks
 from beit_jax.config import validate
 from beit_jax.errors import UserError
 from beit_jax.models import block
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training.params import flatten
 
 DEPTH, EARLY, HEADS, PATCH, RATE = 3, 2, 2, 4, 0.3
@@ -41,7 +42,7 @@ def params(task):
 
 @pytest.fixture(scope="module")
 def frozen(task):
-    return {"tokenizer": jax.jit(task.tokenizer.init)(jax.random.key(1))}
+    return {"tokenizer": run_once(task.tokenizer.init, jax.random.key(1))}
 
 
 @pytest.fixture(scope="module")

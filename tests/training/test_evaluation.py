@@ -8,6 +8,7 @@ from tiny import config as tiny
 from beit_jax import tasks
 from beit_jax.data.in_memory import Examples
 from beit_jax.errors import UserError
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training import sharding
 from beit_jax.training.evaluation import Evaluator
 
@@ -26,9 +27,9 @@ def images():
 @pytest.mark.parametrize("name", ["classify", "probe"])
 def test_one_and_eight_devices_and_any_batch(images, name):
     task, results = tasks.create_task(tiny(name)), []
-    params = jax.jit(task.init)(jax.random.key(0))
+    params = run_once(task.init, jax.random.key(0))
     params = jax.tree.map(lambda leaf: leaf + 0.3 * jax.random.normal(jax.random.key(1), leaf.shape), params)
-    frozen = {part: jax.jit(made.init)(jax.random.key(1)) for part, made in task.frozen_parts.items()}
+    frozen = {part: run_once(made.init, jax.random.key(1)) for part, made in task.frozen_parts.items()}
     one_device = sharding.make_mesh(dict(data=1, fsdp=1, tensor=1), jax.devices()[:1])
     eight_devices = sharding.make_mesh(dict(data=2, fsdp=4, tensor=1))
     for mesh, batch_size in ((one_device, 43), (eight_devices, 16)):

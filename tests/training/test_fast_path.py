@@ -12,6 +12,7 @@ from beit_jax import config as configs
 from beit_jax import tasks
 from beit_jax.benchmarks import program, synthetic
 from beit_jax.models import attention, block, patch_embed
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training import optimizer, train_step
 
 STEPS, BATCH = 20, 8
@@ -23,7 +24,7 @@ def setting():
     config = program.complete_without_data(configs.load("configs/pretrain.py:runlocal"), "", dtype="float32")
     config.batch_size, config.model.drop_path = BATCH, 0.0
     task = tasks.create_task(config)
-    params, encode = jax.jit(task.tokenizer.init)(jax.random.key(2)), jax.jit(task.tokenizer.targets)
+    params, encode = run_once(task.tokenizer.init, jax.random.key(2)), jax.jit(task.tokenizer.targets)
     batches = [synthetic.synthetic_batch(ConfigDict({**config, "seed": seed}), task) for seed in range(STEPS)]
     tokens = [np.asarray(encode(params, batch["tokenizer_image"])) for batch in batches]
     return config, task, batches, tokens, optimizer.build_optimizer(config.optimizer, STEPS, 5)[0]
@@ -31,7 +32,7 @@ def setting():
 
 def losses(task, batches, tx):
     """Losses of the step that runs use, from the same start."""
-    frozen = {name: jax.jit(part.init)(jax.random.key(2)) for name, part in task.frozen_parts.items()}
+    frozen = {name: run_once(part.init, jax.random.key(2)) for name, part in task.frozen_parts.items()}
     state = jax.jit(lambda key: train_step.new_state(task, tx, key, ema=False))(jax.random.key(1))
     step = jax.jit(train_step.make_step(task, tx, 1, 0.0, False), donate_argnums=0)
     found = []
@@ -67,7 +68,7 @@ def plain(setting):
         stride = kernel.shape[:2]
         return jax.lax.conv_general_dilated(x, kernel, stride, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
-    params = jax.jit(task.init)(jax.random.key(1))
+    params = run_once(task.init, jax.random.key(1))
     moments, found = jax.jit(tx.init)(params), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "add_bias", jnp.add)

@@ -13,6 +13,7 @@ from beit_jax import tasks
 from beit_jax.data.in_memory import Examples
 from beit_jax.errors import UserError
 from beit_jax.experiment import STEP
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training import memory_advice, memory_check, memory_limit, sharding
 from beit_jax.training.evaluation import Evaluator
 from beit_jax.training.memory_estimate import estimated_bytes, largest_written
@@ -160,8 +161,8 @@ def test_evaluation_in_micro_batches_gives_the_same(shards):
         config = tiny("probe")
         config.optimizer.accumulate = accumulate
         task = tasks.create_task(config)
-        params = jax.jit(task.init)(jax.random.key(0))
-        frozen = {part: jax.jit(made.init)(jax.random.key(1)) for part, made in task.frozen_parts.items()}
+        params = run_once(task.init, jax.random.key(0))
+        frozen = {part: run_once(made.init, jax.random.key(1)) for part, made in task.frozen_parts.items()}
         with jax.set_mesh(mesh):
             results.append(Evaluator(task, mesh).run(params, frozen, Examples(images, 32)).numbers)
     assert results[0]["images"] == 43

@@ -10,6 +10,7 @@ from tiny import config as tiny
 
 from beit_jax import tasks
 from beit_jax.config import task_names
+from beit_jax.runtime.run_once import run_once
 from beit_jax.training import sharding
 from beit_jax.training.params import flatten
 
@@ -118,8 +119,8 @@ def test_whole_masks_and_padding_weigh_nothing():
     """The gathered loss equals the plain mean over masked patches of all logits."""
     config = tiny("pretrain")
     task = tasks.create_task(config)
-    params = jax.jit(task.init)(jax.random.key(3))
-    frozen = {"tokenizer": jax.jit(task.frozen_parts["tokenizer"].init)(jax.random.key(4))}
+    params = run_once(task.init, jax.random.key(3))
+    frozen = {"tokenizer": run_once(task.frozen_parts["tokenizer"].init, jax.random.key(4))}
     batch = {name: jnp.asarray(rows) for name, rows in random_batch(task, 8).items()}
     assert int(batch["mask"].sum(axis=(1, 2)).max()) <= config.num_masked
     sums = jax.jit(task.measure)(params, frozen, batch | {"valid": jnp.ones(8, bool)})

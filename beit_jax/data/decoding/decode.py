@@ -192,10 +192,17 @@ def describe_sizes(name: Any, found: Any, size: Any) -> tuple[Any, ...]:
 
 
 def decode_array(features: Features, decoding: Decoding = RGB) -> Features:
-    """Features with the pixels of `ARRAY` as `image`, see `array_pixels.decode_pixels`."""
-    pixels = decode_pixels(features[ARRAY], decoding.channels, decoding.max_value)
+    """Features with the pixels of `ARRAY` as `image`, see `array_pixels.decode_pixels`.
+
+    An image with numbers that are not finite cannot be read, see `replace_unreadable`; it is black.
+    """
+    stored = features[ARRAY]
     others = {key: value for key, value in replace_unreadable(features).items() if key != ARRAY}
-    return {**others, "image": pixels}
+    if stored.dtype.is_floating:
+        is_finite = tf.reduce_all(tf.math.is_finite(stored))
+        others[FAULT] = tf.where(is_finite, others[FAULT], "pixels that are NaN or infinite")
+        stored = tf.where(is_finite, stored, tf.zeros_like(stored))
+    return {**others, "image": decode_pixels(stored, decoding.channels, decoding.max_value)}
 
 
 def replace_unreadable(features: Features, channels: int = 3) -> Features:

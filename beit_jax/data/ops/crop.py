@@ -176,7 +176,7 @@ def decode_view(
         if ARRAY in features:
             features = decode_array(features)
             image = features["image"]
-            return _one_view(features, crop_box.crop(image, crop_box.random_box(seed, image, scale)), size)
+            return _one_view(features, crop_box.crop(image, crop_box.random_box(seed, image, scale, ratio)), size)
         if features["image"].dtype != tf.string or LABEL_MAP in features:
             raise UserError("decode_view: expected encoded images without label maps; use it instead of decode")
         features = replace_unreadable(features)

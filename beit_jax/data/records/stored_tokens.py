@@ -75,7 +75,7 @@ class StoredTokens:
         Raises:
           UserError: a value differs from that of the tokens, or there are no tokens.
         """
-        stored_key = self._read_key()
+        stored_key, key = self._read_key(), json.loads(json.dumps(key))  # JSON has no tuples
         differing = [name for name, value in key.items() if stored_key.get(name) != value]
         if differing:
             name = differing[0]

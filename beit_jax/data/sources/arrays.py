@@ -1,9 +1,10 @@
 """Data sets of named arrays: `image` and `label`, or `train_image`, `train_label`, `eval_image`, ... for splits."""
 
 import functools
+import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from beit_jax.errors import UserError
 
 ALIGNMENT = 64  # bytes: TensorFlow reads an array where it is if it begins at a multiple of these
 IMAGE, LABEL, CLASS_NAMES = "image", "label", "class_names"
+READ = re.compile(rf"(?:\w+_)?(?:{IMAGE}|{LABEL})|{CLASS_NAMES}")  # names of arrays that are read; others do not count
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 EXPECTED = "image [n, h, w, c] and label [n], or NAME_image and NAME_label for each split NAME, such as train_image"
 
 
@@ -40,17 +43,18 @@ class Arrays:
 
     Args:
       path: of the file or the folder.
-      arrays: those in it, by name. Names that are none of `EXPECTED` do not count, but for `class_names` `[k]`: texts.
+      arrays: those in it whose names `READ` matches; `class_names` `[k]` are texts.
+      others: names of the other arrays in it.
 
     Raises:
       UserError: there are no images, or what is called so are none.
     """
 
-    def __init__(self, path: str, arrays: Mapping[str, NamedArray]):
+    def __init__(self, path: str, arrays: Mapping[str, NamedArray], others: Sequence[str] = ()):
         self._path, self._arrays = path, arrays
         names = [match[1] or "" for match in map(re.compile(rf"(?:(\w+)_)?{IMAGE}").fullmatch, arrays) if match]
         if not names:
-            found = f"the arrays {listed(sorted(arrays))}" if arrays else "no arrays"
+            found = f"the arrays {listed(sorted([*arrays, *others]))}" if arrays or others else "no arrays"
             raise UserError(f"{path} has {found}; expected {EXPECTED}")
         if "" in names and REFERENCE in names:
             raise UserError(f"{path} has both {IMAGE} and {REFERENCE}_{IMAGE}, the same split; keep one of them")
@@ -58,6 +62,17 @@ class Arrays:
         self.splits = tuple(sorted(self._prefixes, key=lambda name: (name != REFERENCE, name)))
         for name in self.splits:
             self._images(name)
+        self._check_no_labels_are_lost()
+
+    def _check_no_labels_are_lost(self) -> None:
+        """Raises UserError for the labels of a split that has no images, while images have no labels."""
+        bare = [name for name in self._prefixes.values() if f"{name}{LABEL}" not in self._arrays]
+        for prefix in ("", f"{REFERENCE}_"):
+            if bare and prefix not in self._prefixes.values() and f"{prefix}{LABEL}" in self._arrays:
+                raise UserError(
+                    f"{self._path} has {prefix}{LABEL}, but no {prefix}{IMAGE}; call the labels of {bare[0]}{IMAGE} "
+                    f"{bare[0]}{LABEL}"
+                )
 
     def examples(self, split: str) -> Examples:
         """See `DataSet`."""
@@ -65,8 +80,8 @@ class Arrays:
         labels = self._labels(split, len(names))
         if labels is None:
             return Examples(images, images.shape[0], None, 1, (), images.digest)
-        reference = self._labels(REFERENCE, len(names)) if REFERENCE in self.splits else labels
-        classes = len(names) or count_classes(reference)
+        reference = self._labels(REFERENCE, len(names)) if REFERENCE in self.splits else None
+        classes = len(names) or count_classes(labels if reference is None else reference)
         labels = self._labels(split, classes)
         digest = functools.partial(_digest, images, labels)
         return Examples(images, images.shape[0], labels, classes, names, digest)
@@ -116,14 +131,25 @@ def _digest(images: ArrayImages, labels: np.ndarray) -> Any:
     return images.digest(), labels.tobytes()
 
 
-def check_header(where: str, shape: tuple[int, ...], fortran_order: bool, dtype: np.dtype) -> None:
-    """
+def read_header(file: BinaryIO, where: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of the array that a file in NumPy's format holds; its numbers follow.
+
     Raises:
-      UserError: an array of this header is not read.
+      UserError: it is none, or one that is not read.
     """
+    try:
+        shape, fortran_order, dtype = HEADERS[np.lib.format.read_magic(file)](file)
+    except (ValueError, KeyError) as error:
+        raise UserError(f"{where} is no array of NumPy ({error}); save it again with NumPy") from error
     if dtype.hasobject:
         raise UserError(f"{where} holds Python objects, which could run code; save an array of numbers")
     if fortran_order and len(shape) > 1:
         raise UserError(f"{where} is stored column by column; save np.ascontiguousarray of it")
     if not dtype.isnative and dtype.kind != "U":
         raise UserError(f"{where} has the byte order of another kind of machine; save it again on this one")
+    return shape, dtype
+
+
+def count_bytes(shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """Of an array."""
+    return math.prod(shape) * dtype.itemsize

@@ -6,16 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from beit_jax.data.sources.examples import REFERENCE, DataSet, Examples
+from beit_jax.data.sources.hf import open_hf
 from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.npy import open_npy
 from beit_jax.data.sources.npz import open_npz
 from beit_jax.data.sources.slices import parse_split
+from beit_jax.data.sources.tars import open_tars
 from beit_jax.errors import UserError
 
 # What is written behind each prefix, and how it is opened.
 PREFIXES: dict[str, tuple[str, Callable[[str], DataSet]]] = {
     "npz": ("FILE", open_npz),
     "npy": ("FOLDER", open_npy),
+    "tars": ("FOLDER", open_tars),
+    "hf": ("FOLDER", open_hf),
 }
 HELD_OUT = (
     "validation",
@@ -83,8 +87,13 @@ def select(source: str, split: str) -> Examples:
     return examples._replace(chosen=np.sort(chosen).astype(np.int64))
 
 
-def check_labelled(source: str, split: str) -> None:
+def check_labelled(source: str, split: str, *, may_lack: bool = False) -> None:
     """Checks that the images of a split have classes to tell apart.
+
+    Args:
+      source: a data set with a prefix.
+      split: of it.
+      may_lack: whether some labels may be unknown, as where examples are chosen by their labels.
 
     Raises:
       UserError: they have none.
@@ -93,6 +102,12 @@ def check_labelled(source: str, split: str) -> None:
     if examples.labels is None:
         raise UserError(
             f"the images of '{split}' have no labels; give them labels (tokenizers, pre-training need none)"
+        )
+    unknown = int((examples.chosen_labels < 0).sum())
+    if unknown and not may_lack:
+        raise UserError(
+            f"{unknown} of the {len(examples.positions)} images of '{split}' have the label -1, so that their class is "
+            "not known; leave them out of the split (tokenizers, pre-training take them, with knn.k=0)"
         )
     if examples.num_classes < 2:
         raise UserError(f"the images of '{split}' are all of one class; expected at least two classes to tell apart")

@@ -40,6 +40,11 @@ class ListedSource(Permuted):
         image = read_file(image) if self._in_files else image
         return {"image": image, "label": self._labels[raw], ID: self._ids[raw]}
 
+    @property
+    def first_path(self) -> bytes | None:
+        """Of the first image in the order of the list; None of images in memory."""
+        return self._images[0].numpy() if self._in_files and self.num_examples else None
+
     def labels(self) -> np.ndarray:
         """See `Source`."""
         return self._labels.numpy()

@@ -7,12 +7,12 @@ import zlib
 
 import numpy as np
 
-from beit_jax.data.sources.arrays import ALIGNMENT, Arrays, NamedArray, check_header
+from beit_jax.data.sources.arrays import ALIGNMENT, READ, Arrays, NamedArray, count_bytes, read_header
 from beit_jax.errors import UserError
 from beit_jax.runtime.host_memory import available_bytes
 
 SUFFIX = ".npy"  # of the members
-READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+PIECE = 2**24  # bytes that are decompressed at a time: as many are in memory a second time
 
 
 def open_npz(path: str) -> Arrays:
@@ -27,22 +27,19 @@ def open_npz(path: str) -> Arrays:
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if info.filename.endswith(SUFFIX)]
-            arrays = {info.filename.removesuffix(SUFFIX): _read_header(path, archive, info) for info in members}
+            names = {info.filename.removesuffix(SUFFIX): info for info in members}
+            arrays = {name: _read_header(path, archive, info) for name, info in names.items() if READ.fullmatch(name)}
     except (OSError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise _damaged(path, error) from error
-    return Arrays(path, arrays)
+    return Arrays(path, arrays, [name for name in names if name not in arrays])
 
 
 def _read_header(path: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> NamedArray:
     name = info.filename.removesuffix(SUFFIX)
     where = f"{name} of {path}"
     with archive.open(info) as member:
-        try:
-            shape, fortran_order, dtype = READERS[np.lib.format.read_magic(member)](member)
-        except (ValueError, KeyError) as error:
-            raise UserError(f"{where} is no array of NumPy; save it again with np.savez") from error
-        size = member.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize
-    check_header(where, shape, fortran_order, dtype)
+        shape, dtype = read_header(member, where)
+        size = member.tell() + count_bytes(shape, dtype)
     if size != info.file_size:
         raise UserError(f"{where} has {info.file_size} bytes, expected {size} by its header; save it again")
     status = os.stat(path)
@@ -54,10 +51,10 @@ def _read_header(path: str, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
 def _load(path: str, name: str, size: int, changed: int) -> np.ndarray:
     try:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}{SUFFIX}") as member:
-            shape, _, dtype = READERS[np.lib.format.read_magic(member)](member)
-            array = _aligned(shape, dtype, f"{name} of {path}")
+            where = f"{name} of {path}"
+            array = _aligned(*read_header(member, where), where)
             data, done = memoryview(array.reshape(-1).view(np.uint8)), 0
-            while count := member.readinto(data[done:]):
+            while count := member.readinto(data[done : done + PIECE]):
                 done += count
             if done < array.nbytes:
                 raise EOFError(f"{done} of {array.nbytes} bytes")
@@ -69,7 +66,7 @@ def _load(path: str, name: str, size: int, changed: int) -> np.ndarray:
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype, where: str) -> np.ndarray:
     """An array in memory that TensorFlow can use as it is."""
-    size, free = int(np.prod(shape, dtype=object)) * dtype.itemsize, available_bytes()
+    size, free = count_bytes(shape, dtype), available_bytes()
     if free is not None and size > free:
         raise UserError(
             f"{where} takes {size / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} GiB are free; write each array "

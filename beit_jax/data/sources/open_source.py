@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from beit_jax.data.sources import data_sets, image_label_pairs
 from beit_jax.data.sources.folder import list_folder, list_pairs
-from beit_jax.data.sources.indexed import IndexedSource
+from beit_jax.data.sources.indexed import IndexedSource, open_examples
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.shard_files import check_files
@@ -74,7 +74,7 @@ def _open_folder(folder: str, split: str) -> ListedSource:
 @functools.lru_cache(maxsize=4)
 def _open_data_set(name: str, split: str) -> IndexedSource:
     """A split of a user's own data set, opened once, as the files of a folder are listed once."""
-    return IndexedSource(data_sets.select(name, split))
+    return open_examples(data_sets.select(name, split))
 
 
 def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:

@@ -1,12 +1,15 @@
 """What all sources with random access have in common: the order of every epoch is a full permutation."""
 
+from typing import Self
+
+import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.sources.source import Shard
 
 
 class Permuted:
-    """The order of the elements of a `Source`; subclasses set `num_examples`."""
+    """The order of the elements of a `Source`; subclasses set `num_examples` and define `take`."""
 
     num_examples: int
 
@@ -19,3 +22,7 @@ class Permuted:
         # A real permutation: the cheaper index_shuffle is far from even for the few labelled examples of a task.
         order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), epoch]))
         return tf.data.Dataset.from_tensor_slices(order[shard.index + start * shard.count :: shard.count])
+
+    def sample(self, most: int) -> Self:
+        """See `Source`. Evenly spread: files are often sorted by their classes."""
+        return self.take(np.arange(most) * self.num_examples // most)

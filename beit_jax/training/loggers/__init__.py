@@ -1,5 +1,6 @@
 """Services that show the log of a run, beside its own files."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,12 @@ from ml_collections import ConfigDict
 from beit_jax.config.loggers import LOGGERS
 from beit_jax.config.serialization import flatten
 from beit_jax.training.loggers.background import BackgroundLogger
-from beit_jax.training.loggers.logger import LoggedRun, Logger
+from beit_jax.training.loggers.logger import LoggedRun, Logger, Status
 from beit_jax.training.loggers.mlflow_logger import MlflowLogger
 from beit_jax.training.loggers.trackio_logger import TrackioLogger
 from beit_jax.training.loggers.wandb_logger import WandbLogger
 
-__all__ = ["LoggedRun", "Logger", "create_logger", "open_loggers", "register_logger"]
+__all__ = ["LoggedRun", "Logger", "Status", "create_logger", "open_loggers", "register_logger"]
 
 _LOGGERS: dict[str, type[Logger]] = {"wandb": WandbLogger, "trackio": TrackioLogger, "mlflow": MlflowLogger}
 
@@ -35,7 +36,7 @@ def open_loggers(
     path = folder.resolve()
     group = path.parent.name if stage else ""
     run = LoggedRun(path, f"{group}/{path.name}" if group else path.name, group, config.project, flatten(config))
-    return [BackgroundLogger(name, create_logger(name), run, past) for name in config.loggers]
+    return [BackgroundLogger(name, functools.partial(create_logger, name), run, past) for name in config.loggers]
 
 
 def create_logger(name: str) -> Logger:

@@ -1,6 +1,7 @@
 """What a logger is: the log of one run at a service, such as Weights & Biases."""
 
 import dataclasses
+import enum
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,14 @@ from typing import Any
 import numpy as np
 
 from beit_jax.tasks.report import Table
+
+
+class Status(enum.Enum):
+    """How a run has ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"  # by a signal; the same command continues it
+    FAILED = "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,8 +52,9 @@ class Logger:
         that before a kill is logged again, and a service that does not compare steps then has it twice.
 
     All methods but `load` are called from one thread that does nothing else: they may take as long as they like. They
-    may raise whatever they like: what was not logged is tried again later, and the training goes on meanwhile. Keys,
-    tokens and addresses of a service belong into its own environment variables or files, never into the config.
+    may raise whatever they like: what was not logged is tried again later, and the training goes on meanwhile. What
+    fails while a later thing succeeds is left out. Keys, tokens and addresses of a service belong into its own
+    environment variables or files, never into the config.
 
     Examples:
       >>> from beit_jax.training.loggers import Logger
@@ -68,14 +78,15 @@ class Logger:
         """
 
     def start(self, run: LoggedRun, run_id: str | None) -> str:
-        """Begins the log, or goes on with an earlier one.
+        """Begins the log, or goes on with an earlier one; called again if it raises, and must not begin two logs then.
 
         Args:
           run: that is logged.
-          run_id: what `start` returned when the run began; None at the first start.
+          run_id: what `start` returned when the run began; None at the first start, and in a new project.
 
         Returns:
-          The identifier of the log at the service. If it is another one than `run_id`, all lines are logged again.
+          The identifier of the log at the service. If it is another one than `run_id`, such as where the service has
+          that log no longer, all lines are logged again.
         """
         raise NotImplementedError
 
@@ -96,5 +107,5 @@ class Logger:
     def log_tables(self, step: int, tables: Mapping[str, Table]) -> None:
         """Logs tables by name, before the numbers of the same step."""
 
-    def close(self) -> None:
-        """Ends the log; it may be continued later."""
+    def close(self, status: Status) -> None:
+        """Ends the log; it may be continued later. Called once after `start`, also if something could not be logged."""

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from beit_jax.tasks.report import Table
-from beit_jax.training.loggers.logger import LoggedRun, Logger
+from beit_jax.training.loggers.logger import LoggedRun, Logger, Status
 
 
 class TrackioLogger(Logger):
     """See `Logger`. The library finds a run again by its name, which therefore ends with a random number."""
 
     def __init__(self) -> None:
+        self._suffix = secrets.token_hex(3)  # one for all attempts to start
         self._more: dict[str, Any] = {}  # pictures and tables, which are logged with the numbers of their step
 
     def load(self) -> None:
@@ -25,7 +26,7 @@ class TrackioLogger(Logger):
         """See `Logger.start`."""
         import trackio
 
-        run_id = run_id or f"{run.name}-{secrets.token_hex(3)}"
+        run_id = run_id or f"{run.name}-{self._suffix}"
         self._run = trackio.init(
             project=run.project,
             name=run_id,
@@ -45,8 +46,8 @@ class TrackioLogger(Logger):
 
     def log_scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger.log_scalars`."""
-        self._run.log({**values, **self._more}, step=step)
-        self._more = {}
+        more, self._more = self._more, {}  # which may be what the library refuses: the next attempt is without
+        self._run.log({**values, **more}, step=step)
 
     def log_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """See `Logger.log_pictures`."""
@@ -63,6 +64,6 @@ class TrackioLogger(Logger):
             frame = pandas.DataFrame(table.rows, columns=table.columns)
             self._more[f"tables/{name}"] = trackio.Table(dataframe=frame)
 
-    def close(self) -> None:
+    def close(self, status: Status) -> None:
         """See `Logger.close`."""
         self._run.finish()

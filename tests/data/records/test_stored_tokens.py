@@ -14,7 +14,7 @@ from beit_jax.data.records.stored_tokens import StoredTokens, mean_level
 from beit_jax.errors import UserError
 
 OPS = "decode|flip_lr|two_views(12, 8)|normalize|map_pixels|blockwise_mask(5, 2, 4)"
-KEY = {"seed": 3, "data.ops": OPS}
+KEY = {"seed": 3, "data.ops": OPS, "image size of the tokenizer": (16, 32)}
 BATCH, STEPS = 12, 13
 
 

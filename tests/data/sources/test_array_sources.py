@@ -1,10 +1,13 @@
 """Arrays as data sets: `npz:FILE` and `npy:FOLDER`, through the pipeline and its checks."""
 
 import re
+import resource
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -12,7 +15,8 @@ from beit_jax import config as configs
 from beit_jax import local_files
 from beit_jax.data import fingerprint, pipeline
 from beit_jax.data.common_images import count_common
-from beit_jax.data.sources import data_sets
+from beit_jax.data.decoding.array_pixels import decode_pixels
+from beit_jax.data.sources import data_sets, npy, npz
 from beit_jax.data.sources.folder import list_folder
 from beit_jax.errors import UserError
 
@@ -118,12 +122,12 @@ def test_the_views_of_files_and_of_arrays_are_the_same(tmp_path):
     # Random draws depend on the position: the arrays have the order of the files, a hash of their names.
     order = [int(path.split("/")[-1][0]) for path in list_folder(str(tmp_path / "files"), "train").paths]
     arrays = write(tmp_path, "npz", {"image": pixels[order]})
-    for ops in ("decode_view(16, 0.4)", "decode|two_views(16, 8)|flip_lr"):
+    for ops in ("decode_view(16, 0.4)", "decode_view((16, 48), 0.4)", "decode|two_views(16, 8)|flip_lr"):
         views = []
         for source in (f"folder:{tmp_path / 'files'}", arrays):
             data = section(source, split="train", eval_split="train", eval_ops=ops)
             views.append(next(iter(pipeline.make_eval(data, batch_size=4)))["image"])
-        assert views[0].shape == (4, 16, 16, 3) and np.array_equal(*views)
+        assert views[0].shape[:2] == (4, 16) and np.array_equal(*views)
 
 
 WRONG = [
@@ -136,7 +140,9 @@ WRONG = [
     ({"image": np.zeros((2, 5, 5, 3), np.uint8), "label": np.array([0, np.nan])}, r"1 labels that are NaN"),
     ({"image": np.zeros((2, 5, 5, 3), np.uint8), "label": np.array([0, -2])}, r"has the label -2"),
     ({"image": np.zeros((2, 5, 5, 3), np.uint8), "label": np.array([0, None])}, r"holds Python objects"),
+    ({"image": np.zeros((3, 5, 5, 3), np.uint8), "label": np.array([0, -1, 1])}, r"1 of the 3 images of 'train' have"),
     ({"image": np.zeros((2, 5, 5, 3), np.uint8)}, r"have no labels"),
+    ({"train_image": np.zeros((2, 5, 5, 3), np.uint8), "label": np.arange(2)}, r"has label, but no image; call the"),
     ({"image": np.zeros((2, 5, 5, 3), np.uint8), "label": np.zeros(2, int)}, r"all of one class"),
     (
         {"image": np.zeros((2, 5, 5, 3), np.uint8), "train_image": np.zeros((2, 5, 5, 3), np.uint8)},
@@ -156,6 +162,48 @@ def check_refused(source, message):
     with pytest.raises(UserError, match=message) as error:
         local_files.check_data(config)
     assert all("\n" not in line for line in error.value.lines)
+
+
+def test_unknown_labels_are_left_out_where_examples_are_chosen_by_their_labels(tmp_path, kind):
+    arrays = make_arrays() | {"label": np.where(np.arange(60) % 2, -1, np.arange(60) // 10)}
+    config = configs.defaults("classify")
+    config.data.update(dict(source=write(tmp_path, kind, arrays), split="train", labels="2 per class"))
+    local_files.check_data(config, ["split"])
+    assert pipeline.info(config.data).num_examples == 12
+    config.data.labels = "all"
+    with pytest.raises(UserError, match="30 of the 60 images of 'train' have the label -1"):
+        local_files.check_data(config, ["split"])
+
+
+def test_other_arrays_do_not_count(tmp_path, kind):
+    others = {"names": np.array(["a", None]), "weights": np.asfortranarray(np.eye(3)), "coarse_label": np.arange(2.0)}
+    local_files.check_data(ConfigDict(dict(data=section(write(tmp_path, kind, make_arrays() | others)))))
+
+
+def test_labels_of_the_evaluation_alone(tmp_path, kind):
+    train, held_out = make_arrays(), make_arrays(20)
+    arrays = {"train_image": train["image"], "eval_image": held_out["image"], "eval_label": held_out["label"]}
+    source = write(tmp_path, kind, arrays)
+    assert (
+        pipeline.classes(section(source), "eval").number == 2 and pipeline.classes(section(source), "train").number == 1
+    )
+
+
+def test_images_that_are_not_finite_are_named(tmp_path):
+    image = np.zeros((8, 6, 8, 3), np.float32)
+    image[5, 0, 0, 0] = np.nan
+    source = write(tmp_path, "npy", {"image": image})
+    data = section(source, split="train", eval_split="train", eval_ops="decode(max_value=1.0)", max_bad_fraction=0.5)
+    log = tmp_path / "unreadable.txt"
+    batches = list(pipeline.make_eval(data, batch_size=4, log=log))
+    assert [batch["valid"].sum() for batch in batches] == [4, 3]
+    assert all(np.isfinite(batch["image"]).all() for batch in batches)
+    assert re.search(r"image.npy\[5\].*pixels that are NaN or infinite", log.read_text())
+
+
+def test_the_axis_of_the_channels_is_looked_for():
+    with pytest.raises(UserError, match=r"found images with 64 channels and data.channels=13.*: move the axis"):
+        decode_pixels(tf.zeros([13, 64, 64], tf.uint8), 13)
 
 
 def test_damaged_files_are_refused(tmp_path):
@@ -210,3 +258,43 @@ def test_maps_take_no_memory(tmp_path):
     data = section(f"npy:{tmp_path}", split="train", eval_split="train", eval_ops="decode|resize(8)")
     seen = sum(len(batch["image"]) for batch in pipeline.make_eval(data, batch_size=50))
     assert seen == rows and private_memory() - before < 100
+
+
+@pytest.fixture
+def larger_than_the_memory(tmp_path):
+    """An array of 2 TiB, all zeros, in a file that takes a few kilobytes."""
+    with open(tmp_path / "image.npy", "wb") as file:
+        header = dict(descr="|u1", fortran_order=False, shape=(2**15, 2**13, 2**13, 1))
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 2**41)
+    return tmp_path
+
+
+def test_an_array_may_be_larger_than_the_memory(larger_than_the_memory):
+    images = npy.open_npy(str(larger_than_the_memory)).examples("train").images
+    assert images.load()[-1, -1, -1, 0] == 0
+    tracemalloc.start()
+    images.digest()
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_too_little_address_space_is_no_damage(larger_than_the_memory):
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2**40, limits[1]))
+    try:
+        with pytest.raises(
+            UserError, match=r"cannot be mapped: 2048.0 GiB are more than the system lets a process map"
+        ):
+            npy.open_npy(str(larger_than_the_memory))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_a_member_is_decompressed_in_pieces(tmp_path):
+    np.savez(tmp_path / "data.npz", image=np.zeros((40, 2**20, 1, 1), np.uint8))
+    images = npz.open_npz(str(tmp_path / "data.npz")).examples("train").images
+    tracemalloc.start()
+    assert images.load().sum() == 0
+    assert tracemalloc.get_traced_memory()[1] < 40 * 2**20 + 3 * npz.PIECE
+    tracemalloc.stop()

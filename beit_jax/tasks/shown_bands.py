@@ -6,26 +6,38 @@ from typing import Any
 import numpy as np
 
 
-def to_rgb(images: np.ndarray, bands: Sequence[int] = ()) -> np.ndarray:
+def chosen(channels: int, bands: Sequence[int] = ()) -> list[int]:
+    """Three channels, or the same one three times, counted from 0.
+
+    Args:
+      channels: of the images.
+      bands: one channel or three, counted from 1 (`data.bands`); those that are not there count as the last one. Empty:
+        the first three, or the first.
+    """
+    named = tuple(bands) or (range(1, 4) if channels >= 3 else (1,))
+    return [min(band, channels) - 1 for band in named] * (3 // len(named))
+
+
+def to_rgb(images: np.ndarray, bands: Sequence[int] = (), beside: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Pictures `[b, h, w, 3]` in [0, 1] of `[b, h, w, c]`.
 
     RGB stays as it is, unless `bands` choose. One channel is shown as grey, as it is. Of others, the contrast of each
-    shown channel is stretched over all pictures, since numbers of satellites and microscopes are mostly small.
+    shown channel is stretched, since numbers of satellites and microscopes are mostly small: of all pictures alike.
 
     Args:
       images: c channels, in [0, 1].
-      bands: one channel or three, counted from 1 (`data.bands`); those that are not there count as the last one. Empty:
-        the first three, or the first.
+      bands: see `chosen`.
+      beside: other pictures of c channels with which these are compared, such as reconstructions.
     """
     channels = images.shape[-1]
     if channels == 3 and not bands:
         return images
-    chosen = tuple(bands) or (range(1, 4) if channels >= 3 else (1,))
-    shown = images[..., [min(band, channels) - 1 for band in chosen]].astype(np.float32)
+    shown, *others = (pictures[..., chosen(channels, bands)].astype(np.float32) for pictures in (images, *beside))
     if channels > 3 or channels == 2:
-        low, high = shown.min(axis=(0, 1, 2)), shown.max(axis=(0, 1, 2))
+        pixels = np.concatenate([pictures.reshape(-1, 3) for pictures in (shown, *others)])
+        low, high = pixels.min(axis=0), pixels.max(axis=0)
         shown = (shown - low) / np.maximum(high - low, 1e-6)
-    return np.broadcast_to(shown, (*shown.shape[:-1], 3))
+    return shown
 
 
 def of_examples(
