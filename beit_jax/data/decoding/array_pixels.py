@@ -27,6 +27,17 @@ def check_pixels(dtype: np.dtype, channels: int) -> None:
         raise UserError(f"found images with {channels} channels, the last axis; expected at most {MOST_CHANNELS}")
 
 
+def find_not_finite(pixels: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+    """An array, and what is wrong with it: with numbers that are not finite it is black. Empty: nothing."""
+    import tensorflow as tf
+
+    if not pixels.dtype.is_floating:
+        return pixels, tf.constant("")
+    is_finite = tf.reduce_all(tf.math.is_finite(pixels))
+    fault = tf.where(is_finite, "", "pixels that are NaN or infinite")
+    return tf.where(is_finite, pixels, tf.zeros_like(pixels)), fault
+
+
 def white(dtype: np.dtype, max_value: float) -> float:
     """The number that means 1 in arrays of a type.
 

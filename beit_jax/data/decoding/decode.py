@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from beit_jax.data.decoding import image_header
-from beit_jax.data.decoding.array_pixels import decode_pixels
+from beit_jax.data.decoding.array_pixels import decode_pixels, find_not_finite
 from beit_jax.data.decoding.assertions import first_that_works, require
 from beit_jax.data.decoding.bmp import decode_bmp
 from beit_jax.data.decoding.channels import (
@@ -192,17 +192,10 @@ def describe_sizes(name: Any, found: Any, size: Any) -> tuple[Any, ...]:
 
 
 def decode_array(features: Features, decoding: Decoding = RGB) -> Features:
-    """Features with the pixels of `ARRAY` as `image`, see `array_pixels.decode_pixels`.
-
-    An image with numbers that are not finite cannot be read, see `replace_unreadable`; it is black.
-    """
-    stored = features[ARRAY]
-    others = {key: value for key, value in replace_unreadable(features).items() if key != ARRAY}
-    if stored.dtype.is_floating:
-        is_finite = tf.reduce_all(tf.math.is_finite(stored))
-        others[FAULT] = tf.where(is_finite, others[FAULT], "pixels that are NaN or infinite")
-        stored = tf.where(is_finite, stored, tf.zeros_like(stored))
-    return {**others, "image": decode_pixels(stored, decoding.channels, decoding.max_value)}
+    """Features with the pixels of `ARRAY` as `image`, and `FAULT`, see `array_pixels`."""
+    stored, fault = find_not_finite(features[ARRAY])
+    others = {key: value for key, value in features.items() if key != ARRAY}
+    return {**others, FAULT: fault, "image": decode_pixels(stored, decoding.channels, decoding.max_value)}
 
 
 def replace_unreadable(features: Features, channels: int = 3) -> Features:
