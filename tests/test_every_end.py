@@ -54,7 +54,7 @@ def test_ctrl_c_twice():
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline() == "interrupted; run the same command again to continue\n"
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130 and process.stderr.read() == ""
+    assert process.wait(PATIENCE_S) == 130 and process.stderr.read() == ""
 
 
 HANGUP = """
@@ -80,7 +80,7 @@ def test_a_closed_terminal(tmp_path):
     while not shown.endswith(b"ready\r\n"):  # all of it: a terminal that is closed earlier breaks off the writing
         shown += os.read(terminal, 1000)
     os.close(terminal)
-    assert process.wait(20) == 0 and (tmp_path / "file").read_text() == "SIGHUP"
+    assert process.wait(PATIENCE_S) == 0 and (tmp_path / "file").read_text() == "SIGHUP"
 
 
 def test_nohup_ignores_a_closed_terminal(tmp_path):
@@ -91,4 +91,4 @@ def test_nohup_ignores_a_closed_terminal(tmp_path):
     time.sleep(0.5)
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 0 and (tmp_path / "file").read_text() == "SIGTERM"
+    assert process.wait(PATIENCE_S) == 0 and (tmp_path / "file").read_text() == "SIGTERM"

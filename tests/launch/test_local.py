@@ -5,6 +5,7 @@ import os
 import signal
 
 import pytest
+from patience import PATIENCE_S
 
 
 def read_log(logs, index):
@@ -59,7 +60,7 @@ def test_signals_are_forwarded_to_all(tmp_path, start, wait_for, number):
     process = start(*local(tmp_path, "on"))
     wait_for(both_run(tmp_path))
     os.kill(process.pid, number)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     for index in (0, 1):
         assert f"saved after signal {number.value}" in read_log(tmp_path, index)
 
@@ -70,4 +71,4 @@ def test_a_killed_process_is_a_failure(tmp_path, start, wait_for):
     children = os.popen(f"ps -o pid=,args= --ppid {process.pid}").read().splitlines()
     victim = next(int(line.split()[0]) for line in children if "fake_trainer" in line)
     os.kill(victim, signal.SIGKILL)
-    assert process.wait(20) == 128 + signal.SIGKILL
+    assert process.wait(PATIENCE_S) == 128 + signal.SIGKILL

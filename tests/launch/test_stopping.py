@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+from patience import PATIENCE_S
 
 SRUN = 'shift 3; exec env BEIT_JAX_PROCESS_INDEX=0 "$@"'  # without srun's three flags
 
@@ -17,7 +18,7 @@ def test_a_preempted_run_that_saved_is_restarted(start):
     process = start("restartable.sh", "python", "-m", "fake_trainer", "on")
     assert '"on"' in process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 42
+    assert process.wait(PATIENCE_S) == 42
     assert process.stdout.read() == "saved after signal 15\n"
 
 
@@ -25,7 +26,7 @@ def test_a_failure_while_saving_keeps_its_status(start):
     process = start("restartable.sh", "bash", "-c", "trap 'exit 5' TERM; echo on; while :; do sleep 0.1; done")
     assert process.stdout.readline() == "on\n"
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 5
+    assert process.wait(PATIENCE_S) == 5
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ SQUEUE = "squeue --noheader --format %T --jobs 17"
 def test_a_job_near_its_time_limit_is_queued_again(tmp_path, start, job):
     process = begin(tmp_path, start, "RUNNING", *TRAIN)
     process.send_signal(signal.SIGTERM)  # --signal=B: to the batch script only
-    assert process.wait(20) == 42
+    assert process.wait(PATIENCE_S) == 42
     assert process.stdout.read() == "saved after signal 15\n"
     assert job()[1:] == ["scancel --signal TERM 17", SQUEUE, "scontrol requeue 17"]
 
@@ -77,7 +78,7 @@ def test_a_job_that_cannot_save_near_its_time_limit_is_queued_again(tmp_path, st
         tmp_path, start, "RUNNING", "bash", "-c", "trap 'exit 5' TERM; echo on; while :; do sleep 0.1; done"
     )
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 5
+    assert process.wait(PATIENCE_S) == 5
     assert job()[1:] == ["scancel --signal TERM 17", SQUEUE, "scontrol requeue 17"]
 
 
@@ -89,7 +90,7 @@ def test_a_job_that_cannot_save_near_its_time_limit_is_queued_again(tmp_path, st
 def test_a_job_whose_processes_receive_sigterm(tmp_path, start, job, state, requeued):
     process = begin(tmp_path, start, state, *TRAIN)
     os.kill(int((tmp_path / "step").read_text()), signal.SIGTERM)  # to the step only
-    assert process.wait(20) == 42
+    assert process.wait(PATIENCE_S) == 42
     assert process.stdout.read() == "saved after signal 15\n"
     assert job()[1:] == [SQUEUE, *(["scontrol requeue 17"] if requeued else [])]
 

@@ -88,7 +88,7 @@ def test_an_owner_that_was_suspended_ends_when_another_host_has_taken_over(tmp_p
         with (tmp_path / lock.FILE).open("r+") as file:  # as the successor writes it: in place
             file.write(json.dumps({"host": "elsewhere", "pid": 7, "alive": 1.0}).ljust(lock.HEARTBEAT_BYTES))
         process.send_signal(signal.SIGCONT)
-        assert process.wait(20) == 2
+        assert process.wait(PATIENCE_S) == 2
         assert process.stderr.read() == (
             f"error: {tmp_path} was taken over by process 7 on elsewhere, while this one did not run\n"
         )
