@@ -50,7 +50,8 @@ def test_a_library_that_hangs_while_it_is_torn_down():
 
 
 def test_ctrl_c_twice():
-    program = STUCK.format(error="KeyboardInterrupt").replace("END_S = 1", "END_S = 50")
+    program = STUCK.format(error="KeyboardInterrupt").replace("END_S = 1", f"END_S = {2 * PATIENCE_S}")
+    program = program.replace("(60,)", f"({2 * PATIENCE_S},)")
     process = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True)
     assert process.stderr.readline() == "interrupted; run the same command again to continue\n"
     process.send_signal(signal.SIGINT)

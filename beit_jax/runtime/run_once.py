@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-# XLA for CPU compiles them in a quarter of the time, to the same numbers up to a last bit.
+# XLA for CPU compiles them in a fraction of the time, to the same numbers up to a last bit.
 QUICKLY = {"xla_backend_optimization_level": 1}
 
 

@@ -32,7 +32,7 @@ def start(index, address, seconds=60.0):
     return subprocess.Popen([sys.executable, "-c", PROGRAM, str(seconds)], env=os.environ | own, **streams)
 
 
-def pair(seconds=60.0):
+def pair(seconds=2.0 * PATIENCE_S):
     """Two processes that have met, and sleep."""
     address = f"127.0.0.1:{free_port()}"
     processes = [start(index, address, seconds) for index in range(2)]
