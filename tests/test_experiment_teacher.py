@@ -22,7 +22,8 @@ STAGE = "stage:pretrain"
 
 
 def with_teacher(**settings):
-    return ConfigDict({"task": "tokenizer", "teacher": keys.section(**settings)}).lock()
+    data = tiny.config("vqkd").data
+    return ConfigDict({"task": "tokenizer", "teacher": keys.section(**settings), "data": data}).lock()
 
 
 def pretraining(**model):

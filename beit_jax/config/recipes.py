@@ -133,7 +133,7 @@ def set_channels(config: ConfigDict, channels: int) -> ConfigDict:
       >>> config = defaults("classify")
       >>> config.data.ops = "decode|color_jitter(0.4)|resize(image_size)|keep('image', 'label')"
       >>> set_channels(config, 4).data.ops
-      "decode|resize(image_size)|keep('image', 'label')"
+      "decode | resize(image_size) | keep('image', 'label')"
     """
     config.data.channels = channels
     if channels != 3:

@@ -107,7 +107,7 @@ def check_labelled(source: str, split: str, *, may_lack: bool = False) -> None:
     if unknown and not may_lack:
         raise UserError(
             f"{unknown} of the {len(examples.positions)} images of '{split}' have the label -1, so that their class is "
-            "not known; leave them out of the split (tokenizers, pre-training take them, with knn.k=0)"
+            "not known; leave them out of the split (tokenizers, pre-training take them, with evals.kinds=rankme)"
         )
     if examples.num_classes < 2:
         raise UserError(f"the images of '{split}' are all of one class; expected at least two classes to tell apart")

@@ -154,7 +154,7 @@ WRONG = [
     (table(range(3), labels=[0, None, 1]), r"1 of the 3 images .* have no label, the first of them .*\[1\]"),
     (table(range(3), labels=[0.5, 0.1, 1.0]), "labels of type double; expected numbers from 0 on, or names"),
     (table(range(3), labels=[0, 1, 7]), "has the label 7; expected numbers from 0 to 5"),
-    (table(range(3), labels=[-1, -1, -1], names=["a"]), "all of one class"),
+    (table(range(3), labels=[-1, -1, -1], names=["a"]), "3 of the 3 images of 'train' have the label -1"),
     (table(range(0), labels=pa.array([], pa.int64())), "has no rows"),
     (pa.table({"image": [{"bytes": b"a"}, {"bytes": None}], "label": [0, 1]}), r"\[1\] has no bytes of an image"),
 ]
