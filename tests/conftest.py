@@ -14,7 +14,7 @@ os.environ["BEIT_JAX_CACHE"] = str(Path(tempfile.gettempdir()) / "beit_jax_tests
 # Most of the suite's time is compilation. Machine code is not optimised (what XLA makes of the graph is the same), jaxlib
 # 0.10 writes it by its older generator, which takes half the time and which later ones do not have, and programs are kept
 # between tests, their subprocesses, and runs of the suite.
-FLAGS = "--xla_backend_optimization_level=0"
+FLAGS = "--xla_backend_optimization_level=1"
 if version("jaxlib").startswith("0.10."):
     FLAGS += " --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
