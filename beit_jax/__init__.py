@@ -1,14 +1,26 @@
 """BEiT in JAX."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the names that type checkers and the reference read; they are loaded below, when they are used
+    from beit_jax.convert import from_pretrained, preprocess, push_to_hub, save_pretrained
+    from beit_jax.encoder_features import encoder_of, feature_extractor, features
 
 __version__ = "0.1.0"
 
-_MODULES = dict.fromkeys(("from_pretrained", "preprocess", "save_pretrained"), "convert")
+_MODULES = dict.fromkeys(("from_pretrained", "preprocess", "push_to_hub", "save_pretrained"), "convert")
 _MODULES |= dict.fromkeys(("encoder_of", "feature_extractor", "features"), "encoder_features")
 
-__all__ = [*_MODULES]
+__all__ = [
+    "encoder_of",
+    "feature_extractor",
+    "features",
+    "from_pretrained",
+    "preprocess",
+    "push_to_hub",
+    "save_pretrained",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,8 @@
   python -m beit_jax.embed --checkpoint runs/pretrain --images photos --out features --kind patches
 
 The checkpoint is any with a vision transformer that `beit_jax.from_pretrained` reads. All images below a folder are
-taken, and prepared as for the evaluation of the checkpoint. Features are the outputs of blocks, without the final norm.
+taken, or those in FILE.npy [n, h, w, c], and prepared as for the evaluation of the checkpoint. Features are the outputs
+of blocks, without the final norm.
 
 Which layer: the blocks of BEiT count from 1. Of a pre-trained BEiT those in the middle serve best; a linear classifier
 on the last one of the published models has about a third of the accuracy. Without --layers, it is the block at two
@@ -32,6 +33,7 @@ from typing import Any
 from beit_jax import cli, command, image_flags
 from beit_jax.data.sources.image_files import ImageFile, number_classes
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.models.image_size import in_words, simplest
 from beit_jax.models.variants import FEATURE_KINDS
 
 SHARD_SIZE = 10_000
@@ -52,7 +54,10 @@ def main(argv: Sequence[str]) -> None:
         help="mean of the patches (default), class token, both side by side, or maps of patches",
     )
     parser.add_argument(
-        "--image_size", metavar="N", type=int, default=0, help="side in pixels, default that of the checkpoint"
+        "--image_size",
+        metavar="SIZE",
+        type=image_flags.parse_size,
+        help="N or HEIGHTxWIDTH, default that of the checkpoint",
     )
     parser.add_argument(
         "--shard_size", metavar="N", type=int, default=SHARD_SIZE, help=f"images of a shard, default {SHARD_SIZE:,}"
@@ -66,9 +71,8 @@ def _check_command(args: argparse.Namespace) -> None:
     with mistakes.collected():
         _layers(args.layers)
     with mistakes.collected():
-        if args.image_size < 0 or args.shard_size < 1:
-            found = f"--image_size={args.image_size} and --shard_size={args.shard_size}"
-            raise UserError(f"found {found}, expected positive numbers")
+        if args.shard_size < 1:
+            raise UserError(f"found --shard_size={args.shard_size}, expected at least 1")
     with mistakes.collected():
         _check_out(args.out)
     mistakes.raise_all()
@@ -152,7 +156,7 @@ def _write_missing(
     bounds = {shard: (shard * size, min((shard + 1) * size, len(files))) for shard in shards}
     done = sum(bounds[shard][1] - bounds[shard][0] for shard in shards if read[shard] is not None)
     batch_size = image_batches.divisible(args.batch_size, len(files), extractor.mesh)
-    paths, stream = [file.path for file in files], None
+    stream = None
     with progress_bar(len(files), done) as progress:
         for shard in shards:
             start, stop = bounds[shard]
@@ -164,7 +168,7 @@ def _write_missing(
                 first = start - start % batch_size
                 progress.update(first - start)
                 batches = image_batches.compute(
-                    extractor, extractor.mesh, extractor.ops, paths[first:], batch_size, progress
+                    extractor, extractor.mesh, extractor.ops, files[first:], batch_size, progress
                 )
                 stream = CutStream((index + first, features) for index, features in batches)
                 for _ in stream.until(start):
@@ -195,8 +199,8 @@ class _Extractor:
         from beit_jax.training import sharding
         from beit_jax.visualize.loading import load_encoder
 
-        loaded = load_encoder(args.checkpoint, (args.image_size,) * 2 if args.image_size else None)
-        encoder, section, size = loaded.encoder, loaded.preprocess, loaded.image_size[0]
+        loaded = load_encoder(args.checkpoint, args.image_size)
+        encoder, section, size = loaded.encoder, loaded.preprocess, simplest(*loaded.image_size)
         layers = encoder_features.chosen_layers(_layers(args.layers) or -(-2 * encoder.depth // 3), encoder.depth)
         if size != section.size:
             section = preprocessing.at_size(section, size)
@@ -205,7 +209,7 @@ class _Extractor:
         one = functools.partial(encoder_features.compute, encoder=encoder, kind=args.kind, layers=layers)
         self._run = jax.jit(one, out_shardings=sharding.replicated(self.mesh))
         self._params = jax.device_put(loaded.params, sharding.replicated(self.mesh))
-        image = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+        image = jax.ShapeDtypeStruct((1, *loaded.image_size, section.channels), "float32")
         self.shape = jax.eval_shape(one, loaded.params, image).shape[1:]
         which = ", ".join(map(str, layers)) if isinstance(layers, tuple) else layers
         self.described = f"{args.kind} of layer {which} of {encoder.depth}"
@@ -217,7 +221,9 @@ class _Extractor:
             ops=self.ops,
         )
         numbers = " x ".join(map(str, self.shape))
-        print(f"{self.described}: {numbers} numbers for an image of {size}x{size} pixels", file=sys.stderr)
+        print(
+            f"{self.described}: {numbers} numbers for an image of {in_words(loaded.image_size)} pixels", file=sys.stderr
+        )
 
     def __call__(self, images: Any) -> Any:
         return self._run(self._params, images)

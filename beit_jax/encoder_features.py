@@ -25,11 +25,6 @@ def features(
 ) -> jax.Array:
     """Features of images: what blocks of a model's encoder give, without the final norm.
 
-    >>> model, params, config = beit_jax.from_pretrained("microsoft/beit-base-patch16-224")  # doctest: +SKIP
-    >>> pixels = beit_jax.preprocess(images, config.preprocess)  # doctest: +SKIP
-    >>> beit_jax.features(model, params, pixels, layers=8).shape  # doctest: +SKIP
-    (2, 768)
-
     It is compiled once for each encoder, shape, layers and kind. Each call moves parameters that are NumPy arrays to
     the device. Where the images have another size than those of the model, each call also interpolates positions on the
     host, as the official fine-tuning does. `feature_extractor` does both once, for many batches.
@@ -48,10 +43,21 @@ def features(
 
     Raises:
       UserError: the model has no such encoder, there is no such block or kind, or the patches do not cover the images.
+
+    Examples:
+      >>> model, params, config = beit_jax.from_pretrained("runs/pretrain")
+      >>> pixels = beit_jax.preprocess([Image.open("cat.png")], config.preprocess)
+      >>> beit_jax.features(model, params, pixels, layers=1).shape
+      (1, 32)
+      >>> beit_jax.features(model, params, pixels, kind="patches").shape
+      (1, 2, 4, 4, 32)
     """
     shape = np.shape(images)
-    if len(shape) != 4 or shape[-1] != 3:
-        raise UserError(f"found images of shape {shape}; expected [b, h, w, 3], as beit_jax.preprocess gives them")
+    channels = _channels_of(model, params)
+    if len(shape) != 4 or shape[-1] != channels:
+        raise UserError(
+            f"found images of shape {shape}; expected [b, h, w, {channels}], as beit_jax.preprocess gives them"
+        )
     if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
         raise UserError(f"found {images.dtype} images; expected normalized ones, as beit_jax.preprocess gives them")
     run, sized = _program(model, params, shape[1:3], layers, kind)
@@ -79,18 +85,29 @@ def feature_extractor(
 
     Raises:
       UserError: see `features`; the function raises it for images of another size.
+
+    Examples:
+      >>> model, params, _ = beit_jax.from_pretrained("runs/pretrain")
+      >>> extract = beit_jax.feature_extractor(model, params, (16, 32), layers=2)
+      >>> [extract(jnp.zeros((3, 16, 32, 3))).shape for _ in range(2)]
+      [(3, 32), (3, 32)]
     """
     height, width = map(operator.index, image_size)
     run, sized = _program(model, params, (height, width), layers, kind)
-    placed = jax.device_put(sized)
+    placed, channels = jax.device_put(sized), _channels_of(model, params)
 
     def extract(images: jax.Array) -> jax.Array:
         shape = np.shape(images)
-        if shape[1:] != (height, width, 3):
-            raise UserError(f"found images of shape {shape}; expected [b, {height}, {width}, 3]")
+        if shape[1:] != (height, width, channels):
+            raise UserError(f"found images of shape {shape}; expected [b, {height}, {width}, {channels}]")
         return run(placed, images)
 
     return extract
+
+
+def _channels_of(model: nn.Module, params: Params) -> int:
+    """Of the images that a model sees."""
+    return encoder_of(model, params)[1]["patch_embed"]["kernel"].shape[2]
 
 
 def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tuple[vit.Encoder, Params]:
@@ -108,6 +125,12 @@ def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tup
 
     Raises:
       UserError: there is none, or its parameters are in another checkpoint.
+
+    Examples:
+      >>> model, params, _ = beit_jax.from_pretrained("runs/pretrain")
+      >>> encoder, encoder_params = beit_jax.encoder_of(model, params)
+      >>> jax.jit(encoder.apply)({"params": encoder_params}, jnp.zeros((2, 16, 16, 3))).shape
+      (2, 17, 32)
     """
     if isinstance(model, vit.Encoder) and "patch_embed" in params:
         return model, params
@@ -116,9 +139,8 @@ def encoder_of(model: nn.Module, params: Params, name: str = "the model") -> tup
         made = getattr(model.bind({"params": params}), "encoder", None)
         encoder = made.unbind()[0] if isinstance(made, nn.Module) else None
     if not isinstance(encoder, vit.Encoder):
-        raise UserError(
-            f"{name} is of the class {type(model).__name__}, without a vision transformer; expected one with it"
-        )
+        what = "no network" if model is None else f"of the class {type(model).__name__}, without a vision transformer"
+        raise UserError(f"{name} is {what}; expected a model with a vision transformer")
     if "encoder" not in params:
         raise UserError(
             f"{name} has a frozen encoder, whose parameters are not its own; load the checkpoint of the encoder, which "
@@ -131,24 +153,26 @@ def at_size(encoder: vit.Encoder, params: Params, image_size: tuple[int, int]) -
     """An encoder and its parameters for images of another size, with interpolated positions; the same for its own size.
 
     Args:
-      encoder: the network.
-      params: its parameters, for square images.
+      encoder: the network, whose `grid` is that of the parameters.
+      params: its parameters.
       image_size: height and width in pixels.
 
     Raises:
       UserError: patches do not cover such images.
     """
     grid = patch_grid(image_size, encoder.patch_size)
-    loaded, expected = {"encoder": params}, {"encoder": _shapes(encoder, image_size)}
-    sized = interpolate_positions(loaded, expected, grid=grid)["encoder"]
+    channels = params["patch_embed"]["kernel"].shape[2]
+    loaded, expected = {"encoder": params}, {"encoder": _shapes(encoder, image_size, channels)}
+    sized = interpolate_positions(loaded, expected, grid=grid, own_grid=encoder.grid)["encoder"]
     if any(new is not old for new, old in zip(jax.tree.leaves(sized), jax.tree.leaves(params), strict=True)):
-        encoder = encoder.clone(attention="plain")  # another kind was tried for the model's own number of patches
+        # Another kind of attention was tried for the model's own number of patches.
+        encoder = encoder.clone(grid=grid, attention="plain")
     return encoder, sized
 
 
 @functools.lru_cache(maxsize=64)
-def _shapes(encoder: vit.Encoder, image_size: tuple[int, int]) -> Params:
-    image = jax.ShapeDtypeStruct((1, *image_size, 3), np.float32)
+def _shapes(encoder: vit.Encoder, image_size: tuple[int, int], channels: int) -> Params:
+    image = jax.ShapeDtypeStruct((1, *image_size, channels), np.float32)
     return jax.eval_shape(encoder.init, jax.random.key(0), image)["params"]
 
 

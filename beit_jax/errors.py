@@ -10,6 +10,14 @@ class UserError(Exception):
     """Says what was found, what was expected and what to do; commands print it without a stack trace.
 
     `UserError(line)` is one mistake, `UserError(line, line, ...)` are several, which a command lists together.
+
+    Examples:
+      >>> from beit_jax.errors import UserError
+      >>> try:
+      ...     beit_jax.from_pretrained("runs/nothing")
+      ... except UserError as error:
+      ...     print(len(error.lines))
+      1
     """
 
     @property

@@ -161,6 +161,7 @@ def _warn_of_change(opened: Any) -> None:
 def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, batches: Any, tables: Any) -> None:
     """Writes the task's pictures and tables, pictures of its confusion matrices, and examples of what it predicts."""
     from beit_jax.convert import preprocessing
+    from beit_jax.tasks import shown_bands
     from beit_jax.tasks.confusion import names_of
     from beit_jax.training import metrics
     from beit_jax.visualize import classification
@@ -171,7 +172,8 @@ def _write_pictures(folder: Path, experiment: Any, evaluator: Any, params: Any, 
         examples = evaluator.examples(params, experiment.frozen, batches)
         section = preprocessing.from_config(config)
         names = names_of(config.labels, config.model.num_classes)
-        files["predictions"] = classification.draw_sheet(*examples, names, section.mean, section.std)
+        examples, pair = shown_bands.of_examples(examples, section.mean, section.std, config.data.bands)
+        files["predictions"] = classification.draw_sheet(*examples, names, *pair)
     for name in task.report.matrices.keys() & tables.keys():
         files[name] = classification.draw_matrix(tables[name])
     if not distributed.is_main():

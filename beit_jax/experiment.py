@@ -32,6 +32,7 @@ from beit_jax.tasks.device_choices import check_devices
 from beit_jax.tasks.task import Task
 from beit_jax.training import initialize, memory, memory_check, optimizer, sharding, train_step
 from beit_jax.training.evaluation import Evaluator
+from beit_jax.training.grids import PendingStage
 from beit_jax.typing import Params
 
 STEP, EVALUATION = "a training step", "the evaluation of a batch"  # the programs of a run
@@ -97,8 +98,8 @@ class Experiment:
         experiment.check_batch()
         experiment.data.check(experiment.lengths.total)
         experiment.check_replicated()  # builds the optimizer, which refuses a warm-up that is as long as the run
-        shapes = {name: stage.abstract_params for name, stage in pending.items()}
-        initialize.check_sources(experiment.config, experiment.task, folder, shapes)
+        waiting = {name: PendingStage(stage.config, stage.abstract_params) for name, stage in pending.items()}
+        initialize.check_sources(experiment.config, experiment.task, folder, waiting)
         return experiment
 
     # On which devices, for how long, with which optimizer.

@@ -18,9 +18,12 @@ from ml_collections import ConfigDict
 from beit_jax.config import class_names
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
+from beit_jax.evals.feature_evaluation import FeatureEvaluation
+from beit_jax.evals.features import Extractor
+from beit_jax.experiment_evaluations import open_evaluations
 from beit_jax.experiment_splits import check_disjoint
 from beit_jax.tasks.compare_specs import compare_specs
-from beit_jax.tasks.task import Task, spec
+from beit_jax.tasks.task import Task
 from beit_jax.training import sharding
 from beit_jax.training.params import digest
 from beit_jax.typing import HostBatch, Params
@@ -45,13 +48,14 @@ class ExperimentData:
     load_frozen: Callable[[], dict[str, Params]]
 
     def check(self, total_steps: int) -> None:
-        """Checks everything about the data that can be checked without reading an image; of label maps some are read.
+        """Checks what can be checked without decoding an image; of label maps some are read, of files a header.
 
         Raises:
           UserError: ops, stored tokens or evaluations do not fit the task or the length of the run.
         """
         self.check_ops("")
         self.check_ops("eval_")
+        self._check_channels()
         check_disjoint(
             self.config.data,
             "so that the run would be scored on images that it learns; beit_jax.evaluate scores a run on any split",
@@ -60,6 +64,11 @@ class ExperimentData:
             self.stored_tokens.check_key(self.stream_key(jax.process_count()))
             self.stored_tokens.check_length(total_steps)
         _ = self.label_counts, self.evaluations  # raise where they do not fit
+
+    def _check_channels(self) -> None:
+        from beit_jax.data.check_channels import check_channels
+
+        check_channels(self.config.data)
 
     @functools.cached_property
     def num_examples(self) -> int:
@@ -148,7 +157,6 @@ class ExperimentData:
         """Features of the training and of the evaluation images in memory, where the config asks for it."""
         from beit_jax.data import pipeline
         from beit_jax.data.in_memory import Examples
-        from beit_jax.evals.features import Extractor
 
         config = self.config
         if not self.task.caches_features:
@@ -207,42 +215,10 @@ class ExperimentData:
             return ()
         return label_counts.check_run(self.config.data, self._num_classes, self.config.inference.label_side)
 
-    # Evaluations besides the task's own.
-
     @functools.cached_property
-    def evaluations(self) -> list[Any]:
-        """Nearest neighbours, where the config asks for them: callables, see `evals.knn.Knn`.
-
-        Raises:
-          UserError: there are no labels, or the ops do not fit.
-        """
-        from beit_jax.data import pipeline
-        from beit_jax.evals.knn import Knn, LabelledSet
-
-        if self.task.knn is None or not self.task.knn.k:
-            return []
-        section = self.config.knn  # with numbers for the names in its ops
-        data = self.config.data.copy_and_resolve_references()
-        data.eval_ops = section.ops or data.eval_ops
-        info, side = pipeline.info(data), self.config.model.image_size
-        if info.num_classes < 2:
-            raise UserError(
-                f"knn.k={section.k}, but {data.source} has no labels; expected two classes or more, or knn.k=0"
-            )
-        check_disjoint(data, f"which would vote for themselves with knn.k={section.k}; knn.k=0 leaves this out")
-        wanted = {"image": spec("float32", 1, side, side, 3), "label": spec("int32", 1)}
-        for split in (data.split, data.eval_split):
-            compare_specs(pipeline.spec(data, split, data.eval_ops), wanted, "knn.ops", "k-NN evaluation")
-        once = dict(batch_size=self.config.batch_size) | this_process()
-        known = self.config.labels if "labels" in self.config else pipeline.classes(data, data.split).names
-        sets = (
-            pipeline.make_train_once(
-                data, data.eval_ops, seed=self.config.seed, **once, classes=self._classes(data.split, known)
-            ),
-            pipeline.make_eval(data, **once, classes=self._classes(data.eval_split, known)),
-        )
-        train, test = (LabelledSet(images, images.num_examples) for images in sets)
-        return [Knn(self.task, train, test, sets[0].num_classes, section.k)]
+    def evaluations(self) -> list[FeatureEvaluation]:
+        """What is measured besides the task's own numbers: see `experiment_evaluations.open_evaluations`."""
+        return open_evaluations(self.config, self.task, self._classes, this_process())
 
     # Stored tokens.
 

@@ -95,9 +95,18 @@ def fill_in_statistics(config: ConfigDict, start: Start) -> ConfigDict:
     """A copy of a config with `data.statistics`, if it uses them: those of the start, unless the config has others.
 
     Warns if images would be normalized in another way than those that the encoder has learned from, or in the
-    evaluation in another way than in the training.
+    evaluation in another way than in the training. `data.max_value`, by which pixels are divided first, is taken too.
     """
     config, theirs = config.copy_and_resolve_references(), start.statistics
+    take_max_value(config, start.config, start.source)
+    if theirs is not None and not config.data.statistics and len(theirs[0]) != config.data.channels:
+        theirs = None  # of an encoder whose projection of patches is inflated
+    if theirs is None and uses_statistics(config) and statistics.need_measuring(config):
+        raise UserError(
+            f"data.statistics is empty, and of images of {config.data.channels} channels nothing is known: measure "
+            "them with python -m beit_jax.measure_statistics, which takes the arguments of train, or give "
+            "--config.data.statistics=inception, 0.5 and 0.5 for each channel"
+        )
     if not config.data.statistics and uses_statistics(config):
         config.data.statistics = statistics.as_text(statistics.of_config(config) if theirs is None else theirs)
     ours = list(_normalizations(config).items())
@@ -118,6 +127,33 @@ def fill_in_statistics(config: ConfigDict, start: Start) -> ConfigDict:
             )
             break
     return config
+
+
+def take_max_value(config: ConfigDict, theirs: ConfigDict, source: str, *, is_exact: bool = False) -> None:
+    """Sets, in place, `data.max_value` of a config to that of what it reads, if the config has none.
+
+    Warns if the config has another one.
+
+    Args:
+      config: of a run.
+      theirs: the config of a network that it starts from or reads.
+      source: that in words.
+      is_exact: whether another one is refused.
+
+    Raises:
+      UserError: see `is_exact`.
+    """
+    data = theirs.get("data", NO_CONFIG)
+    if data.get("channels", config.data.channels) != config.data.channels:
+        return
+    ours, other = config.data.max_value, data.get("max_value", 0.0)
+    if not ours and other:
+        config.data.max_value = other
+    elif ours != other and (other or data.get("source", "") == config.data.source):
+        found = f"data.max_value={ours:g}, and {source} was trained with {other:g}, so that it saw other pixels"
+        if is_exact:
+            raise UserError(f"{found}; leave the key out")
+        logging.getLogger("beit_jax").warning("%s; leave the key out to take the same", found)
 
 
 def _normalizations(config: ConfigDict) -> dict[str, Statistics]:

@@ -1,5 +1,6 @@
 """The teacher that the training of a tokenizer reads has the sizes of its own run: a config does not repeat them."""
 
+import contextlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from beit_jax import config as configs
 from beit_jax.config import statistics
 from beit_jax.config import teacher as keys
 from beit_jax.errors import Mistakes, UserError
-from beit_jax.experiment_start import Start
+from beit_jax.experiment_start import Start, take_max_value
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, is_foreign
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
@@ -37,10 +38,12 @@ def fill_in_teacher(config: ConfigDict, folder: Path, pending: Mapping[str, Conf
     if "teacher" not in config:
         return config
     source = config.teacher.path
-    if source in pending:
-        config.teacher = of_run(config.teacher, pending[source], f"teacher.path={source}")
-    elif source != "random":
-        config.teacher = read_run(config.teacher, _find(config.teacher, folder), f"teacher.path={source}")
+    if source == "random":
+        return config
+    name, found = f"teacher.path={source}", None if source in pending else _find(config.teacher, folder)
+    theirs = pending[source] if found is None else _config_of(found, name)
+    config.teacher = of_run(config.teacher, theirs, name, found and flatten(checkpoint.load_shapes(found)))
+    take_max_value(config, theirs, name)
     return config
 
 
@@ -50,14 +53,17 @@ def fit_tokenizer_to_teacher(config: ConfigDict) -> ConfigDict:
     A tokenizer that predicts features gets their width; one that keeps the teacher, its keys.
 
     Raises:
-      UserError: the config says another width, or sets other keys of the features than the teacher has.
+      UserError: the config says another width, or sets other keys of the features than the teacher has, or the teacher
+        sees other channels.
     """
     config = config.copy_and_resolve_references()
     model, teacher = config.get("model", {}), config.get("teacher", {})
+    if teacher:
+        _check_channels(teacher, config.data.channels)
     if teacher and "features" in model:
         _take_features(model.features, teacher)
     if teacher and "target_width" in model:
-        width, expected = create_teacher(teacher).width, model.target_width
+        width, expected = create_teacher(teacher, channels=config.data.channels).width, model.target_width
         if expected not in (0, width):
             raise UserError(
                 f"teacher.path={teacher.path} has {width} numbers for a patch, and model.target_width is {expected}; "
@@ -65,6 +71,19 @@ def fit_tokenizer_to_teacher(config: ConfigDict) -> ConfigDict:
             )
         model.target_width = width
     return config
+
+
+def _check_channels(teacher: ConfigDict, channels: int) -> None:
+    seen = 3 if teacher.kind == "clip" else channels
+    with contextlib.suppress(UserError):
+        statistics.parse(teacher.statistics or "inception", seen)
+        if seen == channels:
+            return
+    what = "a CLIP, which sees red, green and blue" if teacher.kind == "clip" else "for images of other channels"
+    raise UserError(
+        f"data.channels={channels}, and the teacher {teacher.path} is {what}; expected a teacher of the same channels "
+        "(teacher.kind=encoder with teacher.path=RUN), or another kind of tokenizer, such as dvae"
+    )
 
 
 def _take_features(features: ConfigDict, teacher: ConfigDict) -> None:
@@ -102,11 +121,14 @@ def read_run(section: ConfigDict, found: Path, source: str) -> ConfigDict:
     Raises:
       UserError: see `of_run`; or the checkpoint cannot be read.
     """
+    return of_run(section, _config_of(found, source), source, flatten(checkpoint.load_shapes(found)))
+
+
+def _config_of(found: Path, source: str) -> ConfigDict:
     try:
-        theirs = configs.from_json(checkpoint.load_config(found))
+        return configs.from_json(checkpoint.load_config(found))
     except ValueError as error:
         raise UserError(f"{source}: {found} does not hold the config of a run ({error})") from error
-    return of_run(section, theirs, source, flatten(checkpoint.load_shapes(found)))
 
 
 def of_run(

@@ -11,12 +11,15 @@ from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.config.tokenizer_kinds import KINDS
 from beit_jax.errors import UserError
+from beit_jax.experiment_start import take_max_value
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.training import checkpoint
 
 
 def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, ConfigDict]) -> ConfigDict:
     """A copy of a config whose section `tokenizer` has the sizes of the run that `tokenizer.init_from` names.
+
+    `data.max_value` follows it too.
 
     A config without that section, or without a trained tokenizer, stays as it is.
 
@@ -26,7 +29,7 @@ def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, Co
       pending: the configs of stages that have not run yet, `{"stage:NAME": config}`.
 
     Raises:
-      UserError: the run is no tokenizer, or a size was set that it does not have.
+      UserError: the run is no tokenizer, or a size, or `data.max_value`, was set that it does not have.
     """
     config = config.copy_and_resolve_references()
     source = config.get("tokenizer", {}).get("init_from", "random")
@@ -52,6 +55,7 @@ def fill_in_tokenizer(config: ConfigDict, folder: Path, pending: Mapping[str, Co
                 "tokenizer has the sizes of its run"
             )
         section.update_from_flattened_dict({name: theirs[name]})
+    take_max_value(config, trained, f"tokenizer.init_from={source}", is_exact=True)
     return config
 
 

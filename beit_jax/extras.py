@@ -1,6 +1,8 @@
 """Libraries that not every installation has: which extra of the package brings each, and how to install it."""
 
+import importlib.metadata
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -12,12 +14,18 @@ EXTRA_OF = {
     "importlib_resources": "data",
     "sklearn": "data",
     "tqdm": "data",
+    "pyarrow": "data",
     "matplotlib": "data",
     "safetensors": "convert",
     "huggingface_hub": "convert",
     "torch": "parity",
     "transformers": "parity",
     "skimage": "test",
+    "tifffile": "tiff",
+    "imagecodecs": "tiff",
+    "wandb": "wandb",
+    "trackio": "trackio",
+    "mlflow": "mlflow",
     "libtpu": "tpu",
     "jax_plugins.xla_cuda13": "cuda13",
 }
@@ -49,10 +57,22 @@ def install_command(library: str) -> str:
     """The command that installs a library, as it can be typed here."""
     if library in ALONE:
         return f"pip install {ALONE[library]}"
-    clone = Path(__file__).resolve().parents[1]
-    if (clone / "setup.py").is_file() and clone != Path(os.getcwd()).resolve():
-        return f"pip install -e '{clone}[{EXTRA_OF[library]}]'"
-    return f"pip install -e '.[{EXTRA_OF[library]}]'"
+    clone, extra = Path(__file__).resolve().parents[1], EXTRA_OF[library]
+    if not (clone / "setup.py").is_file():
+        return f"pip install '{_installed_from(extra)}'"
+    if clone != Path(os.getcwd()).resolve():
+        return f"pip install -e '{clone}[{extra}]'"
+    return f"pip install -e '.[{extra}]'"
+
+
+def _installed_from(extra: str) -> str:
+    """What pip installed this package from, with an extra: a wheel, or a name on an index (PEP 610)."""
+    try:
+        stated = importlib.metadata.distribution("beit_jax").read_text("direct_url.json") or "{}"
+    except importlib.metadata.PackageNotFoundError:
+        stated = "{}"
+    address = json.loads(stated).get("url", "")
+    return f"beit_jax[{extra}] @ {address}" if address else f"beit_jax[{extra}]"
 
 
 def _describe(libraries: list[str], command: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from beit_jax.data.sources.image_files import ImageFile
 from beit_jax.errors import printable
 from beit_jax.runtime.one_ahead import one_ahead
 from beit_jax.training import sharding
@@ -20,25 +21,25 @@ def divisible(batch_size: int, images: int, mesh: Mesh) -> int:
 
 
 def compute(
-    run: Callable[[jax.Array], Any], mesh: Mesh, ops: str, paths: Sequence[str], batch_size: int, progress: Any
+    run: Callable[[jax.Array], Any], mesh: Mesh, ops: str, images: Sequence[ImageFile], batch_size: int, progress: Any
 ) -> Iterator[tuple[np.ndarray, Any]]:
-    """What a function gives for image files, in their order; those that cannot be read are named and left out.
+    """What a function gives for images, in their order; those that cannot be read are named and left out.
 
     Args:
-      run: from images `[b, h, w, 3]` to arrays `[b, ...]` on the devices.
+      run: from images `[b, h, w, c]` to arrays `[b, ...]` on the devices.
       mesh: of the devices.
       ops: that make `image`.
-      paths: of the files.
+      images: that a user names.
       batch_size: see `divisible`; the last batch is filled up, so that all have one shape.
       progress: the bar.
 
     Yields:
-      For each batch the positions in `paths` of the images that were read, and the arrays of these.
+      For each batch the positions in `images` of the images that were read, and the arrays of these.
     """
     from beit_jax.data import pipeline
 
     batches = pipeline.make_predict(
-        ConfigDict(dict(eval_ops=ops)), paths, batch_size=batch_size, unreadable=_Unreadable(progress)
+        ConfigDict(dict(eval_ops=ops)), images, batch_size=batch_size, unreadable=_Unreadable(progress)
     )
 
     def started() -> Iterator[tuple[np.ndarray, np.ndarray, Any]]:

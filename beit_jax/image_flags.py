@@ -16,10 +16,24 @@ BATCH_SIZE = 64
 def add(parser: argparse.ArgumentParser) -> None:
     """Adds `--checkpoint`, `--images` and `--batch_size`."""
     parser.add_argument("--checkpoint", metavar="NAME", required=True, help="a run, another folder, a file or a hub id")
-    parser.add_argument("--images", metavar="PATH", nargs="+", required=True, help="images, or folders of images")
+    parser.add_argument(
+        "--images",
+        metavar="PATH",
+        nargs="+",
+        required=True,
+        help="images, or folders of them; or FILE.npy [n, h, w, c]",
+    )
     parser.add_argument(
         "--batch_size", metavar="N", type=int, default=BATCH_SIZE, help=f"over all devices, default {BATCH_SIZE}"
     )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Height and width out of `H` or `HxW`, for argparse."""
+    sides = text.split("x")
+    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected a side in pixels or HEIGHTxWIDTH, such as 224x320")
+    return int(sides[0]), int(sides[-1])
 
 
 def check(args: argparse.Namespace, mistakes: Mistakes) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -11,7 +11,8 @@ from beit_jax.config.class_names import scores_classes
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.data.records.stored_tokens import check_folder
-from beit_jax.data.sources import folder_checks, layout
+from beit_jax.data.sources import data_sets, folder_checks, layout
+from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
@@ -24,12 +25,15 @@ STARTS = ("init_from", "resume_from")  # what a run needs until it has a checkpo
 SHOWN = 8  # data sets that one line lists
 
 
-def check_run(config: ConfigDict, run: Path | None = None) -> None:
+def check_run(
+    config: ConfigDict, run: Path | None = None, check_start: Callable[[str], object] = find_checkpoint
+) -> None:
     """Checks everything that the training of a run reads.
 
     Args:
       config: of the run.
       run: its folder, if it is known.
+      check_start: see `check_paths`.
 
     Raises:
       UserError: folders or checkpoints that are missing.
@@ -38,16 +42,19 @@ def check_run(config: ConfigDict, run: Path | None = None) -> None:
     with mistakes.collected():
         check_data(config)
     with mistakes.collected():
-        check_paths(config, without=STARTS if run and has_checkpoint(run) else ())
+        check_paths(config, STARTS if run and has_checkpoint(run) else (), check_start)
     mistakes.raise_all()
 
 
-def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
+def check_paths(
+    config: ConfigDict, without: Sequence[str] = (), check_start: Callable[[str], object] = find_checkpoint
+) -> None:
     """Checks the keys of a config that name folders on this machine.
 
     Args:
       config: of a run.
       without: keys that do not matter.
+      check_start: checks the value of `init_from`, in whatever section it is, where it is not to be a run here.
 
     Raises:
       UserError: folders that are missing, and those that should hold a checkpoint and do not.
@@ -60,7 +67,7 @@ def check_paths(config: ConfigDict, without: Sequence[str] = ()) -> None:
         with mistakes.collected(f"{name}="):
             check_encoding("", Path(path).expanduser())
             if name.rpartition(".")[2] in STARTS:
-                find_checkpoint(path)
+                (find_checkpoint if name == "resume_from" else check_start)(path)
             elif not Path(path).expanduser().exists():
                 raise UserError(f"{path} is not there; expected a {key.help}")
             elif name == TOKENS:
@@ -79,6 +86,8 @@ def check_data(config: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
       UserError: the folder is missing, has no such split, or lacks the classes that the task scores.
     """
     data = config.data
+    if data_sets.has_prefix(data.source):
+        return _check_examples(config, splits)
     path = layout.path_of(data.source)
     if not path:
         return _check_data_set(data.source, data.data_dir)
@@ -96,6 +105,22 @@ def check_data(config: ConfigDict, splits: Sequence[str] = SPLITS) -> None:
             folder_checks.check_classes(path, data[name])
         except UserError as error:
             raise UserError(f"data.source={data.source}: {error}") from error
+
+
+def _check_examples(config: ConfigDict, splits: Sequence[str]) -> None:
+    """Checks the splits of a data set with a prefix, of which no image is read."""
+    source, mistakes = config.data.source, Mistakes()
+    try:
+        data_sets.open_data_set(source)
+    except UserError as error:
+        raise UserError(f"data.source={source}: {error}") from error
+    for name in splits:
+        with mistakes.collected(f"data.{name}={config.data[name]}: "):
+            data_sets.select(source, config.data[name])
+            if scores_classes(config):
+                are_chosen = name == "split" and parse_labels(config.data.labels).fraction != 1
+                data_sets.check_labelled(source, config.data[name], may_lack=are_chosen)
+    mistakes.raise_all()
 
 
 def check_outside(flag: str, path: Path, config: ConfigDict) -> None:

@@ -8,11 +8,14 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.durations import in_steps
 from beit_jax.config.recipes import HELD_OUT
+from beit_jax.data.sources import data_sets
+from beit_jax.data.sources.examples import ArrayImages
 from beit_jax.data.sources.folder import list_folder
+from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
-from beit_jax.own_images import some_sizes
+from beit_jax.models.image_size import area
 from beit_jax.tasks.device_choices import describe_choices
 from beit_jax.training import memory_check
 
@@ -86,12 +89,17 @@ def _minutes(experiment: Experiment, machine: Machine) -> str:
 
 
 def _pixels(config: ConfigDict) -> float:
-    """Pixels of an image file: the median of some files of a folder, else a guess."""
+    """Pixels of an image: of an array, the median of some files of a folder, else a guess."""
+    if data_sets.has_prefix(config.data.source):
+        images = data_sets.select(config.data.source, config.data.split).images
+        if isinstance(images, ArrayImages):
+            return math.prod(images.shape[1:3])
+        return statistics.median(map(math.prod, some_encoded_sizes(images)))
     folder, size = path_of(config.data.source), config.get("model", {}).get("image_size", 224)
     if folder and not is_paired(folder):
         paths = list_folder(folder, config.data.split).paths
         return statistics.median(map(math.prod, some_sizes(paths)))
-    return PHOTOGRAPH if size >= 128 else size * size
+    return PHOTOGRAPH if area(size) >= 128**2 else area(size)
 
 
 def _splits(experiments: Mapping[str, Experiment]) -> list[str]:
@@ -101,9 +109,10 @@ def _splits(experiments: Mapping[str, Experiment]) -> list[str]:
         data = experiment.config.data
         if (data.split, data.eval_split) == HELD_OUT:
             count = experiment.data.num_eval_examples
+            by = "at random" if data_sets.has_prefix(data.source) else "by a hash of their names"
             lines.append(
-                f"{data.source} has no validation split: {count:,} images, a tenth, are held out by a hash of their "
-                f"names (data.split={data.split}, data.eval_split={data.eval_split})."
+                f"{data.source} has no validation split: {count:,} images, a tenth, are held out {by} "
+                f"(data.split={data.split}, data.eval_split={data.eval_split})."
             )
     return list(dict.fromkeys(lines))
 

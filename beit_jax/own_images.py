@@ -5,7 +5,6 @@ rules were tried on two cores, with 722 and 10,000 images to train on (docs/own_
 thumb.
 """
 
-import functools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ml_collections import ConfigDict
-from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax.config.durations import in_steps
+from beit_jax.data.sources import data_sets
+from beit_jax.data.sources.examples import ArrayImages
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.folder_checks import check_folder, count_classes
+from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.errors import UserError
@@ -30,7 +31,6 @@ LARGEST_ON_CPU = 64
 GRID = 8  # patches along the side of an image below 224 pixels
 MANY = 100_000  # images for which the published settings suit, if there is an accelerator
 FEWEST = 10  # images, of which one is held out
-SAMPLE = 256  # images whose sizes are read
 START_S, STAGE_S = 25.0, 15.0  # before the first stage; of each stage to compile, evaluate and save
 # Parts of the time, largest numbers of epochs, and the smallest number of steps.
 SHARES = dict(tokenizer=0.15, pretrain=0.5, finetune=0.35)
@@ -63,14 +63,18 @@ class Images(NamedTuple):
 
 
 def look_at(source: str) -> Images:
-    """Lists the images of `folder:PATH`, and reads the sizes of some from their headers.
+    """Lists the images of `folder:PATH` or of a data set with a prefix, and reads the sizes of some from their headers.
 
     Raises:
-      UserError: the source is no folder of images.
+      UserError: the source is neither.
     """
+    if data_sets.has_prefix(source):
+        return _look_at_data_set(source)
     root = path_of(source)
     if not root:
-        raise UserError(f"data={source!r}; expected a folder of images, as data=folder:PATH")
+        raise UserError(
+            f"data={source!r}; expected a folder of images, as data=folder:PATH, or one of {data_sets.describe()}"
+        )
     check_folder(root)
     if is_paired(root):
         raise UserError(f"{root} has label maps, for segmentation: see configs/segment.py")
@@ -80,33 +84,33 @@ def look_at(source: str) -> Images:
     if everything < FEWEST:
         raise UserError(f"{root} holds {everything} images to train on; expected at least {FEWEST}")
     train, held_out = list_folder(root, chosen.split), list_folder(root, chosen.eval_split)
-    sizes = some_sizes(train.paths)
-    side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))
     classes = tuple(train.classes)
-    return Images(chosen.split, chosen.eval_split, len(train.paths), len(held_out.paths), classes, side, pixels)
+    return _describe(chosen, len(train.paths), len(held_out.paths), classes, some_sizes(train.paths))
 
 
-def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Width and height of some of the images.
+def _look_at_data_set(source: str) -> Images:
+    chosen = configs.set_source(configs.defaults("classify"), source).data
+    train, held_out = (data_sets.select(source, split) for split in (chosen.split, chosen.eval_split))
+    count = len(train.positions)
+    if count < FEWEST - 1:
+        raise UserError(f"{source} holds {count} images to train on; expected at least {FEWEST - 1}")
+    names = train.class_names or map(str, range(train.num_classes))
+    classes = () if train.labels is None else tuple(names)
+    images = train.images
+    if isinstance(images, ArrayImages) and images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{images.name} has images of {images.shape[-1]} channels; expected 1 or 3: for others, train each stage "
+            "as docs/other_images.md shows"
+        )
+    sizes = [images.shape[2:0:-1]] if isinstance(images, ArrayImages) else some_encoded_sizes(images)
+    return _describe(chosen, count, len(held_out.positions), classes, sizes)
 
-    Raises:
-      UserError: none of them can be read.
-    """
-    found = [_size_of(path) for path in paths[:: -(-len(paths) // SAMPLE)]]
-    sizes = [size for size in found if size]  # training counts and names images that cannot be read
-    if not sizes:
-        raise UserError(f"no image of {min(len(paths), SAMPLE)} can be read, such as {paths[0]}; expected image files")
-    return sizes
 
-
-@functools.cache  # a command asks for the same images again, for each stage
-def _size_of(path: str) -> tuple[int, int] | None:
-    """Width and height of an image; None if it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
+def _describe(
+    chosen: ConfigDict, train: int, held_out: int, classes: tuple[str, ...], sizes: Sequence[tuple[int, int]]
+) -> Images:
+    side, pixels = (round(statistics.median(map(measure, sizes))) for measure in (min, math.prod))
+    return Images(chosen.split, chosen.eval_split, train, held_out, classes, side, pixels)
 
 
 def is_small(source: str) -> bool:

@@ -5,7 +5,8 @@
   python -m beit_jax.predict --checkpoint microsoft/beit-base-patch16-224 --images photos
 
 The checkpoint is a classifier of this library or of any that `beit_jax.from_pretrained` reads. All images below a
-folder are taken, with class folders or without. They are prepared as for the evaluation of the checkpoint.
+folder are taken, with class folders or without, or those in FILE.npy [n, h, w, c]. They are prepared as for the
+evaluation of the checkpoint.
 
 The table has a row for each image, in the order of their names, with the columns file, class and probability. With
 --top K, class_2 and probability_2 to class_K and probability_K follow. A file is named by its path relative to the
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from beit_jax import cli, command, image_flags
+from beit_jax.data.sources.image_files import ImageFile
 from beit_jax.errors import Mistakes, UserError, printable
 
 
@@ -71,8 +73,7 @@ def predict(name: str, images: Sequence[str], top: int, batch_size: int) -> tupl
     columns = ["file", *(f"{word}_{k}" for k in range(1, top + 1) for word in ("class", "probability"))]
     columns[1:3] = ["class", "probability"]
     rows, read = [[file.name] + [""] * 2 * top for file in files], 0
-    paths = [file.path for file in files]
-    for index, classes, probabilities in _most_likely(experiment, source, paths, top, batch_size):
+    for index, classes, probabilities in _most_likely(experiment, source, files, top, batch_size):
         cells = [(names[chosen], f"{value:.6f}") for chosen, value in zip(classes, probabilities, strict=True)]
         rows[index][1:] = [cell for pair in cells for cell in pair]
         read += 1
@@ -99,7 +100,7 @@ def _open(opened: Any, name: str, top: int) -> tuple[Any, Any]:
     return Experiment(config, opened.folder, task), opened.source
 
 
-def _most_likely(experiment: Any, source: Any, paths: Sequence[str], top: int, batch_size: int) -> Any:
+def _most_likely(experiment: Any, source: Any, files: Sequence[ImageFile], top: int, batch_size: int) -> Any:
     """Index, classes `[k]` and probabilities `[k]` of each image that can be read."""
     import jax
 
@@ -115,10 +116,10 @@ def _most_likely(experiment: Any, source: Any, paths: Sequence[str], top: int, b
         return classes, probabilities
 
     run = jax.jit(compute, out_shardings=sharding.replicated(mesh))
-    batch_size = image_batches.divisible(batch_size, len(paths), mesh)
-    with progress_bar(len(paths), 0) as progress:
+    batch_size = image_batches.divisible(batch_size, len(files), mesh)
+    with progress_bar(len(files), 0) as progress:
         computed = image_batches.compute(
-            lambda images: run(params, experiment.frozen, images), mesh, ops, paths, batch_size, progress
+            lambda images: run(params, experiment.frozen, images), mesh, ops, files, batch_size, progress
         )
         for index, (classes, probabilities) in computed:
             yield from zip(index.tolist(), classes, probabilities, strict=True)

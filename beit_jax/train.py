@@ -16,6 +16,7 @@ mostly because memory was full: free some, or raise optimizer.accumulate, and ru
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -25,8 +26,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from beit_jax import cli, command, extras, local_files
+from beit_jax import cli, command, extras, foreign_weights, local_files
 from beit_jax import config as configs
+from beit_jax.config.loggers import libraries_of
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError, printable
 from beit_jax.experiment_splits import DATA, changed_since
@@ -73,6 +75,8 @@ def _check(config: ConfigDict, workdir: Path | None) -> None:
     with mistakes.collected():
         configs.validate(config)
     with mistakes.collected():
+        extras.check_installed(*_logger_libraries(config))
+    with mistakes.collected():
         configs.check_stages(config, lambda name, stage: _check_files(stage, _folder(config, name, workdir), workdir))
     with mistakes.collected():
         for folder in {workdir, *folders_of(config, workdir).values()} if workdir else ():
@@ -80,11 +84,17 @@ def _check(config: ConfigDict, workdir: Path | None) -> None:
     mistakes.raise_all()
 
 
+def _logger_libraries(config: ConfigDict) -> list[str]:
+    chosen = [stage.get("loggers", ()) for stage in configs.stages_of(config).values()]
+    return list(dict.fromkeys(library for names in chosen for library in libraries_of(tuple(names))))
+
+
 def _check_files(config: ConfigDict, run: Path | None, workdir: Path | None) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
         if run is None or read_result(run) is None:
-            local_files.check_run(config, run)
+            check_start = functools.partial(foreign_weights.check_source, workdir=workdir)
+            local_files.check_run(config, run, check_start)
     with mistakes.collected():
         if workdir is not None:
             local_files.check_outside("workdir", workdir, config)
@@ -161,17 +171,12 @@ def _finished(folder: Path) -> dict[str, float] | None:
 
 def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdir: Path) -> dict[str, Any]:
     """The experiment of every stage that has not run, each checked before the first one starts."""
-    import jax
-
     if not stages:
         return {}
     from beit_jax.experiment import Experiment
 
-    if not jax.config.jax_compilation_cache_dir:
-        # Compiled programs are kept with the run: a continued run starts at once.
-        jax.config.update("jax_compilation_cache_dir", str((workdir / "compiled").absolute()))
-        # Stages of a recipe often share programs that compile in less than JAX's limit of a second.
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    _keep_programs(workdir / "compiled")
+    stages = foreign_weights.import_sources(stages, folders, workdir)
     experiments: dict[str, Experiment] = {}
     for name, stage in stages.items():
         in_recipe = name if folders[name] != workdir else ""
@@ -180,6 +185,19 @@ def _build(stages: Mapping[str, ConfigDict], folders: Mapping[str, Path], workdi
             experiments[name] = Experiment.build(stage, folders[name], pending, in_recipe)
             experiments[name].check_memory()
     return experiments
+
+
+def _keep_programs(folder: Path) -> None:
+    """Keeps compiled programs with the run, unless the user keeps them elsewhere: a continued run starts at once."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.jax_compilation_cache_dir:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    # Stages of a recipe often share programs that compile in less than JAX's limit of a second.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    compilation_cache.reset_cache()  # where a config has compiled something, JAX has decided that there is none
 
 
 def _describe_data(experiments: Mapping[str, Any]) -> dict[str, str]:

@@ -15,13 +15,24 @@ from beit_jax.runtime.checkpoint_folder import has_checkpoint
 CONFIG = "config.json"
 RESULT = "result.json"  # of a finished run: its last evaluation
 NAMED = 8  # keys in an error message
-FOLDERS = ("checkpoints", "compiled", "pictures", "tables", "tensorboard")  # of a run
-FILES = (CONFIG, RESULT, DATA, "lock", "metrics.jsonl", "parameters.txt", "report.html", "unreadable.txt")
+FOLDERS = ("checkpoints", "compiled", "imported", "pictures", "tables", "tensorboard")  # of a run
+FILES = (
+    CONFIG,
+    RESULT,
+    DATA,
+    "lock",
+    "metrics.jsonl",
+    "parameters.txt",
+    "report.html",
+    "unreadable.txt",
+    "loggers.json",
+)
 # What a run writes before its first checkpoint, beside its config. Compiled programs may stay: their names are hashes
 # of all that they depend on.
 LEFTOVERS = (
     DATA,
     "metrics.jsonl",
+    "loggers.json",
     "parameters.txt",
     "unreadable.txt",
     "unreadable-*.txt",

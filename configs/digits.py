@@ -51,7 +51,8 @@ def probe(seed: int, source: str) -> ConfigDict:
     """Probes of every layer, on features that are computed once."""
     config = quickstart.digits(defaults("probe"))
     config.model.update(dict(variant=f"Nano/{quickstart.PATCH}", image_size=quickstart.SIZE, drop_path=0.0))
-    config.seed, config.encoder.init_from, config.cache_features, config.knn.k = seed, source, True, 10
+    config.seed, config.encoder.init_from, config.cache_features = seed, source, True
+    config.evals.kinds, config.evals.k = ("knn",), 10
     config.batch_size, config.steps, config.eval_every = 256, 1000, 250
     # Features are small and not normalised: of seven rates from 0.004 to 10, the largest is best for both arms.
     config.optimizer.update(dict(lr=10.0, min_lr=0.0, weight_decay=1e-4))

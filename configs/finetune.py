@@ -17,6 +17,7 @@ Arguments
   variant  Ti/16 S/16 B/16 L/16; by default B/16; Ti and S take the settings of B
   data     a tfds name, folder:PATH, records of shard_dataset or digits; 1% and 10% of ImageNet are
            imagenet2012_subset/1pct and /10pct; by default imagenet2012, for 22k records with the name imagenet21k
+  channels of the images, by default 3 (docs/other_images.md); others have no randaugment
   epochs   length of the run; by default that of the recipe
   minutes  of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
            configs/own_images.py, and by default a length of 20 minutes. To start from published weights, give their
@@ -50,7 +51,7 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
+from beit_jax.config import defaults, parse_arg, python_file, set_channels, set_source, shorten
 from beit_jax.own_images import fit_batch
 
 OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
@@ -107,8 +108,8 @@ DATA = {"22k": "imagenet21k", "cifar100": "cifar100"}
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of a recipe."""
     known = dict(recipe="", variant="", v2=False, pretrained=0.0, image_size=0, statistics="", paper=False)
-    arg = parse_arg(arg, data="", epochs=0.0, minutes=20.0, runlocal=False, **known)
-    published = arg.runlocal or any(arg[name] for name in known)
+    arg = parse_arg(arg, data="", epochs=0.0, minutes=20.0, channels=3, runlocal=False, **known)
+    published = arg.runlocal or arg.channels != 3 or any(arg[name] for name in known)
     own = None if published else OWN_IMAGES.stage("from_beit_seed0", arg.epochs, data=arg.data, minutes=arg.minutes)
     if own:
         return own
@@ -143,7 +144,7 @@ def get_config(arg: str = "") -> ConfigDict:
     augment = f"decode|random_resized_crop(image_size)|flip_lr|randaugment(statistics=statistics){normalize}"
     config.data.ops = augment + ("|random_erasing" if recipe.erasing else "") + keep
     config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){normalize}{keep}"
-    return config
+    return set_channels(config, arg.channels)
 
 
 def published_recipe(arg: ConfigDict, size: str) -> Recipe:

@@ -9,7 +9,7 @@ number of tokens and the encoder are chosen from the number and the size of the 
 table shows them before the first step. Each can be set: by an argument, or any key by --config.STAGE.KEY=VALUE.
 
 Arguments
-  data     folder:PATH
+  data     folder:PATH, or npz:FILE, npy:FOLDER, tars:FOLDER, hf:FOLDER (docs/data.md)
   size     side of the images for the network, in pixels; 0: chosen
   minutes  what the whole run should take on these devices, by an estimate; longer pre-training is better
   labels   to fine-tune on: all, 10% (of each class), "5 per class"
@@ -137,6 +137,7 @@ def pretrain(plan: Plan, arg: ConfigDict) -> ConfigDict:
     )
     config.data.ops = f"decode{flip(arg)}|two_views(image_size, tokenizer_size, 0.5, 1.0)" + ending
     config.data.eval_ops = "decode|two_views_center(image_size, tokenizer_size, 1.0)" + ending
+    config.evals.ops = f"decode|resize(image_size){NORMALIZE}|keep('image', 'label')"
     return config
 
 

@@ -22,6 +22,7 @@ Arguments
            no stochastic depth. Its tokenizer is a VQ-KD
   kind     of the tokenizer, dvae, vqkd, kmeans, kmeans_features or random_projection (docs/tokenizers.md), the last of
            which needs no run; by default vqkd with v2, else dvae
+  channels of the images, by default 3 (docs/other_images.md); others have no colour jitter
   runlocal
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
@@ -36,7 +37,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
+from beit_jax.config import defaults, parse_arg, python_file, set_channels, set_source, shorten
 from beit_jax.own_images import fit_batch, fit_warmup
 
 OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
@@ -44,9 +45,11 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the official README; those of its ImageNet-22k command for any data set but ImageNet-1k."""
-    known = dict(variant="", data="imagenet2012", epochs=0.0, minutes=20.0, kind="")
+    known = dict(variant="", data="imagenet2012", epochs=0.0, minutes=20.0, kind="", channels=3)
     arg = parse_arg(arg, **known, published=False, paper=False, fast=False, v2=False, runlocal=False)
-    published = arg.variant or arg.published or arg.paper or arg.fast or arg.v2 or arg.kind or arg.runlocal
+    published = (
+        arg.variant or arg.published or arg.paper or arg.fast or arg.v2 or arg.kind or arg.runlocal or arg.channels != 3
+    )
     own = None if published else OWN_IMAGES.stage("pretrain", arg.epochs, data=arg.data, minutes=arg.minutes)
     if own:
         return own
@@ -96,4 +99,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.device_augment = True
         config.data.ops = f"decode_view(image_size{scale})|flip_lr|{masks}|keep('image', 'mask')|keep_levels"
     config.data.eval_ops = f"decode|two_views_center(image_size, tokenizer_size{method})" + ending
-    return config
+    config.evals.ops = (
+        "decode|resize_small(short_side)|central_crop(image_size)|normalize(statistics)|keep('image', 'label')"
+    )
+    return set_channels(config, arg.channels)

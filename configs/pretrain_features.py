@@ -14,6 +14,7 @@ Arguments
   variant  B/16 L/16; by default B/16
   data     a tfds name, folder:PATH, records of shard_dataset or digits
   epochs   length of the run; by default 800, with a teacher 300
+  channels of the images, by default 3 (docs/other_images.md); others have no colour jitter
   runlocal
 
 Time and memory of this code at this size: not measured.
@@ -24,13 +25,13 @@ huggingface.co/drkostas/MaskDistill-ViT-Base).
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, set_source, shorten
+from beit_jax.config import defaults, parse_arg, set_channels, set_source, shorten
 from beit_jax.own_images import fit_batch, fit_warmup
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of data2vec, or of a teacher."""
-    arg = parse_arg(arg, teacher="", variant="B/16", data="imagenet2012", epochs=0.0, runlocal=False)
+    arg = parse_arg(arg, teacher="", variant="B/16", data="imagenet2012", epochs=0.0, channels=3, runlocal=False)
     config, large = defaults("pretrain_features"), arg.variant.startswith("L")
     config.epochs = arg.epochs or (300.0 if arg.teacher else 800.0)
     set_source(config, arg.data)
@@ -53,4 +54,5 @@ def get_config(arg: str = "") -> ConfigDict:
     ending = "|normalize(statistics)|blockwise_mask(num_masked, min_block, grid)|keep('image', 'mask')"
     config.data.ops = "decode|color_jitter(0.4)|flip_lr|random_resized_crop(image_size)" + ending
     config.data.eval_ops = "decode|resize_small(short_side)|central_crop(image_size)" + ending
-    return config
+    config.evals.ops = config.data.eval_ops.replace(ending, "|normalize(statistics)|keep('image', 'label')")
+    return set_channels(config, arg.channels)

@@ -11,9 +11,10 @@ Arguments
   cache    no augmentation, so that features are computed once: minutes in place of hours, and some points less
            accuracy. The features stay in memory: 4 bytes x images x layers x width
   statistics  pixel statistics, imagenet or inception; by default those of the checkpoint in encoder.init_from
+  channels of the images, by default 3 (docs/other_images.md)
   variant, data, runlocal
 
---config.knn.k=20 adds nearest neighbours. They need the features of all images in memory, as `cache` does.
+--config.evals.kinds=knn adds nearest neighbours, of at most evals.images training images, by default 25,600.
 An encoder that was fine-tuned has a table of relative positions in each block: add
 --config.model.relative_position=per_block. The encoder of a VQ-KD tokenizer needs statistics=inception,
 --config.model.relative_position=none, --config.model.absolute_positions=True and --config.model.layer_scale=0.
@@ -24,12 +25,14 @@ measured here yet.
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, set_source, shorten
+from beit_jax.config import defaults, parse_arg, set_channels, set_source, shorten
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the paper or of the released code."""
-    known = dict(setting="paper", variant="B/16", data="imagenet2012", statistics="", cache=False, runlocal=False)
+    known = dict(
+        setting="paper", variant="B/16", data="imagenet2012", statistics="", cache=False, channels=3, runlocal=False
+    )
     arg = parse_arg(arg, **known)
     if arg.setting not in ("paper", "code"):
         raise ValueError(f"setting={arg.setting!r}; expected paper or code")
@@ -52,11 +55,12 @@ def get_config(arg: str = "") -> ConfigDict:
         config.batch_size = 32
         shorten(config, 40)
         config.model.update(dict(variant="Micro/4", image_size=16))
-        config.encoder.init_from, config.layers, config.knn.k = "random", (), 10
+        config.encoder.init_from, config.layers = "random", ()
+        config.evals.kinds, config.evals.k = ("knn",), 10
     config.data.statistics = arg.statistics
     ending = "|normalize(statistics)|keep('image', 'label')"
     config.data.eval_ops = f"decode|resize_small(short_side)|central_crop(image_size){ending}"
     config.data.ops = f"decode|random_resized_crop(image_size, method='bilinear')|flip_lr{ending}"
     if config.cache_features:
         config.data.ops = config.data.eval_ops
-    return config
+    return set_channels(config, arg.channels)

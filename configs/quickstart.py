@@ -70,6 +70,7 @@ def pretrain() -> ConfigDict:
     )
     config.data.ops = "decode|two_views(image_size, tokenizer_size, 0.7, 1.0)" + ending
     config.data.eval_ops = "decode|two_views_center(image_size, tokenizer_size, 1.0)" + ending
+    config.evals.ops = "decode|resize(image_size)" + ENDING
     return config
 
 

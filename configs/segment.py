@@ -21,6 +21,7 @@ Arguments
   binary   masks of 0 and 255: 255 is class 1. By itself 255 means that a pixel does not count
   statistics  pixel statistics: by default those of the checkpoint in init_from. The released code has imagenet for all
            segmentation, also of encoders that were pre-trained with inception
+  channels of the images, by default 3 (docs/other_images.md); others have no photometric distortion
   runlocal scenes of digits, which are generated without a download
 
 Download ADE20K by hand (ADEChallengeData2016.zip): the data set scene_parse150 of tensorflow-datasets holds the
@@ -39,7 +40,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, set_source, shorten
+from beit_jax.config import defaults, parse_arg, set_channels, set_source, shorten
 
 ADE20K = ("ADEChallengeData2016", "scene_parse150")  # names of the folder, and of the tfds data set
 # head, size of the encoder, stage: lr, layer decay, stochastic depth
@@ -76,6 +77,7 @@ def get_config(arg: str = "") -> ConfigDict:
         ade20k=False,
         binary=False,
         statistics="",
+        channels=3,
         runlocal=False,
     )
     encoder = "large" if arg.variant.startswith("L") else "base"
@@ -115,7 +117,7 @@ def get_config(arg: str = "") -> ConfigDict:
         f"decode|{relabel}resize_within({canvas})|{normalize}"
         f"|pad_for_evaluation({canvas}, label_canvas)|{keep}, 'size', 'label_size')"
     )
-    return config
+    return set_channels(config, arg.channels)
 
 
 def runlocal(config: ConfigDict) -> None:

@@ -16,6 +16,7 @@ Arguments
   steps    length of the run; the warm-up of the KL term and the annealing of the temperature follow
   minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
            configs/own_images.py, and a length of 20 minutes, unless `published` asks for those of the paper
+  channels of the images, by default 3 (docs/other_images.md)
   runlocal
 
 Hardware: OpenAI used 64 V100 (16 GB), 8 images each. Time and memory of this code at this size: not measured.
@@ -28,7 +29,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from beit_jax.config import defaults, parse_arg, python_file, set_source, shorten
+from beit_jax.config import defaults, parse_arg, python_file, set_channels, set_source, shorten
 from beit_jax.errors import UserError
 from beit_jax.own_images import fit_batch
 
@@ -38,14 +39,15 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The paper's settings, with a random resized crop in place of the random square crop of the paper's listing 1."""
-    known = dict(kind="dvae", teacher="", classes=0, data="imagenet2012", steps=0, minutes=20.0)
+    known = dict(kind="dvae", teacher="", classes=0, data="imagenet2012", steps=0, minutes=20.0, channels=3)
     arg = parse_arg(arg, **known, published=False, runlocal=False)
     config = defaults("tokenizer", arg.kind)  # an error for a kind that does not exist
     check_arguments(arg)
     if arg.kind != "dvae":
-        return compared(vqkd(config, arg) if arg.kind == "vqkd" else unlearned(config, arg), arg)
+        made = compared(vqkd(config, arg) if arg.kind == "vqkd" else unlearned(config, arg), arg)
+        return set_channels(made, arg.channels)
     chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes)
-    own = None if arg.published or arg.runlocal else OWN_IMAGES.stage("tokenizer", **chosen)
+    own = None if arg.published or arg.runlocal or arg.channels != 3 else OWN_IMAGES.stage("tokenizer", **chosen)
     if own:
         return compared(own, arg)
     config.batch_size = 512
@@ -72,7 +74,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "decode|random_resized_crop(image_size, 0.44, 0.79, (1.0, 1.0))|flip_lr|map_pixels('image')|keep('image')"
     )
     config.data.eval_ops = "decode|resize_small(image_size)|central_crop(image_size)|map_pixels('image')|keep('image')"
-    return compared(config, arg)
+    return set_channels(compared(config, arg), arg.channels)
 
 
 def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:

@@ -147,7 +147,17 @@ def pretrain(arm: Arm, teacher: dict, source: str) -> ConfigDict:
     like = quickstart.pretrain()
     if arm.task == "pretrain":
         config = defaults("pretrain", arm.kind)
-        for name in ("model", "optimizer", "data", "batch_size", "steps", "log_every", "save_every", "eval_every"):
+        for name in (
+            "model",
+            "optimizer",
+            "data",
+            "evals",
+            "batch_size",
+            "steps",
+            "log_every",
+            "save_every",
+            "eval_every",
+        ):
             config[name] = like[name]
         config.tokenizer.init_from = source
         if arm.kind != "dvae":

@@ -19,6 +19,7 @@ def save(folder, task, labels=(), name="model"):
     config.data.ops = config.data.eval_ops = ""
     if task == "classify":
         config.labels, config.model.init_scale = labels, 1.0
+        config.model.num_classes = len(labels) or config.model.num_classes
     with config.unlocked():
         config.preprocess = preprocess_section(16, "bilinear", 18)
     with jax.numpy_dtype_promotion("standard"):

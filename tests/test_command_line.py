@@ -65,6 +65,7 @@ MISSING = {
     "benchmark": ["--config=configs/pretrain.py", "--real", "--config.data.source=folder:nowhere"],
     "tokenize_dataset": ["--config=configs/pretrain.py", "--out=o", "--config.tokenizer.init_from=nowhere"],
     "shard_dataset": ["--images=nowhere", "--out=o"],
+    "tiff_to_arrays": ["--images=nowhere", "--out=o"],
     "visualize report": ["nowhere"],
     "visualize attention": ["--checkpoint=nowhere", "--image=docs/index.md", "--out=o"],
     "visualize tokens": ["--checkpoint=nowhere", "--image=docs/index.md", "--out=o"],
@@ -225,7 +226,7 @@ class TestTrain:
     def test_a_checkpoint_of_another_library(self, tmp_path):
         (tmp_path / "hf").mkdir()
         (tmp_path / "hf" / "model.safetensors").touch()
-        start = f"--config.init_from={tmp_path}/hf"
+        start = f"--config.resume_from={tmp_path}/hf"  # `init_from` may name it
         (line,) = refused(train, f"--config={TOKENIZER}:runlocal", f"--workdir={tmp_path}/run", start)
         assert f"python -m beit_jax.convert {tmp_path}/hf runs/converted --to beit_jax" in line
 

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from beit_jax import config as configs
-from beit_jax import own_images
+from beit_jax import foreign_weights, own_images
 from beit_jax.benchmarks import program
 from beit_jax.config import validate
 from beit_jax.errors import UserError
@@ -30,6 +30,11 @@ ARGUMENTS = {
         "data=folder:somewhere",
         "data=folder:somewhere,size=64,minutes=60,labels=10%,variant=S/16,codes=100,batch=16,seeds=1,flip",
         "data=folder:somewhere,runlocal",
+    ],
+    "continue_pretraining": [
+        "init=owner/name,data=folder:somewhere",
+        "init=owner/name,data=folder:somewhere,image_size=32,codes=16,epochs=5,batch=16,flip,runlocal",
+        "init=owner/name,data=folder:somewhere,channels=4,inflate=average,statistics=inception,minutes=60",
     ],
     "pretrain": [
         "",
@@ -84,9 +89,10 @@ ARGUMENTS = {
 
 @pytest.fixture(autouse=True)
 def images(monkeypatch):
-    """What `configs/own_images.py` finds in the folder that it is given."""
+    """What `configs/own_images.py` finds in the folder that it is given, and the weights of a hub id."""
     found = own_images.Images("train[:90%]", "train[90%:]", 900, 100, ("ant", "bee"), 64, 64 * 64)
     monkeypatch.setattr(own_images, "look_at", lambda source: found)
+    monkeypatch.setattr(foreign_weights, "config_of", lambda name: configs.defaults("pretrain"))
 
 
 def stages(repository, name, arg):

@@ -169,7 +169,7 @@ def test_what_is_refused(model, images, tmp_path):
         (model, images, "a.npz", ("--layers=0",), "found --layers=0; expected numbers from 1 on"),
         (model, images, "a.npz", ("--kind=max",), "invalid choice: 'max'"),
         (model, images, "a.npz", ("--image_size=18",), "expected multiples of the patch size 4"),
-        (model, images, "a.npz", ("--shard_size=0",), "--shard_size=0, expected positive numbers"),
+        (model, images, "a.npz", ("--shard_size=0",), "found --shard_size=0, expected at least 1"),
         (model, images, "a.npz", ("--batch_size=0",), "found --batch_size=0, expected at least 1"),
         (model, images, "a.npy", (), "a.npy; expected a file that ends in .npz, or a folder"),
         (model, images, "file", (), "file; expected a file that ends in .npz, or a folder"),

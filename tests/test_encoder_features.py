@@ -17,7 +17,7 @@ from beit_jax import encoder_features
 from beit_jax.errors import UserError
 from beit_jax.models import vit
 from beit_jax.tasks import create_task
-from beit_jax.training.interpolate_positions import interpolate_positions
+from beit_jax.training.interpolate_positions import bicubic, interpolate_positions
 
 TASKS = ("classify", "pretrain", "pretrain_pixels", "pretrain_features", "segment", "vqkd")
 
@@ -111,6 +111,26 @@ def test_other_sizes_have_interpolated_positions(tmp_path):
     np.testing.assert_array_equal(extract(wide), found)
     with pytest.raises(UserError, match=r"found images of shape \(2, 52, 20, 3\); expected \[b, 20, 52, 3\]"):
         extract(draw(52, 20))
+
+
+@pytest.mark.parametrize(
+    ("task", "positions", "size"),
+    [("classify", "per_block", (8, 56)), ("classify", "none", (8, 32)), ("vqkd", "none", (16, 36))],
+)
+def test_a_rectangle_at_its_own_size_keeps_its_positions(task, positions, size):
+    """Also where a square has as many: 2x8 and 4x9 patches, and the table of 2x14."""
+    fields = {} if task == "vqkd" else dict(relative_position=positions, absolute_positions=positions == "none")
+    model, params = made(task, image_size=size, **fields)
+    expected = outputs(model, params, draw(*size))[1, :, 1:].mean(axis=1)
+    np.testing.assert_allclose(beit_jax.features(model, params, draw(*size), layers=2), expected, atol=1e-5)
+
+
+def test_a_rectangle_turned_has_turned_positions():
+    model, params = made("classify", image_size=(16, 32), relative_position="none", absolute_positions=True)
+    _, turned = encoder_features.at_size(*beit_jax.encoder_of(model, params), (32, 16))
+    own, found = (np.asarray(tree["pos_embed"])[0, 1:] for tree in (params["encoder"], turned))
+    expected = np.einsum("yi,xj,ijc->yxc", bicubic(4, 8), bicubic(8, 4), own.reshape(4, 8, -1))
+    np.testing.assert_allclose(found.reshape(8, 4, -1), expected, atol=1e-6)
 
 
 def test_mistakes_are_one_line():

@@ -41,8 +41,10 @@ def test_neighbours_do_not_vote_for_themselves():
     config = tiny("probe")
     ops = "decode|resize(16)|normalize|keep('image', 'label')"
     config.data.update(dict(source="digits", split="train", eval_split="train[:9]", ops=ops, eval_ops=ops))
-    config.knn.k = 5
-    with pytest.raises(UserError, match=r"have 9 images in common, which would vote for themselves with knn\.k=5"):
+    config.evals.kinds = ("knn", "rankme")
+    with pytest.raises(
+        UserError, match=r"have 9 images in common, which would be learned and scored by knn of evals\.kinds"
+    ):
         _ = experiment(config).data.evaluations
 
 
@@ -139,7 +141,9 @@ def test_neighbours_in_a_pretraining_have_classes_by_name(tmp_path, names, refus
                 Image.fromarray(pixels).save(tmp_path / split / name / f"{index}.png")
     config = tiny("pretrain_pixels")
     config.data.update(dict(source=f"folder:{tmp_path}", split="validation", eval_split="test", eval_ops=""))
-    config.knn.update(dict(k=2, ops="decode|resize(image_size)|normalize(statistics)|keep('image', 'label')"))
+    config.evals.update(
+        dict(kinds=("knn",), k=2, ops="decode|resize(image_size)|normalize(statistics)|keep('image', 'label')")
+    )
     if refused:
         with pytest.raises(UserError, match=refused):
             _ = experiment(config).data.evaluations

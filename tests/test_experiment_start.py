@@ -9,8 +9,11 @@ import beit_jax
 from beit_jax import config as configs
 from beit_jax import evaluate
 from beit_jax.config import statistics
+from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
 from beit_jax.experiment_start import fill_in_statistics, find_start
+from beit_jax.experiment_teacher import fill_in_teacher
+from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.models.pixel_statistics import STATISTICS
 from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
@@ -155,7 +158,8 @@ def test_wrong_statistics():
         "(",
     ):
         with pytest.raises(
-            beit_jax.errors.UserError, match=r"data\.statistics=.*expected 'inception' or 'imagenet', or a"
+            beit_jax.errors.UserError,
+            match=r"data\.statistics(=.*expected 'inception' or 'imagenet', or a| has 2 channels)",
         ):
             configs.validate(made(**{"data.statistics": text}))
 
@@ -174,3 +178,26 @@ def test_statistics_of_ops_by_name_and_by_position():
         assert statistics.of_ops(ops) == expected
     with pytest.raises(ValueError):
         statistics.parse(f"({10**400}, 1, 1), (1, 1, 1)")
+
+
+def test_the_number_that_means_1_is_that_of_the_start(tmp_path, warnings_of):
+    sixteen = {"data.max_value": 10_000.0}
+    stages = {"stage:old": made(**sixteen), "stage:eight": made(**{"data.source": "cifar10"})}
+    stages |= {"stage:encoder": tiny("pretrain"), "stage:tokens": tiny("tokenizer")}
+    for stage in ("stage:encoder", "stage:tokens"):
+        stages[stage].data.max_value = 10_000.0
+    assert started(made(init_from="stage:old"), tmp_path, stages).data.max_value == 10_000.0
+    started(made(init_from="stage:eight", **sixteen), tmp_path, stages)
+    vqkd, pretrain = tiny("vqkd"), tiny("pretrain")
+    vqkd.teacher.path, pretrain.tokenizer.init_from = "stage:encoder", "stage:tokens"
+    assert fill_in_teacher(vqkd, tmp_path, stages).data.max_value == 10_000.0
+    assert fill_in_tokenizer(pretrain, tmp_path, stages).data.max_value == 10_000.0
+    assert warnings_of() == []
+    started(made(init_from="stage:old", **{"data.max_value": 255.0}), tmp_path, stages)
+    vqkd.data.max_value = pretrain.data.max_value = 65_535.0
+    fill_in_teacher(vqkd, tmp_path, stages)
+    assert ["was trained with 10000, so that it saw other pixels" in line for line in warnings_of()] == [True, True]
+    with pytest.raises(
+        UserError, match=r"max_value=65535, and tokenizer.init_from=stage:tokens was trained with 10000"
+    ):
+        fill_in_tokenizer(pretrain, tmp_path, stages)

@@ -22,7 +22,8 @@ STAGE = "stage:pretrain"
 
 
 def with_teacher(**settings):
-    return ConfigDict({"task": "tokenizer", "teacher": keys.section(**settings)}).lock()
+    data = tiny.config("vqkd").data
+    return ConfigDict({"task": "tokenizer", "teacher": keys.section(**settings), "data": data}).lock()
 
 
 def pretraining(**model):
@@ -68,6 +69,30 @@ def test_a_stage_that_has_not_run_yet(tmp_path):
     assert jax.tree.map(np.shape, merge(shapes, run, ignored=teacher.ignored)) == jax.tree.map(np.shape, shapes)
     with pytest.raises(UserError, match=r"teacher.layer=3; expected at most 2, the depth of the encoder"):
         fill_in_teacher(with_teacher(kind="encoder", path=STAGE, layer=3), tmp_path / "tokenizer", {STAGE: stage})
+
+
+def test_a_teacher_of_rectangles_and_of_other_channels(tmp_path):
+    stage = pretraining(image_size=(16, 32))
+    stage.data.channels, stage.data.eval_ops = 13, "decode|normalize('inception')"
+    stage.data.ops = stage.data.eval_ops
+    config = with_teacher(kind="encoder", path=STAGE)
+    filled = fill_in_teacher(config, tmp_path / "tokenizer", {STAGE: stage}).teacher
+    assert filled.image_size == (16, 32)
+    config = tiny.config("vqkd")
+    config.teacher = filled
+    config.data.channels = 13
+    assert fit_tokenizer_to_teacher(config).model.target_width == 32
+    for kind, channels, words in (("clip", 13, "a CLIP, which sees"), ("encoder", 4, "for images of other channels")):
+        config.data.channels, config.teacher.kind = channels, kind
+        config.teacher.statistics = f"({'0.1, ' * 13}), ({'0.2, ' * 13})"
+        with pytest.raises(UserError, match=f"data.channels={channels}, and the teacher {STAGE} is {words}"):
+            fit_tokenizer_to_teacher(config)
+
+
+def test_the_report_of_a_tokenizer_needs_no_teacher():
+    config = tiny.config("vqkd")
+    config.data.channels, config.teacher = 13, keys.section(path="runs/teacher")
+    assert tasks.create_task(config).report.curves[0].unit == "1 - cosine"
 
 
 def test_runs_without_such_a_teacher():

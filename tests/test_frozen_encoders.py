@@ -1,4 +1,4 @@
-"""Probes and nearest neighbours by the commands, on checkpoints of other tasks; heads for other classes."""
+"""Probes and what features are measured by, by the commands; heads for other classes."""
 
 import json
 
@@ -13,17 +13,17 @@ from beit_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
 
-KNN = ["--config.knn.k=5", "--config.knn.ops=decode|resize(16)|normalize|keep('image', 'label')"]
+EVALS = ["--config.evals.kinds=knn,rankme,probe", "--config.evals.k=5"]
 SHORT = ["--config.steps=6", "--config.log_every=6", "--config.save_every=6", "--config.eval_every=3"]
 
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory, repository):
-    """A pre-training that is evaluated by nearest neighbours on the way."""
+    """A pre-training whose features are evaluated on the way."""
     run = tmp_path_factory.mktemp("pretrained")
     with pytest.MonkeyPatch.context() as patch, jax.numpy_dtype_promotion("standard"):
         patch.chdir(repository)
-        train.main(command("pretrain", run, *KNN, *SHORT))
+        train.main(command("pretrain", run, *EVALS, *SHORT))
     return run
 
 
@@ -32,13 +32,27 @@ def result(run):
 
 
 @pytest.mark.slow
-def test_nearest_neighbours_during_pretraining(pretrained, capsys):
-    lines = [line for line in read_metrics(pretrained / "metrics.jsonl") if "eval/knn_top1" in line]
+def test_features_are_measured_during_pretraining(pretrained, capsys):
+    lines = [line for line in read_metrics(pretrained / "metrics.jsonl") if "eval/loss" in line]
     assert [line["step"] for line in lines] == [3, 6]
-    assert 0.2 < result(pretrained)["knn_top1"] < 1  # far above a tenth, and no label is seen
-    assert result(pretrained)["knn_best_layer"] in (1, 2)
+    for line in lines:
+        assert 0.2 < line["eval/knn_top1"] < 1  # far above a tenth, and no label is seen
+        assert 0.2 < line["eval/probe_top1"] < 1
+        assert {line["eval/knn_best_layer"], line["eval/probe_best_layer"]} <= {1, 2}
+        assert 1 < line["eval/rankme"] == line["eval/rankme_layer02"] < 64
+    assert result(pretrained)["rankme"] == lines[1]["eval/rankme"] != lines[0]["eval/rankme"]
     evaluate.main([f"--checkpoint={pretrained}"])
     assert json.loads(capsys.readouterr().out) == result(pretrained)
+    page = (pretrained / "report.html").read_text()
+    for curve in (
+        "top-1 accuracy of nearest neighbours",
+        "top-1 accuracy of logistic regression",
+        "RankMe of the last",
+    ):
+        assert f'alt="pretrain: {curve}' in page
+    assert all(f"<td>{name}</td>" in page for name in ("knn_top1", "probe_top1", "rankme", "rankme_layer01"))
+    tags = b"".join(file.read_bytes() for file in (pretrained / "tensorboard").iterdir())
+    assert b"eval/rankme" in tags and b"eval/probe_top1" in tags
 
 
 @pytest.mark.slow

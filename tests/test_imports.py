@@ -37,8 +37,8 @@ def test_models_tasks_and_training_without_tensorflow():
     assert done.stdout.strip().endswith("open"), done.stderr
 
 
-COMMANDS = ["train", "evaluate", "predict", "embed", "benchmark", "convert", "visualize", "shard_dataset"]
-COMMANDS += ["tokenize_dataset"]
+COMMANDS = ["train", "evaluate", "predict", "embed", "benchmark", "convert", "visualize", "shard_dataset", "push"]
+COMMANDS += ["tokenize_dataset", "tiff_to_arrays"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

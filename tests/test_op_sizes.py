@@ -9,7 +9,7 @@ from tiny import DVAE
 from tiny import config as tiny_config
 
 from beit_jax import config as configs
-from beit_jax import evaluate
+from beit_jax import evaluate, overview
 from beit_jax.benchmarks import program
 from beit_jax.config.op_sizes import fill_in_sizes, short_side
 from beit_jax.convert import preprocessing
@@ -54,6 +54,11 @@ def pretrain(**keys):
             {"model.image_size": 112, "loss_on": "all"},  # the loss counts all 49 patches, and masks hide 19
             "two_views(112, 56, 0.2, scale_max=1.0) | blockwise_mask(19, 4, 7)",
             "resize_small(128) | central_crop(112) | pad_to(224, 21)",
+        ),
+        (
+            {"model.image_size": (64, 128)},
+            "two_views((64, 128), (32, 64), 0.2, scale_max=1.0) | blockwise_mask(12, 3, (4, 8))",
+            "resize_small((73, 146)) | central_crop((64, 128)) | pad_to((128, 256), (12, 24))",
         ),
     ],
 )
@@ -186,3 +191,11 @@ def test_a_tokenizer_without_a_config(tmp_path):
     config = pretrain(**{"tokenizer.init_from": str(tmp_path / "tokenizer")})
     with pytest.raises(UserError, match="does not hold the config of a run"):
         fill_in_tokenizer(config, tmp_path / "pretrain", {})
+
+
+def test_the_table_of_a_run_guesses_the_pixels_of_rectangles():
+    guesses = []
+    for size in (32, (16, 48), 128, (96, 192)):
+        config = pretrain(**{"model.image_size": size, "data.source": "imagenet2012"})
+        guesses.append(overview._pixels(config))
+    assert guesses == [32 * 32, 16 * 48, overview.PHOTOGRAPH, overview.PHOTOGRAPH]

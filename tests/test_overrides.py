@@ -37,6 +37,16 @@ def test_values_are_read_in_the_type_of_their_key():
     assert config.is_locked and config.optimizer.is_locked
 
 
+def test_a_tuple_of_names_is_read_as_its_default_says_whatever_it_was():
+    for made, stage in ((tokenizer(), lambda made: made), (recipe(), lambda made: made.pretrain)):
+        for text, expected in {"wandb": ("wandb",), "mlflow,wandb": ("mlflow", "wandb"), "": ()}.items():
+            configs.override(made, [f"--config.loggers={text}"])
+            assert stage(made).loggers == expected
+    made.pretrain.loggers, made.pretrain.epochs = ("wandb",), 3
+    configs.override(made, ["--config.pretrain.loggers=mlflow", "--config.pretrain.epochs=0.5"])
+    assert made.pretrain.loggers == ("mlflow",) and made.pretrain.epochs == 0.5
+
+
 def test_a_value_may_be_an_argument_of_its_own():
     config = configs.defaults("probe")
     configs.override(
@@ -105,7 +115,10 @@ def test_an_unknown_key_without_a_near_one():
         ("pretrian.lr=4", ["names no stage", "did you mean --config.pretrain.optimizer.lr?"]),
         ("zzz=4", ["names no stage: this is a recipe, whose stages are tokenizer, pretrain"]),
         ("pretrain=4", ["--config.pretrain is a stage, not a key"]),
-        ("pretrain.knn=4", ["--config.pretrain.knn is a section", "keys are --config.pretrain.knn.k, --config.pretr"]),
+        (
+            "pretrain.evals=4",
+            ["--config.pretrain.evals is a section", "keys are --config.pretrain.evals.images, --con"],
+        ),
     ],
 )
 def test_unknown_keys_of_a_recipe(argument, parts):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from beit_jax import config as configs
 from beit_jax import own_images, train
+from beit_jax.data.sources import image_sizes
 from beit_jax.data.sources.folder import list_folder
 from beit_jax.data.sources.image_walk import ImageWalk
 from beit_jax.data.sources.listed_once import listed_once
@@ -110,9 +111,9 @@ def test_splits_of_folders(folder, tmp_path):
 def test_unreadable_images_are_passed_over(tmp_path):
     (tmp_path / "a.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"no image of 1 can be read, such as .*a\.png"):
-        own_images.some_sizes([str(tmp_path / "a.png")])
+        image_sizes.some_sizes([str(tmp_path / "a.png")])
     Image.new("RGB", (8, 5)).save(tmp_path / "b.png")
-    assert own_images.some_sizes([str(tmp_path / name) for name in ("a.png", "b.png")]) == [(8, 5)]
+    assert image_sizes.some_sizes([str(tmp_path / name) for name in ("a.png", "b.png")]) == [(8, 5)]
 
 
 def test_a_command_lists_a_folder_and_reads_sizes_once(folder, tmp_path, monkeypatch):
@@ -147,6 +148,23 @@ def test_the_recipe(folder, repository):
 def test_images_without_classes(folder, repository):
     config = configs.load(f"{repository}/configs/own_images.py:data=folder:{folder / 'ant'}")
     assert list(config.stages) == ["tokenizer", "pretrain"]
+
+
+def test_the_recipe_for_arrays_and_for_data_sets(folder, repository, tmp_path):
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "grey.npz", image=np.zeros((40, 50, 48), np.uint8), label=labels)
+    np.savez(tmp_path / "bands.npz", image=np.zeros((40, 50, 48, 5), np.uint8), label=labels)
+    for source, found in (
+        (f"hf:{folder}", Images("train[:90%]", "train[90%:]", 54, 6, ("ant", "bee"), 40, 40 * 52)),
+        (f"npz:{tmp_path}/grey.npz", Images("train[:90%]", "train[90%:]", 36, 4, ("0", "1"), 48, 48 * 50)),
+    ):
+        assert own_images.look_at(source) == found
+        config = configs.load(f"{repository}/configs/own_images.py:data={source},seeds=1,minutes=5")
+        configs.validate(config)
+        assert list(config.stages) == ["tokenizer", "pretrain", "from_beit_seed0", "from_scratch_seed0"]
+        assert {config[name].data.source for name in config.stages} == {source}
+    with pytest.raises(UserError, match="has images of 5 channels; expected 1 or 3"):
+        own_images.look_at(f"npz:{tmp_path}/bands.npz")
 
 
 def test_data_is_required(repository):

@@ -70,7 +70,9 @@ def test_tasks_that_score_classes_need_two(tmp_path):
     for task, keys, needs in (
         ("classify", {}, True),
         ("probe", {}, True),
-        ("pretrain", {"knn.k": 5}, True),
+        ("pretrain", {"evals.kinds": "knn"}, True),
+        ("pretrain", {"evals.kinds": "knn,rankme,probe"}, True),
+        ("pretrain", {"evals.kinds": "rankme"}, False),
         ("pretrain", {}, False),
         ("tokenizer", {}, False),
     ):

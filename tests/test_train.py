@@ -15,6 +15,8 @@ from patience import PATIENCE_S
 
 from beit_jax import evaluate, train
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
+from beit_jax.training.checkpoint_manager import Checkpoints
+from beit_jax.training.loggers import Logger, Status, register_logger
 from beit_jax.training.metrics import read_metrics
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
@@ -24,6 +26,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
 @pytest.mark.parametrize("name", ["pretrain", "v2", "vqkd", "kmeans_features", "features"])
 def test_killed_run_continues_to_the_last_bit(tmp_path, name):
     overrides = ["--config.steps=10", "--config.log_every=1", "--config.save_every=5", "--config.eval_every=5"]
+    overrides += ["--config.evals.kinds=knn,rankme,probe"] if name == "pretrain" else []
     environment = os.environ | {"JAX_NUM_CPU_DEVICES": "1"}
 
     def start(workdir):
@@ -58,6 +61,8 @@ def test_killed_run_continues_to_the_last_bit(tmp_path, name):
 
     assert numbers(killed) == numbers(straight)
     assert [line["step"] for line in numbers(straight) if "loss" in line] == list(range(1, 11))
+    measured = [line["step"] for line in numbers(straight) if "eval/probe_top1" in line]
+    assert measured == ([5, 10] if name == "pretrain" else [])
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +82,24 @@ def test_evaluate_gives_the_numbers_of_the_run(finished, capsys):
     assert printed["images"] == 359
     evaluate.main([f"--checkpoint={finished}/checkpoints/10", "--config.data.eval_split=train"])
     assert json.loads(capsys.readouterr().out)["images"] > 1400
+
+
+@pytest.mark.slow
+def test_loggers_end_after_the_checkpoints_are_saved(finished, tmp_path, monkeypatch):
+    ended, close = [], Checkpoints.close
+    monkeypatch.setattr(Checkpoints, "close", lambda self: (close(self), ended.append("checkpoints")))
+
+    @register_logger("ends")
+    class Ends(Logger):
+        start = lambda self, run, run_id: run.name  # noqa: E731
+        log_scalars = lambda self, step, values: None  # noqa: E731
+        close = lambda self, status: ended.append(status)  # noqa: E731
+
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "result.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints" / "20")
+    train.main(command("finetune", tmp_path, "--config.loggers=ends"))
+    assert ended == ["checkpoints", Status.FINISHED]
 
 
 def test_damaged_newest_checkpoint_falls_back(finished, tmp_path):

@@ -166,7 +166,7 @@ def test_refusals_for_memory_leave_the_workdir_free(tmp_path, monkeypatch):
     limit = MemoryLimit(2**10, "free", on_host=True)
     monkeypatch.setattr(memory_check, "find_limit", lambda mesh: limit)
     workdir = tmp_path / "run"
-    short = ["--config.steps=2", "--config.eval_every=0", "--config.knn.k=0", "--config.seed=3"]
+    short = ["--config.steps=2", "--config.eval_every=0", "--config.evals.kinds=()", "--config.seed=3"]
     assert "a training step needs at least" in refused(command("probe", workdir))
     assert not (workdir / "config.json").exists() and not (workdir / "lock").exists()
     monkeypatch.setattr(memory_check, "find_limit", lambda mesh: None)

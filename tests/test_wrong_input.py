@@ -11,11 +11,13 @@ from commands import command, refused
 from PIL import Image
 
 from beit_jax import train
+from beit_jax.config import shipped
 
 # Ops with numbers where the configs name sizes.
 MASKS_OF_SIX = (
     "decode|two_views(16, 16)|normalize|map_pixels|blockwise_mask(6, 1, 4)|keep('image', 'tokenizer_image', 'mask')"
 )
+NO_LABELS = "decode|resize(16)|normalize|keep('image')"
 CANVAS_OF_64 = (
     "decode|resize_within(32, 64)|normalize|pad_for_evaluation(64, 64, 32)"
     "|keep('image', 'label_map', 'size', 'label_size')"
@@ -89,7 +91,7 @@ pytestmark = pytest.mark.usefixtures("in_the_checkout")
         ("segment", [f"--config.data.eval_ops={CANVAS_OF_64}"], ["eval_ops", "32, 32, 3", "64, 64, 3"]),
         ("segment", ["--config.data.source=digits"], ["label map"]),
         ("segment", ["--config.data.labels=3 per class"], ["label maps", "take a slice"]),
-        ("pretrain", ["--config.knn.k=5"], ["knn.ops leave no 'label'", "k-NN evaluation"]),
+        ("pretrain", ["--config.evals.kinds=knn", f"--config.evals.ops={NO_LABELS}"], ["evals.ops leave no 'label'"]),
     ],
 )
 def test_wrong_input_is_one_clear_line_and_claims_nothing(tmp_path, task, overrides, parts):
@@ -131,7 +133,8 @@ def test_no_stack_trace_on_the_command_line(tmp_path):
     done = subprocess.run(arguments, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines() == [
-        "error: config 'configs/none.py' does not exist; expected a file such as configs/quickstart.py"
+        "error: config 'configs/none.py' does not exist; expected a file, or the name of a config of the library: "
+        + ", ".join(shipped.names())
     ]
 
 

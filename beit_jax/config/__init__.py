@@ -14,6 +14,7 @@ from beit_jax.config.pretrain import tokenizer_image_size
 from beit_jax.config.recipes import (
     check_stages,
     recipe,
+    set_channels,
     set_source,
     shorten,
     shortened,
@@ -41,6 +42,7 @@ __all__ = [
     "parse_arg",
     "python_file",
     "recipe",
+    "set_channels",
     "set_source",
     "shorten",
     "shortened",

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
+from beit_jax.config.evals import kinds_with_labels
+from beit_jax.data.sources import data_sets
 from beit_jax.errors import UserError
 
 NAMED = 5  # classes in a message
@@ -74,11 +76,11 @@ def fill_in(
 
 
 def scores_classes(config: ConfigDict) -> bool:
-    """Whether a run needs the class of each image: to learn it, or for the nearest neighbours.
+    """Whether a run needs the class of each image: to learn it, or for what compares the features of classes.
 
     Segmentation, the task with sliding windows, has classes of pixels instead.
     """
-    return ("labels" in config and "inference" not in config) or config.get("knn", {}).get("k", 0) > 0
+    return ("labels" in config and "inference" not in config) or bool(kinds_with_labels(config))
 
 
 def numbers_of(known: Sequence[str], found: Sequence[str], source: str, advice: str = BY_NUMBER) -> tuple[int, ...]:
@@ -172,8 +174,9 @@ def _say_positions(known: Sequence[str], found: Sequence[str], source: str) -> N
 
 
 def _are_numbers(names: Sequence[str], source: str) -> bool:
-    """Whether these are what tfds gives as names of classes without names; class folders are always named."""
-    return not source.startswith("folder:") and all(name == str(number) for number, name in enumerate(names))
+    """Whether these are what tfds gives as names of classes without names; users' own data have names or none."""
+    own = source.startswith("folder:") or data_sets.has_prefix(source)
+    return not own and all(name == str(number) for number, name in enumerate(names))
 
 
 def _normal(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.encoder import encoder_keys, grid_side
+from beit_jax.config.encoder import encoder_keys, patch_grid
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.shared import init_optional
 from beit_jax.errors import Mistakes
@@ -37,7 +37,7 @@ def check(config: ConfigDict) -> None:
     """
     mistakes = Mistakes()
     with mistakes.collected():
-        grid_side(config.model)
+        patch_grid(config.model)
     micro_batch = config.batch_size // config.optimizer.accumulate
     if micro_batch % 2 and (config.mixup or config.cutmix):
         mistakes.add(

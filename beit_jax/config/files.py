@@ -12,6 +12,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from beit_jax.config import shipped
 from beit_jax.config.keys import is_finite
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import Mistakes, UserError, did_you_mean
@@ -20,8 +21,16 @@ from beit_jax.errors import Mistakes, UserError, did_you_mean
 def load(path: str) -> ConfigDict:
     """The config of `FILE[:args]`, or of the `config.json` of a run.
 
+    A file that does not exist is looked for among the configs that come with the library: `configs/quickstart.py` and
+    `quickstart` name the same one everywhere.
+
     Raises:
       UserError: the file is missing, defines no `get_config`, refuses its arguments, or fails; or it is no config.
+
+    Examples:
+      >>> from beit_jax.config import load
+      >>> load("quickstart:seeds=1").stages
+      ('tokenizer', 'pretrain', 'from_beit_seed0', 'from_scratch_seed0')
     """
     file, arg = split_arg(path)
     if file.endswith(".json"):
@@ -67,13 +76,18 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
 
     Raises:
       UserError: the file is missing, or fails.
+
+    Examples:
+      >>> from beit_jax.config import python_file
+      >>> quickstart = python_file("configs/quickstart.py")
+      >>> quickstart.tokenizer().model.vocab
+      32
     """
     path = Path(file).expanduser()
+    if not path.is_file() and kind == "config":
+        path = shipped.find(str(file)) or path
     if not path.is_file():
-        example = "configs/quickstart.py" if kind == "config" else "my_task.py"
-        with_arguments = re.fullmatch(r"(.+\.py)[ ,](\w.*)", str(file))
-        hint = f"; arguments follow a colon: {with_arguments[1]}:{with_arguments[2]}..." if with_arguments else ""
-        raise UserError(f"{kind} {str(file)!r} does not exist; expected a file such as {example}{hint}")
+        raise UserError(f"{kind} {str(file)!r} does not exist; {_expected(str(file), kind)}")
     name = f"beit_jax_file_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -83,6 +97,16 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
     except Exception as error:
         raise _error_in(str(file), error, kind) from error
     return module
+
+
+def _expected(file: str, kind: str) -> str:
+    """What to give in place of a file that does not exist."""
+    if kind != "config":
+        return "expected a file such as my_task.py"
+    if with_arguments := re.fullmatch(r"(.+\.py)[ ,](\w.*)", file):
+        return f"arguments follow a colon: {with_arguments[1]}:{with_arguments[2]}..."
+    near = did_you_mean(Path(file).stem, shipped.names())
+    return f"expected a file, or the name of a config of the library: {', '.join(shipped.names())}{near}"
 
 
 def _error_in(file: str, error: Exception, kind: str = "config") -> UserError:
@@ -103,6 +127,12 @@ def parse_arg(arg: str, **known: Any) -> ConfigDict:
 
     Raises:
       UserError: unknown names, and values of another type.
+
+    Examples:
+      >>> from beit_jax.config import parse_arg
+      >>> arg = parse_arg("size=96,flip", size=224, variant="B/16", flip=False)
+      >>> arg.size, arg.variant, arg.flip
+      (96, 'B/16', True)
     """
     values, mistakes, before = dict(known), Mistakes(), ""
     for item in (part.replace("\\,", ",") for part in re.split(r"(?<!\\),", arg or "") if part):

@@ -4,6 +4,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import teacher
 from beit_jax.errors import Mistakes
+from beit_jax.models.image_size import area, grid_of
 
 
 def check(config: ConfigDict, stride: int) -> None:
@@ -20,10 +21,10 @@ def check(config: ConfigDict, stride: int) -> None:
     with mistakes.collected():
         if "teacher" in config:
             teacher.check_random(config.teacher)
-    images, side = config.batch_size // config.optimizer.accumulate, config.model.image_size // stride
-    if images * side**2 < config.model.vocab:
+    images, patches = config.batch_size // config.optimizer.accumulate, area(grid_of(config.model.image_size, stride))
+    if images * patches < config.model.vocab:
         mistakes.add(
-            f"model.vocab={config.model.vocab} codes, which k-means makes of the {images} x {side**2} patches of the "
-            f"first batch; expected at most {images * side**2}: raise batch_size, or lower model.vocab"
+            f"model.vocab={config.model.vocab} codes, which k-means makes of the {images} x {patches} patches of the "
+            f"first batch; expected at most {images * patches}: raise batch_size, or lower model.vocab"
         )
     mistakes.raise_all()

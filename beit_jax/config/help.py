@@ -38,11 +38,12 @@ def _lines(config: ConfigDict, prefix: str) -> list[str]:
         if name == "task":
             continue
         lines.append(f"  {prefix}{name}={values.get(name, key.default)!r}")
-        lines += textwrap.wrap(_help_of(key), WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
+        lines += textwrap.wrap(help_of(key), WIDTH, initial_indent=" " * INDENT, subsequent_indent=" " * INDENT)
     return lines
 
 
-def _help_of(key: Key) -> str:
+def help_of(key: Key) -> str:
+    """What a key means and which values it takes, in one line."""
     limits = [f"one of {', '.join(choice or '(empty)' for choice in map(str, key.choices))}"] if key.choices else []
     limits += [key.range] if key.range else []
     return f"{key.help} [{'; '.join(limits)}]" if limits else key.help

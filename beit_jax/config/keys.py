@@ -31,7 +31,15 @@ class Key:
       choices: the allowed values; empty: all.
       check: a function of the value: "" if the value is allowed, else a text that says what is expected.
       resumable: whether a run may be continued with another value, because it does not change what is learned.
-      is_path: whether the value is a local path, or `stage:NAME` or "random".
+      is_size: whether the value may also be a pair of such numbers, height and width.
+      is_path: whether the value is a local path, or `stage:NAME` or "random"; of `init_from` also a hub id.
+
+    Examples:
+      >>> from beit_jax.config import Key
+      >>> turns = Key(4, "quarter turns to tell apart", at_least=2, at_most=4)
+      >>> turns.validate("turns", 5)
+      Traceback (most recent call last):
+      beit_jax.errors.UserError: turns=5; expected at least 2 and at most 4
     """
 
     default: Any
@@ -43,6 +51,7 @@ class Key:
     choices: tuple[Any, ...] = ()
     check: Callable[[Any], str] | None = None
     resumable: bool = False
+    is_size: bool = False
     is_path: bool = False
 
     def validate(self, name: str, value: Any) -> None:
@@ -81,16 +90,22 @@ class Key:
 
     def has_type(self, value: Any) -> bool:
         """Whether a value has the type of the default; an int is a float, too."""
+        if self.is_size and type(value) is tuple:
+            return len(value) == 2 and all(type(side) is int for side in value)
         if isinstance(self.default, float):
             return type(value) in (int, float)
         return type(value) is type(self.default)
 
     def _type_in_words(self) -> str:
+        if self.is_size:
+            return "a number of pixels, or height and width, such as (96, 192)"
         words = {int: "int, a whole number", float: "float, a number", bool: "bool, true or false"}
         example = self.default or ("...",)
         return words.get(type(self.default), f"{type(self.default).__name__}, such as {example!r}")
 
     def _in_range(self, value: Any) -> bool:
+        if self.is_size and type(value) is tuple:
+            return all(map(self._in_range, value))
         return (
             (self.at_least is None or value >= self.at_least)
             and (self.above is None or value > self.above)
@@ -111,10 +126,9 @@ def flatten_keys(keys: Keys, prefix: str = "") -> dict[str, Key]:
 
 
 def default_values(keys: Keys) -> ConfigDict:
-    """A config that holds every key's default."""
-    return ConfigDict(
-        {name: key.default if isinstance(key, Key) else default_values(key) for name, key in keys.items()}
-    )
+    """A config that holds every key's default, and takes values of any type: `Key.validate` checks them."""
+    values = {name: key.default if isinstance(key, Key) else default_values(key) for name, key in keys.items()}
+    return ConfigDict(values, type_safe=False)
 
 
 def is_finite(value: Any) -> bool:

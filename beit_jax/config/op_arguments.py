@@ -4,9 +4,11 @@ import ast
 
 from ml_collections import ConfigDict
 
+from beit_jax.data import op_chain
+
 # Names of the arguments of ops, in their order.
 SIGNATURES = {
-    "decode": ("background", "exif_transpose"),
+    "decode": ("background", "exif_transpose"),  # and, by name, channels and max_value
     "normalize": ("mean", "std"),
     "resize": ("size", "method"),
     "resize_small": ("size", "method"),
@@ -25,15 +27,10 @@ def arguments_of(ops: str, *names: str) -> dict[str, ast.expr] | None:
       ValueError: the chain cannot be read.
     """
     try:
-        tree = ast.parse(ops.strip() or "nothing", mode="eval")
+        node = next((node for node in op_chain.split_chain(ops or "nothing") if op_chain.name_of(node) in names), None)
     except SyntaxError as error:
         raise ValueError(str(error)) from None
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in names:
-            call = next((c for c in ast.walk(tree) if isinstance(c, ast.Call) and c.func is node), None)
-            given = dict(zip(SIGNATURES[node.id], call.args, strict=False)) if call else {}
-            return given | ({keyword.arg: keyword.value for keyword in call.keywords} if call else {})
-    return None
+    return None if node is None else op_chain.arguments_of(node, SIGNATURES[op_chain.name_of(node)])
 
 
 def tokenizer_method(config: ConfigDict) -> str:

@@ -12,12 +12,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config import segment, statistics
-from beit_jax.config.encoder import grid_side
+from beit_jax.config.encoder import patch_grid
+from beit_jax.config.op_arguments import SIGNATURES
 from beit_jax.config.pretrain import largest_mask, smallest_block, tokenizer_image_size
+from beit_jax.data.op_chain import arguments_of, call, join_chain, name_of, split_chain
 from beit_jax.errors import UserError, did_you_mean
+from beit_jax.models.image_size import ImageSize, simplest
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
-OPS = ("data.ops", "data.eval_ops", "knn.ops")
+OPS = ("data.ops", "data.eval_ops", "evals.ops")
 CROP_FRACTION = 224 / 256  # of the resized image's shorter side, which the official evaluation crops
 _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off a margin
 
@@ -25,7 +28,7 @@ _FULL_SIZE = 384  # from this size on, the official evaluation does not cut off 
 SIZES: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
     "image_size": ("model.image_size", lambda config: config.model.image_size),
     "short_side": ("model.image_size", lambda config: short_side(config.model.image_size)),
-    "grid": ("model.variant", lambda config: grid_side(config.model)),
+    "grid": ("model.variant", lambda config: simplest(*patch_grid(config.model))),
     "tokenizer_size": ("tokenizer.kind", tokenizer_image_size),
     "num_masked": ("num_masked", largest_mask),
     "min_block": ("num_masked", smallest_block),
@@ -36,8 +39,13 @@ SIZES: dict[str, tuple[str, Callable[[ConfigDict], Any]]] = {
 }
 
 
-def short_side(image_size: int) -> int:
-    """To how many pixels the official evaluation resizes the shorter side before it crops the centre: 256 for 224."""
+def short_side(image_size: ImageSize) -> ImageSize:
+    """To how many pixels the official evaluation resizes the shorter side before it crops the centre: 256 for 224.
+
+    Of a rectangle, a pair: the height and width that the resized image covers.
+    """
+    if not isinstance(image_size, int):
+        return tuple(map(short_side, image_size))
     return image_size if image_size >= _FULL_SIZE else int(image_size / CROP_FRACTION)
 
 
@@ -69,8 +77,37 @@ def fill_in_sizes(config: ConfigDict) -> ConfigDict:
     for key in OPS:
         if _has(config, key):
             section, _, name = key.partition(".")
-            config[section][name] = _replace(config[section][name], known, key)
+            config[section][name] = _decoding(_replace(config[section][name], known, key), config.data)
     return config
+
+
+def _decoding(ops: str, data: ConfigDict) -> str:
+    """A chain whose op `decode` makes the pixels that the keys of `data` say: `decode(channels=13, max_value=1e4)`.
+
+    Raises:
+      UserError: `decode_view`, which is for RGB of 8 bits alone.
+    """
+    given = dict(channels=data.channels) if data.channels != 3 else {}
+    given |= dict(max_value=data.max_value) if data.max_value else {}
+    if not given:
+        return ops
+    try:
+        first, *others = split_chain(ops)
+    except SyntaxError:
+        return ops
+    said = ", ".join(f"data.{name}={value:g}" for name, value in given.items())
+    if name_of(first) == "decode_view":
+        raise UserError(
+            f"{said} with decode_view, which is for RGB of 8 bits; write decode|two_views(...) (no fast=True)"
+        )
+    if name_of(first) != "decode":
+        return ops
+    arguments = arguments_of(first, SIGNATURES["decode"])
+    for name, value in given.items():
+        if name in arguments and ast.unparse(arguments[name]) not in (repr(value), f"{value:g}"):
+            raise UserError(f"{said}, and the ops begin with {ast.unparse(first)}; leave out {name} there")
+    filled = arguments | {name: ast.Constant(value) for name, value in given.items()}
+    return join_chain([call("decode", filled), *others])
 
 
 def _has(config: ConfigDict, key: str) -> bool:
@@ -116,7 +153,14 @@ class _Fill(ast.NodeTransformer):
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         """See `ast.NodeTransformer`. The bars between ops are operators too, and stay."""
         self.generic_visit(node)
-        factors = [side.value for side in (node.left, node.right) if isinstance(side, ast.Constant)]
-        if not isinstance(node.op, ast.Mult) or [type(factor) for factor in factors] != [int, int]:
+        values = [side.value for side in (node.left, node.right) if isinstance(side, ast.Constant)]
+        if not isinstance(node.op, ast.Mult) or len(values) < 2 or int not in map(type, values):
             return node
-        return ast.Constant(factors[0] * factors[1])
+        number, size = values if type(values[0]) is int else reversed(values)
+        if type(size) is int:
+            return ast.Constant(number * size)
+        return ast.Constant(tuple(number * side for side in size)) if _is_pair(size) else node
+
+
+def _is_pair(size: Any) -> bool:
+    return isinstance(size, tuple) and [type(side) for side in size] == [int, int]

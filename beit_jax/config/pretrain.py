@@ -2,11 +2,13 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
+from beit_jax.config.encoder import count_patches, encoder_keys, patch_grid
+from beit_jax.config.evals import evals_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.tokenizer_kinds import KINDS, stride
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
+from beit_jax.models.image_size import ImageSize, simplest
 
 
 def keys(kind: str) -> Keys:
@@ -27,7 +29,7 @@ def keys(kind: str) -> Keys:
             is_path=True,
             resumable=True,
         ),
-        knn=knn_keys(),
+        evals=evals_keys(),
     )
 
 
@@ -54,13 +56,13 @@ def masking_keys() -> Keys:
 
 def num_masked(config: ConfigDict) -> int:
     """How many patches of each image the head predicts."""
-    patches = grid_side(config.model) ** 2
+    patches = count_patches(config.model)
     return config.num_masked or (patches if config.loss_on == "all" else _official_masked(patches))
 
 
 def largest_mask(config: ConfigDict) -> int:
     """How many patches of each image a mask may hide, which is less than `num_masked` if the loss counts all."""
-    return num_masked(config) if config.loss_on == "masked" else _official_masked(grid_side(config.model) ** 2)
+    return num_masked(config) if config.loss_on == "masked" else _official_masked(count_patches(config.model))
 
 
 def _official_masked(patches: int) -> int:
@@ -69,12 +71,13 @@ def _official_masked(patches: int) -> int:
 
 def smallest_block(config: ConfigDict) -> int:
     """Patches of the smallest block of a mask, in proportion to the official 16 of 196."""
-    return max(1, round(16 * grid_side(config.model) ** 2 / 196))
+    return max(1, round(16 * count_patches(config.model) / 196))
 
 
-def tokenizer_image_size(config: ConfigDict) -> int:
-    """Side in pixels of the tokenizer's view: one token for each patch."""
-    return grid_side(config.model) * stride(config.tokenizer)
+def tokenizer_image_size(config: ConfigDict) -> ImageSize:
+    """Side in pixels of the tokenizer's view, or height and width: one token for each patch."""
+    rows, columns = patch_grid(config.model)
+    return simplest(rows * stride(config.tokenizer), columns * stride(config.tokenizer))
 
 
 def check(config: ConfigDict) -> None:
@@ -112,7 +115,7 @@ def check_masking(config: ConfigDict) -> None:
     Raises:
       UserError: `num_masked` does not fit the grid or `loss_on`.
     """
-    patches, count = grid_side(config.model) ** 2, num_masked(config)
+    patches, count = count_patches(config.model), num_masked(config)
     if count > patches:
         raise UserError(f"num_masked={config.num_masked}; expected between 1 and the {patches} patches, or 0")
     if config.loss_on == "all" and count != patches:

@@ -3,7 +3,8 @@
 from ml_collections import ConfigDict
 
 from beit_jax.config import teacher
-from beit_jax.config.encoder import encoder_keys, knn_keys
+from beit_jax.config.encoder import encoder_keys
+from beit_jax.config.evals import evals_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.config.pretrain import check_masking, masking_keys
 from beit_jax.errors import Mistakes
@@ -23,7 +24,7 @@ KEYS: Keys = dict(
         beta=Key(2.0, "difference from which the loss, smooth L1, grows linearly", above=0),
     ),
     teacher=teacher.KEYS,
-    knn=knn_keys(),
+    evals=evals_keys(),
 )
 
 

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from beit_jax.config.classify import LABELS, NUM_CLASSES
-from beit_jax.config.encoder import encoder_keys, grid_side, knn_keys
+from beit_jax.config.encoder import encoder_keys, patch_grid
+from beit_jax.config.evals import evals_keys
 from beit_jax.config.keys import Key, Keys
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
@@ -21,7 +22,7 @@ KEYS: Keys = dict(
         choices=("cls_mean", "cls", "mean"),
     ),
     cache_features=Key(False, "whether features are computed once; data.ops must not draw random numbers"),
-    knn=knn_keys(),
+    evals=evals_keys(),
 )
 
 
@@ -32,7 +33,7 @@ def check(config: ConfigDict) -> None:
     """
     mistakes = Mistakes()
     with mistakes.collected():
-        grid_side(config.model)
+        patch_grid(config.model)
         variant, _ = variants.parse(config.model.variant)
         chosen_layers(config.layers, variant.depth)
     if not config.encoder.init_from:

@@ -1,11 +1,14 @@
 """Recipes: ordered lists of configs, each a stage with a folder of its own under the workdir."""
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from beit_jax.config.nearest import listed
+from beit_jax.data.op_chain import join_chain, name_of, split_chain
+from beit_jax.data.sources import data_sets
 from beit_jax.data.sources.layout import list_splits, path_of
 from beit_jax.errors import UserError
 
@@ -20,6 +23,13 @@ def recipe(**stages: ConfigDict) -> ConfigDict:
 
     Raises:
       UserError: there is no stage.
+
+    Examples:
+      >>> from beit_jax.config import defaults, recipe
+      >>> pretrain, finetune = defaults("pretrain"), defaults("classify")
+      >>> finetune.init_from = "stage:pretrain"
+      >>> recipe(pretrain=pretrain, finetune=finetune).stages
+      ('pretrain', 'finetune')
     """
     if not stages:
         raise UserError("found a recipe without stages, expected at least one; does it run over seeds=0?")
@@ -81,27 +91,87 @@ def with_untrained_parts(config: ConfigDict, stage: str) -> ConfigDict:
 
 
 def shorten(config: ConfigDict, steps: int, warmup: int = 1) -> ConfigDict:
-    """Changes a config, in place, to a few steps, to test that it runs (`runlocal` of the configs)."""
+    """Changes a config, in place, to a few steps, to test that it runs (`runlocal` of the configs).
+
+    Examples:
+      >>> from beit_jax.config import defaults, shorten
+      >>> config = shorten(defaults("classify"), steps=4)
+      >>> config.steps, config.eval_every, config.optimizer.warmup
+      (4, 2, '1 steps')
+    """
     config.epochs, config.steps, config.optimizer.warmup = 0.0, steps, f"{warmup} steps"
     config.log_every = config.save_every = config.eval_every = max(steps // 2, 1)
     return config
 
 
 def shortened(stages: Mapping[str, ConfigDict], steps: int) -> dict[str, ConfigDict]:
-    """All stages, each made to run a few steps; in place."""
+    """All stages, each made to run a few steps; in place.
+
+    Examples:
+      >>> from beit_jax.config import defaults, shortened
+      >>> stages = shortened({task: defaults(task) for task in ("pretrain", "classify")}, steps=4)
+      >>> [config.steps for config in stages.values()]
+      [4, 4]
+    """
     return {name: shorten(config, steps) for name, config in stages.items()}
+
+
+def may_be_moved(source: str, other: str) -> bool:
+    """Whether two values of `data.source` are paths of the same kind, which may hold the same data."""
+    prefix = source.partition(":")[0]
+    return (prefix == "folder" or data_sets.has_prefix(source)) and other.startswith(f"{prefix}:")
+
+
+FOR_RGB = ("color_jitter", "photometric_distortion", "randaugment")
+
+
+def set_channels(config: ConfigDict, channels: int) -> ConfigDict:
+    """Sets, in place, the channels of the images, and leaves out the ops that are for red, green and blue.
+
+    Examples:
+      >>> from beit_jax.config import defaults, set_channels
+      >>> config = defaults("classify")
+      >>> config.data.ops = "decode|color_jitter(0.4)|resize(image_size)|keep('image', 'label')"
+      >>> set_channels(config, 4).data.ops
+      "decode | resize(image_size) | keep('image', 'label')"
+    """
+    config.data.channels = channels
+    if channels != 3:
+        for name in ("ops", "eval_ops"):
+            config.data[name] = _without(config.data[name], FOR_RGB)
+    return config
+
+
+def _without(ops: str, names: Sequence[str]) -> str:
+    """A chain without the ops of some names. What cannot be parsed stays as it is; `data` refuses it."""
+    try:
+        nodes = split_chain(ops)
+    except SyntaxError:
+        return ops
+    kept = [node for node in nodes if name_of(node) not in names]
+    return ops if len(kept) == len(nodes) else join_chain(kept)
 
 
 def set_source(config: ConfigDict, source: str) -> ConfigDict:
     """Sets, in place, what a config reads: the data source, and the splits to train and to evaluate on.
 
     Of a folder without a split `validation`, a tenth of the training images is held out, chosen by a hash of their
-    names. Other sources have the splits that their data sets usually have.
+    names; of a data set with a prefix, if it has no second split. Other sources have the splits that their data sets
+    usually have.
+
+    Examples:
+      >>> from beit_jax.config import defaults, set_source
+      >>> data = set_source(defaults("classify"), "cifar10").data
+      >>> data.source, data.split, data.eval_split
+      ('cifar10', 'train', 'test')
     """
     config.data.source = source
     config.data.split, config.data.eval_split = "train", "validation"
     if source in ("digits", "cifar10", "cifar100"):
         config.data.eval_split = "test"
+    elif data_sets.has_prefix(source):
+        with contextlib.suppress(UserError):  # told when the data are checked, with everything else
+            config.data.split, config.data.eval_split = data_sets.default_splits(source)
     elif (folder := path_of(source)) and Path(folder).is_dir() and "validation" not in list_splits(folder):
         config.data.split, config.data.eval_split = HELD_OUT
     return config

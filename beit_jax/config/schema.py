@@ -55,7 +55,13 @@ TASKS = Registry(
 
 
 def task_names() -> tuple[str, ...]:
-    """The tasks that configs can name."""
+    """The tasks that configs can name.
+
+    Examples:
+      >>> from beit_jax.config import task_names
+      >>> task_names()[:2]
+      ('tokenizer', 'pretrain')
+    """
     return TASKS.names
 
 
@@ -64,6 +70,11 @@ def keys_of(task: str, tokenizer_kind: str = "dvae") -> Keys:
 
     Raises:
       UserError: the task or the kind of tokenizer is unknown.
+
+    Examples:
+      >>> from beit_jax.config import keys_of
+      >>> keys_of("classify")["optimizer"]["clip_norm"].help
+      'largest norm of the gradient; 0: no clipping'
     """
     own = TASKS.find(task).keys
     return _joined(shared_keys(task), own(tokenizer_kind) if callable(own) else own)
@@ -92,6 +103,15 @@ def defaults(task: str, tokenizer_kind: str = "dvae") -> ConfigDict:
 
     Raises:
       UserError: the task or the kind of tokenizer is unknown.
+
+    Examples:
+      >>> from beit_jax.config import defaults
+      >>> config = defaults("classify")
+      >>> config.optimizer.lr = 1e-3
+      >>> config.model.variant, config.model.image_size
+      ('B/16', 224)
+      >>> defaults("pretrain", "kmeans").tokenizer.kind
+      'kmeans'
     """
     return default_values(keys_of(task, tokenizer_kind)).lock()
 
@@ -101,6 +121,13 @@ def with_task(config: ConfigDict, task: str) -> ConfigDict:
 
     Raises:
       UserError: the task is unknown.
+
+    Examples:
+      >>> from beit_jax.config import defaults, with_task
+      >>> config = defaults("classify")
+      >>> config.model.image_size = 96
+      >>> with_task(config, "segment").model.image_size
+      96
     """
     other = defaults(task)
     known = flatten(other)
@@ -116,6 +143,16 @@ def validate(config: ConfigDict) -> None:
 
     Raises:
       UserError: everything that is wrong, each with the key, what was found and what is expected.
+
+    Examples:
+      >>> from beit_jax.config import defaults, validate
+      >>> config = defaults("classify")
+      >>> config.batch_size, config.keep = 0, 0
+      >>> validate(config)
+      Traceback (most recent call last):
+      beit_jax.errors.UserError: 2 things are wrong:
+        batch_size=0; expected at least 1
+        keep=0; expected at least 1
     """
     stages = list(config.get("stages", ()))
 

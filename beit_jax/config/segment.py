@@ -3,11 +3,12 @@
 from ml_collections import ConfigDict
 
 from beit_jax.config.classify import LABELS
-from beit_jax.config.encoder import encoder_keys, grid_side
+from beit_jax.config.encoder import encoder_keys, patch_grid
 from beit_jax.config.keys import LARGEST_SIDE, Key, Keys
 from beit_jax.config.shared import init_optional
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models import variants
+from beit_jax.models.image_size import in_words
 
 OPTIONAL = (r"^(decode_head|auxiliary_head(_\d+)?|pyramid)/",)
 KEYS: Keys = dict(
@@ -58,6 +59,11 @@ def check(config: ConfigDict) -> None:
       UserError: the head does not fit the encoder, or windows leave pixels out.
     """
     model, inference, mistakes = config.model, config.inference, Mistakes()
+    if not isinstance(model.image_size, int):
+        raise UserError(
+            f"model.image_size={in_words(model.image_size)}: segmentation sees windows, which are squares; expected "
+            "one number of pixels (the images themselves may have any shape)"
+        )
     with mistakes.collected():
         _check_head(model)
     if inference.stride > model.image_size:
@@ -78,7 +84,7 @@ def check(config: ConfigDict) -> None:
 
 
 def _check_head(model: ConfigDict) -> None:
-    grid, (variant, patch) = grid_side(model), variants.parse(model.variant)
+    grid, (variant, patch) = patch_grid(model)[0], variants.parse(model.variant)
     missing = [layer for layer in model.layers if type(layer) is not int or not 0 <= layer < variant.depth]
     if missing:
         raise UserError(

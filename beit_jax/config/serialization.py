@@ -21,7 +21,7 @@ def from_json(text: str) -> ConfigDict:
         values = json.loads(text)
         if not isinstance(values, dict):
             raise ValueError(f"found {type(values).__name__}, expected an object")
-        return ConfigDict(_tuples(values)).lock()
+        return ConfigDict(_tuples(values), type_safe=False).lock()
     except RecursionError as error:
         raise ValueError("nested too deep") from error
 
@@ -34,7 +34,13 @@ def _tuples(value: Any) -> Any:
 
 
 def flatten(config: ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """`{"optimizer.lr": 1e-3, ...}`."""
+    """`{"optimizer.lr": 1e-3, ...}`.
+
+    Examples:
+      >>> from beit_jax.config import defaults, flatten
+      >>> flatten(defaults("classify"))["optimizer.betas"]
+      (0.9, 0.999)
+    """
     flat = {}
     for key, value in config.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, ConfigDict) else {f"{prefix}{key}": value}

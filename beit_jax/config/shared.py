@@ -6,8 +6,12 @@ Names and defaults follow the official code (`run_beit_pretraining.py`, `run_cla
 from beit_jax.config import statistics
 from beit_jax.config.durations import check_duration, check_schedule
 from beit_jax.config.keys import Key, Keys, check_regular_expressions
+from beit_jax.config.loggers import logger_keys
+from beit_jax.data.sources import data_sets
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
+
+MOST_CHANNELS = 1024
 
 # Parameters without weight decay. The mask token and the tables of relative positions are decayed, as officially.
 VECTORS = r"(bias|scale|gamma_1|gamma_2)$"
@@ -27,8 +31,18 @@ def shared_keys(task: str) -> Keys:
         batch_size=Key(2048, "examples of a step, over all devices", at_least=1),
         epochs=Key(0.0, "length of the run in epochs; give either this or steps", at_least=0),
         steps=Key(0, "length of the run in steps", at_least=0),
-        init_from=Key("", "run, checkpoint or stage:NAME whose parameters to start from", is_path=True),
+        init_from=Key("", "run, checkpoint, hub id or stage:NAME whose parameters to start from", is_path=True),
         init_optional=init_optional(),
+        init_new=Key(
+            (),
+            "regular expressions of parameters to initialize anew, whatever the checkpoint of init_from holds",
+            check=check_regular_expressions,
+        ),
+        inflate=Key(
+            "",
+            "average: the projection of patches of a start or a probe gets data.channels channels by averaging its own",
+            choices=("", "average"),
+        ),
         resume_from=Key("", "run whose state to continue in a new workdir", is_path=True),
         log_every=Key(50, "steps between lines of the log", at_least=1, resumable=True),
         eval_every=Key(5000, "steps between evaluations; 0: only after the last step", at_least=0, resumable=True),
@@ -37,6 +51,7 @@ def shared_keys(task: str) -> Keys:
         max_bad_steps=Key(
             0, "steps in a row that may be skipped because their loss is not finite", at_least=0, resumable=True
         ),
+        **logger_keys(),
         data=_data(),
         mesh=_mesh(),
         optimizer=_optimizer(),
@@ -54,12 +69,20 @@ def init_optional(default: tuple[str, ...] = ()) -> Key:
 
 def _data() -> Keys:
     return dict(
-        source=Key("imagenet2012", "digits, digit_scenes, folder:PATH or the name of a prepared tfds data set"),
+        source=Key(
+            "imagenet2012",
+            f"digits, digit_scenes, folder:PATH, {data_sets.describe()} or the name of a prepared tfds data set",
+        ),
         data_dir=Key("", "folder of prepared tfds data sets; empty: the default of tfds"),
         split=Key("train", "split to train on, such as train or train[:90%]"),
         eval_split=Key("validation", "split to evaluate on"),
         ops=Key("", "operations on training images, such as decode|resize(224)"),
         eval_ops=Key("", "operations on evaluation images"),
+        channels=Key(3, "channels of the images", at_least=1, at_most=MOST_CHANNELS),
+        max_value=Key(
+            0.0, "number in the files that means 1, white; 0: 255, or the largest of an array's type", at_least=0
+        ),
+        bands=Key((), "channels that pictures show as red, green and blue, from 1; empty: the first", check=_bands),
         statistics=statistics.KEY,
         labels=Key("all", "labels to train on: all, 10% (of each class) or 5 per class", check=_labels),
         repeats=Key(1, "repeated augmentation: views of an image in a row, each with its own random draws", at_least=1),
@@ -68,6 +91,11 @@ def _data() -> Keys:
             0.01, "fraction of unreadable images above which the run ends", at_least=0, below=1, resumable=True
         ),
     )
+
+
+def _bands(bands: tuple[int, ...]) -> str:
+    right = len(bands) in (0, 1, 3) and all(type(band) is int and 1 <= band <= MOST_CHANNELS for band in bands)
+    return "" if right else "one channel, or three such as (4, 3, 2), counted from 1"
 
 
 def _labels(text: str) -> str:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config.keys import Key
 from beit_jax.config.op_arguments import SIGNATURES, arguments_of
+from beit_jax.errors import UserError
 from beit_jax.models.pixel_statistics import STATISTICS, Statistics
 
 
@@ -20,7 +21,7 @@ def _check(text: str) -> str:
         parse(text or "inception")
     except ValueError:
         names = " or ".join(map(repr, STATISTICS))
-        return f"{names}, or a mean and a deviation above 0 of three channels: '(0.5, 0.5, 0.5), (0.2, 0.2, 0.2)'"
+        return f"{names}, or a mean and a deviation above 0 of each channel: '(0.5, 0.5, 0.5), (0.2, 0.2, 0.2)'"
     return ""
 
 
@@ -38,18 +39,59 @@ def default_of(source: str) -> str:
 
 
 def of_config(config: ConfigDict) -> Statistics:
-    """The statistics of a config."""
-    return parse(config.data.statistics or default_of(config.data.source))
+    """The statistics of a config.
+
+    Raises:
+      UserError: they are of another number of channels than the images.
+    """
+    channels = config.data.channels
+    if not config.data.statistics and channels != 3:
+        return parse("inception", channels)
+    return parse(config.data.statistics or default_of(config.data.source), channels)
 
 
-def parse(text: str) -> Statistics:
-    """Reads the text of `data.statistics`.
+def need_measuring(config: ConfigDict) -> bool:
+    """Whether nothing is known of the pixels of a config's data: neither RGB nor grey, and no statistics."""
+    return not config.data.statistics and config.data.channels not in (1, 3)
+
+
+def parse(text: str, channels: int = 0) -> Statistics:
+    """Reads the text of `data.statistics`, for images of so many channels; 0: any.
 
     Raises:
       ValueError: the text is something else.
+      UserError: it is of another number of channels.
     """
     if text in STATISTICS:
-        return STATISTICS[text]
+        return spread(STATISTICS[text], channels or 3)
+    pair = _parse_numbers(text)
+    if channels and len(pair[0]) != channels:
+        raise UserError(
+            f"data.statistics has {len(pair[0])} channels, and data.channels={channels}: give mean and deviation of "
+            f"each channel; {MEASURE}"
+        )
+    return pair
+
+
+MEASURE = "python -m beit_jax.measure_statistics measures them"
+
+
+def spread(pair: Statistics, channels: int) -> Statistics:
+    """Statistics for so many channels: the same ones, or those of one channel, if all are equal, for each.
+
+    Raises:
+      UserError: statistics of red, green and blue for another number of channels.
+    """
+    if len(pair[0]) == channels:
+        return pair
+    if len(set(zip(*pair, strict=True))) > 1:
+        raise UserError(
+            f"{as_text(pair)} are statistics of {len(pair[0])} channels, and data.channels={channels}; {MEASURE}"
+        )
+    return tuple((numbers[0],) * channels for numbers in pair)
+
+
+def _parse_numbers(text: str) -> Statistics:
     try:
         return _checked(ast.literal_eval(text))
     except (SyntaxError, TypeError, OverflowError, MemoryError, RecursionError) as error:
@@ -78,15 +120,17 @@ def _of_arguments(values: list[Any]) -> Statistics:
     first = values[0] if values else "inception"  # the default of the op
     if isinstance(first, str):
         return parse(first)
-    return _checked(tuple(map(_three, values)) if len(values) == 2 else first)
+    return _checked(_of_channels(values) if len(values) == 2 else first)
 
 
-def _three(value: Any) -> Any:
-    return value if isinstance(value, list | tuple) else (value,) * 3
+def _of_channels(values: list[Any]) -> list[Any]:
+    """Mean and deviation, of which one number stands for all channels: those of the other, or three."""
+    channels = next((len(value) for value in values if isinstance(value, list | tuple)), 3)
+    return [value if isinstance(value, list | tuple) else (value,) * channels for value in values]
 
 
 def _checked(pair: Any) -> Statistics:
     mean, std = (tuple(map(float, numbers)) for numbers in pair)
-    if not (len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0):
-        raise ValueError(f"{pair} is no mean and deviation of three channels")
+    if not (len(mean) == len(std) >= 1 and all(map(math.isfinite, mean + std)) and min(std) > 0):
+        raise ValueError(f"{pair} is no mean and deviation of channels")
     return mean, std

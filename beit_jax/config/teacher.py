@@ -11,7 +11,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.config import statistics
-from beit_jax.config.keys import LARGEST_SIDE, Key, Keys, default_values
+from beit_jax.config.encoder import check_divisible, image_size_key
+from beit_jax.config.keys import Key, Keys, default_values
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 from beit_jax.models import variants
 
@@ -26,7 +27,7 @@ KEYS: Keys = dict(
     path=Key("random", "run or converted checkpoint with its weights; random: an untrained teacher", is_path=True),
     layer=Key(0, "of an encoder, counted from 1; 0: the last one and the final norm", at_least=0),
     variant=Key("B/16", "of a random teacher: SIZE/PATCH, such as B/16, or WIDTHxDEPTHxHEADS/PATCH"),
-    image_size=Key(224, "of a random teacher: side of its images in pixels", at_least=1, at_most=LARGEST_SIDE),
+    image_size=image_size_key(224, "of a random teacher: side of its images in pixels, or HEIGHTxWIDTH"),
     projection=Key(512, "of clip: numbers in a feature; 0: features before the projection", at_least=0),
     gelu=Key(
         "auto",
@@ -69,11 +70,7 @@ def check(section: ConfigDict) -> None:
       UserError: patches do not cover the image, or there is no such layer.
     """
     variant, patch = variants.parse(section.variant)
-    if section.image_size % patch:
-        raise UserError(
-            f"teacher.image_size={section.image_size} is not divisible by the patch size {patch} of {section.variant}; "
-            f"choose a multiple of {patch}"
-        )
+    check_divisible("teacher.image_size", section.image_size, patch, f"the patch size {patch} of {section.variant}")
     if section.layer and section.kind != "encoder":
         raise UserError(f"teacher.layer={section.layer} is for the kind encoder; leave it out for {section.kind}")
     if section.layer > variant.depth:
@@ -81,11 +78,13 @@ def check(section: ConfigDict) -> None:
 
 
 def check_random(section: ConfigDict) -> None:
-    """Checks a teacher that is random; the sizes of others are those of their weights, and not known yet.
+    """Checks that there is a teacher, and the sizes of a random one; those of others are in their weights.
 
     Raises:
-      UserError: see `check`.
+      UserError: see `check`; or there is none, as in the config of a published model.
     """
+    if not section.path:
+        raise UserError("teacher.path is empty; give the run with its weights, or random for one that is not trained")
     if section.path == "random":
         check(section)
 

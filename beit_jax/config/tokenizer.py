@@ -3,8 +3,8 @@
 from ml_collections import ConfigDict
 
 from beit_jax.config import tokenizer_kinds
-from beit_jax.config.keys import LARGEST_SIDE, Key, Keys
-from beit_jax.errors import UserError
+from beit_jax.config.encoder import check_divisible, image_size_key
+from beit_jax.config.keys import Key, Keys
 
 
 def keys(kind: str) -> Keys:
@@ -14,9 +14,8 @@ def keys(kind: str) -> Keys:
       UserError: the kind is unknown.
     """
     declared = tokenizer_kinds.KINDS.find(kind)
-    image_size = Key(256, "side of the images in pixels", at_least=1, at_most=LARGEST_SIDE)
     return dict(
-        model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size, **declared.keys),
+        model=dict(kind=Key(kind, "kind of tokenizer"), image_size=image_size_key(256), **declared.keys),
         loss=dict(declared.loss_keys),
         eval_classes=Key(
             0, "classes of the labels of evaluation images, with which tokens are compared (TCAS); 0: none", at_least=0
@@ -31,9 +30,5 @@ def check(config: ConfigDict) -> None:
       UserError: tokens do not cover the image, or what the kind of tokenizer refuses.
     """
     stride = tokenizer_kinds.stride(config.model)
-    if config.model.image_size % stride:
-        raise UserError(
-            f"model.image_size={config.model.image_size} is not divisible by the {stride} pixels that a token covers; "
-            f"choose a multiple of {stride}"
-        )
+    check_divisible("model.image_size", config.model.image_size, stride, f"the {stride} pixels that a token covers")
     tokenizer_kinds.KINDS.find(config.model.kind).check(config)

@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
     """The command; see the module's docstring."""
     parser = cli.Parser(
         prog="python -m beit_jax.convert",
-        usage="%(prog)s SRC DST --to {beit_jax,hf,unilm,timm,data2vec,dalle} [--heads N] [--num_classes N]\n"
+        usage="%(prog)s SRC DST --to FORMAT [--heads N] [--num_classes N]\n"
         "                                   [--statistics S] [--verify]\n"
         "       %(prog)s SRC DST --to beit_jax --teacher {clip,dino} [--gelu {quick,exact}] [--heads N]\n"
         "       %(prog)s --check SRC IMAGE [--heads N]",
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("source", metavar="SRC", help="file, folder or hub id")
     parser.add_argument("target", metavar="DST", help="folder to write, which must not exist; of --check an image")
-    formats = ("beit_jax", "hf", "unilm", "timm", "data2vec", "dalle")
+    formats = ("beit_jax", "safetensors", "hf", "unilm", "timm", "data2vec", "dalle")
     parser.add_argument("--to", choices=formats, help="format of DST")
     parser.add_argument("--check", action="store_true", help="print the tokens of an image, and write nothing")
     parser.add_argument("--heads", metavar="N", type=int, help="attention heads, where SRC does not state them")
@@ -146,15 +146,16 @@ def convert_teacher(source: str, target: str, kind: str, *, gelu: str, heads: in
 
 
 def _verify(loaded: Any, source: str, *, is_new_head: bool) -> None:
-    from beit_jax.convert import files
+    from beit_jax.convert import files, own_layout, shards
     from beit_jax.convert.verify import largest_differences
 
     path, folder = locate.local_path(source), None
     is_ours = path.is_dir() and holds_checkpoint(path)
-    layout = "beit_jax" if is_ours else files.read_files(path).layout
+    layout = "beit_jax" if is_ours or own_layout.is_own(path) else files.read_files(path).layout
     if layout == "hf" and not is_new_head:
         weights = locate.weights_file(path) if path.is_dir() else path
-        is_complete = weights.name in locate.WEIGHTS and weights.with_name("config.json").exists()
+        is_named = weights.name.removesuffix(shards.INDEX) in locate.WEIGHTS
+        is_complete = is_named and weights.with_name("config.json").exists()
         folder = weights.parent if is_complete else None
     differences = largest_differences(loaded, folder, layout)
     width = max(map(len, differences))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit_jax.convert import data2vec, safetensors_file, settings_limits, state_dicts
+from beit_jax.convert import data2vec, safetensors_file, settings_limits, shards, state_dicts
 from beit_jax.convert.layouts import CODES
 from beit_jax.convert.locate import DALLE, weights_file
 from beit_jax.convert.names import BUFFERS, Layout
@@ -56,7 +56,9 @@ def read_files(path: Path) -> Files:
         return Files(weights(stored, path), "dalle", {}, {}, {}, {}, [])
     if path.is_dir():
         path = weights_file(path)
-    if path.suffix == ".safetensors":
+    if shards.is_index(path):
+        read = state_dicts.read_shards(path)
+    elif path.suffix == ".safetensors":
         read = state_dicts.named_as_published(safetensors_file.read_tensors(path), path)
     else:
         read = state_dicts.read_torch(path)

@@ -1,19 +1,16 @@
 """Finds a checkpoint by its name, a path or a hub id, without JAX: what is missing is reported at once."""
 
-import errno
-import re
 from pathlib import Path
 
 from beit_jax import extras
-from beit_jax.convert import torch_reader
+from beit_jax.convert import hub, shards, torch_reader
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one that exists
 DALLE = ("encoder.pkl", "decoder.pkl")
-UNWRITABLE = (errno.EACCES, errno.ENOTDIR, errno.EPERM, errno.EROFS)
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+SHARDED = ("hf", "data2vec", "safetensors")  # formats whose weights may be in several files
 
 
 def check_name(name: str) -> Path | None:
@@ -34,9 +31,10 @@ def check_name(name: str) -> Path | None:
     if has_runs:
         found = sorted(child.name for child in path.parent.iterdir() if child.is_dir())
         raise UserError(f"{name} does not exist; {path.parent} has {', '.join(found)}")
-    if not HUB_ID.fullmatch(name):
+    if not hub.is_id(name):
         raise UserError(
-            f"{name} does not exist; expected a run, a checkpoint's file or folder, or a hub id such as owner/name"
+            f"{name} does not exist; expected a run, a checkpoint's file or folder, or a hub id such as owner/name or "
+            "owner/name@revision"
         )
     try:
         extras.check_installed("huggingface_hub", "safetensors")
@@ -50,32 +48,33 @@ def _check_contents(path: Path) -> None:
         weights_file(path)
 
 
-def local_path(name: str) -> Path:
+def local_path(name: str, options: hub.Options = hub.DEFAULT) -> Path:
     """The path of a checkpoint; a hub id is downloaded into the cache of `huggingface_hub`, or found there.
 
     Raises:
       UserError: there is no such path, and the hub does not give such an id.
     """
     if path := check_name(name):
+        if options.revision:
+            raise UserError(f"revision={options.revision} is given, but {name} is a path; expected it with a hub id")
         return path
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
-
+    repository, options = hub.parse(name, options)
     for weights in WEIGHTS:
-        try:
-            folder = Path(snapshot_download(name, allow_patterns=[weights, f"{weights}.index.json", "*config.json"]))
-        except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
-            no_cache = getattr(error, "errno", None) in UNWRITABLE
-            advice = "set HF_HOME to a folder that can be written" if no_cache else "check the id and the network"
-            raise UserError(f"{name} does not exist here, and the hub did not give it ({reason}); {advice}") from error
+        patterns = [weights, f"{weights}{shards.INDEX}", "*config.json"]
+        folder, options = hub.download(repository, patterns, options)
         if (folder / weights).exists():
             return folder
+        if (index := folder / f"{weights}{shards.INDEX}").exists():
+            hub.download(repository, list(shards.files_of(index)), options)
+            return folder
+    folder, _ = hub.download(repository, list(DALLE), options)
+    if all((folder / file).exists() for file in DALLE):
+        return folder
     raise UserError(f"{name} has none of {', '.join(WEIGHTS)} on the hub")
 
 
 def weights_file(folder: Path) -> Path:
-    """The file with the tensors, in the folder of another library.
+    """The file with the tensors, or the index of several, in the folder of another library.
 
     Raises:
       UserError: there is none, or there are several.
@@ -83,10 +82,8 @@ def weights_file(folder: Path) -> Path:
     for name in WEIGHTS:
         if (folder / name).exists():
             return folder / name
-        if (folder / f"{name}.index.json").exists():
-            raise UserError(
-                f"{folder} is a checkpoint in several files, expected one; save it again with a larger max_shard_size"
-            )
+        if (index := folder / f"{name}{shards.INDEX}").exists():
+            return index
     candidates = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", *torch_reader.EXTENSIONS))
     if len(candidates) != 1:
         names = ", ".join(path.name for path in candidates) or "no checkpoint"
@@ -108,6 +105,6 @@ def check_target(target: Path, format: str) -> None:
         raise UserError(f"{str(target)[:80]} cannot be written ({error.strerror}); choose another folder") from error
     if exists:
         raise UserError(f"{target} exists; choose another folder, or remove it")
-    needed = dict.fromkeys(("hf", "timm", "data2vec"), ("safetensors",))
+    needed = {"timm": ("safetensors",)} | dict.fromkeys(SHARDED, ("safetensors", "huggingface_hub"))
     needed |= {"unilm": ("torch",), "dalle": ("torch", "dall_e")}
     extras.check_installed(*needed.get(format, ()))

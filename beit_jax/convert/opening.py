@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from beit_jax import cli
 from beit_jax import config as configs
 from beit_jax.convert import locate
-from beit_jax.convert.pretrained import from_pretrained
+from beit_jax.convert.pretrained import read_pretrained
 from beit_jax.convert.saving import run_config
 from beit_jax.experiment_start import Start, fill_in_labels, start_at
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
@@ -51,7 +51,7 @@ def open_checkpoint(name: str, config: ConfigDict | None = None) -> Opened:
         own = configs.from_json(checkpoint.load_config(source)) if config is None else None
         start = start_at(source, name)
     else:
-        loaded, folder = from_pretrained(path), path.absolute()
-        own, source = run_config(loaded.config), loaded.params
+        (source, found), folder = read_pretrained(name, path=path), path.absolute()
+        own = run_config(found)
         start = Start(own, name, continues=True)
     return Opened(own if config is None else fill_in_labels(config, start), source, folder, start)

@@ -1,9 +1,14 @@
 """How Pillow's images become RGB: as viewers show them, and as the op `decode` of the input makes them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from PIL import Image
 
-from beit_jax.data.size_limits import MOST_BETWEEN
+from beit_jax.data.decoding.array_pixels import check_pixels, white
+from beit_jax.data.size_limits import LONGEST, MOST_BETWEEN
+from beit_jax.errors import UserError
 
 Background = int | tuple[int, int, int] | None
 WHITE = 255
@@ -46,6 +51,36 @@ def to_rgb(image: Image.Image, background: Background = WHITE, exif_transpose: b
     return Image.alpha_composite(ground, seen).convert("RGB")
 
 
+def to_planes(image: Image.Image | np.ndarray, section: Mapping[str, Any]) -> tuple[list[Image.Image], float]:
+    """An image as Pillow resizes it, in RGB, grey, or a plane for each channel of an array, and the number of white.
+
+    Args:
+      image: as Pillow opens it, or uint8, uint16 or float32 `[h, w, c]`.
+      section: `preprocess` of a config, see `preprocessing.preprocess_section`.
+
+    Raises:
+      UserError: the image does not have the channels of the section, or no file has.
+    """
+    channels, max_value = section.get("channels", 3), section.get("max_value", 0)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[-1] != channels:
+            raise UserError(
+                f"found an image of shape {image.shape}; expected [h, w, {channels}], as the model sees them"
+            )
+        check_pixels(image.dtype, channels)
+        planes = np.moveaxis(image, -1, 0)
+        if image.dtype == np.uint8 and not max_value:  # resized to whole numbers, as files of 8 bits
+            return [Image.fromarray(np.ascontiguousarray(plane)) for plane in planes], WHITE
+        return [Image.fromarray(plane.astype(np.float32)) for plane in planes], white(image.dtype, max_value) or 1
+    if channels not in (1, 3) or max_value:
+        raise UserError(
+            f"the model sees images of {channels} channels, or of more than 8 bits, and Pillow's are RGB of 8; give "
+            f"arrays [h, w, {channels}]"
+        )
+    image = to_rgb(image, section["background"], section["exif_transpose"])
+    return [image.convert("L") if channels == 1 else image], WHITE
+
+
 def resize(
     image: Image.Image,
     size: tuple[int, int],
@@ -63,6 +98,21 @@ def resize(
         return rows.resize(size, method, (left, 0, right, size[1]))
     columns = image.resize((size[0], image.height), method, (left, 0, right, image.height))
     return columns.resize(size, method, (0, top, size[0], bottom))
+
+
+def resized_centre(
+    image: Image.Image, shape: tuple[int, int], size: tuple[int, int], method: Image.Resampling
+) -> Image.Image:
+    """The centre, `size` high and wide, of an image that is resized; of a long one no more is computed."""
+    box = size[::-1]
+    corner = [round((side - part) / 2) for side, part in zip(shape, box, strict=True)]
+    if max(shape) > LONGEST * min(shape):
+        scales = [side / new for side, new in zip(image.size, shape, strict=True)]
+        start = [scale * first for scale, first in zip(scales, corner, strict=True)]
+        ends = zip(scales, corner, box, image.size, strict=True)
+        end = [min(scale * (first + part), side) for scale, first, part, side in ends]
+        return resize(image, box, method, (*start, *end))
+    return resize(image, shape, method).crop((*corner, corner[0] + box[0], corner[1] + box[1]))
 
 
 def _stored_bits(image: Image.Image) -> int:

@@ -12,10 +12,9 @@ from PIL import Image
 from beit_jax.config import statistics
 from beit_jax.config.op_arguments import arguments_of
 from beit_jax.config.op_sizes import CROP_FRACTION, fill_in_sizes, short_side
-from beit_jax.convert.picture import WHITE, Background, to_rgb
-from beit_jax.convert.picture import resize as resize_image
-from beit_jax.data.size_limits import LONGEST
+from beit_jax.convert.picture import WHITE, Background, resized_centre, to_planes
 from beit_jax.errors import UserError
+from beit_jax.models.image_size import ImageSize, sides, simplest
 from beit_jax.models.pixel_statistics import STATISTICS
 
 PILLOW = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # numbers in `preprocessor_config.json`
@@ -29,25 +28,27 @@ TIMM_DEFAULTS = {  # of timm's `PretrainedCfg`
 }
 
 
-def official_section(size: int) -> ConfigDict:
+def official_section(size: ImageSize) -> ConfigDict:
     """The official evaluation: short side to size / 0.875, to the size itself from 384 on; mean and std 0.5."""
     return preprocess_section(size, resize=short_side(size))
 
 
 def preprocess_section(
-    size: int,
+    size: ImageSize,
     interpolation: str = "bicubic",
-    resize: int = 0,
+    resize: ImageSize = 0,
     keep_ratio: bool = True,
     mean: Sequence[float] = STATISTICS["inception"][0],
     std: Sequence[float] = STATISTICS["inception"][1],
     background: Background = WHITE,
     exif_transpose: bool = True,
+    channels: int = 3,
+    max_value: float = 0.0,
 ) -> ConfigDict:
     """The section `preprocess` of a config.
 
     Args:
-      size: side of the model's input in pixels.
+      size: side of the model's input in pixels, or height and width.
       interpolation: filter of the resizing.
       resize: pixels of the resized image's shorter side, from whose centre the square is cropped; 0: the size.
       keep_ratio: whether the aspect ratio is kept, or the image is squashed to a square.
@@ -55,6 +56,7 @@ def preprocess_section(
       std: of each channel.
       background: what is seen through transparent pixels, see `picture.to_rgb`.
       exif_transpose: whether images are turned as their EXIF orientation says.
+      channels, max_value: of the input, as in `data` of a config.
     """
     return ConfigDict(
         dict(
@@ -66,14 +68,29 @@ def preprocess_section(
             std=tuple(std),
             background=tuple(background) if isinstance(background, list) else background,
             exif_transpose=exif_transpose,
+            channels=channels,
+            max_value=max_value,
         )
     )
 
 
-def at_size(section: ConfigDict, size: int) -> ConfigDict:
+def for_channels(section: ConfigDict, channels: int) -> ConfigDict:
+    """A section `preprocess` for images of other channels: of mean and deviation 0.5, unless all channels have one."""
+    if channels == section.channels:
+        return section
+    mean, std = ((n[0] if len(set(n)) == 1 else 0.5,) * channels for n in (section.mean, section.std))
+    return ConfigDict({**section, "mean": mean, "std": std, "channels": channels})
+
+
+def at_size(section: ConfigDict, size: ImageSize) -> ConfigDict:
     """A section `preprocess` for images of another size, as the official fine-tuning changes it."""
-    resize = official_section(size).resize if section.keep_ratio else round(size * section.resize / section.size)
+    resize = official_section(size).resize if section.keep_ratio else _squashed(section, size)
     return ConfigDict({**section, "size": size, "resize": resize})
+
+
+def _squashed(section: ConfigDict, size: ImageSize) -> ImageSize:
+    every = zip(sides(size), sides(section.resize), sides(section.size), strict=True)
+    return simplest(*(round(side * resize / old) for side, resize, old in every))
 
 
 def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
@@ -88,9 +105,7 @@ def from_hf(file: Mapping[str, Any], size: int) -> ConfigDict:
         raise UserError(f"preprocessor_config.json has resample={resample}; expected one of {names}")
     for key, only in {"do_resize": True, "do_rescale": True, "do_normalize": True}.items():
         if file.get(key, only) is not only:
-            raise UserError(
-                f"preprocessor_config.json has {key}={file[key]!r}; expected {only}, no other is known here"
-            )
+            raise UserError(f"preprocessor_config.json has {key}={file[key]!r}; expected {only}, no other is known")
     factor = file.get("rescale_factor", 1 / 255)
     if type(factor) not in (int, float) or not math.isclose(factor, 1 / 255, rel_tol=1e-4):
         raise UserError(f"preprocessor_config.json has rescale_factor={factor!r}; expected 1/255")
@@ -207,7 +222,10 @@ def normalize_op(section: ConfigDict) -> str:
 def decode_op(section: ConfigDict) -> str:
     """The op of `data.ops` that decodes images as a section `preprocess` says."""
     defaults = section.background == WHITE and section.exif_transpose
-    return "decode" if defaults else f"decode({section.background}, {section.exif_transpose})"
+    given = [] if defaults else [str(section.background), str(section.exif_transpose)]
+    given += [f"channels={section.channels}"] * (section.channels != 3)
+    given += [f"max_value={section.max_value!r}"] * (section.max_value > 0)
+    return f"decode({', '.join(given)})" if given else "decode"
 
 
 def resized_ops(section: ConfigDict) -> str:
@@ -221,10 +239,13 @@ def from_config(config: ConfigDict) -> ConfigDict:
     return from_ops(fill_in_sizes(config).data.eval_ops, config.model.image_size)
 
 
-def from_ops(ops: str, size: int) -> ConfigDict:
+def from_ops(ops: str, size: ImageSize) -> ConfigDict:
     """From `data.eval_ops` with numbers for all sizes; what they do not say is as in the official evaluation."""
+    decoding = _given(ops, "decode") or {}
     mean, std = statistics.of_ops(ops) or STATISTICS["inception"]
-    known = dict(mean=mean, std=std, **(_given(ops, "decode") or {}))
+    if len(set(zip(mean, std, strict=True))) == 1:
+        mean, std = statistics.spread((mean, std), decoding.get("channels", 3))
+    known = dict(mean=mean, std=std, **decoding)
     for name in ("resize", "resize_small"):
         if given := _given(ops, name):
             return preprocess_section(
@@ -233,7 +254,8 @@ def from_ops(ops: str, size: int) -> ConfigDict:
     if "resize_within" in ops:
         return preprocess_section(size, "bilinear", size, True, **known)
     if given := _given(ops, "two_views_center"):
-        return preprocess_section(size, resize=int(size / given.get("fraction", CROP_FRACTION)), **known)
+        resize = simplest(*(int(side / given.get("fraction", CROP_FRACTION)) for side in sides(size)))
+        return preprocess_section(size, resize=resize, **known)
     return preprocess_section(size, resize=official_section(size).resize, **known)
 
 
@@ -243,35 +265,30 @@ def _given(ops: str, name: str) -> dict[str, Any] | None:
     return None if given is None else {key: ast.literal_eval(value) for key, value in given.items()}
 
 
-def preprocess(images: Sequence[Image.Image], section: Mapping[str, Any]) -> np.ndarray:
-    """Images to the model's input, float32 `[b, size, size, 3]`, as the input pipeline makes it of their files.
+def preprocess(images: Sequence[Image.Image | np.ndarray], section: Mapping[str, Any]) -> np.ndarray:
+    """Images to the model's input, float32 `[b, h, w, c]`, as the input pipeline makes it of files and arrays.
 
-    Images are turned as their EXIF orientation says, and transparent ones are laid on white, unless the section says
-    otherwise. They are resized as by Pillow 9.5 to 12, whichever version is installed: the published models were
-    evaluated with one of that era.
+    Images are turned as their EXIF orientation says, and laid on white, unless the section says otherwise. They are
+    resized as by Pillow 9.5 to 12, whichever is installed: the published models were evaluated with one of these.
+    Arrays `[h, w, c]` are images of any channels, uint8, uint16 or float32.
 
-    >>> preprocess([Image.new("L", (300, 200), 255)], official_section(224)).max()
-    np.float32(1.0)
+    Examples:
+      >>> _, _, config = beit_jax.from_pretrained("runs/finetune")
+      >>> beit_jax.preprocess([Image.open("cat.png")], config.preprocess).shape
+      (1, 16, 16, 3)
     """
-    size, resize, method = section["size"], section["resize"], Image.Resampling(PILLOW[section["interpolation"]])
+    size, resize = sides(section["size"]), sides(section["resize"])
+    method = Image.Resampling(PILLOW[section["interpolation"]])
 
-    def one(image: Image.Image) -> np.ndarray:
-        image = to_rgb(image, section["background"], section["exif_transpose"])
-        shape = (resize, resize)
-        if section["keep_ratio"]:
-            shape = tuple(side * resize // min(image.size) for side in image.size)
-        return np.asarray(_resized_centre(image, shape, size, method), np.float32) / 255
+    def one(image: Image.Image | np.ndarray) -> np.ndarray:
+        planes, white = to_planes(image, section)
+        width, height = planes[0].size
+        shape = resize[::-1]
+        if section["keep_ratio"]:  # as the op `resize_small`
+            new, old = max((resize[0], height), (resize[1], width), key=lambda pair: pair[0] / pair[1])
+            shape = (width * new // old, height * new // old)
+        resized = [np.asarray(resized_centre(plane, shape, size, method), np.float32) for plane in planes]
+        return np.dstack(resized) / np.float32(white)
 
     pixels = np.stack([one(image) for image in images])
     return ((pixels - np.float32(section["mean"])) / np.float32(section["std"])).astype(np.float32)
-
-
-def _resized_centre(image: Image.Image, shape: tuple[int, int], size: int, method: Image.Resampling) -> Image.Image:
-    """The central square of an image that is resized to a width and height; of a long one no more is computed."""
-    corner = [round((side - size) / 2) for side in shape]
-    if max(shape) > LONGEST * min(shape):
-        scales = [side / new for side, new in zip(image.size, shape, strict=True)]
-        start = [scale * first for scale, first in zip(scales, corner, strict=True)]
-        end = [min(scale * (first + size), side) for scale, first, side in zip(scales, corner, image.size, strict=True)]
-        return resize_image(image, (size, size), method, (*start, *end))
-    return resize_image(image, shape, method).crop((*corner, corner[0] + size, corner[1] + size))

@@ -13,22 +13,27 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax.config import statistics as pixel_statistics
+from beit_jax.config.encoder import patch_grid
 from beit_jax.convert import (
     detect,
     files,
+    hub,
     locate,
     names,
+    own_layout,
     preprocessing,
     retarget,
 )
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.models.image_size import ImageSize
 from beit_jax.models.pixel_statistics import Statistics
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
 from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
+from beit_jax.training.inflate_channels import WAYS, inflate_channels
 from beit_jax.training.interpolate_positions import METHODS, interpolate_positions
 from beit_jax.training.params import flatten, merge, unflatten
 
@@ -38,10 +43,16 @@ NAMED = 10  # tensors in a note
 class Pretrained(NamedTuple):
     """A network, its parameters (float32 NumPy arrays), and its config.
 
+    `model` is None for a model that is no Flax network, such as a k-means tokenizer: its task has the methods.
     `config` is that of a run of the task, with a section `preprocess` (see `preprocessing.preprocess_section`).
+
+    Examples:
+      >>> pretrained = beit_jax.from_pretrained("runs/pretrain")
+      >>> pretrained.config.task, pretrained.params["encoder"]["cls_token"].shape
+      ('pretrain_pixels', (1, 1, 32))
     """
 
-    model: nn.Module
+    model: nn.Module | None
     params: dict[str, Any]
     config: ConfigDict
 
@@ -51,11 +62,17 @@ def from_pretrained(
     task: str | None = None,
     *,
     num_classes: int | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
+    channels: int | None = None,
+    inflate: str = "",
     heads: int | None = None,
     statistics: str | None = None,
     resize: str = "official",
     seed: int = 0,
+    revision: str | None = None,
+    token: str | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> Pretrained:
     """Loads a checkpoint: of this library, Hugging Face (folder or hub id), the official code, timm, or OpenAI's dVAE.
 
@@ -67,42 +84,75 @@ def from_pretrained(
 
     What a checkpoint does not state and is assumed, and what it holds and is not used, is told on stderr.
 
-    >>> model, params, config = from_pretrained("microsoft/beit-base-patch16-224")  # doctest: +SKIP
-    >>> logits = model.apply({"params": params}, preprocess(images, config.preprocess))  # doctest: +SKIP
-
     Args:
-      name_or_path: a file, a folder, or a hub id. Nothing in a file of PyTorch is executed.
+      name_or_path: a file, a folder, or a hub id, also as `owner/name@revision`. Nothing in a file of PyTorch is
+        executed.
       task: None for the task of the checkpoint; "classify" makes a classifier from a pre-trained model, as the official
         fine-tuning does: it copies the shared table to every block, drops the final norm, and initializes `fc_norm` and
         the head.
       num_classes: of the classifier; the head is initialized where the checkpoint has none, or another number.
-      image_size: side in pixels; positions are interpolated where the checkpoint has another one.
+      channels: of the images, which the checkpoint may have others of, with `inflate`.
+      inflate: "average": see `training.inflate_channels`; empty: other channels are refused.
+      image_size: side in pixels, or (height, width); positions are interpolated where the checkpoint has another one.
       heads: attention heads, for a checkpoint that does not state them.
       statistics: of pixels, as `data.statistics` of a config, in place of those that a checkpoint states, or that are
         assumed where it states none.
       resize: the method, see `training.interpolate_positions.interpolate_positions`.
       seed: of parameters that are initialized.
+      revision: branch, tag or commit of a hub id; None: `main`.
+      token: of the hub; None: that of HF_TOKEN, or of the login that is stored.
+      cache_dir: where downloads are kept; None: the cache of `huggingface_hub`.
+      local_files_only: whether only what was downloaded before is read.
 
     Raises:
       UserError: there is no checkpoint, or it is damaged, of an unknown layout, or unlike its own settings; lists every
         name. Or it does not state something that must be given.
+
+    Examples:
+      >>> model, params, config = beit_jax.from_pretrained("runs/finetune")
+      >>> config.task, config.labels
+      ('classify', ('cat', 'dog'))
+      >>> pixels = beit_jax.preprocess([Image.open("cat.png")], config.preprocess)
+      >>> jax.jit(model.apply)({"params": params}, pixels).shape  # logits
+      (1, 2)
+
+      A pre-trained model becomes a classifier of other images, with a new head:
+
+      >>> model, params, config = beit_jax.from_pretrained(
+      ...     "runs/pretrain", task="classify", num_classes=5, image_size=32
+      ... )
+      >>> params["head"]["kernel"].shape
+      (32, 5)
     """
     pixels = None
     if statistics is not None:
         pixel_statistics.KEY.validate("statistics", statistics)
         pixels = pixel_statistics.parse(statistics or "inception")
-    params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels)
+    options = hub.Options(revision, token, cache_dir, local_files_only)
+    params, config = read_pretrained(str(name_or_path), heads, num_classes, seed, pixels, options)
     same_classes = num_classes in (None, config.get("model", {}).get("num_classes"))
-    if task in (None, config.task) and same_classes and image_size is None:
-        return Pretrained(create_task(config).model, params, config)
+    if task in (None, config.task) and same_classes and image_size is None and channels in (None, config.data.channels):
+        return Pretrained(_network(config), params, config)
+    if inflate not in WAYS:
+        raise UserError(f"inflate={inflate!r}; expected average, or nothing")
     if resize not in METHODS:
         raise UserError(f"resize={resize!r}; expected one of {', '.join(METHODS)}")
-    changed = retarget.config_for(config, task or config.task, num_classes, image_size)
+    changed = retarget.config_for(config, task or config.task, num_classes, image_size, channels)
     made = create_task(changed)
     initial = jax.tree.map(np.asarray, run_once(made.init, jax.random.key(seed)))
-    interpolated = interpolate_positions(params, initial, resize)
+    grids = (patch_grid(section.model) for section in (changed, config))
+    inflated = inflate_channels(params, initial, inflate)
+    interpolated = interpolate_positions(inflated, initial, resize, *grids)
     merged = merge(initial, interpolated, retarget.optional_params(config, changed), made.ignored_parameters)
     return Pretrained(made.model, merged, changed)
+
+
+def _network(config: ConfigDict) -> nn.Module | None:
+    """The network of a config's task; None: it has none."""
+    try:
+        return create_task(config).model
+    except UserError:
+        return None
 
 
 def read_pretrained(
@@ -111,23 +161,36 @@ def read_pretrained(
     num_classes: int | None = None,
     seed: int = 0,
     pixels: Statistics | None = None,
+    options: hub.Options = hub.DEFAULT,
+    path: Path | None = None,
 ) -> tuple[dict[str, Any], ConfigDict]:
-    """Parameters and config of a checkpoint, as those of `from_pretrained`; also of a tokenizer that is no network."""
-    path = locate.local_path(name_or_path)
+    """Parameters and config of a checkpoint, as those of `from_pretrained`; `path` is where it is, if that is known."""
+    path = path or locate.local_path(name_or_path, options)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))
-        own = variants.parse(config.model.variant)[0].heads if "variant" in config.get("model", {}) else None
-        if heads not in (None, own):
-            has = f"{own} attention heads" if own else "no attention"
-            raise UserError(f"{path} has {has}, and heads={heads} is given")
-        if pixels and config.task == "tokenizer":
-            raise UserError(f"{path} is a tokenizer, which normalizes pixels by itself; leave the statistics out")
-        if pixels and pixels != (config.preprocess.mean, config.preprocess.std):
-            theirs = pixel_statistics.as_text((config.preprocess.mean, config.preprocess.std))
-            raise UserError(f"{path} is a run on pixels with the statistics {theirs}, and others are given")
-        return params, config
+    elif own_layout.is_own(path):
+        params, config = _complete_ours(*own_layout.read(path))
+    else:
+        return _read_foreign(path, name_or_path, heads, num_classes, seed, pixels)
+    own = variants.parse(config.model.variant)[0].heads if "variant" in config.get("model", {}) else None
+    if heads not in (None, own):
+        has = f"{own} attention heads" if own else "no attention"
+        raise UserError(f"{path} has {has}, and heads={heads} is given")
+    if pixels and config.task == "tokenizer":
+        raise UserError(f"{path} is a tokenizer, which normalizes pixels by itself; leave the statistics out")
+    if pixels and pixels != (config.preprocess.mean, config.preprocess.std):
+        theirs = pixel_statistics.as_text((config.preprocess.mean, config.preprocess.std))
+        raise UserError(f"{path} is a run on pixels with the statistics {theirs}, and others are given")
+    return params, config
+
+
+def _read_foreign(
+    path: Path, name: str, heads: int | None, num_classes: int | None, seed: int, pixels: Statistics | None
+) -> tuple[dict[str, Any], ConfigDict]:
+    """Parameters and config of a checkpoint of another library."""
     source = files.read_files(path)
-    config = detect.detect_config(source, str(path), heads, num_classes, pixels)
+    called = hub.parse(name)[0] if name != str(path) and hub.is_id(name) else str(path)
+    config = detect.detect_config(source, called, heads, num_classes, pixels)
     shapes = flatten(shapes_of(config))
     new = _new_head(source, config, seed) if detect.is_headless(source, config) else {}
     shapes = {name: leaf for name, leaf in shapes.items() if name not in new}
@@ -166,7 +229,10 @@ def _load_ours(path: Path) -> tuple[dict[str, Any], ConfigDict]:
             f"{path} is a frozen teacher; convert.teachers.load_teacher loads it, for the training of a tokenizer"
         )
     single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    loaded = jax.tree.map(np.asarray, checkpoint.load_params(path, single))
+    return _complete_ours(jax.tree.map(np.asarray, checkpoint.load_params(path, single)), config)
+
+
+def _complete_ours(loaded: dict[str, Any], config: ConfigDict) -> tuple[dict[str, Any], ConfigDict]:
     if "data" in config:
         with config.unlocked():
             config.preprocess = preprocessing.from_config(config)

@@ -8,16 +8,20 @@ from beit_jax.convert import preprocessing
 from beit_jax.convert.layouts import task_layout
 from beit_jax.errors import UserError
 from beit_jax.models import variants
+from beit_jax.models.image_size import ImageSize, in_words, sides
 
 
-def config_for(config: ConfigDict, task: str, num_classes: int | None, image_size: int | None) -> ConfigDict:
+def config_for(
+    config: ConfigDict, task: str, num_classes: int | None, image_size: ImageSize | None, channels: int | None = None
+) -> ConfigDict:
     """The config of the changed model.
 
     Args:
       config: of the present model.
       task: of the changed model.
       num_classes: of a classifier; None: as before.
-      image_size: side in pixels; None: as before.
+      image_size: side in pixels, or height and width; None: as before.
+      channels: of the images; None: as before.
 
     Raises:
       UserError: the change is not possible.
@@ -30,12 +34,16 @@ def config_for(config: ConfigDict, task: str, num_classes: int | None, image_siz
     changed = defaults(task, kind_of(config))
     changed.model.update({key: value for key, value in config.model.items() if key in changed.model})
     size, (_, patch) = image_size or config.model.image_size, variants.parse(config.model.variant)
-    if size < 1 or size % patch:
-        raise UserError(f"image_size={size} is not divisible by the patch size {patch}; choose a multiple")
+    if any(side < 1 or side % patch for side in sides(size)):
+        raise UserError(f"image_size={in_words(size)} is not divisible by the patch size {patch}; choose a multiple")
     changed.model.image_size = size
+    changed.data.update({name: config.data[name] for name in ("channels", "max_value")})
+    changed.data.channels = channels or config.data.channels
     task_layout(task).retarget(changed, config, num_classes)
     with changed.unlocked():
-        changed.preprocess = preprocessing.at_size(config.preprocess, size)
+        changed.preprocess = preprocessing.for_channels(
+            preprocessing.at_size(config.preprocess, size), changed.data.channels
+        )
     return changed
 
 

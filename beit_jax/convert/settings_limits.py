@@ -63,7 +63,7 @@ def parse(text: bytes) -> Any:
     """
     too_deep = ValueError(f"nested more than {DEEPEST} deep")
     try:
-        value = json.loads(text.decode("utf-8"))
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_each_once)
     except RecursionError:
         raise too_deep from None
     level = [value]
@@ -72,6 +72,15 @@ def parse(text: bytes) -> Any:
     if level:
         raise too_deep
     return value
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these keys and values; readers of JSON differ in which of two values of a key they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{excerpt(next(name for name in names if names.count(name) > 1))} stands there twice")
+    return found
 
 
 def _inside(value: Any) -> Iterator[Any]:

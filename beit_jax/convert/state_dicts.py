@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from beit_jax.convert import data2vec, torch_reader
+from beit_jax.convert import data2vec, safetensors_file, shards, torch_reader
 from beit_jax.convert.pickle_interpreter import Record
 from beit_jax.convert.torch_storages import StoredTensor
 from beit_jax.errors import UserError
@@ -74,6 +74,22 @@ def read_torch(path: Path) -> StateDict:
     if not tensors:
         raise UserError(f"{path} holds no named tensors; expected a state dict, alone or under {', '.join(NESTS)}")
     return named_as_published(tensors, path)._replace(arguments=said.arguments, notes=said.notes)
+
+
+def read_shards(index: Path) -> StateDict:
+    """Reads the files of an index, of safetensors or of PyTorch.
+
+    Raises:
+      UserError: see `shards.read_tensors`.
+    """
+    said = StateDict({}, {}, [])
+
+    def of_torch(file: Path) -> dict[str, np.ndarray]:
+        return torch_reader.read_tensors(file, lambda content: choose_nest(content, said))
+
+    is_torch = ".safetensors" not in index.suffixes
+    tensors = shards.read_tensors(index, of_torch if is_torch else safetensors_file.read_tensors)
+    return named_as_published(tensors, index)._replace(arguments=said.arguments, notes=said.notes)
 
 
 def choose_nest(content: Any, said: StateDict) -> Any:

@@ -41,9 +41,6 @@ def load_teacher(
 ) -> tuple[Teacher, Params]:
     """A teacher with its weights, float32 NumPy arrays.
 
-    >>> teacher, params = load_teacher("openai/clip-vit-base-patch16")  # doctest: +SKIP
-    >>> features = jax.jit(teacher.features)(params, pixels)  # doctest: +SKIP
-
     Args:
       path: a file, a folder or a hub id: of OpenAI's CLIP (a state dict), open_clip, transformers, timm or DINO; a run
         or checkpoint of this library; or "random". Nothing in a file is executed.
@@ -55,6 +52,12 @@ def load_teacher(
 
     Raises:
       UserError: there are no such weights, they are damaged or not of this kind, or a setting contradicts them.
+
+    Examples:
+      >>> from beit_jax.convert.teachers import load_teacher
+      >>> teacher, params = load_teacher("runs/pretrain")
+      >>> jax.jit(teacher.features)(params, jnp.zeros((2, 16, 16, 3))).shape
+      (2, 16, 32)
     """
     section = keys.section(**({"kind": kind} if kind else {}), path=str(path), **settings)
     if section.path == "random":

@@ -90,7 +90,7 @@ def map_examples(dataset: tf.data.Dataset, program: Program, read: Callable[...,
         return {**read(*element), FAULT: tf.constant("")}
 
     def fallback(*element: Any) -> Features:
-        return replace_unreadable(read(*element))
+        return replace_unreadable(read(*element), program.channels)
 
     return map_with_fallback(dataset, lambda features: program.example(features, features[SEED]), optimistic, fallback)
 

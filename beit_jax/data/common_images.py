@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from beit_jax.data.fingerprint import MANY
-from beit_jax.data.sources import folder, layout
+from beit_jax.data.sources import data_sets, folder, layout
 from beit_jax.data.sources.open_source import open_split
 
 
@@ -19,6 +19,8 @@ def count_common(config: Any, split: str, other: str) -> int:
     Raises:
       UserError: a split cannot be read.
     """
+    if data_sets.has_prefix(config.source):
+        return data_sets.count_common(config.source, split, other)
     root = layout.path_of(config.source)
     if not root:
         return _count_common_records(*(_records(config, name) for name in (split, other)))

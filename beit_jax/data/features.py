@@ -12,6 +12,7 @@ LABEL_MAP = "label_map"  # uint8 [h, w, 1]: the class of every pixel of the imag
 VALID = "valid"  # bool: whether an example of an evaluation counts
 INDEX = "index"  # in the file order of an evaluation's examples
 
+ARRAY = "_array"  # the pixels of an image that is no file, [h, w, c], before `decode`, in place of `image`
 ID = "_id"  # the name of the example in messages
 FAULT = "_fault"  # why the image cannot be read; empty if it can be read
 SEED = "_seed"  # int64 [2]: what all random numbers of the example depend on

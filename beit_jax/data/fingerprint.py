@@ -9,7 +9,10 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from beit_jax.data.sources import folder, layout
+import numpy as np
+
+from beit_jax.data.sources import data_sets, folder, layout
+from beit_jax.data.sources.examples import Examples
 from beit_jax.data.sources.names import relative_name
 from beit_jax.data.sources.open_source import open_split
 from beit_jax.data.sources.shard_files import file_sizes
@@ -22,7 +25,8 @@ NAMED = 5  # classes in a message
 def fingerprint(config: Any) -> str:
     """A hash of the names and sizes of the files of `config.split` of `config.source`, in file order.
 
-    No image is read, and the folder in which the files lie does not count.
+    Of a data set with a prefix (`data_sets`), it is of what tells its contents, such as checksums. No image of a file
+    is read, and the folder in which the files lie does not count.
 
     Args:
       config: of the input, see `pipeline`.
@@ -30,6 +34,8 @@ def fingerprint(config: Any) -> str:
     Raises:
       UserError: the split cannot be read.
     """
+    if data_sets.has_prefix(config.source):
+        return _hash_examples(data_sets.select(config.source, config.split))
     root = layout.path_of(config.source)
     return _hash(
         _with_sizes(folder.list_paths(root, config.split), root) if root else _list_records(config, config.split)
@@ -48,6 +54,13 @@ def describe_split(config: Any, split: str) -> dict[str, Any]:
     Raises:
       UserError: the split cannot be read.
     """
+    if data_sets.has_prefix(config.source):
+        examples = data_sets.select(config.source, split)
+        return {
+            "images": len(examples.positions),
+            "classes": _count_classes(examples),
+            "hash": _hash_examples(examples),
+        }
     root = layout.path_of(config.source)
     if not root:
         builder, found = open_split(config.source, config.data_dir, split)
@@ -69,6 +82,19 @@ def describe_split(config: Any, split: str) -> dict[str, Any]:
     if len(paths) > MANY:
         return {"images": images, "classes": classes, "hash": _hash(_name(path, root) for path in paths)}
     return {"images": images, "classes": classes, "hash": _hash(_with_sizes(paths, root))}
+
+
+def _hash_examples(examples: Examples) -> str:
+    return _hash([examples.digest(), examples.positions.tobytes()])
+
+
+def _count_classes(examples: Examples) -> dict[str, int]:
+    """Number of examples of each class, by its name, or by its number where classes have no names."""
+    if examples.labels is None:
+        return {}
+    labels = examples.chosen_labels
+    counts = np.bincount(labels[labels >= 0], minlength=examples.num_classes).tolist()
+    return dict(zip(examples.class_names or map(str, range(examples.num_classes)), counts, strict=True))
 
 
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

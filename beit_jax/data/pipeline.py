@@ -24,7 +24,10 @@ from beit_jax.data.features import FAULT, ID, INDEX, ROW, TOKENIZER_IMAGE, VALID
 from beit_jax.data.iterators import EvalSet, TrainStream
 from beit_jax.data.preprocessing import Program
 from beit_jax.data.records.stored_tokens import StoredTokens
-from beit_jax.data.sources import label_subset
+from beit_jax.data.sources import label_subset, npy
+from beit_jax.data.sources.examples import Examples
+from beit_jax.data.sources.image_files import ImageFile
+from beit_jax.data.sources.indexed import IndexedSource
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.listed_once import kept
@@ -180,14 +183,17 @@ def make_eval(
     log: Path | None = None,
     num_classes: int = 0,
     classes: ModelClasses = OWN_CLASSES,
+    most: int = 0,
 ) -> EvalSet:
     """`config.eval_split` through `config.eval_ops`: full batches `[batch / processes, ...]` with `valid` bool `[b]`.
 
     Over all processes each example is valid exactly once, and unreadable ones never. Every process has the same number
     of batches, filled up with repeated examples. Random ops draw the same numbers in every pass. A pass ends with a
-    UserError if too many images were unreadable; for `num_classes` see `make_train`.
+    UserError if too many images were unreadable; for `num_classes` see `make_train`. At most `most` examples are
+    read, the same in every pass (`Source.sample`); 0: all.
     """
     source, process = renumbered(_open(config, config.eval_split), classes), Shard(process_index, process_count)
+    source = source.sample(most) if 0 < most < source.num_examples else source
     where, unreadable = f"'{config.eval_split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
     return _each_once(source, where, config.eval_ops, batch_size, process, unreadable, num_classes)
 
@@ -202,25 +208,31 @@ def make_train_once(
     process_count: int = 1,
     log: Path | None = None,
     classes: ModelClasses = OWN_CLASSES,
+    most: int = 0,
 ) -> EvalSet:
     """As `make_eval`, for the examples that `make_train` reads with this seed, through `ops`."""
     source, process = _open_train_split(config, seed, classes), Shard(process_index, process_count)
+    source = source.sample(most) if 0 < most < source.num_examples else source
     where, unreadable = f"'{config.split}' of {config.source}", UnreadableImages(config.max_bad_fraction, log)
     return _each_once(source, where, ops, batch_size, process, unreadable)
 
 
-def make_predict(config: Any, paths: Sequence[str], *, batch_size: int, unreadable: UnreadableImages) -> EvalSet:
-    """Image files through `config.eval_ops`, as `make_eval` makes them, each valid once; their `index` counts `paths`.
+def make_predict(config: Any, images: Sequence[ImageFile], *, batch_size: int, unreadable: UnreadableImages) -> EvalSet:
+    """Images through `config.eval_ops`, as `make_eval` makes them, each valid once; their `index` counts `images`.
 
     Args:
       config: of the input, of which nothing else matters.
-      paths: of the files.
+      images: files, or rows of one array, see `find_images`.
       batch_size: examples of a batch.
       unreadable: takes the files that cannot be read.
     """
-    files = [os.fsencode(path) for path in paths]
-    source = ListedSource(files, [0] * len(files), files, 1, in_files=True)
-    return _each_once(source, f"{len(files)} files", config.eval_ops, batch_size, Shard(), unreadable)
+    if images[0].row < 0:
+        files = [os.fsencode(image.path) for image in images]
+        source = ListedSource(files, [0] * len(files), files, 1, in_files=True)
+    else:
+        array, rows = npy.open_images(images[0].path), np.array([image.row for image in images])
+        source = IndexedSource(Examples(array, array.shape[0], None, 1, (), array.digest, chosen=rows))
+    return _each_once(source, f"{len(images)} images", config.eval_ops, batch_size, Shard(), unreadable)
 
 
 def _open(config: Any, split: str) -> Source:

@@ -17,17 +17,23 @@ import tensorflow as tf
 
 from beit_jax.data import ops as op_files
 from beit_jax.data.features import LABEL_MAP, Features
+from beit_jax.data.op_chain import split_chain
 from beit_jax.data.ops.registry import OPS, Op
 from beit_jax.errors import UserError
 
+RESIZING = ("resize", "resize_small", "random_resized_crop", "two_views", "two_views_center")
 SEEDS_PER_OP = 2**40  # more than the examples of any epoch, so that the seeds of two ops are never equal
 
 
 class Program(NamedTuple):
-    """A chain in two: `example(features, seed [2])` runs before batching, `batch(features, seeds [b, 2])` after it."""
+    """A chain in two: `example(features, seed [2])` runs before batching, `batch(features, seeds [b, 2])` after it.
+
+    `channels` are those that its op `decode` makes.
+    """
 
     example: Op
     batch: Op
+    channels: int = 3
 
 
 class _Call(NamedTuple):
@@ -47,6 +53,7 @@ def build_program(spec: str) -> Program:
     """
     calls = _read_calls(spec)
     ops = [_create_op(call) for call in calls]
+    _check_order(calls)
     levels = [OPS[call.name].level for call in calls]
     first_on_batches = levels.index("batch") if "batch" in levels else len(ops)
     for call, level in zip(calls[first_on_batches:], levels[first_on_batches:], strict=True):
@@ -56,7 +63,19 @@ def build_program(spec: str) -> Program:
                 f"in the ops '{spec}', {call.name} works on single images but follows {batched}, which works on "
                 f"batches; move {batched} after {call.name}"
             )
-    return Program(_chain(ops[:first_on_batches], first=0), _chain(ops[first_on_batches:], first=first_on_batches))
+    channels = calls[0].kwargs.get("channels", 3) if calls[0].name == "decode" else 3
+    parts = _chain(ops[:first_on_batches], first=0), _chain(ops[first_on_batches:], first=first_on_batches)
+    return Program(*parts, channels)
+
+
+def _check_order(calls: list[_Call]) -> None:
+    """Raises UserError for an op that resizes what is normalized already: levels would not be those of Pillow."""
+    names = [call.name for call in calls]
+    after = names[names.index("normalize") :] if "normalize" in names else []
+    if late := [name for name in after if name in RESIZING]:
+        raise UserError(
+            f"{late[0]} found float32 pixels to resize, which are normalized; put it between decode and normalize"
+        )
 
 
 def random_ops(spec: str) -> list[str]:
@@ -93,7 +112,7 @@ def without_image(program: Program, name: str) -> Program:
         features = program.batch(features, seeds)
         return {key: value for key, value in features.items() if key != name}
 
-    return Program(example, batch)
+    return program._replace(example=example, batch=batch)
 
 
 def pixel_ops(spec: str) -> str:
@@ -110,14 +129,9 @@ def _read_calls(spec: str) -> list[_Call]:
     """The ops of a chain, which is parsed as a Python expression with the operator `|`."""
     _load_op_files()
     try:
-        node = ast.parse(spec.strip(), mode="eval").body
+        return [_read_call(node, spec) for node in split_chain(spec)]
     except SyntaxError as error:
         raise UserError(f"cannot read the ops '{spec}': {error.msg}; expected op|op(argument, ...)|...") from None
-    nodes = []
-    while isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
-        nodes.append(node.right)
-        node = node.left
-    return [_read_call(node, spec) for node in (node, *reversed(nodes))]
 
 
 def _read_call(node: ast.expr, spec: str) -> _Call:

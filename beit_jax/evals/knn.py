@@ -5,19 +5,16 @@ exp(cosine / temperature). Every layer of the encoder is evaluated.
 """
 
 import functools
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from beit_jax.evals.features import Extractor
+from beit_jax.evals.features import Features, put_everywhere, put_rows
 from beit_jax.tasks.layers import best_layer_metrics
-from beit_jax.tasks.task import Task
-from beit_jax.training.sharding import batch_sharding, replicated
-from beit_jax.typing import HostBatch, Params
+from beit_jax.training.sharding import replicated
 
 TEMPERATURE = 0.07  # as in the paper
 QUERIES = 256  # classified at a time
@@ -28,65 +25,41 @@ METRICS = {
 }
 
 
-class LabelledSet(NamedTuple):
-    """Batches of `image`, `label`, `valid` and `index`, which can be iterated repeatedly, and the number of images."""
-
-    batches: Iterable[HostBatch]
-    images: int
-
-
 class Knn:
-    """The evaluation of one run by its nearest neighbours.
+    """Of every layer.
 
     Args:
-      task: with `embed`.
-      train: images that vote.
-      test: images that are classified.
+      layers: numbers of the layers, counted from 1.
       num_classes: number of classes.
       k: neighbours; all images that vote where they are fewer.
     """
 
-    def __init__(self, task: Task, train: LabelledSet, test: LabelledSet, num_classes: int, k: int):
-        self._task, self._sets, self._num_classes, self._k = task, (train, test), num_classes, k
-        self._extractor = functools.cache(lambda mesh: Extractor(task, mesh))
+    def __init__(self, layers: tuple[int, ...], num_classes: int, k: int):
+        self._layers, self._num_classes, self._k = layers, num_classes, k
         self._vote = functools.cache(self._compile_vote)
-        self._metrics: dict[str, float] = {}
 
-    def __call__(
-        self,
-        mesh: Mesh,
-        params: Params,
-        frozen: Params,
-        wrap: Callable[[Iterable[HostBatch]], Iterable[HostBatch]] = lambda batches: batches,
-    ) -> dict[str, float]:
-        """`knn_top1` of the best layer, `knn_best_layer`, and `knn_top1_layerNN` of each; layers count from 1.
+    def __call__(self, mesh: Mesh, train: Features, test: Features) -> dict[str, float]:
+        """`knn_top1` of the best layer, `knn_best_layer`, and `knn_top1_layerNN` of each.
 
         Args:
           mesh: of the devices.
-          params: of the task.
-          frozen: of the task.
-          wrap: what the batches are passed through, such as a check for preemption.
+          train: images that vote.
+          test: images that are classified.
         """
-        if self._metrics and "encoder" in self._task.frozen_parts:
-            return self._metrics  # the encoder does not learn
-        extract = self._extractor(mesh)
-        (bank, classes), (queries, truth) = (
-            extract(params, frozen, wrap(labelled.batches), labelled.images) for labelled in self._sets
-        )
+        train, test = train.labelled(), test.labelled()
         top1 = [
-            np.mean(self._classify(mesh, bank[:, layer], classes, queries[:, layer]) == truth)
-            for layer in range(bank.shape[1])
+            np.mean(self._classify(mesh, train.layer(layer), test.features[:, layer]) == test.labels)
+            for layer in range(len(self._layers))
         ]
-        self._metrics = best_layer_metrics({"top1": np.array(top1)}, self._task.embedded_layers, prefix="knn_")
-        return self._metrics
+        return best_layer_metrics({"top1": np.array(top1)}, self._layers, prefix="knn_")
 
-    def _classify(self, mesh: Mesh, bank: np.ndarray, classes: np.ndarray, queries: np.ndarray) -> np.ndarray:
-        bank, classes = jax.device_put((bank, classes), replicated(mesh))
+    def _classify(self, mesh: Mesh, train: Features, queries: np.ndarray) -> np.ndarray:
+        bank, classes = put_everywhere(mesh, *train)
         size = -(-QUERIES // mesh.size) * mesh.size
         votes = []
         for start in range(0, len(queries), size):
             part = queries[start : start + size]
-            padded = jax.device_put(np.pad(part, ((0, size - len(part)), (0, 0))), batch_sharding(mesh))
+            (padded,) = put_rows(mesh, np.pad(part, ((0, size - len(part)), (0, 0))))
             votes.append(np.asarray(self._vote(mesh)(bank, classes, padded))[: len(part)])
         return np.concatenate(votes)
 

@@ -20,6 +20,15 @@ class ImageClassifier(nn.Module):
       num_classes: number of classes c.
       pooling: what the class is predicted from, the normalised mean of the patches or the class token.
       init_scale: factor on the initial head, so that training starts near uniform predictions (`--init_scale`).
+
+    Examples:
+      >>> from beit_jax.models.classifier import ImageClassifier
+      >>> from beit_jax.models.vit import Encoder
+      >>> encoder = Encoder(width=32, depth=2, heads=2, patch_size=4, final_norm=False)
+      >>> model, images = ImageClassifier(encoder, num_classes=5), jnp.zeros((2, 16, 16, 3))
+      >>> logits, variables = jax.jit(model.init_with_output)(jax.random.key(0), images)
+      >>> logits.shape
+      (2, 5)
     """
 
     encoder: Encoder

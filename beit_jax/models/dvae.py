@@ -1,7 +1,6 @@
 """DALL-E's discrete variational autoencoder, BEiT's visual tokenizer (arXiv 2102.12092, section 2.1 and appendix A).
 
-Layers, sizes and names of parameters follow the package `dall_e` (github.com/openai/DALL-E), so that its published
-weights fit.
+Layers, sizes and parameter names are those of the package `dall_e` (github.com/openai/DALL-E): its weights fit.
 """
 
 import flax.linen as nn
@@ -18,10 +17,7 @@ from beit_jax.models.xla_workarounds import convolution_without_overlap, halved
 class Conv(nn.Module):
     """A convolution of stride 1 that keeps the size.
 
-    Attributes:
-      features: output channels.
-      size: side of the kernel, odd.
-      dtype: of the computation.
+    Its kernels have `features` output channels and a side of `size` pixels, odd; `dtype` is of the computation.
     """
 
     features: int
@@ -119,7 +115,7 @@ class DvaeEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
-        """`[b, H, W, 3]` in [0.1, 0.9] -> float32 `[b, g, g, v]`.
+        """`[b, H, W, c]` in [0.1, 0.9] -> float32 `[b, g, g, v]`.
 
         With row-major `positions` int32 `[b, k]`, those alone, `[b, 1, k, v]`: the last layer is an eighth of the work.
         """
@@ -169,11 +165,12 @@ class DvaeDecoder(nn.Module):
     groups: int
     blocks_per_group: int
     decoder_init: int
+    channels: int = 3
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, codes: jax.Array) -> jax.Array:
-        """Weights `[b, g, g, v]` or tokens int32 `[b, g, g]` -> float32 `[b, H, W, 6]`."""
+        """Weights `[b, g, g, v]` or tokens int32 `[b, g, g]` -> float32 `[b, H, W, 2c]`."""
         gain = 1.0 / (self.groups * self.blocks_per_group) ** 2
         x = CodebookVectors(self.decoder_init, self.vocab, name="input")(codes).astype(self.dtype)
         for i in range(self.groups):
@@ -181,7 +178,7 @@ class DvaeDecoder(nn.Module):
             x = Group(self.blocks_per_group, width, (1, 3, 3, 3), gain, self.dtype, name=f"group_{i + 1}")(x)
             if i < self.groups - 1:
                 x = repeat(x, "b h w c -> b (h 2) (w 2) c")
-        return Conv(6, 1, self.dtype, name="output")(nn.relu(x)).astype(jnp.float32)
+        return Conv(2 * self.channels, 1, self.dtype, name="output")(nn.relu(x)).astype(jnp.float32)
 
 
 class DiscreteVAE(nn.Module):
@@ -195,6 +192,7 @@ class DiscreteVAE(nn.Module):
       groups: groups of blocks in each; a token covers a square of 2 ** (groups - 1) pixels a side.
       blocks_per_group: residual blocks in a group.
       decoder_init: width of the vectors of the codebook.
+      channels: of the images, c.
       dtype: of the convolutions, except those next to the codes, which are always float32.
     """
 
@@ -203,12 +201,13 @@ class DiscreteVAE(nn.Module):
     groups: int = 4
     blocks_per_group: int = 2
     decoder_init: int = 128
+    channels: int = 3
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
         sizes = (self.vocab, self.hidden, self.groups, self.blocks_per_group)
         self.encoder = DvaeEncoder(*sizes, dtype=self.dtype)
-        self.decoder = DvaeDecoder(*sizes, decoder_init=self.decoder_init, dtype=self.dtype)
+        self.decoder = DvaeDecoder(*sizes, self.decoder_init, self.channels, self.dtype)
 
     def __call__(
         self, images: jax.Array, key: jax.Array, temperature: jax.Array | float, straight_through: bool = False
@@ -216,19 +215,18 @@ class DiscreteVAE(nn.Module):
         """Encodes, draws relaxed codes and decodes, as in training.
 
         Args:
-          images: `[b, H, W, 3]` in [0.1, 0.9].
+          images: `[b, H, W, c]` in [0.1, 0.9].
           key: random key of the draw.
           temperature: of the relaxation, see `gumbel_softmax`.
           straight_through: see `gumbel_softmax`.
 
-        Returns:
-          outputs float32 `[b, H, W, 6]`, see `decode`, and logits float32 `[b, g, g, v]`.
+        Returns: outputs float32 `[b, H, W, 2c]`, see `decode`, and logits float32 `[b, g, g, v]`.
         """
         logits = self.encode(images)
         return self.decode(gumbel_softmax(key, logits, temperature, straight_through)), logits
 
     def encode(self, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
-        """Images `[b, H, W, 3]` in [0.1, 0.9] (`map_pixels`) -> logits over the codebook; see `DvaeEncoder`."""
+        """Images `[b, H, W, c]` in [0.1, 0.9] (`map_pixels`) -> logits over the codebook; see `DvaeEncoder`."""
         height, width = images.shape[1:3]
         stride = 2 ** (self.groups - 1)
         if height % stride or width % stride:
@@ -239,16 +237,16 @@ class DiscreteVAE(nn.Module):
         return self.encoder(images, positions)
 
     def tokens(self, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
-        """Images `[b, H, W, 3]` in [0.1, 0.9] -> the most likely tokens, int32 `[b, g, g]`; `[b, k]` of `positions`."""
+        """Images `[b, H, W, c]` in [0.1, 0.9] -> the most likely tokens, int32 `[b, g, g]`; `[b, k]` of `positions`."""
         found = jnp.argmax(self.encode(images, positions), axis=-1).astype(jnp.int32)
         return found if positions is None else found[:, 0]
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """Weights over the codebook `[b, g, g, v]` -> `[b, H, W, 6]`: mu of the three channels, then ln b."""
+        """Weights over the codebook `[b, g, g, v]` -> `[b, H, W, 2c]`: mu of the c channels, then ln b."""
         return self.decoder(z)
 
     def decode_tokens(self, tokens: jax.Array) -> jax.Array:
-        """Tokens int32 `[b, g, g]` -> `[b, H, W, 6]`, what `decode` makes of their one-hot vectors."""
+        """Tokens int32 `[b, g, g]` -> `[b, H, W, 2c]`, what `decode` makes of their one-hot vectors."""
         return self.decoder(tokens)
 
 
@@ -282,13 +280,13 @@ def gumbel_softmax(
 
 
 def logit_laplace_log_likelihood(x: jax.Array, outputs: jax.Array) -> jax.Array:
-    """Log density `[b, H, W, 3]`, in nats, of pixels whose logit has a Laplace distribution (arXiv 2102.12092, A.3):
+    """Log density `[b, H, W, c]`, in nats, of pixels whose logit has a Laplace distribution (arXiv 2102.12092, A.3):
 
         ln f(x) = -|logit(x) - mu| / b - ln(2 b x (1 - x)).
 
     Args:
-      x: `[b, H, W, 3]` in (0, 1), from `map_pixels`.
-      outputs: `[b, H, W, 6]`, mu and ln b from the decoder.
+      x: `[b, H, W, c]` in (0, 1), from `map_pixels`.
+      outputs: `[b, H, W, 2c]`, mu and ln b from the decoder.
     """
     mu, log_b = jnp.split(outputs, 2, axis=-1)
     log_x, log_rest = jnp.log(x), jnp.log1p(-x)
@@ -296,5 +294,5 @@ def logit_laplace_log_likelihood(x: jax.Array, outputs: jax.Array) -> jax.Array:
 
 
 def reconstruction(outputs: jax.Array) -> jax.Array:
-    """The median image of the decoder's distribution, `[b, H, W, 6]` -> `[b, H, W, 3]` in [0, 1]."""
-    return unmap_pixels(jax.nn.sigmoid(outputs[..., :3]))
+    """The median image of the decoder's distribution, `[b, H, W, 2c]` -> `[b, H, W, c]` in [0, 1]."""
+    return unmap_pixels(jax.nn.sigmoid(jnp.split(outputs, 2, axis=-1)[0]))

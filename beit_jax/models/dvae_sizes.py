@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from beit_jax.models.image_size import ImageSize, area, grid_of
+
 EPSILON = 0.1  # its pixels lie in [0.1, 0.9], away from 0 and 1, where the logit diverges
 
 
@@ -10,33 +12,33 @@ def stride(section: Any) -> int:
     return 2 ** (section.groups - 1)
 
 
-def encoder_flops(section: Any, image_size: int) -> int:
+def encoder_flops(section: Any, image_size: ImageSize, channels: int = 3) -> int:
     """FLOPs of the encoder's forward pass for an image, counting products of matrices and convolutions."""
     width_in = section.hidden
-    products = image_size**2 * 7 * 7 * 3 * section.hidden
+    products = area(image_size) * 7 * 7 * channels * section.hidden
     for group in range(section.groups):
-        width, pixels = section.hidden * 2**group, (image_size // 2**group) ** 2
+        width, pixels = section.hidden * 2**group, area(grid_of(image_size, 2**group))
         for _ in range(section.blocks_per_group):
             products += pixels * _block(width_in, width, (9, 9, 9, 1))
             width_in = width
     return 2 * (products + pixels * width_in * section.vocab)
 
 
-def decoder_flops(section: Any, image_size: int) -> int:
+def decoder_flops(section: Any, image_size: ImageSize, channels: int = 3) -> int:
     """FLOPs of the decoder's forward pass for an image, for codes that are not one-hot."""
-    grid, width_in = image_size // stride(section), section.decoder_init
-    products = grid**2 * section.vocab * width_in
+    tokens, width_in = area(grid_of(image_size, stride(section))), section.decoder_init
+    products = tokens * section.vocab * width_in
     for group in range(section.groups):
-        width, pixels = section.hidden * 2 ** (section.groups - 1 - group), (grid * 2**group) ** 2
+        width, pixels = section.hidden * 2 ** (section.groups - 1 - group), tokens * 4**group
         for _ in range(section.blocks_per_group):
             products += pixels * _block(width_in, width, (1, 9, 9, 9))
             width_in = width
-    return 2 * (products + pixels * width_in * 6)
+    return 2 * (products + pixels * width_in * 2 * channels)
 
 
-def first_layer_flops(section: Any, image_size: int) -> int:
+def first_layer_flops(section: Any, image_size: ImageSize, channels: int = 3) -> int:
     """FLOPs of the layer that reads the image; its input needs no gradient."""
-    return 2 * image_size**2 * 7 * 7 * 3 * section.hidden
+    return 2 * area(image_size) * 7 * 7 * channels * section.hidden
 
 
 def _block(width_in: int, width: int, taps: tuple[int, int, int, int]) -> int:

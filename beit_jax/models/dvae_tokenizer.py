@@ -2,7 +2,7 @@
 
 Its loss is the negative evidence lower bound per value of the image,
 
-    ( -log p(x | z) + beta * KL(q(z | x) || uniform) ) / (H W 3),
+    ( -log p(x | z) + beta * KL(q(z | x) || uniform) ) / (H W c),
 
 with z relaxed by Gumbel-softmax at a temperature that is annealed, beta raised from 0, and a logit-Laplace likelihood.
 The KL is a sum over the token grid. Dividing it by the number of pixel values makes its weight for each position
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.models import dvae, dvae_sizes
+from beit_jax.models.image_size import area
 from beit_jax.models.tokenizer import Tokenizer, kl_to_uniform
 from beit_jax.typing import Metrics, Params
 
@@ -55,13 +56,13 @@ class DvaeTokenizer(Tokenizer):
             groups=section.groups,
             blocks_per_group=section.blocks_per_group,
             decoder_init=section.decoder_init,
+            channels=self.channels,
             dtype=self.dtype,
         )
 
     def init(self, key: jax.Array) -> Params:
         """See `Tokenizer.init`."""
-        image = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
-        return self.model.init(key, image, key, 1.0)["params"]
+        return self.model.init(key, self.zeros(), key, 1.0)["params"]
 
     def targets(self, params: Params, images: jax.Array, positions: jax.Array | None = None) -> jax.Array:
         """See `Tokenizer.targets`: the most likely token."""
@@ -118,13 +119,13 @@ class DvaeTokenizer(Tokenizer):
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`."""
-        return dvae_sizes.encoder_flops(self.section, self.image_size)
+        return dvae_sizes.encoder_flops(self.section, self.image_size, self.channels)
 
     def training_flops(self) -> int:
         """Forward pass and two of its size backward; the layer that reads the images needs no gradient of its input."""
-        section, side = self.section, self.image_size
-        forward = dvae_sizes.encoder_flops(section, side) + dvae_sizes.decoder_flops(section, side)
-        return 3 * forward - dvae_sizes.first_layer_flops(section, side)
+        sizes = self.section, self.image_size, self.channels
+        forward = dvae_sizes.encoder_flops(*sizes) + dvae_sizes.decoder_flops(*sizes)
+        return 3 * forward - dvae_sizes.first_layer_flops(*sizes)
 
     def _terms(
         self, images: jax.Array, outputs: jax.Array, logits: jax.Array, kl_weight: jax.Array | float
@@ -133,7 +134,7 @@ class DvaeTokenizer(Tokenizer):
         error = jnp.abs(dvae.unmap_pixels(images) - dvae.reconstruction(outputs))
         nll = -jnp.sum(dvae.logit_laplace_log_likelihood(images, outputs), axis=(1, 2, 3))
         kl = jnp.sum(kl_to_uniform(logits), axis=(1, 2))
-        loss = (nll + kl_weight * kl) / (self.image_size * self.image_size * 3)
+        loss = (nll + kl_weight * kl) / (area(self.image_size) * self.channels)
         return {"nll": nll, "kl": kl, "absolute_error": jnp.mean(error, axis=(1, 2, 3)), "loss": loss}
 
 

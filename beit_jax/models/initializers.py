@@ -29,13 +29,13 @@ class Initializers(NamedTuple):
     patch_bias: Initializer
 
 
-def initializers(scheme: Scheme, patch_size: int) -> Initializers:
-    """The initializers of a scheme; `patch_size` is the side of a patch in pixels."""
+def initializers(scheme: Scheme, patch_size: int, channels: int = 3) -> Initializers:
+    """The initializers of a scheme, for patches of `patch_size` pixels a side of so many channels."""
     if scheme == "pretrain":
         cut_normal = jax.nn.initializers.truncated_normal(STDDEV, lower=-1.0, upper=1.0)
         return Initializers(cut_normal, cut_normal, jax.nn.initializers.zeros)
     if scheme == "finetune":
-        uniform = symmetric_uniform(1.0 / math.sqrt(3 * patch_size**2))
+        uniform = symmetric_uniform(1.0 / math.sqrt(channels * patch_size**2))
         return Initializers(jax.nn.initializers.normal(STDDEV), uniform, uniform)
     raise ValueError(f"found init_scheme={scheme!r}, expected 'pretrain' or 'finetune'")
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from beit_jax.models import clusters, codebook
+from beit_jax.models.image_size import area
 from beit_jax.models.nearest_code import FixedVectorsTokenizer
 from beit_jax.models.patch_pixels import to_images, to_patches
 from beit_jax.models.teacher import features_on_grid
@@ -53,7 +54,7 @@ class PixelKMeans(KMeansTokenizer):
 
     def init(self, key: jax.Array) -> Params:
         """See `Tokenizer.init`."""
-        return {"codebook": clusters.new_clusters(self.vocab, 3 * self.section.patch**2)}
+        return {"codebook": clusters.new_clusters(self.vocab, self.channels * self.section.patch**2)}
 
     def vectors(self, params: Params, images: jax.Array) -> jax.Array:
         """See `NearestCodeTokenizer.vectors`: pixels around 0, where rounding is small."""
@@ -62,11 +63,11 @@ class PixelKMeans(KMeansTokenizer):
     def decode(self, params: Params, tokens: jax.Array) -> jax.Array:
         """See `Tokenizer.decode`."""
         patches = params["codebook"]["vectors"][rearrange(tokens, "b h w -> b (h w)")]
-        return jnp.clip(to_images(patches, tokens.shape[1]) + 0.5, 0.0, 1.0)
+        return jnp.clip(to_images(patches, tokens.shape[1:], self.channels) + 0.5, 0.0, 1.0)
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`: the products with all codes."""
-        return 2 * self.grid**2 * self.vocab * 3 * self.section.patch**2
+        return 2 * area(self.grid) * self.vocab * self.channels * self.section.patch**2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -88,8 +89,10 @@ class FeatureKMeans(KMeansTokenizer):
 
     def vectors(self, params: Params, images: jax.Array) -> jax.Array:
         """See `NearestCodeTokenizer.vectors`."""
-        return codebook.unit(features_on_grid(self.teacher.features(params["features"], images), self.grid))
+        return codebook.unit(
+            features_on_grid(self.teacher.features(params["features"], images), self.teacher.grid, self.grid)
+        )
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`: the network, and the products with all codes."""
-        return self.teacher.flops() + 2 * self.grid**2 * self.vocab * self.teacher.width
+        return self.teacher.flops() + 2 * area(self.grid) * self.vocab * self.teacher.width

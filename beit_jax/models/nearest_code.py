@@ -23,7 +23,7 @@ class NearestCodeTokenizer(Tokenizer):
         tokens = codebook.nearest(params["codebook"]["vectors"], self.vectors(params, images))
         if positions is not None:
             return jnp.take_along_axis(tokens, positions, axis=1)
-        return rearrange(tokens, "b (h w) -> b h w", h=self.grid)
+        return rearrange(tokens, "b (h w) -> b h w", h=self.grid[0])
 
     def count_codes(self, tokens: jax.Array, valid: jax.Array) -> jax.Array:
         """How often each token occurs in `[b, n]`, float32 `[k]`, in the images that are `valid`, `[b]` of 0 and 1."""

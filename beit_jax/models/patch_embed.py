@@ -25,7 +25,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
 class PatchEmbed(nn.Module):
     """A linear projection of patches of p = `patch_size` pixels a side to d = `width` numbers.
 
-    It is a convolution with `kernel` `[p, p, c, d]` and stride p, plus `bias` `[d]`; an image has c = 3 channels.
+    It is a convolution with `kernel` `[p, p, c, d]` and stride p, plus `bias` `[d]`, c the channels of an image.
     """
 
     width: int

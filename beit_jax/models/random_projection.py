@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from beit_jax.models import codebook
+from beit_jax.models.image_size import area
 from beit_jax.models.nearest_code import FixedVectorsTokenizer
 from beit_jax.models.patch_pixels import to_patches
 from beit_jax.typing import Metrics, Params
@@ -35,7 +36,7 @@ class RandomProjection(FixedVectorsTokenizer):
         """See `Tokenizer.init`: the projection by Xavier, the codes from a normal distribution, as in the paper."""
         of_projection, of_codes = jax.random.split(key)
         section = self.section
-        shape = (3 * section.patch**2, section.code_width)
+        shape = (self.channels * section.patch**2, section.code_width)
         codes = jax.random.normal(of_codes, (section.vocab, section.code_width), jnp.float32)
         projection = jax.nn.initializers.xavier_uniform()(of_projection, shape, jnp.float32)
         return {"projection": projection, "codebook": {"vectors": codebook.unit(codes)}}
@@ -49,7 +50,7 @@ class RandomProjection(FixedVectorsTokenizer):
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`."""
-        return 2 * self.grid**2 * self.section.code_width * (3 * self.section.patch**2 + self.vocab)
+        return 2 * area(self.grid) * self.section.code_width * (self.channels * self.section.patch**2 + self.vocab)
 
     def loss(
         self, params: Params, teacher: Params, images: jax.Array, key: jax.Array, step: jax.Array

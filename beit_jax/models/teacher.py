@@ -15,6 +15,7 @@ from einops import rearrange
 from ml_collections import ConfigDict
 
 from beit_jax.models import variants
+from beit_jax.models.image_size import ImageSize, grid_of, sides
 from beit_jax.models.pixel_statistics import Statistics
 from beit_jax.typing import Params
 
@@ -27,18 +28,20 @@ class Teacher:
       section: of the config, with the keys of `config.teacher`.
       statistics: mean and standard deviation by which it normalizes pixels.
       dtype: of the matrix products.
+      channels: of the images, c.
     """
 
     section: ConfigDict
     statistics: Statistics
     dtype: jnp.dtype = jnp.float32
+    channels: int = 3
 
     own_statistics: ClassVar[Statistics]  # of the pixels of a kind, where the section names none
     own_norm_eps: ClassVar[float]  # the epsilon of its layer norms, where the section has 0
 
     @property
-    def image_size(self) -> int:
-        """Side in pixels of the images that the network sees."""
+    def image_size(self) -> ImageSize:
+        """Side in pixels of the images that the network sees, or their height and width."""
         return self.section.image_size
 
     @property
@@ -57,9 +60,9 @@ class Teacher:
         return self.section.norm_eps or self.own_norm_eps
 
     @property
-    def grid(self) -> int:
-        """Patches along a side of the image, g."""
-        return self.image_size // self.patch_size
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return grid_of(self.image_size, self.patch_size)
 
     @property
     def width(self) -> int:
@@ -78,7 +81,7 @@ class Teacher:
 
     def init(self, key: jax.Array) -> Params:
         """Random parameters: for tests, and as a control that knows nothing."""
-        image = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
+        image = jnp.zeros((1, *sides(self.image_size), self.channels), jnp.float32)
         return {"encoder": self.network.init(key, image)["params"]}
 
     def features(self, params: Params, pixels: jax.Array) -> jax.Array:
@@ -86,17 +89,17 @@ class Teacher:
 
         Args:
           params: of the teacher.
-          pixels: float32 `[b, h, w, 3]` in [0, 1]; those of another size are resized to `image_size`.
+          pixels: float32 `[b, h, w, c]` in [0, 1]; those of another size are resized to `image_size`.
 
         Returns:
-          float32 `[b, n, c]`, patches row-major on a grid of g by g; n is g^2.
+          float32 `[b, n, c]`, patches row-major on the network's own grid.
         """
         params, pixels = jax.lax.stop_gradient((params, pixels))
         mean, std = (jnp.asarray(numbers, jnp.float32)[None, None, None] for numbers in self.statistics)
         return self.encode(params, (resized(pixels, self.image_size) - mean) / std).astype(jnp.float32)
 
     def encode(self, params: Params, images: jax.Array) -> jax.Array:
-        """The same for normalized images `[b, h, w, 3]` of the network's own size."""
+        """The same for normalized images `[b, h, w, c]` of the network's own size."""
         raise NotImplementedError
 
     def flops(self) -> int:
@@ -104,32 +107,32 @@ class Teacher:
         raise NotImplementedError
 
 
-def resized(pixels: jax.Array, size: int) -> jax.Array:
-    """Pixels in [0, 1] `[b, h, w, 3]` -> `[b, size, size, 3]`: bicubic, without aliases, and clipped to [0, 1]."""
-    if pixels.shape[1:3] == (size, size):
+def resized(pixels: jax.Array, size: ImageSize) -> jax.Array:
+    """Pixels in [0, 1] `[b, h, w, c]` -> the same of another size: bicubic, without aliases, and clipped to [0, 1]."""
+    if pixels.shape[1:3] == sides(size):
         return pixels
-    shape = (pixels.shape[0], size, size, pixels.shape[-1])
+    shape = (pixels.shape[0], *sides(size), pixels.shape[-1])
     return jnp.clip(jax.image.resize(pixels, shape, "bicubic", antialias=True), 0.0, 1.0)
 
 
-def features_on_grid(features: jax.Array, grid: int) -> jax.Array:
+def features_on_grid(features: jax.Array, own: tuple[int, int], grid: tuple[int, int]) -> jax.Array:
     """Features of patches on another grid, by bilinear interpolation between the centres of patches.
 
     It is PyTorch's `interpolate` with `align_corners=False`.
 
     Args:
-      features: `[b, n, c]`, row-major on a square grid.
-      grid: rows, and columns, of the other grid.
+      features: `[b, n, c]`, row-major.
+      own: rows and columns of their grid.
+      grid: of the other grid.
 
     Returns:
-      `[b, grid^2, c]`.
+      `[b, n', c]`, row-major.
     """
     batch, patches, width = features.shape
-    side = round(patches**0.5)
-    if side**2 != patches:
-        raise ValueError(f"found features of {patches} patches, expected those of a square grid")
-    if side == grid:
+    if own[0] * own[1] != patches:
+        raise ValueError(f"found features of {patches} patches, expected {own[0]} x {own[1]}")
+    if own == grid:
         return features
-    square = rearrange(features, "b (y x) c -> b y x c", y=side)
-    square = jax.image.resize(square, (batch, grid, grid, width), "bilinear", antialias=False)
-    return rearrange(square, "b y x c -> b (y x) c")
+    maps = rearrange(features, "b (y x) c -> b y x c", y=own[0])
+    maps = jax.image.resize(maps, (batch, *grid, width), "bilinear", antialias=False)
+    return rearrange(maps, "b y x c -> b (y x) c")

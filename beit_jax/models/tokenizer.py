@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
+from beit_jax.models.image_size import ImageSize, grid_of, sides
 from beit_jax.models.teacher import Teacher
 from beit_jax.typing import Metrics, Params
 
@@ -25,17 +26,39 @@ class Tokenizer:
     Attributes:
       section: of the config, with `kind` and the keys of that kind: the section `model` of a config of the task
         `tokenizer`, or the section `tokenizer` of a config of the task `pretrain`.
-      image_size: side in pixels of the images that it sees.
+      image_size: side in pixels of the images that it sees, or their height and width.
       dtype: of the computation; a kind may ignore it.
       settings: the section `loss` of the config, with the kind's keys for training; None if it is not trained.
       teacher: a frozen network whose features training predicts, for kinds that learn from one.
+      channels: of the images, c.
+
+    Examples:
+      >>> from beit_jax.config import defaults
+      >>> from beit_jax.models.tokenizer import Tokenizer
+      >>> class Bright(Tokenizer):  # token 1 stands for 4x4 pixels that are bright
+      ...     vocab = 2
+      ...
+      ...     @staticmethod
+      ...     def stride(section):
+      ...         return 4
+      ...
+      ...     def targets(self, params, images, positions=None):
+      ...         patches = images.reshape(len(images), self.grid[0], 4, self.grid[1], 4, self.channels)
+      ...         tokens = (patches.mean((2, 4, 5)) > 0.5).astype(jnp.int32)
+      ...         if positions is None:
+      ...             return tokens
+      ...         return jnp.take_along_axis(tokens.reshape(len(images), -1), positions, axis=1)
+      >>> tokenizer = Bright(defaults("pretrain").tokenizer, image_size=16)
+      >>> tokenizer.targets({}, tokenizer.zeros()).shape, tokenizer.grid
+      ((1, 4, 4), (4, 4))
     """
 
     section: ConfigDict
-    image_size: int
+    image_size: ImageSize
     dtype: jnp.dtype = jnp.float32
     settings: ConfigDict | None = None
     teacher: Teacher | None = None
+    channels: int = 3
 
     can_decode: ClassVar[bool] = False  # whether `decode` exists
     has_likelihood: ClassVar[bool] = False  # whether `posterior` and `log_likelihood` exist
@@ -49,9 +72,13 @@ class Tokenizer:
         raise NotImplementedError
 
     @property
-    def grid(self) -> int:
-        """Tokens along a side of the image, g."""
-        return self.image_size // self.stride(self.section)
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of tokens, gh and gw."""
+        return grid_of(self.image_size, self.stride(self.section))
+
+    def zeros(self) -> jax.Array:
+        """An image `[1, h, w, c]`, from which Flax infers shapes."""
+        return jnp.zeros((1, *sides(self.image_size), self.channels), jnp.float32)
 
     @property
     def vocab(self) -> int:
@@ -81,11 +108,11 @@ class Tokenizer:
 
         Args:
           params: of the tokenizer.
-          images: `[b, h, w, 3]` in the tokenizer's own range, see `from_pixels`.
+          images: `[b, h, w, c]` in the tokenizer's own range, see `from_pixels`.
           positions: int32 `[b, k]`, row-major indices of the tokens that are needed; None for all.
 
         Returns:
-          int32 `[b, g, g]`, or `[b, k]` with `positions`.
+          int32 `[b, gh, gw]`, or `[b, k]` with `positions`.
         """
         raise NotImplementedError
 
@@ -102,7 +129,7 @@ class Tokenizer:
         return jnp.clip(images, 0.0, 1.0)
 
     def decode(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """Tokens int32 `[b, g, g]` of any grid -> pixels `[b, h, w, 3]` in [0, 1]; exists where `can_decode`."""
+        """Tokens int32 `[b, gh, gw]` of any grid -> pixels `[b, h, w, c]` in [0, 1]; exists where `can_decode`."""
         raise NotImplementedError
 
     def target_flops(self) -> int | None:
@@ -112,11 +139,11 @@ class Tokenizer:
     # For the evidence lower bound (`tasks.elbo`), where `has_likelihood`.
 
     def posterior(self, params: Params, images: jax.Array) -> jax.Array:
-        """Logits float32 `[b, g, g, v]` of q(z | x)."""
+        """Logits float32 `[b, gh, gw, v]` of q(z | x)."""
         raise NotImplementedError
 
     def log_likelihood(self, params: Params, images: jax.Array, tokens: jax.Array) -> jax.Array:
-        """log p(x | z) in nats, float32 `[b]`, of images `[b, h, w, 3]` given tokens int32 `[b, g, g]`."""
+        """log p(x | z) in nats, float32 `[b]`, of images `[b, h, w, c]` given tokens int32 `[b, gh, gw]`."""
         raise NotImplementedError
 
     # For the task `tokenizer`.
@@ -134,7 +161,7 @@ class Tokenizer:
         Args:
           params: of the tokenizer.
           teacher: parameters of the teacher; {} without one.
-          images: `[b, h, w, 3]` in the tokenizer's own range.
+          images: `[b, h, w, c]` in the tokenizer's own range.
           key: of the step.
           step: int32, counted from 0.
 
@@ -149,7 +176,7 @@ class Tokenizer:
         return {"codes": jnp.einsum("b,bv->v", valid, tokens)}
 
     def pictures(self, params: Params, images: jax.Array) -> dict[str, jax.Array]:
-        """Pictures `[b, h, w, 3]` in [0, 1] by name, aligned by row."""
+        """Pictures `[b, h, w, c]` in [0, 1] by name, aligned by row."""
         pictures = {"original": self.to_pixels(images)}
         if self.can_decode:
             pictures["reconstruction"] = self.decode(params, self.targets(params, images))

@@ -29,8 +29,8 @@ class Encoder(nn.Module):
       patch_size: side of a patch in pixels.
       mlp_ratio: hidden width of the MLPs in units of d.
       absolute_positions: whether a learned embedding is added to the tokens (`--abs_pos_emb`).
-      relative_position: bias of attention by relative position: none, one table for all blocks (the official
-        pre-training), or one per block (the official fine-tuning).
+      relative_position: bias by relative position: none, one for all blocks (official pre-training), or one per block.
+      grid: rows and columns of patches that the positions are for; None: a square.
       layer_scale: initial LayerScale (`--layer_scale_init_value`); 0 for none.
       drop_path: rate of stochastic depth in the last block, rising linearly from 0 in the first.
       norm_eps: epsilon of the layer norms: 1e-6 in the official code, 1e-12 in checkpoints of Hugging Face.
@@ -49,6 +49,7 @@ class Encoder(nn.Module):
     mlp_ratio: int = 4
     absolute_positions: bool = False
     relative_position: Literal["none", "shared", "per_block"] = "none"
+    grid: tuple[int, int] | None = None
     layer_scale: float = 0.1
     drop_path: float = 0.0
     norm_eps: float = 1e-6
@@ -77,7 +78,7 @@ class Encoder(nn.Module):
         """Encodes images.
 
         Args:
-          images: `[b, H, W, 3]`, normalised; a grid of gh = H / patch_size by gw patches, n in all.
+          images: `[b, H, W, c]`, normalised; a grid of gh = H / patch_size by gw patches, n in all.
           mask: bool `[b, gh, gw]`, true where the mask token replaces a patch; None replaces no patch.
           train: whether stochastic depth is on, which needs the rng `drop_path` if the rate is not 0.
           all_layers: whether to return the output of every block, without the final norm.
@@ -88,7 +89,7 @@ class Encoder(nn.Module):
           With `keep` two `[b, n+1, d]`, and the attention bias that blocks share or None.
         """
         grid = patch_grid(images.shape[1:3], self.patch_size)
-        init = initializers(self.init_scheme, self.patch_size)
+        init = initializers(self.init_scheme, self.patch_size, images.shape[-1])
         x = PatchEmbed(self.width, self.patch_size, init.patch_kernel, init.patch_bias, self.dtype, name="patch_embed")(
             images
         ).astype(jnp.float32)

@@ -55,6 +55,7 @@ class VqkdNetworks(nn.Module):
       decoder_depth: blocks of the decoder; 1 and 3 are published.
       code_width: c, numbers in a code.
       target_width: t, numbers that the teacher has for a patch.
+      grid: of patches, see `Encoder`.
       unroll: blocks in one iteration of the loop over the blocks of each, see `stacked`.
       dtype: of the matrix products, but for those that make the codes' vectors.
     """
@@ -66,11 +67,12 @@ class VqkdNetworks(nn.Module):
     decoder_depth: int
     code_width: int
     target_width: int
+    grid: tuple[int, int] | None = None
     unroll: int = 1
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
-        sizes = dict(width=self.width, heads=self.heads, absolute_positions=True, layer_scale=0.0)
+        sizes = dict(width=self.width, heads=self.heads, absolute_positions=True, layer_scale=0.0, grid=self.grid)
         sizes |= dict(init_scheme="finetune", dtype=self.dtype)
         unroll, decoder_unroll = (min(self.unroll, depth) for depth in (self.depth, self.decoder_depth))
         self.encoder = Encoder(depth=self.depth, patch_size=self.patch_size, unroll=unroll, **sizes)
@@ -80,14 +82,13 @@ class VqkdNetworks(nn.Module):
         self.decode_head = Head(self.target_width, self.dtype)
 
     def encode(self, images: jax.Array) -> jax.Array:
-        """Images `[b, h, w, 3]` in [0, 1] -> unit vectors float32 `[b, n, c]`, patches row-major."""
+        """Images `[b, h, w, c]` in [0, 1] -> unit vectors float32 `[b, n, c]`, patches row-major."""
         return unit(self.encode_head(self.encoder(2.0 * images - 1.0)[:, 1:]))
 
-    def decode(self, vectors: jax.Array) -> jax.Array:
-        """Codes `[b, n, c]` of a square grid -> the teacher's features, as predicted: float32 `[b, n, t]`."""
-        side = round(vectors.shape[1] ** 0.5)
-        return self.decode_head(self.decoder(rearrange(vectors, "b (h w) c -> b h w c", h=side))[:, 1:])
+    def decode(self, vectors: jax.Array, rows: int) -> jax.Array:
+        """Codes `[b, n, c]` of a grid of so many rows -> the teacher's features, as predicted: float32 `[b, n, t]`."""
+        return self.decode_head(self.decoder(rearrange(vectors, "b (h w) c -> b h w c", h=rows))[:, 1:])
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Both, without the codes between them, for making parameters."""
-        return self.decode(self.encode(images))
+        return self.decode(self.encode(images), images.shape[1] // self.patch_size)

@@ -55,6 +55,7 @@ class VqkdTokenizer(NearestCodeTokenizer):
             decoder_depth=section.decoder_depth,
             code_width=section.code_width,
             target_width=self._target_width,
+            grid=self.grid,
             unroll=self.settings.unroll if self.settings else 1,
             dtype=self.dtype,
         )
@@ -62,9 +63,8 @@ class VqkdTokenizer(NearestCodeTokenizer):
     def init(self, key: jax.Array) -> Params:
         """See `Tokenizer.init`."""
         of_networks, of_codebook = jax.random.split(key)
-        image = jnp.zeros((1, self.image_size, self.image_size, 3), jnp.float32)
         codes = codebook.new_codebook(of_codebook, self.vocab, self.section.code_width)
-        return {**self.model.init(of_networks, image)["params"], "codebook": codes}
+        return {**self.model.init(of_networks, self.zeros())["params"], "codebook": codes}
 
     def vectors(self, params: Params, images: jax.Array) -> jax.Array:
         """See `NearestCodeTokenizer.vectors`; they have length 1."""
@@ -76,7 +76,7 @@ class VqkdTokenizer(NearestCodeTokenizer):
 
     def target_flops(self) -> int:
         """See `Tokenizer.target_flops`."""
-        return vqkd_sizes.encoder_flops(self.section, self.image_size)
+        return vqkd_sizes.encoder_flops(self.section, self.image_size, self.channels)
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
@@ -123,9 +123,10 @@ class VqkdTokenizer(NearestCodeTokenizer):
 
         The k-means of the first step is not counted.
         """
-        section, side = self.section, self.image_size
-        forward = vqkd_sizes.encoder_flops(section, side) + vqkd_sizes.decoder_flops(section, side, self._target_width)
-        without = vqkd_sizes.first_layer_flops(section, side) + 2 * vqkd_sizes.distance_flops(section, side)
+        section, size, channels = self.section, self.image_size, self.channels
+        decoder = vqkd_sizes.decoder_flops(section, size, self._target_width)
+        forward = vqkd_sizes.encoder_flops(section, size, channels) + decoder
+        without = vqkd_sizes.first_layer_flops(section, size, channels) + 2 * vqkd_sizes.distance_flops(section, size)
         return 3 * forward - without + self.teacher.flops()
 
     @property
@@ -136,13 +137,15 @@ class VqkdTokenizer(NearestCodeTokenizer):
 
     def _distance(self, params: Params, vectors: jax.Array, features: jax.Array) -> jax.Array:
         """1 - cosine of the features that are predicted from codes `[b, n, c]`, the mean over the patches `[b]`."""
-        predicted = self.model.apply({"params": self._networks(params)}, vectors, method="decode")
+        predicted = self.model.apply({"params": self._networks(params)}, vectors, self.grid[0], method="decode")
         lengths = jnp.linalg.norm(predicted, axis=-1) * jnp.linalg.norm(features, axis=-1)
         return jnp.mean(1.0 - jnp.sum(predicted * features, axis=-1) / lengths, axis=1)
 
     def _features(self, teacher: Params, images: jax.Array) -> jax.Array:
         """Of the teacher, on the grid of the tokens: `[b, n, t]`."""
-        return jax.lax.stop_gradient(features_on_grid(self.teacher.features(teacher, images), self.grid))
+        return jax.lax.stop_gradient(
+            features_on_grid(self.teacher.features(teacher, images), self.teacher.grid, self.grid)
+        )
 
     def _networks(self, params: Params) -> Params:
         return {name: tree for name, tree in params.items() if name != "codebook"}

@@ -46,6 +46,12 @@ def create_task(config: ConfigDict) -> Task:
 
     Raises:
       UserError: the task is unknown.
+
+    Examples:
+      >>> from beit_jax.tasks import create_task
+      >>> task = create_task(beit_jax.from_pretrained("runs/finetune").config)
+      >>> task.train_spec(8)["image"].shape
+      (8, 16, 16, 3)
     """
     schema.TASKS.find(config.task)
     return _TASKS[config.task](config)
@@ -60,6 +66,16 @@ def register_task(
       name: of the task, `config.task`.
       keys: beside those of every task; a section that both have is joined.
       check: raises a UserError for values that do not go together.
+
+    Examples:
+      >>> from beit_jax.config import Key, defaults
+      >>> from beit_jax.tasks import Task, register_task
+      >>> @register_task("brightness", keys=dict(levels=Key(256, "levels of a pixel", at_least=2)))
+      ... class Brightness(Task):
+      ...     pass
+      >>> config = defaults("brightness")
+      >>> config.levels, config.optimizer.lr
+      (256, 0.0015)
     """
 
     def add(task: type[Task]) -> type[Task]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax.config.encoder import image_shape
 from beit_jax.errors import UserError
 from beit_jax.models import classifier, variants, vit
 from beit_jax.tasks import confusion
@@ -22,7 +23,7 @@ from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Classify(Task):
-    """See `Task`; batches hold `image` `[b, h, w, 3]` normalised and `label` int32 `[b]`."""
+    """See `Task`; batches hold `image` `[b, h, w, c]` normalised and `label` int32 `[b]`."""
 
     @functools.cached_property
     def model(self) -> classifier.ImageClassifier:
@@ -45,13 +46,11 @@ class Classify(Task):
 
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
-        side = self.config.model.image_size
-        return self.model.init(key, jnp.zeros((1, side, side, 3), jnp.float32))["params"]
+        return self.model.init(key, jnp.zeros((1, *image_shape(self.config)), jnp.float32))["params"]
 
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
-        side = self.config.model.image_size
-        return {"image": spec("float32", b, side, side, 3), "label": spec("int32", b)}
+        return {"image": spec("float32", b, *image_shape(self.config)), "label": spec("int32", b)}
 
     def check_batch(self, batch: HostBatch) -> None:
         """See `Task.check_batch`."""
@@ -109,7 +108,10 @@ class Classify(Task):
     def training_flops(self) -> int:
         """See `Task.training_flops`."""
         section = self.config.model
-        return encoder_flops(section) + 3 * 2 * variants.parse(section.variant)[0].width * section.num_classes
+        return (
+            encoder_flops(section, self.config.data.channels)
+            + 3 * 2 * variants.parse(section.variant)[0].width * section.num_classes
+        )
 
     @property
     def report(self) -> Report:

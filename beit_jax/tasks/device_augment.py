@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import statistics
 from beit_jax.config.op_arguments import tokenizer_method
+from beit_jax.models.image_size import sides
 from beit_jax.models.pixel_statistics import LUMA
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.typing import Batch
@@ -35,14 +36,14 @@ def make_views(batch: Batch, key: jax.Array, config: ConfigDict, tokenizer: Toke
     images = batch["image"]
     factors, order = draws(jax.random.fold_in(key, COLOURS), len(images), JITTER)
     mean, std = (jnp.array(numbers, jnp.float32).reshape(1, 1, 1, 3) for numbers in statistics.of_config(config))
-    views = (images, smaller(images, tokenizer.image_size, tokenizer_method(config)))
+    views = (images, smaller(images, sides(tokenizer.image_size), tokenizer_method(config)))
     image, tokenizer_image = (jitter(levels, factors, order) / 255.0 for levels in views)
     return {**batch, "image": (image - mean) / std, "tokenizer_image": tokenizer.from_pixels(tokenizer_image)}
 
 
-def smaller(images: jax.Array, size: int, method: str) -> jax.Array:
-    """float32 whole levels `[b, size, size, 3]` of uint8 `[b, h, w, 3]`, by a filter of Pillow."""
-    shape = (len(images), size, size, images.shape[-1])
+def smaller(images: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
+    """float32 whole levels `[b, *size, 3]` of uint8 `[b, h, w, 3]`, by a filter of Pillow."""
+    shape = (len(images), *size, images.shape[-1])
     return jnp.clip(jnp.round(jax.image.resize(images.astype(jnp.float32), shape, FILTERS[method])), 0.0, 255.0)
 
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
 from beit_jax.models import gpu_attention, tpu_attention, variants
+from beit_jax.models.image_size import area, grid_of
 
 
 def compute_dtype(name: str, device: jax.Device | None = None) -> jnp.dtype:
@@ -104,7 +105,7 @@ def _hindrance(attention: str, section: ConfigDict, dtype: str, device: jax.Devi
     if section.relative_position == "none":
         return f"{attention} is for attention with a bias by relative position, and the model has none"
     variant, patch = variants.parse(section.variant)
-    tokens = (section.image_size // patch) ** 2 + 1
+    tokens = area(grid_of(section.image_size, patch)) + 1
     if attention == "cudnn":
         fault = gpu_attention.fault(tokens, variant.heads, variant.width // variant.heads, device)
         return f"cudnn failed its trial: {fault}" if fault else ""

@@ -11,6 +11,7 @@ from einops import rearrange
 from ml_collections import ConfigDict
 
 from beit_jax.models import variants, vit
+from beit_jax.models.image_size import area, grid_of
 from beit_jax.models.patch_embed import patch_grid
 from beit_jax.tasks.device_choices import chosen_by_device
 from beit_jax.tasks.task import Task
@@ -22,9 +23,9 @@ class LearnedEncoder(Task):
     """A task that trains an encoder without labels: `model.encoder`, whose features are evaluated on the way."""
 
     @property
-    def knn(self) -> ConfigDict:
-        """See `Task.knn`."""
-        return self.config.knn
+    def evals(self) -> ConfigDict:
+        """See `Task.evals`."""
+        return self.config.evals
 
     def embed(self, params: Params, frozen: Params, images: jax.Array) -> jax.Array:
         """See `Task.embed`: the mean of the patches after each block."""
@@ -37,7 +38,15 @@ class LearnedEncoder(Task):
 
 
 def encoder_fields(section: ConfigDict) -> dict[str, Any]:
-    """The fields of `models.vit.Encoder` that a config's `model` section determines."""
+    """The fields of `models.vit.Encoder` that a config's `model` section determines.
+
+    Examples:
+      >>> from beit_jax.config import defaults
+      >>> from beit_jax.tasks.encoder import encoder_fields
+      >>> fields = encoder_fields(defaults("classify").model)
+      >>> fields["width"], fields["depth"], fields["patch_size"]
+      (768, 12, 16)
+    """
     variant, patch = variants.parse(section.variant)
     chosen = chosen_by_device(section, jax.devices()[0])
     return dict(
@@ -47,6 +56,7 @@ def encoder_fields(section: ConfigDict) -> dict[str, Any]:
         patch_size=patch,
         absolute_positions=section.absolute_positions,
         relative_position=section.relative_position,
+        grid=grid_of(section.image_size, patch),
         layer_scale=section.layer_scale,
         drop_path=section.drop_path,
         norm_eps=section.norm_eps,
@@ -65,7 +75,7 @@ def layer_features(
     Args:
       encoder: the network.
       params: its parameters.
-      images: `[b, h, w, 3]`, normalised.
+      images: `[b, h, w, c]`, normalised.
       kind: one of `variants.FEATURE_KINDS`: "mean" of the patches, "cls", "cls_mean", both side by side, or "patches",
         maps of them.
       layers: the blocks, counted from 1; empty: all.
@@ -92,7 +102,7 @@ def layer_outputs(encoder: vit.Encoder, params: Params, images: jax.Array, layer
     return encoder.apply({"params": params}, images, all_layers=True)[np.array(layers) - 1]
 
 
-def encoder_flops(section: ConfigDict, *, backward: bool = True, depth: int = 0) -> int:
+def encoder_flops(section: ConfigDict, channels: int = 3, *, backward: bool = True, depth: int = 0) -> int:
     """FLOPs of the encoder for an image, counting matrix products, from a config's `model` section.
 
     Projections and MLPs take 12 n d^2 products in each block, attention 2 n^2 d. The backward pass costs two forward
@@ -100,13 +110,14 @@ def encoder_flops(section: ConfigDict, *, backward: bool = True, depth: int = 0)
 
     Args:
       section: of the config.
+      channels: of the images.
       backward: whether there is a backward pass.
       depth: the number of blocks that are computed; 0: all.
     """
     variant, patch = variants.parse(section.variant)
     variant = dataclasses.replace(variant, depth=depth or variant.depth)
-    patches = (section.image_size // patch) ** 2
-    embedding = 2 * patches * 3 * patch**2 * variant.width
+    patches = area(grid_of(section.image_size, patch))
+    embedding = 2 * patches * channels * patch**2 * variant.width
     blocks = block_flops(variant, patches + 1)
     return 3 * blocks + 2 * embedding if backward else blocks + embedding
 

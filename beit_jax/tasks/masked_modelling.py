@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
-from beit_jax.config.encoder import grid_side
+from beit_jax.config.encoder import image_shape, patch_grid
 from beit_jax.config.pretrain import num_masked
 from beit_jax.errors import UserError
 from beit_jax.models import heads, variants, vit
@@ -25,7 +25,7 @@ from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskedModelling(LearnedEncoder):
-    """See `Task`; batches hold `image` `[b, h, w, 3]` normalised and `mask` bool `[b, g, g]`, true where hidden.
+    """See `Task`; batches hold `image` `[b, h, w, c]` normalised and `mask` bool `[b, gh, gw]`, true where hidden.
 
     Subclasses say what is predicted: `outputs`, `loss`, `measure` and `pictures`.
     """
@@ -42,9 +42,9 @@ class MaskedModelling(LearnedEncoder):
         return heads.MaskedImageModel(encoder=encoder, vocab=self.outputs)
 
     @property
-    def grid(self) -> int:
-        """Patches along a side of the image, g."""
-        return grid_side(self.config.model)
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return patch_grid(self.config.model)
 
     @property
     def on_all(self) -> bool:
@@ -53,14 +53,12 @@ class MaskedModelling(LearnedEncoder):
 
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
-        side = self.config.model.image_size
-        image, mask = jnp.zeros((1, side, side, 3), jnp.float32), jnp.zeros((1, self.grid, self.grid), bool)
+        image, mask = jnp.zeros((1, *image_shape(self.config)), jnp.float32), jnp.zeros((1, *self.grid), bool)
         return self.model.init(key, image, mask, jnp.zeros((1, 1), jnp.int32))["params"]
 
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
-        side, grid = self.config.model.image_size, self.grid
-        return {"image": spec("float32", b, side, side, 3), "mask": spec("bool", b, grid, grid)}
+        return {"image": spec("float32", b, *image_shape(self.config)), "mask": spec("bool", b, *self.grid)}
 
     def check_batch(self, batch: HostBatch) -> None:
         """See `Task.check_batch`: every mask hides 1 to `num_masked` patches; with `on_all` it may hide none."""
@@ -104,14 +102,14 @@ class MaskedModelling(LearnedEncoder):
         """See `Task.training_flops`; the tokenizer, if there is one, is not counted here."""
         variant, _ = variants.parse(self.config.model.variant)
         head = 2 * num_masked(self.config) * variant.width * self.outputs
-        return encoder_flops(self.config.model) + 3 * head
+        return encoder_flops(self.config.model, self.config.data.channels) + 3 * head
 
 
 def masked_first(mask: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     """Row-major positions of `k` patches: the masked ones, then visible ones until there are `k`.
 
     Args:
-      mask: bool `[b, g, g]`.
+      mask: bool `[b, gh, gw]`.
       k: number of positions; masked patches beyond it are left out, which `measure` reports as `overflow`.
 
     Returns:

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from beit_jax.config.encoder import grid_side
+from beit_jax.config.encoder import count_patches
 from beit_jax.config.pretrain import num_masked
 from beit_jax.models import variants
 from beit_jax.models.heads import MaskedImageModel
@@ -37,5 +37,5 @@ def training_flops(config: ConfigDict, outputs: int) -> int:
     if not config.model.early_layer:
         return 0
     variant, _ = variants.parse(config.model.variant)
-    blocks = block_flops(variant, grid_side(config.model) ** 2 + 1) * config.model.head_layers // variant.depth
+    blocks = block_flops(variant, count_patches(config.model) + 1) * config.model.head_layers // variant.depth
     return 3 * (blocks + 2 * num_masked(config) * variant.width * outputs)

@@ -22,6 +22,7 @@ from einops import rearrange
 
 from beit_jax.config import tokenizer_image_size
 from beit_jax.models import heads
+from beit_jax.models.image_size import sides
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.models.xla_workarounds import value_at
 from beit_jax.tasks import device_augment, patch_aggregation
@@ -37,9 +38,9 @@ from beit_jax.typing import Batch, Metrics, Params, Spec
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pretrain(MaskedModelling):
-    """See `MaskedModelling`; batches also hold `tokenizer_image` `[b, h', w', 3]` in the tokenizer's range.
+    """See `MaskedModelling`; batches also hold `tokenizer_image` `[b, h', w', c]` in the tokenizer's range.
 
-    With `config.tokens`, training batches hold `tokens` int32 `[b, g, g]` in its place. With `config.device_augment`,
+    With `config.tokens`, training batches hold `tokens` int32 `[b, gh, gw]` in its place. With `config.device_augment`,
     they hold uint8 images, from which the step makes `image` and `tokenizer_image`.
     """
 
@@ -52,12 +53,12 @@ class Pretrain(MaskedModelling):
     def tokenizer(self) -> Tokenizer:
         """The frozen tokenizer, which makes the true tokens."""
         section, dtype = self.config.tokenizer, compute_dtype(self.config.model.dtype)
-        return create_tokenizer(section, tokenizer_image_size(self.config), dtype)
+        return create_tokenizer(section, tokenizer_image_size(self.config), dtype, channels=self.config.data.channels)
 
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """See `Task.frozen_parts`."""
-        return {"tokenizer": FrozenPart(self.tokenizer.init, self.config.tokenizer.init_from)}
+        return {"tokenizer": FrozenPart(self.tokenizer.init, self.config.tokenizer.init_from, grid=self.tokenizer.grid)}
 
     @property
     def outputs(self) -> int:
@@ -71,8 +72,8 @@ class Pretrain(MaskedModelling):
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`; the tokens of evaluation images are never stored."""
-        side = self.tokenizer.image_size
-        return super().train_spec(b) | {"tokenizer_image": spec("float32", b, side, side, 3)}
+        image = spec("float32", b, *sides(self.tokenizer.image_size), self.config.data.channels)
+        return super().train_spec(b) | {"tokenizer_image": image}
 
     def ops_spec(self, b: int) -> Spec:
         """See `Task.ops_spec`: both views and the mask; with `device_augment` one uint8 image and the mask."""
@@ -85,7 +86,7 @@ class Pretrain(MaskedModelling):
         """See `Task.train_spec`: what the ops make, or stored tokens in place of the tokenizer's view."""
         if not self.config.tokens:
             return self.ops_spec(b)
-        return super().train_spec(b) | {"tokens": spec("int32", b, self.grid, self.grid)}
+        return super().train_spec(b) | {"tokens": spec("int32", b, *self.grid)}
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array

@@ -45,7 +45,7 @@ class PretrainFeatures(MaskedModelling):
         """The frozen network whose features are predicted; None: it is the average of the encoder."""
         if self.config.target.source == "average":
             return None
-        return create_teacher(self.config.teacher, compute_dtype(self.config.model.dtype))
+        return create_teacher(self.config.teacher, compute_dtype(self.config.model.dtype), self.config.data.channels)
 
     @property
     def outputs(self) -> int:
@@ -57,7 +57,8 @@ class PretrainFeatures(MaskedModelling):
         """See `Task.frozen_parts`."""
         if self.teacher is None:
             return {}
-        return {"teacher": FrozenPart(self.teacher.init, self.config.teacher.path, ignored=self.teacher.ignored)}
+        teacher, path = self.teacher, self.config.teacher.path
+        return {"teacher": FrozenPart(teacher.init, path, ignored=teacher.ignored, grid=teacher.grid)}
 
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
@@ -91,7 +92,7 @@ class PretrainFeatures(MaskedModelling):
         """What is to be predicted at row-major `positions` `[b, k]`, without a gradient: float32 `[b, k, c]`."""
         if self.teacher:
             pixels = to_pixels(batch["image"], self.statistics)
-            features = features_on_grid(self.teacher.features(frozen["teacher"], pixels), self.grid)
+            features = features_on_grid(self.teacher.features(frozen["teacher"], pixels), self.teacher.grid, self.grid)
             features = jnp.take_along_axis(features, positions[..., None], axis=1)
         else:
             variables = {"params": params["average"]["encoder"]}
@@ -104,7 +105,7 @@ class PretrainFeatures(MaskedModelling):
     def statistics(self) -> statistics.Statistics:
         """By which the ops normalize pixels."""
         ops = fill_in_sizes(self.config).data.ops
-        return statistics.of_ops(ops) or ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        return statistics.of_ops(ops) or ((0.0,) * self.config.data.channels, (1.0,) * self.config.data.channels)
 
     def measure(self, params: Params, frozen: Params, batch: Batch) -> dict[str, Any]:
         """See `Task.measure`."""
@@ -138,7 +139,11 @@ class PretrainFeatures(MaskedModelling):
 
     def training_flops(self) -> int:
         """See `Task.training_flops`, with those of the network that makes the targets."""
-        targets = self.teacher.flops() if self.teacher else encoder_flops(self.config.model, backward=False)
+        targets = (
+            self.teacher.flops()
+            if self.teacher
+            else encoder_flops(self.config.model, self.config.data.channels, backward=False)
+        )
         return super().training_flops() + targets
 
     @property
@@ -179,6 +184,6 @@ def standardised(features: jax.Array) -> jax.Array:
 
 
 def to_pixels(images: jax.Array, pair: statistics.Statistics) -> jax.Array:
-    """Normalized images `[b, h, w, 3]` -> pixels in [0, 1]."""
+    """Normalized images `[b, h, w, c]` -> pixels in [0, 1]."""
     mean, std = (jnp.asarray(numbers, jnp.float32)[None, None, None] for numbers in pair)
     return images * std + mean

@@ -2,7 +2,7 @@
 
 The model predicts the pixels of masked patches, normalised as the encoder sees them; there is no tokenizer. The paper
 calls this "a pixel regression problem" and gives neither loss nor normalisation. Here it is the squared error, mean
-over the p * p * 3 values of a patch and over the patches that count: SimMIM and MAE regress masked patches so, the
+over the p * p * c values of a patch and over the patches that count: SimMIM and MAE regress masked patches so, the
 latter after standardising each patch by itself, which is not done here.
 """
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from einops import repeat
 
+from beit_jax.models import variants
 from beit_jax.models.patch_pixels import to_images, to_patches
 from beit_jax.tasks.masked_modelling import MaskedModelling
 from beit_jax.tasks.pretrain_report import hide_patches
@@ -28,7 +29,7 @@ class PretrainPixels(MaskedModelling):
     @property
     def outputs(self) -> int:
         """See `MaskedModelling.outputs`: the values of a patch."""
-        return 3 * (self.config.model.image_size // self.grid) ** 2
+        return self.config.data.channels * variants.parse(self.config.model.variant)[1] ** 2
 
     def loss(
         self, params: Params, frozen: Params, batch: Batch, key: jax.Array, step: jax.Array
@@ -55,7 +56,7 @@ class PretrainPixels(MaskedModelling):
     def _squared_error(
         self, predicted: jax.Array, batch: Batch, positions: jax.Array, weights: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Sum and count over patches of weight, of predictions `[b, k, p * p * 3]`."""
+        """Sum and count over patches of weight, of predictions `[b, k, p * p * c]`."""
         true = jnp.take_along_axis(to_patches(batch["image"], self.grid), positions[..., None], axis=1)
         errors = jnp.mean((predicted - true) ** 2, axis=-1)
         return jnp.sum(errors * weights), jnp.sum(weights)
@@ -63,8 +64,8 @@ class PretrainPixels(MaskedModelling):
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         """See `Task.pictures`; contrast is stretched, since normalisation cannot be undone here."""
         images, mask = batch["image"], batch["mask"]
-        predicted = to_images(self.model.apply({"params": params}, images, mask, None), self.grid)
-        side = images.shape[1] // self.grid
+        predicted = to_images(self.model.apply({"params": params}, images, mask, None), self.grid, images.shape[-1])
+        side = images.shape[1] // self.grid[0]
         hidden = repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side)
         lowest = jnp.min(images, axis=(1, 2, 3), keepdims=True)
         highest = jnp.max(images, axis=(1, 2, 3), keepdims=True)

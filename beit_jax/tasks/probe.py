@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from beit_jax.config.encoder import image_shape, patch_grid
 from beit_jax.config.probe import chosen_layers
 from beit_jax.models import variants, vit
 from beit_jax.tasks import layers
@@ -34,7 +35,7 @@ NOT_PROBED = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probe(Task):
-    """See `Task`; batches hold `label` int32 `[b]`, and `image` `[b, h, w, 3]` or `features` `[b, l, f]`."""
+    """See `Task`; batches hold `label` int32 `[b]`, and `image` `[b, h, w, c]` or `features` `[b, l, f]`."""
 
     @functools.cached_property
     def model(self) -> vit.Encoder:
@@ -55,12 +56,13 @@ class Probe(Task):
     @property
     def frozen_parts(self) -> Mapping[str, FrozenPart]:
         """See `Task.frozen_parts`."""
-        side, config = self.config.model.image_size, self.config
+        config = self.config
 
         def init(key: jax.Array) -> Params:
-            return {"encoder": self.model.init(key, jnp.zeros((1, side, side, 3), jnp.float32))["params"]}
+            return {"encoder": self.model.init(key, jnp.zeros((1, *image_shape(self.config)), jnp.float32))["params"]}
 
-        return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED)}
+        grid = patch_grid(config.model)
+        return {"encoder": FrozenPart(init, config.encoder.init_from, config.seed, NOT_PROBED, grid)}
 
     @property
     def no_decay(self) -> tuple[str, ...]:
@@ -79,9 +81,9 @@ class Probe(Task):
         return {"heads": {"kernel": kernel, "bias": jnp.zeros((layer_count, classes), jnp.float32)}}
 
     @property
-    def knn(self) -> ConfigDict:
-        """See `Task.knn`."""
-        return self.config.knn
+    def evals(self) -> ConfigDict:
+        """See `Task.evals`."""
+        return self.config.evals
 
     @property
     def caches_features(self) -> bool:
@@ -90,8 +92,7 @@ class Probe(Task):
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""
-        side = self.config.model.image_size
-        return {"image": spec("float32", b, side, side, 3), "label": spec("int32", b)}
+        return {"image": spec("float32", b, *image_shape(self.config)), "label": spec("int32", b)}
 
     ops_spec = eval_spec
 
@@ -152,9 +153,9 @@ class Probe(Task):
         """See `Task.training_flops`; the encoder has no backward pass, and ends with the last layer that is probed."""
         layer_count, width, classes = self._head_shape
         head, last = 2 * 2 * layer_count * width * classes, max(self.embedded_layers)
-        return (
-            head if self.config.cache_features else head + encoder_flops(self.config.model, backward=False, depth=last)
-        )
+        if self.config.cache_features:
+            return head
+        return head + encoder_flops(self.config.model, self.config.data.channels, backward=False, depth=last)
 
     @property
     def report(self) -> Report:
@@ -169,8 +170,6 @@ class Probe(Task):
                 Headline("top1", "linear probe of the best layer, top-1, %", 100),
                 Headline("best_layer", "that layer", form="{:.0f}", averaged=False),
                 Headline("majority", "majority baseline, %", 100),
-                Headline("knn_top1", "nearest neighbours, best layer, top-1, %", 100),
-                Headline("knn_best_layer", "that layer", form="{:.0f}", averaged=False),
             ),
             metrics={
                 "loss": "cross-entropy of the best layer on the evaluation set",

@@ -6,7 +6,13 @@ from typing import NamedTuple
 
 
 class Curve(NamedTuple):
-    """One panel: a metric of the training log (dashed) and one of the evaluations (solid); either may be empty."""
+    """One panel: a metric of the training log (dashed) and one of the evaluations (solid); either may be empty.
+
+    Examples:
+      >>> from beit_jax.tasks import Curve
+      >>> Curve("loss", "eval/loss", "nats per image").unit
+      'nats per image'
+    """
 
     logged: str
     evaluated: str
@@ -22,6 +28,12 @@ class Headline(NamedTuple):
       factor: by which it is multiplied there.
       form: its format.
       averaged: whether a mean over seeds makes sense.
+
+    Examples:
+      >>> from beit_jax.tasks import Headline
+      >>> row = Headline("accuracy", "accuracy, %", factor=100)
+      >>> row.form.format(row.factor * 0.786)
+      '78.6'
     """
 
     metric: str
@@ -32,7 +44,13 @@ class Headline(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table that an evaluation makes, for a CSV file: names of the columns, and rows of text or numbers."""
+    """A table that an evaluation makes, for a CSV file: names of the columns, and rows of text or numbers.
+
+    Examples:
+      >>> from beit_jax.tasks import Table
+      >>> Table(("class", "accuracy"), [("cat", 0.9), ("dog", 0.8)]).columns
+      ('class', 'accuracy')
+    """
 
     columns: tuple[str, ...]
     rows: list[tuple[str | float, ...]]
@@ -49,6 +67,17 @@ class Report:
       metrics: what each number of the evaluation means.
       captions: what each picture shows, in the order in which the report shows them.
       matrices: captions of the tables, by name, that are confusion matrices (`tasks.confusion.confusion_table`).
+
+    Examples:
+      >>> from beit_jax.tasks import Curve, Headline, Report
+      >>> report = Report(
+      ...     "rotation",
+      ...     curves=(Curve("loss", "", "nats per image"),),
+      ...     headlines=(Headline("right", "turns recognised, %", 100),),
+      ...     metrics={"right": "fraction of images whose turn is recognised"},
+      ... )
+      >>> report.headlines[0].metric in report.metrics
+      True
     """
 
     title: str

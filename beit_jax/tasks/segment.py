@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from beit_jax.config.encoder import image_shape
 from beit_jax.config.segment import canvas
 from beit_jax.config.shared import VECTORS
 from beit_jax.models import setr_pup, upernet, vit
@@ -22,6 +23,7 @@ from beit_jax.tasks import confusion, segmentation_metrics
 from beit_jax.tasks.encoder import encoder_fields
 from beit_jax.tasks.report import Curve, Headline, Report, Table
 from beit_jax.tasks.segmentation_loss import cross_entropy
+from beit_jax.tasks.shown_bands import chosen
 from beit_jax.tasks.sliding_window import predict
 from beit_jax.tasks.task import Task, spec
 from beit_jax.typing import Batch, Metrics, Params, Spec
@@ -35,7 +37,7 @@ OPACITY = 0.6  # of the class's colour in pictures
 class Segment(Task):
     """See `Task`.
 
-    Training batches hold `image` `[b, h, w, 3]` normalised and `label_map` int32 `[b, h, w]`, 255 where nothing counts;
+    Training batches hold `image` `[b, h, w, c]` normalised and `label_map` int32 `[b, h, w]`, 255 where nothing counts;
     evaluation batches images and label maps of any size, at the top left of canvases, and `size` and `label_size`
     int32 `[b, 2]`. Images higher than wide lie on their canvas transposed, see `sliding_window`.
     """
@@ -78,19 +80,18 @@ class Segment(Task):
 
     def init(self, key: jax.Array) -> Params:
         """See `Task.init`."""
-        side = self.config.model.image_size
-        return self.model.init(key, jnp.zeros((1, side, side, 3), jnp.float32))["params"]
+        return self.model.init(key, jnp.zeros((1, *image_shape(self.config)), jnp.float32))["params"]
 
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
         side = self.config.model.image_size
-        return {"image": spec("float32", b, side, side, 3), "label_map": spec("int32", b, side, side)}
+        return {"image": spec("float32", b, *image_shape(self.config)), "label_map": spec("int32", b, side, side)}
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""
         label_side = self.config.inference.label_side
         return {
-            "image": spec("float32", b, *canvas(self.config), 3),
+            "image": spec("float32", b, *canvas(self.config), self.config.data.channels),
             "label_map": spec("int32", b, label_side, label_side),
             "size": spec("int32", b, 2),
             "label_size": spec("int32", b, 2),
@@ -151,7 +152,9 @@ class Segment(Task):
 
     def pictures(self, params: Params, frozen: Params, batch: Batch) -> dict[str, jax.Array]:
         """See `Task.pictures`."""
-        return overlays(batch, self.classes(params, batch), self.config.model)
+        data = self.config.data
+        shown = batch["image"][..., np.array(chosen(data.channels, data.bands))]
+        return overlays({**batch, "image": shown}, self.classes(params, batch), self.config.model)
 
     @property
     def integer_bounds(self) -> Mapping[str, int]:

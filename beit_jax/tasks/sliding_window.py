@@ -218,7 +218,9 @@ def _all_logits(
         put = jax.vmap(lambda bank, i, j, logits: bank.at[flipped, i, :, j].set(logits, mode="drop"))
         return put(bank, i, j, _turned(logits_of(_turned(window, transposed)), transposed))
 
-    h, w, c = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((batch, crop, crop, 3), image.dtype)).shape[1:]
+    h, w, c = jax.eval_shape(logits_of, jax.ShapeDtypeStruct((batch, crop, crop, image.shape[-1]), image.dtype)).shape[
+        1:
+    ]
     gy, gx = windows.most()
     bank = batch_sharded(jnp.zeros((batch, len(flips), gy, h, gx, w, c), jnp.float32))
     return jax.lax.fori_loop(0, len(flips) * most, add, bank)

@@ -25,12 +25,20 @@ class FrozenPart:
       source: the run or checkpoint to read them from; "random" keeps what `init` made.
       seed: of the key for "random".
       ignored: regular expressions of names that the checkpoint holds beside these parameters.
+      grid: rows and columns of patches, for which positions of a checkpoint are interpolated; None: a square.
+
+    Examples:
+      >>> from beit_jax.tasks import FrozenPart
+      >>> part = FrozenPart(lambda key: {"scale": jax.random.uniform(key, (3,))}, source="random")
+      >>> part.init(jax.random.key(part.seed))["scale"].shape
+      (3,)
     """
 
     init: Callable[[jax.Array], Params]
     source: str
     seed: int = 0
     ignored: Sequence[str] = ()
+    grid: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,6 +50,29 @@ class Task:
 
     Attributes:
       config: of the run, valid and complete.
+
+    Examples:
+      >>> from beit_jax.config import defaults
+      >>> from beit_jax.tasks import Task
+      >>> from beit_jax.tasks.task import spec
+      >>> class Brightness(Task):  # learns the mean of all pixels
+      ...     def init(self, key):
+      ...         return {"mean": jnp.float32(0)}
+      ...
+      ...     def train_spec(self, b):
+      ...         return {"image": spec("float32", b, 8, 8, 3)}
+      ...
+      ...     def loss(self, params, frozen, batch, key, step):
+      ...         errors = (batch["image"].mean((1, 2, 3)) - params["mean"]) ** 2
+      ...         return {"loss": (errors.sum(), jnp.float32(errors.size))}, {}
+      ...
+      ...     def measure(self, params, frozen, batch):
+      ...         errors = (batch["image"].mean((1, 2, 3)) - params["mean"]) ** 2
+      ...         return {"error": (jnp.sum(errors * batch["valid"]), jnp.sum(batch["valid"]))}
+      >>> task = Brightness(defaults("classify"))
+      >>> batch = {"image": jnp.ones((2, 8, 8, 3)), "valid": jnp.array([True, False])}
+      >>> task.summarize(task.measure(task.init(jax.random.key(0)), {}, batch))
+      {'error': 1.0}
     """
 
     config: ConfigDict
@@ -169,8 +200,8 @@ class Task:
         return ()
 
     @property
-    def knn(self) -> ConfigDict | None:
-        """Settings of the evaluation by nearest neighbours (`config.encoder.knn_keys`); None: there is none."""
+    def evals(self) -> ConfigDict | None:
+        """Settings of what is measured by the features of `embed` (`config.evals.evals_keys`); None: nothing."""
         return None
 
     @property
@@ -208,5 +239,11 @@ def means(sums: Mapping[str, Any]) -> dict[str, float]:
 
 
 def spec(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-    """Shape and dtype of one entry of a batch."""
+    """Shape and dtype of one entry of a batch.
+
+    Examples:
+      >>> from beit_jax.tasks.task import spec
+      >>> spec("float32", 8, 16, 16, 3)
+      ShapeDtypeStruct(shape=(8, 16, 16, 3), dtype=float32)
+    """
     return jax.ShapeDtypeStruct(shape, np.dtype(dtype))

@@ -10,17 +10,21 @@ from ml_collections import ConfigDict
 from beit_jax.config import statistics
 from beit_jax.models import vit
 from beit_jax.models.clip_vision import ClipVision
+from beit_jax.models.image_size import area
 from beit_jax.models.pixel_statistics import CLIP, STATISTICS
 from beit_jax.models.teacher import Teacher
 from beit_jax.tasks.encoder import encoder_fields, encoder_flops, layer_outputs
 from beit_jax.typing import Params
 
 
-def create_teacher(section: ConfigDict, dtype: jnp.dtype = jnp.float32) -> Teacher:
-    """The teacher of a config's section, which is complete; `dtype` is of the matrix products."""
+def create_teacher(section: ConfigDict, dtype: jnp.dtype = jnp.float32, channels: int = 3) -> Teacher:
+    """The teacher of a config's section, which is complete, for images of so many channels.
+
+    `dtype` is of the matrix products.
+    """
     kind = _KINDS[section.kind]
-    pair = statistics.parse(section.statistics) if section.statistics else kind.own_statistics
-    return kind(section, pair, jnp.dtype(dtype))
+    pair = statistics.parse(section.statistics, channels) if section.statistics else kind.own_statistics
+    return kind(section, statistics.spread(pair, channels), jnp.dtype(dtype), channels)
 
 
 class ClipTeacher(Teacher):
@@ -57,8 +61,8 @@ class ClipTeacher(Teacher):
 
     def flops(self) -> int:
         """See `Teacher.flops`."""
-        projection = 2 * self.grid**2 * self.variant.width * self.section.projection
-        return encoder_flops(self.section, backward=False) + projection
+        projection = 2 * area(self.grid) * self.variant.width * self.section.projection
+        return encoder_flops(self.section, self.channels, backward=False) + projection
 
 
 class EncoderTeacher(Teacher):
@@ -86,7 +90,7 @@ class EncoderTeacher(Teacher):
 
     def flops(self) -> int:
         """See `Teacher.flops`."""
-        return encoder_flops(self.section, backward=False, depth=self.section.layer)
+        return encoder_flops(self.section, self.channels, backward=False, depth=self.section.layer)
 
     def _encoder(self) -> vit.Encoder:
         section = {**self.section, "norm_eps": self.norm_eps, "dtype": self.dtype.name}

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from beit_jax.config.encoder import image_shape
 from beit_jax.errors import UserError
 from beit_jax.models.teacher import Teacher
 from beit_jax.models.tokenizer import Tokenizer
@@ -28,7 +29,7 @@ from beit_jax.tasks.report import Curve, Headline, Report
 from beit_jax.tasks.task import FrozenPart, Task, means, spec
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.tasks.token_classes import count_by_class, tcas
-from beit_jax.tasks.tokenizer_kinds import create_tokenizer
+from beit_jax.tasks.tokenizer_kinds import create_tokenizer, tokenizer_class
 from beit_jax.typing import Batch, HostBatch, Metrics, Params, Spec
 
 COLLAPSED = 0.05  # a perplexity of this fraction of the vocabulary
@@ -36,13 +37,13 @@ COLLAPSED = 0.05  # a perplexity of this fraction of the vocabulary
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TrainTokenizer(Task):
-    """See `Task`; batches hold `image` `[b, h, w, 3]` in the tokenizer's range."""
+    """See `Task`; batches hold `image` `[b, h, w, c]` in the tokenizer's range."""
 
     @functools.cached_property
     def teacher(self) -> Teacher | None:
         """The frozen network that the tokenizer learns from, if its kind does."""
         section = self.config.get("teacher", None)
-        return None if section is None else create_teacher(section, self._dtype)
+        return None if section is None else create_teacher(section, self._dtype, self.config.data.channels)
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -50,7 +51,8 @@ class TrainTokenizer(Task):
         section, settings = self.config.model, self.config.loss.copy_and_resolve_references()
         if "unroll" in settings:
             settings.unroll = unrolled_blocks(settings.unroll, section.variant)
-        return create_tokenizer(section, section.image_size, self._dtype, settings, self.teacher)
+        sizes, channels = (section.image_size, self._dtype), self.config.data.channels
+        return create_tokenizer(section, *sizes, settings, self.teacher, channels)
 
     @property
     def _dtype(self) -> jnp.dtype:
@@ -71,7 +73,7 @@ class TrainTokenizer(Task):
         if self.teacher is None:
             return {}
         path = self.config.teacher.path
-        return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored)}
+        return {"teacher": FrozenPart(self.teacher.init, path, ignored=self.teacher.ignored, grid=self.teacher.grid)}
 
     @property
     def without_gradient(self) -> tuple[str, ...]:
@@ -80,8 +82,7 @@ class TrainTokenizer(Task):
 
     def train_spec(self, b: int) -> Spec:
         """See `Task.train_spec`."""
-        side = self.config.model.image_size
-        return {"image": spec("float32", b, side, side, 3)}
+        return {"image": spec("float32", b, *image_shape(self.config))}
 
     def eval_spec(self, b: int) -> Spec:
         """See `Task.eval_spec`."""
@@ -147,10 +148,11 @@ class TrainTokenizer(Task):
     @property
     def report(self) -> Report:
         """See `Task.report`."""
+        kind = tokenizer_class(self.config.model.kind)
         return Report(
             "tokenizer",
             curves=(
-                Curve("loss", "eval/loss", self.tokenizer.loss_unit),
+                Curve("loss", "eval/loss", kind.loss_unit),
                 Curve("", "eval/perplexity", "codebook perplexity"),
             ),
             headlines=(
@@ -159,7 +161,7 @@ class TrainTokenizer(Task):
                 Headline("tcas", "TCAS, lower is better", form="{:.4f}"),
             ),
             metrics={
-                **self.tokenizer.metrics,
+                **kind.metrics,
                 "perplexity": "exp of the entropy of the token frequencies: how many codes are in use",
                 "perplexity_fraction": "perplexity over the size of the vocabulary",
                 "codes_used": "codes that occur in the evaluation set",

@@ -132,12 +132,17 @@ def _check_shapes(item: Path, expected: Any) -> None:
 def save_params(run: Path, params: Mapping[str, Any], config: str) -> None:
     """Writes parameters without a train state, as step 0 of a run; `init_from` and `evaluate` read them.
 
+    One process writes them; the others of its run need not call this.
+
     Args:
       run: the folder of the run.
       params: tree of arrays.
       config: text of `config.to_json`.
     """
-    with ocp.CheckpointManager((run / FOLDER).absolute()) as manager:
+    alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()}, "save_params")
+    (run / FOLDER).mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=alone)
+    with ocp.CheckpointManager((run / FOLDER).absolute(), options=options) as manager:
         meta = {"versions": library_versions(), "config": config}
         manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params), meta=ocp.args.JsonSave(meta)))
     checksums.write_checksums(run / FOLDER / "0")

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from beit_jax.errors import UserError
 from beit_jax.tasks.report import Table
+from beit_jax.tasks.shown_bands import to_rgb
 from beit_jax.tasks.task import Task, spec
 from beit_jax.training.micro_batches import sum_over_micro_batches
 from beit_jax.training.sharding import batch_sharding, batch_shards, replicated, to_devices
@@ -102,7 +103,11 @@ class Evaluator:
         examples = -(-count // shards) * shards // jax.process_count()
         batch = {name: values[:examples] for name, values in next(iter(batches)).items()}
         pictures = self._pictures(params, frozen, to_devices(self._mesh, batch))
-        return {name: np.asarray(images)[:count] for name, images in pictures.items()}
+        bands, shown = self._task.config.data.bands, {name: np.asarray(some)[:count] for name, some in pictures.items()}
+        alike = {
+            name: [other for other in shown.values() if other.shape[-1] == shown[name].shape[-1]] for name in shown
+        }
+        return {name: to_rgb(images, bands, alike[name]) for name, images in shown.items()}
 
     def _most_likely(self, params: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, ...]:
         probabilities = self._task.probabilities(params, frozen, batch["image"])

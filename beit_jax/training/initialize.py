@@ -14,15 +14,18 @@ from ml_collections import ConfigDict
 
 from beit_jax.config import class_names, differing_keys, from_json
 from beit_jax.config import flatten as flatten_config
+from beit_jax.config.recipes import may_be_moved
 from beit_jax.config.schema import declared_keys
 from beit_jax.errors import UserError
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks.task import FrozenPart, Task
 from beit_jax.training import checkpoint, checkpoint_manager, train_step
+from beit_jax.training.grids import PendingStage, check_same_channels, config_of_source, grid_of_model
+from beit_jax.training.inflate_channels import inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
 from beit_jax.training.mismatch import explain_mismatch
-from beit_jax.training.params import flatten, merge, unflatten, unmatched_names
+from beit_jax.training.params import flatten, merge, split, unflatten, unmatched_names
 from beit_jax.training.sharding import replicated, shardings
 from beit_jax.typing import Params
 
@@ -61,14 +64,14 @@ def with_shardings(shapes: Any, mesh: Mesh) -> Any:
     )
 
 
-def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[str, Params]) -> Params:
+def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[str, PendingStage]) -> Params:
     """Checks names and shapes of everything that a run will start from.
 
     Args:
       config: of the run.
       task: what it learns.
       run: its folder.
-      pending: the shapes of the parameters of stages that have not run yet, `{"stage:NAME": shapes}`.
+      pending: stages that have not run yet, `{"stage:NAME": stage}`.
 
     Returns:
       The shapes of the run's own parameters.
@@ -81,7 +84,7 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
 
     def shapes(source: str) -> Params:
         if source in pending:
-            return pending[source]
+            return pending[source].shapes
         return checkpoint.load_shapes(find_checkpoint(source, run.parent))
 
     @contextlib.contextmanager
@@ -97,18 +100,34 @@ def check_sources(config: ConfigDict, task: Task, run: Path, pending: Mapping[st
         _check_config(config, run)
     elif config.init_from and not config.resume_from:
         with _named("init_from", config.init_from), explained(config.init_from):
-            found = interpolate_positions(shapes(config.init_from), params)
+            own_grid = grid_of_model(config_of_source(config.init_from, run, pending))
+            found = _fitted(config, shapes(config.init_from), params, own_grid)
             merge(params, found, _optional(config, task), task.ignored_parameters, ADVICE)
     for name, part in task.frozen_parts.items():
         if part.source != "random":
             is_own = name == "encoder"  # whose sizes are those of the section `model`
             with _named(name, part.source), explained(part.source) if is_own else contextlib.nullcontext():
-                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source))
+                theirs = config_of_source(part.source, run, pending)
+                if not is_own:  # whose channels can be inflated
+                    check_same_channels(config, theirs)
+                inflate = config.inflate if is_own else ""
+                _merge_part(part, jax.eval_shape(part.init, key), shapes(part.source), grid_of_model(theirs), inflate)
     return params
 
 
-def _merge_part(part: FrozenPart, initial: Params, loaded: Params) -> Params:
-    return merge(initial, interpolate_positions(loaded, initial), ignored=part.ignored)
+def _fitted(config: ConfigDict, loaded: Params, target: Params, own_grid: tuple[int, int] | None) -> Params:
+    """Loaded parameters but `init_new`, with the positions and the channels of the model of a config."""
+    loaded = inflate_channels(split(loaded, config.init_new)[0], target, config.inflate)
+    return interpolate_positions(loaded, target, grid=grid_of_model(config), own_grid=own_grid)
+
+
+def _merge_part(
+    part: FrozenPart, initial: Params, loaded: Params, own_grid: tuple[int, int] | None, inflate: str
+) -> Params:
+    loaded = inflate_channels(loaded, initial, inflate)
+    if part.grid or unmatched_names(initial, loaded):
+        loaded = interpolate_positions(loaded, initial, grid=part.grid, own_grid=own_grid)
+    return merge(initial, loaded, ignored=part.ignored)
 
 
 def _check_config(config: ConfigDict, run: Path) -> None:
@@ -120,7 +139,7 @@ def _check_config(config: ConfigDict, run: Path) -> None:
         return  # damaged; an older one may be intact
     declared, before, now = declared_keys(config), flatten_config(there), flatten_config(config)
     paths = {key for key, declaration in declared.items() if declaration.is_path}
-    if all(values.get("data.source", "").startswith("folder:") for values in (before, now)):
+    if may_be_moved(*(values.get("data.source", "") for values in (before, now))):
         paths.add("data.source")
     for key in differing_keys(there, config):
         if key not in paths:
@@ -190,18 +209,19 @@ def starting_state(
         return fresh, "starting from scratch"
     source = find_checkpoint(config.init_from, run.parent)
     everywhere = replicated(abstract.step.sharding.mesh)
-    loaded = interpolate_positions(checkpoint.load_params(source, everywhere), abstract.params)
+    own_grid = grid_of_model(config_of_source(config.init_from, run, {}))
+    loaded = _fitted(config, checkpoint.load_params(source, everywhere), abstract.params, own_grid)
     loaded, rows, note = _without_other_classes(config, task, loaded, abstract.params, source)
     merged = merge(fresh.params, loaded, _optional(config, task), task.ignored_parameters, ADVICE)
     params = jax.device_put(merged, jax.tree.map(lambda leaf: leaf.sharding, abstract.params))
     ema = None if fresh.ema is None else jax.tree.map(jax.numpy.copy, params)
-    line = f"starting from the parameters of {source}{_describe_kept(fresh, loaded, rows)}{note}"
+    line = f"starting from the parameters of {source}{_describe_kept(config, fresh, loaded, rows)}{note}"
     return fresh.replace(params=params, ema=ema), line
 
 
 def _optional(config: ConfigDict, task: Task) -> tuple[str, ...]:
     """Names of parameters that a checkpoint may lack; it always may be of other classes."""
-    return (*config.init_optional, *task.class_parameters, *task.optional_parameters)
+    return (*config.init_optional, *config.init_new, *task.class_parameters, *task.optional_parameters)
 
 
 def _without_other_classes(
@@ -227,16 +247,18 @@ def _without_other_classes(
     return unflatten(kept), rows, more
 
 
-def _describe_kept(fresh: train_step.TrainState, loaded: Params, rows: Sequence[str]) -> str:
+def _describe_kept(config: ConfigDict, fresh: train_step.TrainState, loaded: Params, rows: Sequence[str]) -> str:
     """What is not taken from a checkpoint, in words; `rows` are parameters of other classes."""
     found, expected = flatten(loaded), flatten(fresh.params)
     names = unmatched_names(fresh.params, loaded)
     changed = [f"{name} {found[name].shape} to {expected[name].shape}" for name in names if name in found]
-    absent = [name for name in names if name not in found and name not in rows]
+    anew = list(flatten(split(fresh.params, config.init_new)[1]))
+    absent = [name for name in names if name not in found and name not in (*rows, *anew)]
     if len(absent) > 8:  # too many to name, such as a whole head: they are counted by their first part
         counts = collections.Counter(name.partition("/")[0] for name in absent)
         absent = [f"{part} ({number} parameters)" for part, number in counts.items()]
     titled = (("not there", absent), ("of another shape", changed), ("of classes with other names", rows))
+    titled = (("by init_new", anew), *titled)
     parts = [f"{title}: {', '.join(names)}" for title, names in titled if names]
     return f"; initialised anew, {'; '.join(parts)}" if parts else ""
 
@@ -269,6 +291,8 @@ def load_frozen(task: Task, abstract: Mapping[str, Params], run: Path) -> dict[s
         with _named(name, part.source):
             source = find_checkpoint(part.source, run.parent)
             everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
-            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere))
+            own_grid = grid_of_model(config_of_source(part.source, run, {}))
+            inflate = task.config.inflate if name == "encoder" else ""
+            loaded = _merge_part(part, shapes, checkpoint.load_params(source, everywhere), own_grid, inflate)
         frozen[name] = jax.device_put(loaded, placement)
     return frozen

@@ -17,7 +17,7 @@ from beit_jax.errors import UserError
 from beit_jax.training.params import flatten, unflatten
 
 SHARED_TABLE, BLOCK_TABLE = "encoder/relative_position/table", "encoder/blocks/attn/relative_position/table"
-POSITIONS = "encoder/pos_embed"
+POSITIONS, DECODER_POSITIONS = "encoder/pos_embed", "decoder/pos_embed"  # the decoder is that of VQ-KD
 CLS_ROWS = 3  # at the end of a table
 METHODS = ("official", "timm", "hf")
 
@@ -27,6 +27,7 @@ def interpolate_positions(
     target: Mapping[str, Any],
     method: str = "official",
     grid: tuple[int, int] | None = None,
+    own_grid: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Gives tables and absolute positions the shapes that a model needs; passes on everything else.
 
@@ -37,9 +38,12 @@ def interpolate_positions(
         (tables linear over the same distances, positions bicubic with antialiasing) or "hf" (tables bilinear over even
         distances, positions bicubic), as these libraries do.
       grid: rows and columns of the model's patches; None for a square grid.
+      own_grid: of the checkpoint's patches; None for a square grid.
+
+    Without both, positions of as many cells as the model needs stay as they are.
 
     Raises:
-      UserError: a loaded grid that is not square, or too small to be interpolated.
+      UserError: a loaded grid that is not square and not given, or too small to be interpolated.
     """
     flat, expected = dict(flatten(loaded)), flatten(target)
 
@@ -49,12 +53,19 @@ def interpolate_positions(
     if SHARED_TABLE in flat and BLOCK_TABLE in expected and SHARED_TABLE not in expected:
         table, depth = flat.pop(SHARED_TABLE), expected[BLOCK_TABLE].shape[0]
         flat[BLOCK_TABLE] = _change(table, (depth, *table.shape), lambda values, shape: np.broadcast_to(values, shape))
+
+    def stays(name: str) -> bool:
+        return not (grid or own_grid) and flat[name].shape[-2] == expected[name].shape[-2]
+
     for name in filter(same_width, (SHARED_TABLE, BLOCK_TABLE)):
-        sides = tuple(2 * side - 1 for side in grid) if grid else _square(expected[name].shape[-2] - CLS_ROWS)
-        flat[name] = _interpolated(flat[name], sides, CLS_ROWS, TABLES[method], cls_last=True)
-    if same_width(POSITIONS):
-        sides = grid or _square(expected[POSITIONS].shape[-2] - 1)
-        flat[POSITIONS] = _interpolated(flat[POSITIONS], sides, 1, POSITION_EMBEDDINGS[method], cls_last=False)
+        if not stays(name):
+            sides = tuple(2 * side - 1 for side in grid) if grid else _square(expected[name].shape[-2] - CLS_ROWS)
+            old = tuple(2 * side - 1 for side in own_grid) if own_grid else None
+            flat[name] = _interpolated(flat[name], old, sides, CLS_ROWS, TABLES[method], cls_last=True)
+    for name in filter(same_width, (POSITIONS, DECODER_POSITIONS)):
+        if not stays(name):
+            sides = grid or _square(expected[name].shape[-2] - 1)
+            flat[name] = _interpolated(flat[name], own_grid, sides, 1, POSITION_EMBEDDINGS[method], cls_last=False)
     return unflatten(flat)
 
 
@@ -66,6 +77,7 @@ def _change(leaf: Any, shape: tuple[int, ...], function: Callable[[np.ndarray, t
 
 def _interpolated(
     leaf: Any,
+    old: tuple[int, int] | None,
     sides: tuple[int, int],
     cls_rows: int,
     matrix: Callable[[int, int], np.ndarray],
@@ -73,17 +85,17 @@ def _interpolated(
     cls_last: bool,
 ) -> Any:
     """A leaf `[..., old * old + cls_rows, c]` on a grid of other sides; rows of the class token keep their values."""
-    old, (height, width) = _square(leaf.shape[-2] - cls_rows)[0], sides
-    if (old, old) == sides:
+    old, (height, width) = old or _square(leaf.shape[-2] - cls_rows), sides
+    if old == sides:
         return leaf
     # Also where shapes alone are asked for, before a run: the grid may be too small.
-    rows, columns = (np.eye(old) if new == old else matrix(old, new) for new in sides)
+    rows, columns = (np.eye(a) if b == a else matrix(a, b) for a, b in zip(old, sides, strict=True))
 
     def interpolate(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-        border = old * old if cls_last else cls_rows
+        border = old[0] * old[1] if cls_last else cls_rows
         first, last = np.split(values.astype(np.float64), [border], axis=-2)
         grid, cls = (first, last) if cls_last else (last, first)
-        grid = grid.reshape(*grid.shape[:-2], old, old, grid.shape[-1])
+        grid = grid.reshape(*grid.shape[:-2], *old, grid.shape[-1])
         grid = np.einsum("yi,xj,...ijc->...yxc", rows, columns, grid, optimize=True)
         grid = grid.reshape(*grid.shape[:-3], height * width, grid.shape[-1])
         return np.concatenate([grid, cls] if cls_last else [cls, grid], axis=-2)
@@ -94,7 +106,7 @@ def _interpolated(
 def _square(cells: int) -> tuple[int, int]:
     side = math.isqrt(max(cells, 0))
     if side * side != cells:
-        raise UserError(f"found positions of {cells} cells, expected a square: only square grids can be interpolated")
+        raise UserError(f"found positions of {cells} cells, expected a square, or that its rows and columns are known")
     return side, side
 
 

@@ -17,6 +17,9 @@ from beit_jax.runtime.watchdog import Watchdog
 from beit_jax.training import initialize, memory, memory_check, progress, sharding
 from beit_jax.training.checkpoint_manager import Checkpoints
 from beit_jax.training.clock import Clock
+from beit_jax.training.loggers import open_loggers
+from beit_jax.training.loggers.background import BackgroundLogger
+from beit_jax.training.loggers.run_loggers import RunLoggers
 from beit_jax.training.memory_limit import MemoryLimit, find_limit
 from beit_jax.training.metrics import MetricWriter
 from beit_jax.training.metrics_window import MetricsWindow
@@ -49,6 +52,7 @@ class _Run:
     def __init__(self, experiment: "Experiment", at_end: contextlib.ExitStack):
         self.experiment, self.config, self.name = experiment, experiment.config, experiment.folder.name
         self.total = experiment.lengths.total
+        loggers = at_end.enter_context(RunLoggers(self._open_loggers))  # closed when the checkpoints are saved
         self.checkpoints = Checkpoints(experiment.folder, self.config.keep)
         at_end.callback(self.checkpoints.close)  # also after an error, which is reported when the last save has ended
         self.state, origin = initialize.starting_state(
@@ -67,7 +71,7 @@ class _Run:
         if self.step < self.total:
             limit, self.batches = find_limit(experiment.mesh), self._training_batches()
             self.compiled_step = self._compile(limit)
-        self.writer = MetricWriter(experiment.folder, self.step, is_main())
+        self.writer = MetricWriter(experiment.folder, self.step, is_main(), loggers)
         at_end.callback(self.writer.close)
         self.watchdog = at_end.enter_context(Watchdog())
         self.window = MetricsWindow(self.config.max_bad_steps, self.checkpoints.meta.get("window"))
@@ -161,7 +165,7 @@ class _Run:
                 values |= evaluation(experiment.mesh, params, experiment.frozen, self._watched)
         if self.step == self.total:
             self.writer.write_pictures(self.step, self.evaluator.pictures(params, experiment.frozen, batches))
-            self.writer.write_tables(tables)
+            self.writer.write_tables(self.step, tables)
         self.writer.write(self.step, {"epoch": self._epoch} | {f"eval/{name}": value for name, value in values.items()})
         print_once(f"{self.name} {self.step}/{self.total}  eval  {progress.format_values(values)}")
         return values
@@ -187,6 +191,9 @@ class _Run:
         step, evaluation = compiled.values()
         self.evaluator.use(evaluation)
         return step
+
+    def _open_loggers(self, past: list[dict[str, Any]]) -> list[BackgroundLogger]:
+        return open_loggers(self.experiment.folder, self.experiment.stage, self.config, past)
 
     def _training_batches(self) -> Iterator[Batch]:
         """Global batches on the devices. The task inspects the first one now, before the step is compiled."""

@@ -14,23 +14,26 @@ from beit_jax.runtime.csv_table import write_csv
 from beit_jax.runtime.optional_writes import LineFile, OptionalWrites
 from beit_jax.runtime.png import encode_png
 from beit_jax.tasks.report import Table
+from beit_jax.training.loggers.background import EVALUATION, Item
+from beit_jax.training.loggers.run_loggers import RunLoggers
 from beit_jax.training.tensorboard import TensorBoard
 
 FILE = "metrics.jsonl"
 TABLES = "tables"  # the folder of the tables of the last evaluation
-EVALUATION = "eval/"  # prefix of the metrics of an evaluation
 
 
 class MetricWriter:
     """Writes the numbers and pictures of one run, from one process. What cannot be written does not end the run."""
 
-    def __init__(self, run: Path, start_step: int = 0, writes: bool = True):
+    def __init__(self, run: Path, start_step: int = 0, writes: bool = True, loggers: RunLoggers | None = None):
         """
         Args:
           run: the run's folder.
           start_step: the step that the run continues from. Lines of later steps, which a killed run wrote after its
             last checkpoint, are removed: these steps are repeated.
           writes: whether this process writes; in the others, every method does nothing.
+          loggers: of the run, which get the same. They are opened here, with the lines of the steps up to
+            `start_step`, and whoever made them closes them.
 
         Raises:
           UserError: the folder cannot be written now.
@@ -45,6 +48,8 @@ class MetricWriter:
         except OSError as error:
             raise UserError(f"{self._path} cannot be written: {error}; free some space, or make it writable") from error
         self._lines, self._board = LineFile(self._path), TensorBoard(run / "tensorboard", start_step + 1)
+        self._loggers = loggers or RunLoggers()
+        self._loggers.open(kept)
         self._files = OptionalWrites(f"the pictures and tables of {run}")
 
     def read_evaluation(self, step: int) -> dict[str, float]:
@@ -58,6 +63,7 @@ class MetricWriter:
         if self._writes:
             self._lines.append(json.dumps({"step": step, **values}))
             self._board.add_scalars(step, values)
+            self._loggers.submit(Item("log_scalars", step, values))
 
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Writes images `[b, h, w, 3]` in [0, 1] side by side as `pictures/NAME.png`, and the same to TensorBoard."""
@@ -65,11 +71,13 @@ class MetricWriter:
             strips = {name: to_strip(images) for name, images in pictures.items()}
             self._files.attempt(lambda: save_strips(self._pictures, strips))
             self._board.add_images(step, strips)
+            self._loggers.submit(Item("log_pictures", step, strips))
 
-    def write_tables(self, tables: Mapping[str, Table]) -> None:
+    def write_tables(self, step: int, tables: Mapping[str, Table]) -> None:
         """Writes each table as `tables/NAME.csv`."""
         if self._writes:
             self._files.attempt(lambda: save_tables(self._tables, tables))
+            self._loggers.submit(Item("log_tables", step, tables))
 
     def close(self) -> None:
         """Closes the files."""

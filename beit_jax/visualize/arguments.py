@@ -18,7 +18,7 @@ def check_arguments(settings: argparse.Namespace) -> None:
     """
     mistakes = Mistakes()
     with mistakes.collected():
-        if settings.image:
+        if settings.image and not settings.image.endswith(".npy"):  # which only a model of other channels takes
             images.read_picture(settings.image)
     with mistakes.collected():
         if paths := vars(settings).get("images"):

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
+from beit_jax import image_flags
 from beit_jax.errors import UserError
 from beit_jax.visualize import images
 from beit_jax.visualize.arguments import check_arguments
@@ -35,7 +36,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--checkpoint", metavar="NAME", required=True, help="run, file, folder or hub id of a model with an encoder"
     )
-    parser.add_argument("--image", metavar="FILE", required=True, help="file of a picture")
+    parser.add_argument(
+        "--image",
+        metavar="FILE",
+        required=True,
+        help="file of a picture; a .npy array [h, w, c] for a model of other channels",
+    )
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder to write to")
     parser.add_argument(
         "--layer",
@@ -51,12 +57,26 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--size",
-        type=images.parse_size,
+        type=image_flags.parse_size,
         metavar="SIZE",
         help="H or HxW, in pixels, of the image that the model sees (default: the checkpoint's)",
     )
+    parser.add_argument(
+        "--bands",
+        type=_parse_bands,
+        metavar="BANDS",
+        default=(),
+        help="of an array: the channels that pictures show, such as 4,3,2, counted from 1 (default: the first three)",
+    )
     parser.add_argument("--heads", action="store_true", help="also a map for each head")
     parser.set_defaults(run=run)
+
+
+def _parse_bands(text: str) -> tuple[int, ...]:
+    bands = tuple(int(band) for band in text.split(",") if band.strip().isdecimal())
+    if len(bands) not in (1, 3) or not all(bands):
+        raise argparse.ArgumentTypeError(f"found {text!r}, expected one channel or three, such as 4,3,2")
+    return bands
 
 
 def _parse_points(text: str) -> list[tuple[float, float]]:
@@ -91,21 +111,34 @@ def run(settings: argparse.Namespace) -> None:
     """
     import numpy as np
 
+    from beit_jax.tasks.shown_bands import to_rgb
     from beit_jax.visualize import attention, figures, loading
 
     encoder, params, image_size, preprocess = loading.load_encoder(settings.checkpoint, settings.size)
-    picture = images.read_picture(settings.image, preprocess)
+    is_rgb = preprocess.channels == 3 and not preprocess.max_value and not settings.image.endswith(".npy")
+    picture = (
+        images.read_picture(settings.image, preprocess) if is_rgb else images.read_pixels(settings.image, preprocess)
+    )
     patch = encoder.patch_size
     grid = (image_size[0] // patch, image_size[1] // patch)
     layers = chosen_layers(settings.layer, encoder.depth)
-    box = images.central_box((picture.height, picture.width), image_size)
-    pixels = images.crop_and_resize(picture, image_size, preprocess.interpolation)
+    box = images.central_box((picture.height, picture.width) if is_rgb else picture.shape[:2], image_size)
+    if is_rgb:
+        pixels = images.crop_and_resize(picture, image_size, preprocess.interpolation)
+        normalized = images.normalize(pixels, preprocess)
+    else:
+        values = images.resize_array(picture, image_size, preprocess.interpolation)
+        normalized = (values - np.float32(preprocess.mean)) / np.float32(preprocess.std)
+        pixels = images.to_bytes(to_rgb(values[None], settings.bands)[0])
     points = [attention.patch_at(point, box, grid) for point in settings.points or ()]
     points = points or attention.salient_patches(pixels, grid)
-    weights = attention.attention_weights(encoder, params, images.normalize(pixels, preprocess)[None])
+    weights = attention.attention_weights(encoder, params, normalized.astype(np.float32)[None])
 
     scale = max(1, images.MIN_SIDE // max(image_size))
-    shown = images.crop_and_resize(picture, (scale * image_size[0], scale * image_size[1]), "lanczos")
+    if is_rgb:
+        shown = images.crop_and_resize(picture, (scale * image_size[0], scale * image_size[1]), "lanczos")
+    else:
+        shown = np.repeat(np.repeat(pixels, scale, axis=0), scale, axis=1)
     pictures: list[tuple[str, Any]] = []
     for layer in layers:
         maps = attention.between_patches(weights[layer - 1, 0], grid)

@@ -1,6 +1,5 @@
 """Picture files in and out of the commands that show what a model does with one image."""
 
-import argparse
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +15,6 @@ from beit_jax.runtime.atomic_write import write_bytes
 from beit_jax.runtime.png import encode_png
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Height and width out of `H` or `HxW`, for argparse."""
-    sides = text.split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise argparse.ArgumentTypeError(f"found {text!r}, expected a side in pixels or HEIGHTxWIDTH, such as 224x320")
-    return int(sides[0]), int(sides[-1])
 
 
 def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image:
@@ -46,6 +37,43 @@ def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"--image={path} cannot be read as a picture ({reason}); expected a JPEG or PNG") from error
+
+
+def read_pixels(path: str, preprocess: ConfigDict) -> np.ndarray:
+    """float32 `[h, w, c]`, of which 1 is white, for a model that sees other than RGB: of an array, or a grey picture.
+
+    Raises:
+      UserError: see `read_array` and `read_picture`.
+    """
+    if path.endswith(".npy") or preprocess.channels != 1 or preprocess.max_value:
+        return read_array(path, preprocess)
+    return np.asarray(read_picture(path, preprocess).convert("L"), np.float32)[..., None] / 255
+
+
+def read_array(path: str, preprocess: ConfigDict) -> np.ndarray:
+    """The pixels in a `.npy` file, float32 `[h, w, c]`, of which 1 is white, for a model that sees other than RGB.
+
+    Raises:
+      UserError: there is no such array, or one of other channels.
+    """
+    channels = preprocess.channels
+    expected = f"expected a .npy file with one image [h, w, {channels}], which is what the model sees"
+    try:
+        pixels = np.load(Path(path).expanduser(), allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--image={path} cannot be read ({' '.join(str(error).split())}); {expected}") from error
+    if getattr(pixels, "ndim", 0) != 3 or pixels.shape[-1] != channels:
+        raise UserError(f"--image={path} has the shape {getattr(pixels, 'shape', 'of several arrays')}; {expected}")
+    largest = preprocess.max_value or {"uint8": 255.0, "uint16": 65535.0}.get(pixels.dtype.name, 1.0)
+    return pixels.astype(np.float32) / np.float32(largest)
+
+
+def resize_array(pixels: np.ndarray, size: tuple[int, int], method: str) -> np.ndarray:
+    """The central part of `[h, w, c]`, resized by a filter of Pillow, channel by channel, to `[*size, c]`."""
+    box = central_box(pixels.shape[:2], size)
+    filter_ = Image.Resampling[method.upper()]
+    planes = [Image.fromarray(plane, "F") for plane in np.moveaxis(pixels, -1, 0)]
+    return np.stack([np.asarray(resize(plane, (size[1], size[0]), filter_, box)) for plane in planes], axis=-1)
 
 
 def central_box(picture: tuple[int, int], size: tuple[int, int]) -> tuple[float, float, float, float]:

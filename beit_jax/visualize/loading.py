@@ -14,6 +14,7 @@ from beit_jax.encoder_features import at_size, encoder_of
 from beit_jax.errors import UserError
 from beit_jax.experiment import Experiment
 from beit_jax.models import vit
+from beit_jax.models.image_size import sides
 from beit_jax.models.tokenizer import Tokenizer
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.tasks import Task, create_task, create_tokenizer
@@ -74,9 +75,9 @@ def load_encoder(name: str, size: tuple[int, int] | None = None) -> LoadedEncode
     model, params, config = _load("checkpoint", name)
     task = create_task(config)
     if "encoder" in task.frozen_parts:
-        params = _load_frozen(name, task)["encoder"]
+        params = _load_frozen_part(name, task, "encoder", "give the checkpoint of that encoder")["encoder"]
     encoder, own = encoder_of(model, params, name)
-    size = size or (config.model.image_size,) * 2
+    size = size or sides(config.model.image_size)
     return LoadedEncoder(*at_size(encoder, own, size), size, config.preprocess)
 
 
@@ -99,7 +100,12 @@ def load_tokenizer(name: str, flag: str = "checkpoint") -> LoadedTokenizer:
             f"--{flag}={name} is a model of the task {task.config.task!r}, which has no tokenizer; expected a tokenizer"
         )
     if "tokenizer" in task.frozen_parts:
-        params = _load_frozen_tokenizer(name, task, f"give that itself as --{flag}")["tokenizer"]
+        params = _load_frozen_part(name, task, "tokenizer", f"give that itself as --{flag}")["tokenizer"]
+    if tokenizer.channels != 3:
+        raise UserError(
+            f"--{flag}={name} is for images of {tokenizer.channels} channels, and this command shows RGB; the pictures "
+            "of its run show the channels that data.bands chooses"
+        )
     tokenizer = create_tokenizer(tokenizer.section, tokenizer.image_size)
     return LoadedTokenizer(tokenizer, params, config.preprocess)
 
@@ -120,6 +126,8 @@ def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:
         raise UserError(
             f"{name} is a model of the task {task.config.task!r}; expected one pre-trained on tokens (task 'pretrain')"
         )
+    if task.config.data.channels != 3:
+        raise UserError(f"{name} is for images of {task.config.data.channels} channels, and this command shows RGB")
     if task.on_all:
         raise UserError(f"{name} has loss_on='all'; expected a model of the tokens of masked patches")
     if tokenizer_name:
@@ -132,7 +140,7 @@ def load_pretraining(name: str, tokenizer_name: str = "") -> LoadedPretraining:
         task = Pretrain(_with_tokenizer(task.config, given.tokenizer.section))
         frozen = {"tokenizer": given.params}
     else:
-        frozen = _load_frozen_tokenizer(name, task, "give it: --tokenizer=NAME")
+        frozen = _load_frozen_part(name, task, "tokenizer", "give it: --tokenizer=NAME")
     _check_decoder(f"the tokenizer of {name}", task.tokenizer)
     return LoadedPretraining(task, loaded.params, frozen, loaded.config.preprocess)
 
@@ -156,9 +164,9 @@ def _with_tokenizer(config: ConfigDict, section: ConfigDict) -> ConfigDict:
     return ConfigDict({**config, "tokenizer": {name: section[name] for name in names} | {"init_from": ""}})
 
 
-def _load_frozen_tokenizer(name: str, task: Task, advice: str) -> dict[str, Params]:
-    if not task.frozen_parts["tokenizer"].source:
-        raise UserError(f"{name} does not say which tokenizer it was trained with; {advice}")
+def _load_frozen_part(name: str, task: Task, part: str, advice: str) -> dict[str, Params]:
+    if not task.frozen_parts[part].source:
+        raise UserError(f"{name} does not say which {part} it was trained with; {advice}")
     return _load_frozen(name, task)
 
 

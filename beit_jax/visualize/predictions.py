@@ -11,6 +11,7 @@ from beit_jax.config.op_arguments import tokenizer_method
 from beit_jax.config.pretrain import largest_mask
 from beit_jax.data.block_mask_numpy import block_mask
 from beit_jax.errors import UserError
+from beit_jax.models.image_size import sides
 from beit_jax.tasks.pretrain import Pretrain
 from beit_jax.visualize import images
 from beit_jax.visualize.figures import Square
@@ -20,7 +21,7 @@ CONTEXT = 2  # tokens on each side of a position that are shown with it
 
 
 class Predictions(NamedTuple):
-    """Of one image with a grid of g x g patches.
+    """Of one image with a grid of gh x gw patches.
 
     Attributes:
       tokens: the true ones, int32 `[g, g]`.
@@ -45,10 +46,10 @@ def draw_mask(task: Pretrain, masked: int | None, seed: int) -> np.ndarray:
     """
     grid = task.grid
     count = largest_mask(task.config) if masked is None else masked
-    if not 0 < count <= grid * grid:
-        raise UserError(f"--masked={count}; expected 1 to the {grid * grid} patches")
+    if not 0 < count <= grid[0] * grid[1]:
+        raise UserError(f"--masked={count}; expected 1 to the {grid[0] * grid[1]} patches")
     uniform = np.random.default_rng(seed).random
-    return block_mask(uniform, (grid, grid), count, max(1, min(count, round(16 * grid * grid / 196))))
+    return block_mask(uniform, grid, count, max(1, min(count, round(16 * grid[0] * grid[1] / 196))))
 
 
 def central_masked_patch(mask: np.ndarray) -> tuple[int, int]:
@@ -67,9 +68,9 @@ def predict(loaded: LoadedPretraining, picture: Image.Image, mask: np.ndarray) -
       mask: bool `[g, g]`.
     """
     task, preprocess = loaded.task, loaded.preprocess
-    tokenizer, sizes = task.tokenizer, (task.config.model.image_size, task.tokenizer.image_size)
-    seen = images.crop_and_resize(picture, (sizes[0], sizes[0]), preprocess.interpolation)
-    view = images.crop_and_resize(picture, (sizes[1], sizes[1]), tokenizer_method(task.config))
+    tokenizer, sizes = task.tokenizer, (sides(task.config.model.image_size), sides(task.tokenizer.image_size))
+    seen = images.crop_and_resize(picture, sizes[0], preprocess.interpolation)
+    view = images.crop_and_resize(picture, sizes[1], tokenizer_method(task.config))
     batch = {
         "image": images.normalize(seen, preprocess)[None],
         "tokenizer_image": tokenizer.from_pixels(view[None].astype(np.float32) / 255),

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from beit_jax import config as configs
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import UserError
-from beit_jax.evals import knn
+from beit_jax.evals import feature_evaluation
 from beit_jax.tasks import Report, create_task
 from beit_jax.training import metrics
 from beit_jax.visualize.workdirs import recipe_of
@@ -83,10 +83,18 @@ def collect_runs(*workdirs: Path, unfinished: bool = False) -> list[Group]:
 
 
 def report_of(config: ConfigDict) -> Report:
-    """What a run's task declares, with the numbers of k-NN; the default where the task's file was not loaded."""
+    """What a run's task declares, with what its features are measured by; a default where its file was not loaded."""
     known = config.task in configs.task_names()
     report = create_task(config).report if known else Report(config.task)
-    return dataclasses.replace(report, metrics=knn.METRICS | report.metrics) if "knn" in config else report
+    if "evals" not in config:
+        return report
+    return dataclasses.replace(
+        report,
+        curves=(*report.curves, *feature_evaluation.CURVES),
+        # A report without headlines shows every number.
+        headlines=(*report.headlines, *feature_evaluation.HEADLINES) if report.headlines else (),
+        metrics=feature_evaluation.METRICS | report.metrics,
+    )
 
 
 def _workdir_names(workdirs: Sequence[Path]) -> list[str]:

@@ -3,7 +3,9 @@
 import argparse
 from typing import Any
 
+from beit_jax import image_flags
 from beit_jax.errors import UserError
+from beit_jax.models.image_size import sides
 from beit_jax.visualize import images
 from beit_jax.visualize.arguments import check_arguments
 
@@ -44,7 +46,7 @@ def add_parsers(commands: Any) -> None:
     tokens = _add_parser(commands, "tokens", "image -> tokens -> image, and the codebook", TOKENS)
     tokens.add_argument(
         "--size",
-        type=images.parse_size,
+        type=image_flags.parse_size,
         metavar="SIZE",
         help="H or HxW of the image, in pixels (default: the tokenizer's)",
     )
@@ -117,7 +119,7 @@ def show_tokens(settings: argparse.Namespace) -> None:
     if settings.size and not settings.image:
         raise UserError("--size is that of the image of --image, which is missing; give it, or leave --size out")
     if settings.image:
-        size, stride = settings.size or (tokenizer.image_size,) * 2, tokenizer.stride(tokenizer.section)
+        size, stride = settings.size or sides(tokenizer.image_size), tokenizer.stride(tokenizer.section)
         if size[0] % stride or size[1] % stride:
             raise UserError(f"--size={size[0]}x{size[1]}: expected multiples of {stride}, the pixels of a token")
         original = images.crop_and_resize(images.read_picture(settings.image, loaded.preprocess), size, "lanczos")

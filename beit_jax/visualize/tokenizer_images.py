@@ -56,4 +56,4 @@ def _open_files(experiment: Experiment, paths: Sequence[str]) -> Any:
     files = image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in paths])
     data = experiment.data.config.data
     unreadable = UnreadableImages(data.max_bad_fraction)
-    return pipeline.make_predict(data, [file.path for file in files], batch_size=BATCH_SIZE, unreadable=unreadable)
+    return pipeline.make_predict(data, files, batch_size=BATCH_SIZE, unreadable=unreadable)

@@ -57,7 +57,7 @@ def clip(request, tmp_path_factory):
 def test_clip_of_transformers(clip):
     folder, _, features, gelu = clip
     teacher, params = load_teacher(folder)
-    assert teacher.section.variant == "64x3x4/8" and teacher.image_size == 32 and teacher.grid == 4
+    assert teacher.section.variant == "64x3x4/8" and teacher.image_size == 32 and teacher.grid == (4, 4)
     assert teacher.section.gelu == {"quick_gelu": "quick", "gelu": "exact"}[gelu]
     assert_features(teacher, params, features)
 
@@ -205,5 +205,6 @@ def test_features_on_a_grid_as_in_pytorch(grid):
     features = np.random.default_rng(1).standard_normal((2, 16, 5)).astype(np.float32)
     square = torch.from_numpy(features.transpose(0, 2, 1).reshape(2, 5, 4, 4))
     theirs = torch.nn.functional.interpolate(square, size=(grid, grid), mode="bilinear", align_corners=False)
-    ours = np.asarray(features_on_grid(features, grid)).transpose(0, 2, 1).reshape(2, 5, grid, grid)
+    found = np.asarray(features_on_grid(features, (4, 4), (grid, grid)))
+    ours = found.transpose(0, 2, 1).reshape(2, 5, grid, grid)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -40,7 +40,9 @@ def assert_same(left, right):
 def test_there_and_back(tmp_path, format, task, positions):
     model, params, config = pretrained(task, positions=positions)
     if format == "timm" and task != "classify":
-        with pytest.raises(UserError, match=f"no layout for models of the task '{task}'; expected beit_jax or hf"):
+        with pytest.raises(
+            UserError, match=f"no layout for models of the task '{task}'; expected beit_jax or safetensors or hf"
+        ):
             beit_jax.save_pretrained(tmp_path / "out", params, config, format=format)
         return
     beit_jax.save_pretrained(tmp_path / "out", params, config, format=format)
@@ -135,7 +137,9 @@ def test_a_model_without_other_layouts(tmp_path):
     params = beit_jax.from_pretrained(tmp_path / "run", "classify", num_classes=3).params
     np.testing.assert_array_equal(params["encoder"]["cls_token"], source["encoder"]["cls_token"])
     for format in ("hf", "timm", "dalle"):
-        message = f"'{format}' has no layout for models of the task 'pretrain_pixels'; expected beit_jax$"
+        message = (
+            f"'{format}' has no layout for models of the task 'pretrain_pixels'; expected beit_jax or safetensors$"
+        )
         with pytest.raises(UserError, match=message):
             beit_jax.save_pretrained(tmp_path / "out", source, config, format=format)
     with pytest.raises(UserError, match=r"cannot become one of 'segment'.*; expected pretrain_pixels or"):

@@ -159,7 +159,7 @@ def test_encoders_of_runs_and_of_other_libraries(tmp_path):
         expected = {name: value for name, value in params["encoder"].items() if name != "mask_token"}
         assert_same(found, {"encoder": expected})
         assert teacher.section.relative_position == "shared" and teacher.statistics[0] == (0.5, 0.5, 0.5)
-        assert (teacher.grid, teacher.width) == (4, 32)
+        assert (teacher.grid, teacher.width) == ((4, 4), 32)
     teacher, found = load_teacher(tmp_path / "run", "encoder", layer=1)
     assert "norm" not in found["encoder"] and teacher.section.layer == 1
     with pytest.raises(UserError, match=r"teacher.layer=3; expected at most 2, the depth of the encoder"):

@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 from runs import CONFIG, SHORT, Run, numbers
+from test_foreign_weights import publish
 
 from beit_jax import tokenize_dataset
 
@@ -83,6 +84,19 @@ def test_two_processes_learn_from_stored_tokens_what_one_learns(folder, alone):
     tokenize_dataset.main([f"--config={CONFIG}", f"--out={folder}/tokens", *SHORT])
     Run(folder / "given", processes=2, devices=4, arguments=[*SHORT, f"--config.tokens={folder}/tokens"]).finish()
     close(numbers(folder / "given"), numbers(alone))
+
+
+def test_two_processes_start_from_weights_of_another_library(folder):
+    publish(folder / "hf")
+    extra = ["--config.steps=4", "--config.evals.kinds=", f"--config.encoder.init_from={folder}/hf"]
+    for name, processes in (("probe_alone", 1), ("probe_of_two", 2)):
+        Run(folder / name, processes, 8 // processes, config="configs/probe.py:runlocal", arguments=extra).finish()
+    close(numbers(folder / "probe_of_two"), numbers(folder / "probe_alone"))
+    (folder / "damaged.bin").write_bytes(b"nothing")
+    start = [f"--config.encoder.init_from={folder}/damaged.bin"]
+    run = Run(folder / "damaged", 2, 4, config="configs/probe.py:runlocal", arguments=start)
+    assert run.statuses() == [2, 2], run.all_output()
+    assert all(f"encoder.init_from={folder}/damaged.bin cannot be read" in output for output in run.output)
 
 
 def test_saved_by_one_process_continued_by_two_that_agree_on_a_step(preempted, alone):

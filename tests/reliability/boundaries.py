@@ -66,7 +66,9 @@ OF_KEY: dict[str, tuple[str, ...]] = {
     "inference.short_side": ("0", "1", "8", "9"),
     "inference.long_side": ("0", "1", "8", "32"),
     "inference.label_side": ("1", "8", "20", "32", "2147483647"),
-    "knn.k": ("0", "1", "3", "1000", "2147483647"),
+    "evals.kinds": ("()", "knn", "rankme", "probe", "knn,rankme,probe"),
+    "evals.images": ("1", "2", "3", "1000", "2147483647"),
+    "evals.k": ("0", "1", "3", "1000", "2147483647"),
     "cutmix": ("0", "1e-50", "1e-7", "0.3", "1", "1e30"),
     "mixup": ("0", "1e-50", "1e-7", "0.3", "1", "1e30"),
     "mix_group": ("2", "3", "4", "2147483647"),
@@ -79,7 +81,7 @@ OF_KEY: dict[str, tuple[str, ...]] = {
     "eval_every": ("1", "0", "2147483647"),
     "keep": ("1", "0", "2147483647"),
 }
-LEFT_ALONE = ("task", "labels", "init_from", "init_optional", "resume_from", "tokens", "knn.ops", "model.kind")
+LEFT_ALONE = ("task", "labels", "init_from", "init_optional", "resume_from", "tokens", "evals.ops", "model.kind")
 LEFT_ALONE += ("tokenizer.kind", "tokenizer.init_from", "encoder.init_from", "data.source", "data.data_dir", "data.ops")
 LEFT_ALONE += ("data.eval_ops", "data.statistics", "device_augment")
 

@@ -83,7 +83,7 @@ def small(task: str, folder: str) -> ConfigDict:
     if task == "pretrain_pixels":
         ops = f"decode|resize(image_size){end}|{mask}|keep('image', 'mask')"
     if task in ("pretrain", "pretrain_pixels", "probe"):
-        config.knn.ops = f"decode|resize(image_size){end}|keep('image', 'label')"
+        config.evals.ops = f"decode|resize(image_size){end}|keep('image', 'label')"
     if task == "probe":
         config.encoder.init_from = "random"
     if task == "segment":

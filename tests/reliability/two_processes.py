@@ -57,7 +57,7 @@ PHASES = {
     "saving: before the commit": ("orbax.checkpoint._src.path.atomicity.on_commit_callback", 1, False),
     "saving: checksums": ("beit_jax.runtime.checksums.write_checksums", 1, False),
     "evaluating": ("beit_jax.training.evaluation.Evaluator.run", 1, False),
-    "nearest neighbours": ("beit_jax.evals.knn.Knn.__call__", 1, False),
+    "nearest neighbours": ("beit_jax.evals.feature_evaluation.FeatureEvaluation.__call__", 1, False),
     "restoring": ("beit_jax.training.checkpoint_manager.Checkpoints.restore", 1, False),
     "after the last step": ("beit_jax.training.loop._Run.train", 1, True),
     "at the last barrier": ("beit_jax.runtime.membership.finish", 1, False),
@@ -251,7 +251,7 @@ def prepare(trial: Trial) -> Trial:
     config.data.update(DATA)
     config.model.update(dict(variant="Micro/4", image_size=16))
     config.optimizer.update(dict(lr=1e-3, warmup="2 steps"))
-    config.knn.update(dict(k=3, ops=f"{OPS}|keep('image', 'label')"))
+    config.evals.update(dict(kinds=("knn",), k=3, ops=f"{OPS}|keep('image', 'label')"))
     (trial.folder / "config.json").write_text(configs.to_json(config))
     workdir = trial.folder / "uninterrupted"
     if not (workdir / "result.json").exists():
@@ -276,7 +276,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     os.environ |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
-    heavy = ["beit_jax.train", "beit_jax.experiment", "beit_jax.training.loop", "beit_jax.evals.knn", "tensorflow"]
+    heavy = ["beit_jax.train", "beit_jax.experiment", "beit_jax.training.loop", "tensorflow"]
     multiprocessing.get_context("forkserver").set_forkserver_preload([*heavy, "beit_jax.visualize.report"])
     trial = prepare(Trial(folder, settings.silence, settings.start, []))
     print("| phase | process | fault | the other one ended after, with status | and said | left behind |")

@@ -92,7 +92,7 @@ def test_finished_views_are_normalised():
 @pytest.mark.parametrize("size", [20, 10, 7])
 def test_the_smaller_view_equals_pillow(size, method):
     pixels = np.random.default_rng(6).integers(0, 256, (3, 20, 20, 3), dtype=np.uint8)
-    found = np.asarray(device_augment.smaller(jnp.asarray(pixels), size, method))
+    found = np.asarray(device_augment.smaller(jnp.asarray(pixels), (size, size), method))
     window = Image.Resampling[method.upper()]
     expected = np.array([np.asarray(Image.fromarray(row).resize((size, size), window), int) for row in pixels])
     # Of noise; Pillow rounds and cuts between the two passes.
@@ -130,7 +130,8 @@ def test_views_by_name_and_by_position():
     preprocessing.build_program("decode")  # loads all ops
     for name, arguments in SIGNATURES.items():
         signature = inspect.signature(preprocessing.OPS[name].factory).parameters
-        assert tuple(signature) == arguments
+        by_position = [name for name, argument in signature.items() if argument.kind != argument.KEYWORD_ONLY]
+        assert tuple(by_position) == arguments
         assert "tokenizer_method" not in signature or signature["tokenizer_method"].default == "lanczos"
     config = configs.defaults("pretrain")
     for ops, expected in (

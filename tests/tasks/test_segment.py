@@ -141,6 +141,15 @@ def test_numbers_say_how_many_classes_and_pixels_count(made):
     assert found["miou"] == pytest.approx((3 / 7 + 0 + 1) / 3)
 
 
+@pytest.mark.parametrize("channels", [2, 4])
+def test_pictures_have_three_channels(channels):
+    config = tiny("segment")
+    config.data.channels = channels
+    task = tasks.create_task(config)
+    shown = jax.eval_shape(task.pictures, jax.eval_shape(task.init, jax.random.key(0)), {}, task.eval_spec(2))
+    assert {picture.shape for picture in shown.values()} == {(2, 16, 16, 3)}
+
+
 @pytest.mark.parametrize("side", [16, 8])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_overlays_lie_on_the_objects(side, transposed):

@@ -44,7 +44,7 @@ def run(teacher, params, images):
 def test_features(case):
     teacher, params = made(case)
     features = run(teacher, params, pixels())
-    assert features.shape == (2, 16, teacher.width) and features.dtype == np.float32 and teacher.grid == 4
+    assert features.shape == (2, 16, teacher.width) and features.dtype == np.float32 and teacher.grid == (4, 4)
     assert teacher.width == (24 if case == "clip" else 32) and np.std(features) > 0.1
 
 
@@ -108,14 +108,14 @@ def test_images_of_another_size_are_resized():
 
 def test_features_on_another_grid():
     ramp = (np.arange(4)[:, None] + 10.0 * np.arange(4)[None]).reshape(1, 16, 1).astype(np.float32)
-    larger = np.asarray(features_on_grid(ramp, 8)).reshape(8, 8)
+    larger = np.asarray(features_on_grid(ramp, (4, 4), (8, 8))).reshape(8, 8)
     centres = np.clip((np.arange(8) + 0.5) / 2 - 0.5, 0, 3)
     np.testing.assert_allclose(larger, centres[:, None] + 10 * centres[None], atol=1e-5)
-    smaller = np.asarray(features_on_grid(ramp, 2)).reshape(2, 2)
+    smaller = np.asarray(features_on_grid(ramp, (4, 4), (2, 2))).reshape(2, 2)
     np.testing.assert_allclose(smaller, [[5.5, 25.5], [7.5, 27.5]], atol=1e-5)
-    assert features_on_grid(ramp, 4) is ramp
-    with pytest.raises(ValueError, match="features of 15 patches, expected those of a square grid"):
-        features_on_grid(ramp[:, :15], 4)
+    assert features_on_grid(ramp, (4, 4), (4, 4)) is ramp
+    with pytest.raises(ValueError, match="features of 15 patches, expected 4 x 4"):
+        features_on_grid(ramp[:, :15], (4, 4), (4, 4))
 
 
 def test_an_earlier_layer_is_that_of_the_whole_encoder():
@@ -151,7 +151,7 @@ def test_eight_devices_compute_what_one_computes(case):
 def test_flops_of_clip():
     """B/16 at 224 pixels: 197 tokens, of which 196 are patches."""
     teacher = create_teacher(keys.section())
-    assert (teacher.width, teacher.grid, teacher.section.variant) == (512, 14, "B/16")
+    assert (teacher.width, teacher.grid, teacher.section.variant) == (512, (14, 14), "B/16")
     embedding, projection = 2 * 196 * 768 * 768, 2 * 196 * 768 * 512
     projections = 2 * 197 * 768 * (3 * 768 + 768 + 8 * 768)  # queries, keys and values; the output; the MLP
     attention = 2 * 2 * 197 * 197 * 768

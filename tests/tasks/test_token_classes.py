@@ -48,7 +48,7 @@ def test_every_kind_of_tokenizer_measures_it():
     sums = jax.device_get(jax.jit(made.measure)(params, {}, batch))
     by_class = sums["by_class"]
     np.testing.assert_array_equal(by_class.sum(axis=0), sums["codes"])
-    np.testing.assert_array_equal(by_class.sum(axis=1), np.array([1, 1, 2]) * made.tokenizer.grid**2)
+    np.testing.assert_array_equal(by_class.sum(axis=1), np.array([1, 1, 2]) * made.tokenizer.grid[0] ** 2)
     assert made.summarize(dict(sums))["tcas"] == tcas(by_class)
     wrong = jax.device_get(jax.jit(made.measure)(params, {}, batch | {"label": np.array([3, -1, 2, 2], np.int32)}))
     with pytest.raises(UserError, match="2 evaluation images are of no class from 0 to 2"):

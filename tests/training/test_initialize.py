@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from beit_references import random_parameters
 from commands import refused
 from tiny import config as tiny
 from tiny import experiment, one_device
@@ -14,6 +15,8 @@ from beit_jax.errors import UserError
 from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint, checkpoint_manager, initialize, train_step
+from beit_jax.training.grids import PendingStage, grid_of_model
+from beit_jax.training.interpolate_positions import POSITIONS, bicubic
 from beit_jax.training.params import flatten
 
 
@@ -100,6 +103,31 @@ def test_beit_does_not_start_from_the_additional_blocks_of_beit_v2(tmp_path):
     check(config, tmp_path)
 
 
+def test_a_head_of_other_tokens_is_initialized_anew(tmp_path):
+    theirs, config = saved(tmp_path / "pretrain"), tiny("pretrain")
+    found, _ = started(tmp_path, config)
+    np.testing.assert_array_equal(found["lm_head/kernel"], theirs["lm_head/kernel"])
+    config.init_new = ("^lm_head/",)  # of the same shape
+    found, line = started(tmp_path, config)
+    assert line.endswith("; initialised anew, by init_new: lm_head/bias, lm_head/kernel")
+    assert not np.array_equal(found["lm_head/kernel"], theirs["lm_head/kernel"])
+    np.testing.assert_array_equal(found["encoder/norm/scale"], theirs["encoder/norm/scale"])
+
+
+def test_a_probe_of_an_encoder_for_other_channels(tmp_path):
+    theirs, config = saved(tmp_path / "pretrain"), tiny("probe")
+    config.encoder.init_from, config.data.channels = str(tmp_path / "pretrain"), 4
+    with pytest.raises(UserError, match=r"for images of 3 channels, and these have 4: inflate=average"):
+        check(config, tmp_path)
+    config.inflate = "average"
+    check(config, tmp_path)
+    made = experiment(config, one_device())
+    (name,) = (name for name in theirs if name.endswith("patch_embed/kernel"))
+    kernel = flatten(made.frozen["encoder"])[name]
+    expected = np.repeat(theirs[name].sum(axis=2, keepdims=True) / 4, 4, axis=2)
+    np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize(("task", "kind"), [("classify", "kmeans_features"), ("probe", "kmeans"), ("pretrain", "dvae")])
 def test_a_tokenizer_is_no_encoder(tmp_path, task, kind):
     store(tmp_path / "tokenizer", tiny("tokenizer" if kind == "dvae" else kind))
@@ -109,6 +137,58 @@ def test_a_tokenizer_is_no_encoder(tmp_path, task, kind):
     with pytest.raises(UserError, match=message) as error:
         check(config, tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("sizes", [(16, (16, 32)), ((16, 32), 16), ((16, 32), (8, 24)), ((16, 32), (32, 16))])
+@pytest.mark.parametrize(("task", "is_pending"), [("classify", False), ("classify", True), ("probe", False)])
+def test_positions_of_squares_and_rectangles_become_each_other(tmp_path, task, is_pending, sizes):
+    before, config, pending = tiny("pretrain"), tiny(task), {}
+    before.model.image_size, config.model.image_size = sizes
+    source = "stage:pretrain" if is_pending else str(tmp_path / "pretrain")
+    (config.encoder if task == "probe" else config).init_from = source
+    if is_pending:
+        pending[source] = PendingStage(before, jax.eval_shape(create_task(before).init, jax.random.key(0)))
+    else:
+        store(tmp_path / "pretrain", before)
+    initialize.check_sources(config, create_task(config), tmp_path / "run", pending)
+
+
+@pytest.mark.parametrize(
+    ("part", "sizes"),
+    [
+        *(("classify", sizes) for sizes in [(16, (8, 32)), ((8, 32), 16), ((16, 32), (32, 16))]),
+        *(("encoder", sizes) for sizes in [(16, (8, 32)), ((16, 36), (16, 24))]),
+        ("tokenizer", ((16, 32), (32, 16))),
+    ],
+)
+def test_positions_have_the_values_of_their_grid(tmp_path, part, sizes):
+    """Also where as many patches are a square, or the same rectangle turned; of what is learned and what is frozen."""
+    before, config = tiny("vqkd" if part == "tokenizer" else "pretrain"), tiny("classify")
+    if part == "tokenizer":
+        config = configs.defaults("pretrain", "vqkd")
+        config.model.variant, config.tokenizer.init_from = "Micro/4", str(tmp_path / "pretrain")
+        config.tokenizer.update({name: before.model[name] for name in config.tokenizer if name in before.model})
+    elif part == "encoder":
+        config = tiny("probe")
+        config.encoder.init_from = str(tmp_path / "pretrain")
+    before.model.image_size, config.model.image_size = sizes
+    for section in (before, config)[: 1 if part == "tokenizer" else 2]:
+        if "relative_position" in section.model:
+            section.model.update(dict(relative_position="none", absolute_positions=True))
+    own = random_parameters(jax.eval_shape(create_task(before).init, jax.random.key(0)))
+    checkpoint.save_params(tmp_path / "pretrain", own, configs.to_json(before))
+    task = create_task(config)
+    if part == "classify":
+        target = jax.eval_shape(task.init, jax.random.key(0))
+        found = flatten(initialize._fitted(config, own, target, grid_of_model(before)))
+    else:
+        initialize.check_sources(config, task, tmp_path / "run", {})
+        frozen = initialize.load_frozen(task, initialize.abstract_frozen(task, one_device()), tmp_path / "run")
+        found = flatten(jax.device_get(frozen[part]))
+    (rows, columns), new = map(grid_of_model, (before, config))
+    y, x = (np.eye(a) if a == b else bicubic(a, b) for a, b in zip((rows, columns), new, strict=True))
+    expected = np.einsum("yi,xj,ijc->yxc", y, x, flatten(own)[POSITIONS][0, 1:].reshape(rows, columns, -1))
+    np.testing.assert_allclose(found[POSITIONS][0, 1:].reshape(*new, -1), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("task", ["classify", "probe"])

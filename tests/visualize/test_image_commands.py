@@ -203,7 +203,7 @@ def test_predictions_see_the_view_of_the_run(runs, method):
 def test_a_given_tokenizer_sees_one_token_for_each_patch(runs):
     """Whatever images it was trained on; 16 patches of the model, and 4 pixels a token."""
     tokenizer = loading.load_pretraining(str(runs / "hf"), str(runs / "coarse")).task.tokenizer
-    assert (tokenizer.image_size, tokenizer.grid, tokenizer.section.groups) == (16, 4, 3)
+    assert (tokenizer.image_size, tokenizer.grid, tokenizer.section.groups) == (16, (4, 4), 3)
 
 
 WRONG = [

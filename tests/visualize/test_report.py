@@ -193,10 +193,11 @@ def test_a_run_that_was_not_evaluated_yet(tmp_path, steps, drawn):
 
 @pytest.mark.parametrize("task", configs.task_names())
 def test_headlines_of_every_task_are_explained(task):
-    """Also by the numbers of k-NN, which each task with its section of keys has."""
+    """Also by the numbers of its features, which each task with a section `evals` has."""
     declared = runs.report_of(configs.defaults(task))
     assert declared.headlines and {headline.metric for headline in declared.headlines} <= declared.metrics.keys()
-    assert ("knn_top1" in declared.metrics) == ("knn" in configs.defaults(task))
+    known = {"knn_top1", "probe_top1", "rankme"}
+    assert known & declared.metrics.keys() == (known if "evals" in configs.defaults(task) else set())
 
 
 def test_labels_are_told_in_words(tmp_path):

@@ -6,8 +6,16 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from beit_jax.data.decoding import image_header
+from beit_jax.data.decoding.array_pixels import decode_pixels, find_not_finite
 from beit_jax.data.decoding.assertions import first_that_works, require
 from beit_jax.data.decoding.bmp import decode_bmp
+from beit_jax.data.decoding.channels import (
+    check_channels,
+    check_in_files,
+    decode_channels,
+    describe_channels,
+    require_channels,
+)
 from beit_jax.data.decoding.file_bytes import starts_with
 from beit_jax.data.decoding.gif import decode_gif
 from beit_jax.data.decoding.jpeg import MOST_SCANS, count_scans, decode_jpeg
@@ -17,7 +25,7 @@ from beit_jax.data.decoding.plain_png import is_plain_png
 from beit_jax.data.decoding.png_texts import MOST_TEXTS, count_texts
 from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.data.decoding.transparency import WHITE, Background, has_alpha, lay_on, parse_background
-from beit_jax.data.features import FAULT, ID, LABEL_MAP, Features
+from beit_jax.data.features import ARRAY, FAULT, ID, LABEL_MAP, Features
 from beit_jax.errors import UserError
 from beit_jax.models.label_maps import IGNORE
 
@@ -31,13 +39,19 @@ class Decoding(NamedTuple):
       background: red, green and blue behind transparent pixels; None: transparency is dropped, as Pillow's
         `convert("RGB")` does.
       exif_transpose: whether images are turned as their EXIF orientation says.
+      channels: of the pixels, see `decoding.channels`.
+      max_value: the number in the file that means 1; 0: pixels are uint8.
     """
 
     background: Background = (WHITE, WHITE, WHITE)
     exif_transpose: bool = True
+    channels: int = 3
+    max_value: float = 0.0
 
 
-def parse_decoding(op: str, background: Any, exif_transpose: Any) -> Decoding:
+def parse_decoding(
+    op: str, background: Any, exif_transpose: Any, channels: int = 3, max_value: float = 0.0
+) -> Decoding:
     """From the arguments of an op.
 
     Raises:
@@ -45,10 +59,34 @@ def parse_decoding(op: str, background: Any, exif_transpose: Any) -> Decoding:
     """
     if not isinstance(exif_transpose, bool):
         raise UserError(f"{op}: found exif_transpose={exif_transpose!r}; expected True or False")
-    return Decoding(parse_background(op, background), exif_transpose)
+    check_channels(op, channels, max_value)
+    return Decoding(parse_background(op, background), exif_transpose, channels, max_value)
 
 
+RGB = Decoding()
 AS_STORED = Decoding(background=None, exif_transpose=False)
+
+
+def decode_image(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
+    """`[h, w, c]` from the bytes of a file, uint8, or float32 with `decoding.max_value`; or TensorFlow's errors.
+
+    Raises:
+      UserError: no file has so many channels.
+    """
+    if decoding.channels == 3 and not decoding.max_value:
+        return decode_rgb(encoded, decoding)
+    check_in_files(decoding.channels)
+    as_stored = decoding._replace(exif_transpose=False)
+    with tf.control_dependencies([_require_cheap_other(encoded)]):
+        numbers = decoding.channels, decoding.max_value, decoding.background
+        image = decode_channels(tf.identity(encoded), *numbers, lambda encoded: decode_rgb(encoded, as_stored))
+    return turn(image, read_orientation(encoded)) if decoding.exif_transpose else image
+
+
+def _require_cheap_other(encoded: tf.Tensor) -> tf.Operation | None:
+    """As `_require_cheap`, which is not for JPEG files: they have checks of their own."""
+    is_cheap = tf.cond(tf.io.is_jpeg(encoded), lambda: True, lambda: _is_cheap(encoded))
+    return require(is_cheap, "too many pixels or texts")
 
 
 def decode_rgb(encoded: tf.Tensor, decoding: Decoding) -> tf.Tensor:
@@ -100,7 +138,7 @@ def decode_pair(features: Features, decoding: Decoding) -> Features:
     The label map tells which pixels it was drawn on: an image is turned unless the label map then has another size.
     A label map in colours, or of another size than its image, stops the input.
     """
-    image = decode_rgb(features["image"], decoding._replace(exif_transpose=False))
+    image = decode_image(features["image"], decoding._replace(exif_transpose=False))
     labels, is_labels = _decode_labels(features[LABEL_MAP])
     if decoding.exif_transpose:
         orientation = read_orientation(features["image"])
@@ -153,15 +191,29 @@ def describe_sizes(name: Any, found: Any, size: Any) -> tuple[Any, ...]:
     )
 
 
-def replace_unreadable(features: Features) -> Features:
+def decode_array(features: Features, decoding: Decoding = RGB) -> Features:
+    """Features with the pixels of `ARRAY` as `image`, and `FAULT`, see `array_pixels`."""
+    stored, fault = find_not_finite(features[ARRAY])
+    others = {key: value for key, value in features.items() if key != ARRAY}
+    return {**others, FAULT: fault, "image": decode_pixels(stored, decoding.channels, decoding.max_value)}
+
+
+def replace_unreadable(features: Features, channels: int = 3) -> Features:
     """Encoded features with `FAULT`. Where that is not empty, the image is one black pixel, and its label is IGNORE.
 
-    Of a pair, neither file is used if one of them cannot be read. Features that have `FAULT` already stay as they are.
+    Of a pair, neither file is used if one of them cannot be read. Features that have `FAULT` already stay as they are,
+    and arrays can always be read. A file with other channels than `channels`, where they do not become each other,
+    cannot be read either.
     """
     if FAULT in features:
         return features
-    fault = _find_fault({key: features[key] for key in ("image", LABEL_MAP) if key in features})
-    pixels = {"image": tf.zeros([1, 1, 3], tf.uint8), LABEL_MAP: tf.fill([1, 1, 1], tf.constant(IGNORE, tf.uint8))}
+    if ARRAY in features:
+        return {**features, FAULT: tf.constant("")}
+    fault = _find_fault({key: features[key] for key in ("image", LABEL_MAP) if key in features}, channels)
+    pixels = {
+        "image": tf.zeros([1, 1, channels if channels in (2, 4) else 3], tf.uint8),
+        LABEL_MAP: tf.fill([1, 1, 1], tf.constant(IGNORE, tf.uint8)),
+    }
     encoded = {
         key: tf.where(fault == "", features[key], tf.io.encode_png(pixel))
         for key, pixel in pixels.items()
@@ -170,23 +222,33 @@ def replace_unreadable(features: Features) -> Features:
     return {**features, **encoded, FAULT: fault}
 
 
-def _find_fault(encoded: Features) -> tf.Tensor:
+def _find_fault(encoded: Features, channels: int) -> tf.Tensor:
     """Why the files cannot be read, a scalar string that is empty if they can."""
+    no_fault = functools.partial(_no_fault, channels=channels)
+    other_channels = [functools.partial(_fault_of_channels, channels=channels)] if channels in (2, 4) else []
     label_map_fault = [_fault_of_label_map] if LABEL_MAP in encoded else []
     return first_that_works(
-        *(encoded, _no_fault, *label_map_fault, _fault_of_size, _fault_of_scans),
+        *(encoded, no_fault, *other_channels, *label_map_fault, _fault_of_size, _fault_of_scans),
         lambda encoded: _describe_fault(encoded["image"]),
     )
 
 
-def _no_fault(encoded: Features) -> tf.Tensor:
+def _no_fault(encoded: Features, channels: int) -> tf.Tensor:
     """Fails if a file cannot be read."""
+    right = require_channels(encoded["image"], channels)
     decoded = [decode_rgb(encoded["image"], AS_STORED)]
     if LABEL_MAP in encoded:
         decoded.append(_decode_labels(encoded[LABEL_MAP])[0])
     # The checks need the pixels; without them TensorFlow might remove the decoding, whose result is not used.
-    with tf.control_dependencies([require(tf.size(pixels) > 0, "no pixels") for pixels in decoded]):
+    needed = [require(tf.size(pixels) > 0, "no pixels") for pixels in decoded]
+    with tf.control_dependencies(needed if right is None else [*needed, right]):
         return tf.identity("")
+
+
+def _fault_of_channels(encoded: Features, channels: int) -> tf.Tensor:
+    """Fails if the image cannot be read, or has the right channels."""
+    with tf.control_dependencies([decode_rgb(encoded["image"], AS_STORED)]):
+        return describe_channels(encoded["image"], channels)
 
 
 def _fault_of_label_map(encoded: Features) -> tf.Tensor:
@@ -230,5 +292,9 @@ def _describe_fault(encoded: tf.Tensor) -> tf.Tensor:
 
 def _require_cheap(encoded: tf.Tensor) -> tf.Operation | None:
     """Fails if an image of another format than JPEG has more pixels or texts than are tolerated."""
+    return require(_is_cheap(encoded), "too many pixels or texts")
+
+
+def _is_cheap(encoded: tf.Tensor) -> tf.Tensor:
     is_small = tf.reduce_prod(image_header.read_size(encoded)) <= image_header.MAX_PIXELS
-    return require(is_small & (count_texts(encoded) <= MOST_TEXTS), "too many pixels or texts")
+    return is_small & (count_texts(encoded) <= MOST_TEXTS)

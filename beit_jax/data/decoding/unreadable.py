@@ -24,7 +24,7 @@ class UnreadableImages:
         self.max_fraction = max_fraction
         self.seen = 0
         self.count = 0
-        self.names: dict[str, None] = {}  # in the order in which they were met
+        self.names: dict[str, str] = {}  # and their faults, in the order in which they were met
         self._file, self._in_file, self._size = file, set(), 0
         self._pending, self._writes = [], OptionalWrites(str(file))  # names that could not be written yet
 
@@ -39,7 +39,7 @@ class UnreadableImages:
         new = []
         for name, fault in zip(map(_text, names), map(_text, faults), strict=True):
             if name not in self.names:
-                self.names[name] = None
+                self.names[name] = fault
                 new.append((name, fault))
                 message = "cannot read the image %s: %s (%d unreadable so far%s); another image replaces it"
                 arguments = name, fault, len(self.names), self._where(", listed in ")
@@ -70,8 +70,10 @@ class UnreadableImages:
         expected = self.max_fraction * self.seen
         if self.count > expected + (DEVIATIONS * math.sqrt(expected) if is_sample else 0):
             names = ", ".join(list(self.names)[:NAMED]) + (", ..." if len(self.names) > NAMED else "")
+            first = next(iter(self.names.values()))
             raise UserError(
-                f"{self.count} of the {self.seen} images seen cannot be read ({names}{self._where('; all in ')}), "
+                f"{self.count} of the {self.seen} images seen cannot be read ({names}{self._where('; all in ')}; the "
+                f"first: {first}), "
                 f"expected at most a fraction of {self.max_fraction:g}; repair or remove them, or raise "
                 "data.max_bad_fraction"
             )

@@ -52,6 +52,20 @@ def saturation(columns: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     return round_to_levels(scale_levels(columns, factor, DOWN) + scale_levels(grey(columns), 1 - factor))
 
 
+def require_rgb(op: str, image: tf.Tensor) -> None:
+    """
+    Raises:
+      UserError: the image is not red, green and blue in whole levels.
+    """
+    if image.shape[-1] != 3:
+        raise UserError(
+            f"{op} is for red, green and blue, and images have {image.shape[-1]} channels: leave it out of data.ops, "
+            f"as channels={image.shape[-1]} of the config files does"
+        )
+    if image.dtype != tf.uint8:
+        raise UserError(f"{op}: expected uint8 pixels; put it before normalize; with data.max_value, leave it out")
+
+
 @register(random=True)
 def color_jitter(strength: float = 0.4) -> Op:
     """Brightness, contrast and saturation of uint8 `image` in random order, each with a factor from U[1 - s, 1 + s].
@@ -62,8 +76,7 @@ def color_jitter(strength: float = 0.4) -> Op:
         raise UserError(f"color_jitter: found the strength {strength}; expected a number between 0 and 1")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        if features["image"].dtype != tf.uint8:
-            raise UserError("color_jitter: expected uint8 pixels; put it after decode and before normalize")
+        require_rgb("color_jitter", features["image"])
         draws = tf.random.stateless_uniform([2, 3], seed)
         factors = 1 - strength + 2 * strength * draws[0]
         order = tf.argsort(draws[1])

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from beit_jax.data.decoding.rare_case import rare_case
 from beit_jax.errors import UserError
+from beit_jax.models.image_size import ImageSize, sides
 
 ATTEMPTS = 10
 RATIO = (3 / 4, 4 / 3)
@@ -72,13 +73,25 @@ def random_box_within(
     return box_from_draws(draws, height, width, scale, ratio)
 
 
-def central_square(image: tf.Tensor, fraction: float) -> tf.Tensor:
-    """The box of the central square whose side is `fraction` of the image's shorter side, at least one pixel."""
-    shape = tf.shape(image)[:2]
-    side = tf.cast(tf.round(tf.cast(tf.reduce_min(shape), tf.float64) * fraction), tf.int32)
-    side = tf.maximum(side, 1)
-    corner = (shape - side) // 2
-    return tf.stack([corner[0], corner[1], side, side])
+def central_box(image: tf.Tensor, fraction: float, size: ImageSize = 1) -> tf.Tensor:
+    """The central box with the shape of `size`, `fraction` of the largest one in the image, at least one pixel.
+
+    Of a square, it is the central square whose side is `fraction` of the image's shorter side.
+    """
+    shape, target = tf.shape(image)[:2], sides(size)
+    if target[0] == target[1]:
+        side = tf.cast(tf.round(tf.cast(tf.reduce_min(shape), tf.float64) * fraction), tf.int32)
+        box = tf.stack([tf.maximum(side, 1)] * 2)
+    else:
+        scale = tf.reduce_min(tf.cast(shape, tf.float64) / target) * fraction
+        box = tf.clip_by_value(tf.cast(tf.round(scale * target), tf.int32), 1, shape)
+    return tf.concat([(shape - box) // 2, box], 0)
+
+
+def ratio_of(size: ImageSize, ratio: tuple[float, float] = RATIO) -> tuple[float, float]:
+    """The limits of the aspect ratio (width / height) of boxes for views of another shape than a square."""
+    height, width = sides(size)
+    return ratio if height == width else (ratio[0] * width / height, ratio[1] * width / height)
 
 
 def crop(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:

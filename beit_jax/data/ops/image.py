@@ -2,9 +2,9 @@
 
 import tensorflow as tf
 
-from beit_jax.data.decoding.decode import decode_pair, decode_rgb, parse_decoding, replace_unreadable
+from beit_jax.data.decoding.decode import decode_array, decode_image, decode_pair, parse_decoding, replace_unreadable
 from beit_jax.data.decoding.transparency import WHITE
-from beit_jax.data.features import KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
+from beit_jax.data.features import ARRAY, KEEP_LEVELS, LABEL_MAP, TOKENIZER_IMAGE, Features
 from beit_jax.data.ops.registry import Op, register
 from beit_jax.errors import UserError
 from beit_jax.models.dvae_sizes import EPSILON
@@ -12,25 +12,36 @@ from beit_jax.models.pixel_statistics import STATISTICS
 
 
 @register()
-def decode(background: int | tuple[int, int, int] | None = WHITE, exif_transpose: bool = True) -> Op:
-    """Decodes `image` from the bytes of a file to uint8 `[h, w, 3]`, and `label_map`, if there is one, to `[h, w, 1]`.
+def decode(
+    background: int | tuple[int, int, int] | None = WHITE,
+    exif_transpose: bool = True,
+    *,
+    channels: int = 3,
+    max_value: float = 0.0,
+) -> Op:
+    """Decodes `image` from the bytes of a file to uint8 `[h, w, c]`, and `label_map`, if there is one, to `[h, w, 1]`.
 
+    Of a data set of arrays, `image` is what `decoding.array_pixels` makes of the array.
     See `decoding.decode` for what happens to files that cannot be read, and to label maps that do not match.
 
     Args:
       background: what is seen through transparent pixels, a grey level or (red, green, blue) in levels from 0 to 255;
         None drops transparency, as the released code does, whose pixels may then have any colour.
       exif_transpose: whether images are turned as their EXIF orientation says; the released code does not turn them.
+      channels: c, which `data.channels` of a config sets.
+      max_value: the number that means 1, of float32 pixels, which `data.max_value` sets; 0: pixels are uint8.
     """
-    decoding = parse_decoding("decode", background, exif_transpose)
+    decoding = parse_decoding("decode", background, exif_transpose, channels, max_value)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
+        if ARRAY in features:
+            return decode_array(features, decoding)
         if features["image"].dtype != tf.string:
             raise UserError("decode found an image that is decoded already; expected it once, as the first op")
-        features = replace_unreadable(features)
+        features = replace_unreadable(features, channels)
         if LABEL_MAP in features:
             return {**features, **decode_pair(features, decoding)}
-        return {**features, "image": decode_rgb(features["image"], decoding)}
+        return {**features, "image": decode_image(features["image"], decoding)}
 
     return op
 
@@ -80,16 +91,24 @@ def normalize(mean: str | float | tuple = "inception", std: float | tuple | None
     """
     if std is None and not isinstance(mean, int | float):
         mean, std = named_or_pair("normalize", mean)
+        mean, std = (value[0] if len(set(value)) == 1 else value for value in (mean, std))  # of any number of channels
     if std is None:
         raise UserError("normalize: found a mean without a std; give both, or the name of a pair")
     mean, std = tf.constant(mean, tf.float32), tf.constant(std, tf.float32)
-    if any(value.shape not in ((), (3,)) for value in (mean, std)) or tf.reduce_any(std <= 0):
-        raise UserError("normalize: expected one number or three for mean and std, and a std above 0")
+    if any(value.shape.rank > 1 for value in (mean, std)) or tf.reduce_any(std <= 0):
+        raise UserError("normalize: expected one number, or one of each channel, for mean and std, and a std above 0")
 
     def op(features: Features, seed: tf.Tensor) -> Features:
         pixels = unit_range(features["image"])
+        channels = pixels.shape[-1]
+        for value in (mean, std):
+            if value.shape not in ((), (channels,)):
+                raise UserError(
+                    f"normalize: found numbers for {value.shape[0]} channels, and images of {channels}: give as many "
+                    "(python -m beit_jax.measure_statistics measures them), or data.channels"
+                )
         # Repeated for all pixels of a row: TensorFlow takes several times as long to broadcast three numbers.
-        row = [tf.shape(pixels)[-2], 3]
+        row = [tf.shape(pixels)[-2], channels]
         pixels = (pixels - tf.broadcast_to(mean, row)) / tf.broadcast_to(std, row)
         return {**features, "image": pixels}
 
@@ -103,7 +122,10 @@ def map_pixels(key: str = TOKENIZER_IMAGE) -> Op:
     def op(features: Features, seed: tf.Tensor) -> Features:
         if key not in features:
             raise UserError(f"map_pixels: there is no '{key}'; the images are {', '.join(sorted(features))}")
-        return {**features, key: (1 - 2 * EPSILON) * unit_range(features[key]) + EPSILON}
+        pixels = unit_range(features[key])
+        if features[key].dtype != tf.uint8:
+            pixels = tf.clip_by_value(pixels, 0.0, 1.0)  # a dVAE has no likelihood for others
+        return {**features, key: (1 - 2 * EPSILON) * pixels + EPSILON}
 
     return op
 

@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.features import Features
+from beit_jax.data.ops.color import require_rgb
 from beit_jax.data.ops.registry import Op, register
-from beit_jax.errors import UserError
 
 BRIGHTNESS = 32  # levels
 RANGE = (0.5, 1.5)  # of the factors of contrast and saturation
@@ -25,8 +25,7 @@ def photometric_distortion() -> Op:
     """
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        if features["image"].dtype != tf.uint8:
-            raise UserError("photometric_distortion: expected uint8 pixels; put it after decode and before normalize")
+        require_rgb("photometric_distortion", features["image"])
         draws = tf.random.stateless_uniform([9], seed)
         early, coins = draws[0] < 0.5, draws[1:5] < 0.5
         shift = BRIGHTNESS * (2 * draws[5] - 1)

@@ -24,12 +24,12 @@ def round_to_levels(values: tf.Tensor, unit: float = 1.0) -> tf.Tensor:
 
 
 def columns_first(image: tf.Tensor) -> tf.Tensor:
-    """`[w, 3, h]` of an image `[h, w, 3]`: its innermost axis is long, which is fast."""
+    """`[w, c, h]` of an image `[h, w, c]`: its innermost axis is long, which is fast."""
     height = tf.shape(image)[0]
-    return tf.reshape(tf.transpose(tf.reshape(image, [height, -1])), [-1, 3, height])
+    return tf.reshape(tf.transpose(tf.reshape(image, [height, -1])), [-1, image.shape[2], height])
 
 
 def rows_first(columns: tf.Tensor) -> tf.Tensor:
-    """The image `[h, w, 3]` from `[w, 3, h]`, the inverse of `columns_first`."""
+    """The image `[h, w, c]` from `[w, c, h]`, the inverse of `columns_first`."""
     height = tf.shape(columns)[2]
-    return tf.reshape(tf.transpose(tf.reshape(columns, [-1, height])), [height, -1, 3])
+    return tf.reshape(tf.transpose(tf.reshape(columns, [-1, height])), [height, -1, columns.shape[1]])

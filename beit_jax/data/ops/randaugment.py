@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from beit_jax.data.features import Features
-from beit_jax.data.ops.color import brightness, contrast, saturation
+from beit_jax.data.ops.color import brightness, contrast, require_rgb, saturation
 from beit_jax.data.ops.image import named_or_pair
 from beit_jax.data.ops.pixel_levels import columns_first, rows_first
 from beit_jax.data.ops.registry import Op, register
@@ -46,12 +46,12 @@ def randaugment(
             f"randaugment: found {count}, {level}, {deviation}, {probability}; expected a number of operations, a "
             "level from 0 to 10, a deviation and a probability"
         )
-    mean = np.broadcast_to(named_or_pair("randaugment", statistics)[0], 3)
+    mean = np.asarray(named_or_pair("randaugment", statistics)[0])
+    mean = np.broadcast_to(mean if mean.size in (1, 3) else 0.5, 3)  # other images are refused below
     fill = tf.constant(np.round(255 * mean), tf.float32)
 
     def op(features: Features, seed: tf.Tensor) -> Features:
-        if features["image"].dtype != tf.uint8:
-            raise UserError("randaugment: expected uint8 pixels; put it before normalize")
+        require_rgb("randaugment", features["image"])
         seeds = tf.random.experimental.stateless_split(seed, 3)
         which = tf.random.stateless_uniform([count], seeds[0], maxval=len(AUGMENTATIONS), dtype=tf.int32)
         draws = tf.random.stateless_uniform([count, 2], seeds[1])

@@ -37,6 +37,19 @@ def register(
         run on single examples, whose pixels stay in a processor's cache, unless they follow an op on batches.
       random: whether the op draws random numbers, so that its result for an image changes from epoch to epoch.
       relabels: whether the op does nothing but replace the values of label maps, each by another one.
+
+    Examples:
+      >>> from beit_jax.data.ops.registry import Op, register
+      >>> from beit_jax.data.preprocessing import build_program
+      >>> @register()
+      ... def negative(strength: float = 1.0) -> Op:
+      ...     def op(features, seed):
+      ...         return {**features, "image": features["image"] * (1 - 2 * strength) + strength}
+      ...
+      ...     return op
+      >>> program = build_program("negative(1.0)|keep('image')")
+      >>> program.example({"image": np.float32([0.25])}, np.int64([0, 0]))["image"]
+      array([0.75], dtype=float32)
     """
 
     def add(factory: Callable[..., Op]) -> Callable[..., Op]:

@@ -23,7 +23,9 @@ def check_method(method: str) -> None:
 
 
 def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, method: str) -> tf.Tensor:
-    """uint8 `[h, w, 3]` to uint8 `[height, width, 3]` with Pillow's filter of that name, within a level or two of it.
+    """uint8 `[h, w, c]` to uint8 `[height, width, c]` with Pillow's filter of that name, within a level or two of it.
+
+    float32 pixels stay float32, and are neither rounded nor clipped.
 
     As in Pillow, the filter gets wider the more an image is reduced, bicubic has a = -0.5, and levels are clipped after
     each of the two passes, columns first; without that, sharp edges differ. Both passes resize the first axis and treat
@@ -32,12 +34,13 @@ def resize(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, me
 
     Rows come first if the image is so tall that the other order would take gigabytes.
     """
-    check_levels(image)
+    check_pixels(image)
+    channels = image.shape[2]
 
     def rows_then_columns() -> tf.Tensor:
         by_column = tf.transpose(tf.reshape(_resize_first_axis(image, height, method), [height, -1]))
-        columns = _resize_first_axis(tf.reshape(by_column, [-1, height * 3]), width, method)
-        return tf.reshape(tf.transpose(tf.reshape(columns, [width * 3, height])), [height, width, 3])
+        columns = _resize_first_axis(tf.reshape(by_column, [-1, height * channels]), width, method)
+        return tf.reshape(tf.transpose(tf.reshape(columns, [width * channels, height])), [height, width, channels])
 
     return tf.cond(
         tf.shape(image, tf.int64)[0] <= MOST_BETWEEN // tf.cast(width, tf.int64),
@@ -60,24 +63,25 @@ def resize_columns(
 
     With `places`, of rows and of columns, the result is not all of the image but what they put into height x width.
     """
-    by_column = tf.reshape(_resize_first_axis(columns, width, method, places[1]), [width * 3, -1])
+    channels = columns.shape[1]
+    by_column = tf.reshape(_resize_first_axis(columns, width, method, places[1]), [width * channels, -1])
     by_row = _resize_first_axis(tf.transpose(by_column), height, method, places[0])
-    return tf.reshape(by_row, [height, width, 3])
+    return tf.reshape(by_row, [height, width, channels])
 
 
 def resize_part(image: tf.Tensor, size: tf.Tensor, box: tf.Tensor, method: str) -> tf.Tensor:
     """A box of `resize(image, *size, method)`, without the pixels around it.
 
     Args:
-      image: uint8 `[h, w, 3]`.
+      image: uint8 or float32 `[h, w, c]`.
       size: int64 `[2]`, height and width of the complete resized image.
       box: int64 `[4]`, its top, left, height and width in the resized image.
       method: the filter.
 
     Returns:
-      uint8 `[height, width, 3]`.
+      `[height, width, c]` of its type.
     """
-    check_levels(image)
+    check_pixels(image)
     old = tf.shape(image, tf.int64)
     rows, columns = (_part(old[axis], size[axis], box[axis], box[axis + 2], method) for axis in range(2))
     part = columns_first(image[rows.start : rows.end, columns.start : columns.end])
@@ -105,7 +109,7 @@ def _part(old: tf.Tensor, size: tf.Tensor, first: tf.Tensor, count: tf.Tensor, m
 
 
 def _resize_first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str, place: Place | None = None) -> tf.Tensor:
-    """uint8 `[n, ...]` to `[1, size, 1, c]`: all of it, or where scale and translation place it.
+    """`[n, ...]` to `[1, size, 1, c]`: all of it, or where scale and translation place it.
 
     For small images, most of the time goes to the number of operations: this has as few as it can.
     """
@@ -118,7 +122,7 @@ def _resize_first_axis(levels: tf.Tensor, size: int | tf.Tensor, method: str, pl
         translation=tf.stack([tf.cast(translation, tf.float32), 0.0]),
         kernel_type=KERNELS[method],
     )
-    return round_to_levels(scaled)
+    return round_to_levels(scaled) if levels.dtype == tf.uint8 else scaled
 
 
 def resize_pair(
@@ -147,6 +151,14 @@ def resize_bilinear(image: tf.Tensor, height: int | tf.Tensor, width: int | tf.T
     check_levels(image)
     resized = tf.raw_ops.ResizeBilinear(images=image[None], size=tf.stack([height, width]), half_pixel_centers=True)[0]
     return tf.cast(tf.round(resized), tf.uint8)
+
+
+def check_pixels(image: tf.Tensor) -> None:
+    """Raises UserError unless an image is uint8 or float32, of a number of channels that is known."""
+    if image.dtype != tf.float32:
+        check_levels(image)
+    if image.shape[2] is None:
+        raise UserError("found an image of an unknown number of channels to resize; put the op behind decode")
 
 
 def check_levels(image: tf.Tensor) -> None:

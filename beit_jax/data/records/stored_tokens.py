@@ -46,14 +46,14 @@ class StoredTokens:
 
     Args:
       folder: the folder of the files.
-      grid: side of the grid of patches.
+      grid: rows and columns of patches.
       batch_size: images of a step, over all processes.
     """
 
-    def __init__(self, folder: Path, grid: int, batch_size: int):
+    def __init__(self, folder: Path, grid: tuple[int, int], batch_size: int):
         self.folder, self.grid, self.batch_size = folder, grid, batch_size
         # What is stored for an image.
-        self.row = np.dtype([("tokens", "<u2", (grid * grid,)), ("level", "<f4"), ("checksum", "<u4")])
+        self.row = np.dtype([("tokens", "<u2", (grid[0] * grid[1],)), ("level", "<f4"), ("checksum", "<u4")])
 
     def claim_folder(self, key: Mapping[str, Any]) -> None:
         """Makes the folder with its key, unless it is there with the same key.
@@ -75,7 +75,7 @@ class StoredTokens:
         Raises:
           UserError: a value differs from that of the tokens, or there are no tokens.
         """
-        stored_key = self._read_key()
+        stored_key, key = self._read_key(), json.loads(json.dumps(key))  # JSON has no tuples
         differing = [name for name, value in key.items() if stored_key.get(name) != value]
         if differing:
             name = differing[0]
@@ -99,7 +99,7 @@ class StoredTokens:
         """Odd factors, uint32 `[g * g + 1]`, which depend on the key: one changed value changes a checksum."""
         key = json.dumps(self._read_key(), sort_keys=True).encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
-        factors = np.random.RandomState(seed).randint(2**31, size=self.grid * self.grid + 1, dtype=np.int64)
+        factors = np.random.RandomState(seed).randint(2**31, size=self.grid[0] * self.grid[1] + 1, dtype=np.int64)
         return (2 * factors + 1).astype(np.uint32)
 
     def checksums(self, rows: np.ndarray) -> np.ndarray:
@@ -247,7 +247,7 @@ class TokenReader:
                 "could not be read then can be read now; compute the tokens again in another folder"
             )
         self._step += 1
-        return batch["tokens"].astype(np.int32).reshape(len(rows), stored.grid, stored.grid)
+        return batch["tokens"].astype(np.int32).reshape(len(rows), *stored.grid)
 
 
 def _advice(folder: Path) -> str:

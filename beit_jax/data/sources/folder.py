@@ -35,12 +35,13 @@ def list_folder(root: str, split: str) -> Listing:
     """The images of `root` that belong to `split`.
 
     `root` has split folders (`layout.SPLIT_FOLDERS`), class folders, or images; split folders have class folders or
-    images. Without split folders everything is "train". Slices such as "train[:90%]", "train[90%:]" and "train[-500:]"
-    are cut from an order that depends on the files' names alone, and in which the classes are mixed.
+    images. Images beside folders have no classes. Without split folders everything is "train". Slices such as
+    "train[:90%]", "train[90%:]" and "train[-500:]" are cut from an order that depends on the files' names alone, and in
+    which the classes are mixed.
 
     Raises:
-      UserError: the folder is missing or empty, the split is unknown, there are images beside class folders, or it
-        cannot be told which folders are splits (`layout.find_splits`).
+      UserError: the folder is missing or empty, the split is unknown, or it cannot be told which folders are splits
+        (`layout.find_splits`).
     """
     part = parse_split(split)
     images, classes = _list_images(root, part.name)
@@ -60,11 +61,11 @@ def _list_images(root: str, name: str) -> tuple[list[tuple[str, int]], list[str]
         loose = walk.enter(folder).images
         by_class = _images_by_class(folder, walk)
         layout.check_depth(root, walk.folders)
-        if loose and by_class:
-            raise UserError(
-                f"{folder} has images beside the class folder {next(iter(by_class))}; move them into class folders"
-            )
         classes = list(by_class) if reference == folder else _list_images(root, layout.REFERENCE)[1]
+        if loose and by_class:
+            # Folders beside images are no classes; `folder_checks.check_classes` refuses them where classes count.
+            loose += [path for paths in by_class.values() for path in paths]
+            classes, by_class = [] if reference == folder else classes, {}
         unknown = sorted(by_class.keys() - set(classes))
         if unknown:
             raise UserError(f"the class folder {folder / unknown[0]} is not in {reference}; rename or remove it")
@@ -158,7 +159,7 @@ def _check_found(found: bool, walk: ImageWalk, folder: Path, where: str) -> None
     """
     if not found:
         others = walk.skipped.describe_kinds()
-        advice = f" that can be read ({others} are not: convert them to PNG or JPEG)" if others else ""
+        advice = f" that can be read ({others} are not: {walk.skipped.advice(folder)})" if others else ""
         expected = " ".join(filter(None, (f"{', '.join(EXTENSIONS)} files", where)))
         raise UserError(f"{folder} holds no images{advice}; expected {expected}")
     walk.skipped.warn(folder)

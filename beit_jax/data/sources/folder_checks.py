@@ -19,7 +19,13 @@ def check_folder(root: str) -> None:
     if not os.path.isdir(root):
         raise UserError(layout.describe_missing(root))
     if not holds_images(root):
-        raise UserError(f"{root} holds no images; expected {', '.join(EXTENSIONS)} files, in class folders or not")
+        walk = ImageWalk()
+        next(walk.images([root]), None)
+        others = walk.skipped.describe_kinds()
+        found = f" that can be read ({others} are not: {walk.skipped.advice(root)})" if others else ""
+        raise UserError(
+            f"{root} holds no images{found}; expected {', '.join(EXTENSIONS)} files, in class folders or not"
+        )
     layout.list_splits(root)
 
 
@@ -40,8 +46,14 @@ def check_classes(root: str, split: str) -> None:
         `check_not_empty`.
     """
     check_not_empty(root, split)
-    count = count_classes(root, split)
     folder, reference = layout.split_folder(Path(root), parse_split(split).name)
+    for part in (reference, folder):
+        if (classes := _with_images(part)) and ImageWalk().enter(part).images:
+            raise UserError(
+                f"{part} has images beside the class folder {classes[0].name}; move them into class folders "
+                "(tokenizers and pre-training read them as they are)"
+            )
+    count = count_classes(root, split)
     if count and not _with_images(folder):
         raise UserError(
             f"{folder} has no class folders, as {reference} has, and so no labels; move its images into class folders, "

@@ -5,18 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from beit_jax.data.sources import layout
+from beit_jax.data.sources import layout, npy
 from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk
 from beit_jax.data.sources.names import as_text, class_name, relative_name
 from beit_jax.errors import UserError
 
 
 class ImageFile(NamedTuple):
-    """The path of an image, its name in a table (see `names.as_text`), and its class; "" outside of class folders."""
+    """An image.
+
+    Attributes:
+      path: of its file.
+      name: in a table, see `names.as_text`.
+      class_name: "" outside of class folders.
+      row: of the array in a `.npy` file; -1: the file holds one image.
+    """
 
     path: str
     name: str
     class_name: str = ""
+    row: int = -1
 
 
 def find_images(paths: Sequence[str]) -> list[ImageFile]:
@@ -26,11 +34,16 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
 
     Args:
       paths: of files, taken for images whatever they are called, and of folders, of which all images are taken that lie
-        anywhere below.
+        anywhere below; or of one `.npy` file, see `npy.open_images`.
 
     Raises:
-      UserError: there is no such path, or a folder holds no images.
+      UserError: there is no such path, a folder holds no images, or an array none or has others beside it.
     """
+    if arrays := [path for path in paths if path.endswith(npy.SUFFIX) and Path(path).is_file()]:
+        if len(paths) > 1:
+            raise UserError(f"{arrays[0]} holds images of its own; expected it alone, or files of images")
+        count, base = npy.open_images(arrays[0]).shape[0], as_text(os.path.basename(arrays[0]))
+        return [ImageFile(arrays[0], f"{base}[{row}]", row=row) for row in range(count)]
     images = []
     for path in paths:
         prefix = f"{path.rstrip('/')}/" if len(paths) > 1 else ""
@@ -38,7 +51,11 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
             walk = ImageWalk()
             found = sorted((relative_name(file, path), file) for _, file in walk.images([path]))
             if not found:
-                raise UserError(f"{path} holds no images; expected {', '.join(EXTENSIONS)} files in it, at any depth")
+                others = walk.skipped.describe_kinds()
+                what = f" that can be read ({others} are not: {walk.skipped.advice(path)})" if others else ""
+                raise UserError(
+                    f"{path} holds no images{what}; expected {', '.join(EXTENSIONS)} files in it, at any depth"
+                )
             walk.skipped.warn(path)
             classes = _class_names(path, [name for name, _ in found])
             images += [

@@ -19,7 +19,7 @@ SPLIT_FOLDERS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing"),
 }
-_SPLIT_OF = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
+SPLIT_OF = {folder: split for split, folders in SPLIT_FOLDERS.items() for folder in folders}
 NAMES = "; ".join(f"{', '.join(folders)} for {split}" for split, folders in SPLIT_FOLDERS.items())
 SHOWN = 5  # folders of a message
 
@@ -126,7 +126,7 @@ def find_splits(top: Path) -> dict[str, Path]:
 
 def is_split(name: str) -> bool:
     """Whether a folder has the name of a split, in any case."""
-    return name.lower() in _SPLIT_OF
+    return name.lower() in SPLIT_OF
 
 
 def named_splits(top: Path, names: Iterable[str]) -> dict[str, Path]:
@@ -137,7 +137,7 @@ def named_splits(top: Path, names: Iterable[str]) -> dict[str, Path]:
     """
     found: dict[str, list[str]] = {split: [] for split in SPLIT_FOLDERS}
     for name in names:
-        if split := _SPLIT_OF.get(name.lower()):
+        if split := SPLIT_OF.get(name.lower()):
             found[split].append(name)
     for split, same in found.items():
         if len(same) > 1:
@@ -161,7 +161,7 @@ def check_depth(root: str | Path, folders: Iterable[str]) -> None:
     found: dict[str, dict[str, str]] = {}
     for folder in folders:
         parent, name = os.path.split(folder)
-        if split := _SPLIT_OF.get(name.lower()):
+        if split := SPLIT_OF.get(name.lower()):
             found.setdefault(parent, {})[split] = name
     mixed = sorted(parent for parent, names in found.items() if len(names) > 1)
     if mixed:
@@ -228,7 +228,7 @@ def _check_names(top: Path, names: Iterable[str]) -> None:
     alike: dict[str, str] = {}
     for name in names:
         for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name):
-            split = _SPLIT_OF.get(word.lower().removesuffix("set").removesuffix("data"))
+            split = SPLIT_OF.get(word.lower().removesuffix("set").removesuffix("data"))
             if split:
                 alike.setdefault(split, name)
     if "train" in alike and len(set(alike.values())) > 1:

@@ -5,10 +5,10 @@ import tensorflow as tf
 
 from beit_jax.data.decoding.assertions import first_that_works
 from beit_jax.data.features import ID, Features
-from beit_jax.data.sources.source import Shard
+from beit_jax.data.sources.permuted import Permuted
 
 
-class ListedSource:
+class ListedSource(Permuted):
     """A list of images. The order of every epoch is a full permutation of it.
 
     Args:
@@ -34,21 +34,16 @@ class ListedSource:
         self._ids = self._images if ids is images else tf.constant(ids)
         self._in_files = in_files
 
-    def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, shard: Shard) -> tf.data.Dataset:
-        """Positions in the split, int64; see `Source`. Shard i of n has every n-th one of the epoch's order."""
-        order = tf.range(self.num_examples, dtype=tf.int64)
-        if seed is None:
-            first, end = shard.bounds(self.num_examples)
-            return tf.data.Dataset.from_tensor_slices(order[first:end][start:])
-        # A real permutation: the cheaper index_shuffle is far from even for the few labelled examples of a task.
-        order = tf.random.experimental.stateless_shuffle(order, tf.stack([tf.constant(seed, tf.int64), epoch]))
-        return tf.data.Dataset.from_tensor_slices(order[shard.index + start * shard.count :: shard.count])
-
     def record(self, raw: tf.Tensor) -> Features:
         """See `Source`."""
         image = self._images[raw]
         image = read_file(image) if self._in_files else image
         return {"image": image, "label": self._labels[raw], ID: self._ids[raw]}
+
+    @property
+    def first_path(self) -> bytes | None:
+        """Of the first image in the order of the list; None of images in memory."""
+        return self._images[0].numpy() if self._in_files and self.num_examples else None
 
     def labels(self) -> np.ndarray:
         """See `Source`."""

@@ -9,20 +9,23 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from beit_jax.data.sources import image_label_pairs
+from beit_jax.data.sources import data_sets, image_label_pairs
 from beit_jax.data.sources.folder import list_folder, list_pairs
+from beit_jax.data.sources.indexed import IndexedSource, open_examples
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.shard_files import check_files
 from beit_jax.data.sources.sharded import ShardedSource
+from beit_jax.data.sources.source import Source
 from beit_jax.errors import UserError
 
 
-def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> ListedSource | ShardedSource:
+def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Source:
     """The source of a split. If there are label maps beside the images, it has them instead of labels.
 
     Args:
-      name: "digits", "digit_scenes", "folder:PATH", or the name of a prepared tfds data set.
+      name: "digits", "digit_scenes", "folder:PATH", one of `data_sets.PREFIXES` with a path, or the name of a prepared
+        tfds data set.
       data_dir: the folder of tfds data sets; empty for tfds' default.
       split: with or without a slice, such as "train[:90%]".
       shuffle_buffer: records among which tfds data sets are shuffled.
@@ -32,6 +35,8 @@ def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Li
     """
     if folder := path_of(name):
         return _open_folder(folder, split)
+    if data_sets.has_prefix(name):
+        return _open_data_set(name, split)
     builder, _ = open_split(name, data_dir, split)
     create = image_label_pairs.ShardedPairSource if image_label_pairs.has_label_maps(builder) else ShardedSource
     return create(builder, split, shuffle_buffer)
@@ -66,6 +71,12 @@ def _open_folder(folder: str, split: str) -> ListedSource:
     return ListedSource(paths, listing.labels, paths, listing.num_classes, in_files=True, class_names=names)
 
 
+@functools.lru_cache(maxsize=4)
+def _open_data_set(name: str, split: str) -> IndexedSource:
+    """A split of a user's own data set, opened once, as the files of a folder are listed once."""
+    return open_examples(data_sets.select(name, split))
+
+
 def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """The tfds data set of a name, which is prepared.
 
@@ -92,7 +103,11 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
                 f"the metadata of the data set {prepared} are missing or damaged ({_first_line(error)}); restore them, "
                 "or run the command again that writes the data set"
             ) from None
-        hint = f"'folder:{name}'" if Path(name).is_dir() else "digits, digit_scenes, folder:PATH or a tfds name"
+        hint = (
+            f"'folder:{name}'"
+            if Path(name).is_dir()
+            else f"digits, digit_scenes, folder:PATH, {data_sets.describe()} or a tfds name"
+        )
         raise UserError(f"there is no data set '{name}' ({_first_line(error)}); expected {hint}") from None
     if not builder.info.splits:
         folder = data_dir or Path(builder.data_dir).parents[len(Path(builder.name).parts)]

@@ -55,3 +55,7 @@ class RenumberedSource:
     def take(self, positions: np.ndarray) -> "RenumberedSource":
         """See `Source`."""
         return RenumberedSource(self._source.take(positions), self._numbers[:-1].tolist(), self.num_classes)
+
+    def sample(self, most: int) -> "RenumberedSource":
+        """See `Source`."""
+        return RenumberedSource(self._source.sample(most), self._numbers[:-1].tolist(), self.num_classes)

@@ -18,6 +18,7 @@ COMPANIONS = (
     *(".cfg", ".names", ".data", ".cache", ".log", ".lst", ".db", ".mat", ".npy", ".npz", ".pkl", ".h5", ".parquet"),
     *(".xls", ".xlsx", ".doc", ".docx", ".py", ".ipynb", ".sh", ".bat", ".lnk", ".url", ".md5", ".sha1", ".sha256"),
 )
+TIFF, TIFF_COMMAND = (".tif", ".tiff"), "python -m beit_jax.tiff_to_arrays"
 COMPANION_NAMES = ("readme", "license", "licence", "copying", "citation", "makefile")
 
 
@@ -66,12 +67,17 @@ class Skipped:
         """Such as "36 .tif, 4 without extension"; empty if there are none."""
         return _listed(f"{count:,} {kind or 'without extension'}" for kind, count in _most(self.kinds))
 
-    def describe(self) -> Iterator[str]:
+    def advice(self, folder: str | Path) -> str:
+        """How files of other formats can be read."""
+        tiffs = any(self.kinds[kind] for kind in TIFF)
+        return "convert them to PNG or JPEG" + tiffs * f"; for TIFF: {TIFF_COMMAND} --images {folder} --out arrays"
+
+    def describe(self, folder: str | Path) -> Iterator[str]:
         """A phrase for each reason why something was not read."""
         if self.kinds:
             count = self.kinds.total()
             files = "1 file that is no image" if count == 1 else f"{count:,} files that are no images"
-            yield f"{files} by the extension ({self.describe_kinds()}; convert pictures to PNG or JPEG to use them)"
+            yield f"{files} by the extension ({self.describe_kinds()}; to use pictures, {self.advice(folder)})"
         if self.beside:
             yield f"images beside the split folders ({self.beside:,})"
         if self.folders:
@@ -88,7 +94,7 @@ class Skipped:
 
     def warn(self, folder: str | Path) -> None:
         """Says what was not read of a folder, once, however often a command lists it."""
-        if found := "; ".join(self.describe()):
+        if found := "; ".join(self.describe(folder)):
             _warn(printable(as_text(str(folder))), printable(found))
 
 

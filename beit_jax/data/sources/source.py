@@ -64,3 +64,6 @@ class Source(Protocol):
 
     def take(self, positions: np.ndarray) -> "Source":
         """The source of the records at these positions of the file order."""
+
+    def sample(self, most: int) -> "Source":
+        """A source of at most so many of the records, fewer than there are; always the same, chosen without reading."""

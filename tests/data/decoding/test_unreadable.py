@@ -27,7 +27,9 @@ def test_counts_and_names_once(caplog):
 def test_too_many(tmp_path):
     account = UnreadableImages(0.01, tmp_path / "log.txt")
     account.add(19, *numbered(7))
-    message = r"7 of the 19 images seen cannot be read \(0.jpg, 1.jpg, .*4.jpg, \.\.\.; all in .*/log.txt\)"
+    message = (
+        r"7 of the 19 images seen cannot be read \(0.jpg, 1.jpg, .*4.jpg, \.\.\.; all in .*/log.txt; the first: dam"
+    )
     with pytest.raises(UserError, match=message):
         account.check(is_sample=False)
     with pytest.raises(UserError, match=message):

@@ -77,7 +77,7 @@ def test_random_boxes_fill_the_ranges():
 
 @pytest.mark.parametrize(("fraction", "box"), [(1.0, (0, 5, 20, 20)), (0.5, (5, 10, 10, 10)), (0.01, (9, 14, 1, 1))])
 def test_central_square(fraction, box):
-    assert tuple(crop_box.central_square(tf.zeros([20, 30, 3]), fraction).numpy()) == box
+    assert tuple(crop_box.central_box(tf.zeros([20, 30, 3]), fraction).numpy()) == box
 
 
 def test_mistakes():

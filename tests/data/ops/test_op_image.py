@@ -91,7 +91,7 @@ def test_keep(both_ways):
         (lambda: image_ops.normalize("coco"), "expected inception or imagenet"),
         (lambda: image_ops.normalize(0.5), "without a std"),
         (lambda: image_ops.normalize(0.5, 0.0), "std above 0"),
-        (lambda: image_ops.normalize((0.5, 0.5), 0.5), "one number or three"),
+        (lambda: image_ops.normalize((0.5, 0.5), 0.5)({"image": np.zeros((2, 2, 3), np.float32)}, None), "2 channels"),
         (lambda: image_ops.keep(), "found no names"),
         (lambda: image_ops.keep("mask")({"image": 0}, None), "there is no 'mask'; the features are image"),
         (lambda: image_ops.map_pixels()({"image": 0}, None), "there is no 'tokenizer_image'"),

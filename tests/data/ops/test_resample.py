@@ -35,4 +35,4 @@ def test_mistakes(picture):
     with pytest.raises(UserError, match="expected one of bilinear, bicubic, lanczos"):
         check_method("cubic")
     with pytest.raises(UserError, match="expected uint8"):
-        resize(tf.zeros([4, 4, 3]), 2, 2, "bicubic")
+        resize(tf.zeros([4, 4, 3], tf.int32), 2, 2, "bicubic")

@@ -17,7 +17,7 @@ ROWS = np.arange(BATCH)
 
 
 def store(folder, key=KEY, seed=0):
-    stored = StoredTokens(folder, 4, BATCH)
+    stored = StoredTokens(folder, (4, 4), BATCH)
     stored.claim_folder(key)
     rows = np.zeros((STEPS, BATCH), stored.row)
     rows["tokens"] = np.random.default_rng(seed).integers(0, 32, (STEPS, BATCH, 16))
@@ -28,7 +28,7 @@ def store(folder, key=KEY, seed=0):
 
 def read(stored):
     """All steps, by a reader that has seen nothing before."""
-    reader = StoredTokens(stored.folder, 4, BATCH).reader(0, 0)
+    reader = StoredTokens(stored.folder, (4, 4), BATCH).reader(0, 0)
     return [reader(ROWS, IMAGES) for _ in range(STEPS)]
 
 

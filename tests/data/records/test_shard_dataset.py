@@ -269,7 +269,7 @@ def test_commands_of_the_page(repository, tmp_path, monkeypatch):
     lines = [shlex.split(line)[2:] for line in text.replace("\\\n", "").splitlines() if line]
     assert [line[0] for line in lines].count("beit_jax.shard_dataset") == 4
     for program, *arguments in lines:
-        if program == "beit_jax.train":
+        if program == "beit_jax.train" and "records" in " ".join(arguments):
             parser = cli.config_parser("beit_jax.train", "", "configs/quickstart.py")
             parser.add_argument("--workdir")
             configs.validate(cli.parse_with_config(parser, arguments)[1])

@@ -14,7 +14,7 @@ from beit_jax.data.records.stored_tokens import StoredTokens, mean_level
 from beit_jax.errors import UserError
 
 OPS = "decode|flip_lr|two_views(12, 8)|normalize|map_pixels|blockwise_mask(5, 2, 4)"
-KEY = {"seed": 3, "data.ops": OPS}
+KEY = {"seed": 3, "data.ops": OPS, "image size of the tokenizer": (16, 32)}
 BATCH, STEPS = 12, 13
 
 
@@ -37,7 +37,7 @@ def stream(config, start=0, index=0, count=1, tokens=None):
 
 
 def store(folder, config, steps=STEPS):
-    stored = StoredTokens(folder, 4, BATCH)
+    stored = StoredTokens(folder, (4, 4), BATCH)
     stored.claim_folder(KEY)
     batches = stream(config)
     for start, stop in stored.file_ranges(steps):
@@ -140,7 +140,7 @@ def test_pairs_are_known_by_their_images(tmp_path, data_config):
 
 
 def test_a_longer_run_adds_to_the_files(tmp_path):
-    stored = StoredTokens(tmp_path, 4, BATCH)
+    stored = StoredTokens(tmp_path, (4, 4), BATCH)
     stored.claim_folder(KEY)
     rows = np.zeros((10, BATCH), stored.row)
     stored.write_steps(0, rows[:5])
@@ -169,7 +169,7 @@ def test_a_longer_run_adds_to_the_files(tmp_path):
 
 
 def test_differences_are_named(tmp_path):
-    stored = StoredTokens(tmp_path / "tokens", 4, BATCH)
+    stored = StoredTokens(tmp_path / "tokens", (4, 4), BATCH)
     with pytest.raises(UserError, match=r"there are no tokens in .*tokens; run python -m beit_jax.tokenize_dataset"):
         stored.check_key(KEY)
     stored.claim_folder(KEY)
@@ -182,4 +182,4 @@ def test_differences_are_named(tmp_path):
     with pytest.raises(UserError, match=r"key.json cannot be read .* delete "):
         stored.check_key(KEY)
     with pytest.raises(UserError, match=r"cannot write .*; choose another --out"):
-        StoredTokens(tmp_path / "tokens" / "key.json", 4, BATCH).claim_folder(KEY)
+        StoredTokens(tmp_path / "tokens" / "key.json", (4, 4), BATCH).claim_folder(KEY)

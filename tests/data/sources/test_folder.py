@@ -1,8 +1,11 @@
+import contextlib
 import os
 
 import pytest
 import tensorflow as tf
 
+from beit_jax import config as configs
+from beit_jax import local_files
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.open_source import open_source
 from beit_jax.errors import UserError
@@ -69,7 +72,6 @@ def test_slices_cover_and_mix(tmp_path):
         ([], "train", "holds no images"),
         (["a/1.txt"], "train", "holds no images"),
         (["a/1.svg", "a/2.TIF", "b/3.svg"], "train", r"no images that can be read \(2 \.svg, 1 \.tif are not: convert"),
-        (["1.png", "a/2.png"], "train", "beside the class folder a"),
         (["a/1.png"], "validation", r"only the split 'train' and its slices, not 'validation'"),
         (["a/1.png"], "train[", "expected a name with or without a slice"),
         (["a/1.png"], "train[5:]", "asks for images 5 to 1 of 1"),
@@ -80,6 +82,18 @@ def test_mistakes(tmp_path, files, split, message):
     touch(tmp_path, *files)
     with pytest.raises(UserError, match=message):
         list_folder(str(tmp_path), split)
+
+
+def test_images_beside_folders_have_no_classes(tmp_path):
+    touch(tmp_path, "1.png", "a/2.png", "a/b/3.png", "c/4.png")
+    listing = list_folder(str(tmp_path), "train")
+    assert names(listing, tmp_path) == ["1.png", "a/2.png", "a/b/3.png", "c/4.png"]
+    assert listing.classes == [] and listing.labels == [0] * 4 and listing.num_classes == 1
+    for task, message in (("classify", "has images beside the class folder a; move them"), ("tokenizer", "")):
+        config = configs.defaults(task)
+        config.data.source, config.data.split, config.data.eval_split = f"folder:{tmp_path}", "train", "train[:50%]"
+        with pytest.raises(UserError, match=message) if message else contextlib.nullcontext():
+            local_files.check_data(config)
 
 
 @pytest.mark.parametrize("is_paired", [False, True])
@@ -109,7 +123,8 @@ def test_webp_files_are_listed_and_other_formats_counted_once(tmp_path, caplog):
     (record,) = caplog.records
     assert record.getMessage() == (
         f"not read in {tmp_path}: 4 files that are no images by the extension (2 .svg, 1 without extension, 1 .tiff; "
-        "convert pictures to PNG or JPEG to use them)"
+        "to use pictures, convert them to PNG or JPEG; for TIFF: python -m beit_jax.tiff_to_arrays "
+        f"--images {tmp_path} --out arrays)"
     )
 
 
