@@ -106,6 +106,7 @@ def test_releases_stay_beside_the_newest_pages(tmp_path):
         deploy = [str(programs / "mike"), "deploy", "--update-aliases", version, "latest"]
         subprocess.run(deploy, check=True, capture_output=True, cwd=clone, env=environment)
     files = git("ls-tree", "-r", "--name-only", "gh-pages").splitlines()
-    assert {"0.1/api.html", "0.2/api.html", "latest/api.html", "versions.json"} <= set(files)
+    assert {"0.1/api.html", "0.2/api.html", "latest", "versions.json"} <= set(files)
+    assert git("show", "gh-pages:latest") == "0.2"  # a symbolic link
     assert [entry["version"] for entry in json.loads(git("show", "gh-pages:versions.json"))] == ["0.2", "0.1"]
     assert '"version":{"provider":"mike"}' in git("show", "gh-pages:0.2/api.html").replace(" ", "")

@@ -35,6 +35,8 @@ def patches(images):
 class LinearTeacher:
     """Features that are a linear function of the pixels of a patch."""
 
+    grid = (SIDE // PATCH, SIDE // PATCH)
+
     def features(self, params, images):
         return patches(images) @ TEACHER
 
