@@ -12,8 +12,8 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ.setdefault("TFDS_DATA_DIR", str(Path(tempfile.gettempdir()) / "beit_jax_tests" / "tfds"))
 os.environ["BEIT_JAX_CACHE"] = str(Path(tempfile.gettempdir()) / "beit_jax_tests" / "cache")
 # Most of the suite's time is compilation. Machine code is not optimised (what XLA makes of the graph is the same);
-# jaxlib 0.10 writes it by its older generator, which takes half the time and which later ones lack; programs are kept
-# between tests, their subprocesses, and runs of the suite.
+# jaxlib 0.10 writes it by its older generator, which is quicker and which later ones lack; programs are kept between
+# tests, their subprocesses, and runs of the suite.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
 os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(Path(tempfile.gettempdir()) / "beit_jax_tests" / "xla")

@@ -5,9 +5,11 @@ import resource
 import tracemalloc
 import zipfile
 
+import encoded_sets
 import numpy as np
 import pytest
 import tensorflow as tf
+from encoded_sets import first, numbers
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -38,18 +40,7 @@ def write(folder, kind, arrays):
 
 
 def section(source, **changes):
-    keys = dict(source=source, data_dir="", split="train[:90%]", eval_split="train[90%:]", labels="all", repeats=1)
-    ops = dict(ops="decode|flip_lr", eval_ops="decode", shuffle_buffer=10, max_bad_fraction=0.0)
-    return ConfigDict(keys | ops | changes)
-
-
-def numbers(batches):
-    return [np.rint(batch["image"][:, 0, 0, 0] * 255).astype(int).tolist() for batch in batches]
-
-
-def first(stream, steps):
-    iterator = iter(stream)
-    return [next(iterator) for _ in range(steps)]
+    return encoded_sets.section(source, **(dict(ops="decode|flip_lr", eval_ops="decode") | changes))
 
 
 @pytest.fixture(params=["npz", "npy"])
