@@ -97,7 +97,7 @@ def _look_at_data_set(source: str) -> Images:
     names = train.class_names or map(str, range(train.num_classes))
     classes = () if train.labels is None else tuple(names)
     images = train.images
-    if isinstance(images, ArrayImages) and images.shape[-1] not in (1, 3):
+    if not _is_of_colours(source):
         raise UserError(
             f"{images.name} has images of {images.shape[-1]} channels; expected 1 or 3: for others, train each stage "
             "as docs/other_images.md shows"
@@ -114,11 +114,29 @@ def _describe(
 
 
 def is_small(source: str) -> bool:
-    """Whether a source is a folder for which the sizes and lengths of the papers are too large, on these devices."""
-    folder = path_of(source)
-    if not folder or not Path(folder).is_dir() or is_paired(folder):
+    """Whether the sizes and lengths of the papers are too large for a user's own images, on these devices.
+
+    They are not for images that `look_at` refuses: those with label maps, and arrays of other channels than 1 and 3.
+    """
+    if not _is_there(source) or is_paired(path_of(source)) or not _is_of_colours(source):
         return False
     return find_machine().is_cpu or look_at(source).train < MANY
+
+
+def _is_there(source: str) -> bool:
+    """Whether a source is a folder or a data set with a prefix, and exists."""
+    if data_sets.has_prefix(source):
+        return Path(data_sets.path_of_data_set(source)).exists()
+    folder = path_of(source)
+    return bool(folder) and Path(folder).is_dir()
+
+
+def _is_of_colours(source: str) -> bool:
+    """Whether images are grey or of three colours; other channels are in arrays."""
+    if not data_sets.has_prefix(source):
+        return True
+    images = data_sets.select(source, data_sets.default_splits(source)[0]).images
+    return not isinstance(images, ArrayImages) or images.shape[-1] in (1, 3)
 
 
 class Plan(NamedTuple):
@@ -244,11 +262,11 @@ def lengths(works: Mapping[str, Work], machine: Machine, pixels: int, minutes: f
 
 
 def fit_batch(config: ConfigDict) -> None:
-    """Makes the batch of a published recipe, in place, small enough for a folder: at least four steps an epoch.
+    """Makes the batch of a published recipe, in place, small enough for few images: at least four steps an epoch.
 
     The learning rate is scaled by the square root of the change, as suits Adam.
     """
-    images = _images_in_folder(config)
+    images = _own_images(config)
     batch = 2 ** int(math.log2(max(images / 4, 1)))
     if images and batch < config.batch_size:
         config.optimizer.lr *= math.sqrt(batch / config.batch_size)
@@ -256,17 +274,19 @@ def fit_batch(config: ConfigDict) -> None:
 
 
 def fit_warmup(config: ConfigDict) -> None:
-    """Makes the warm-up of a run on a folder, in place, a tenth of the run at most; the run's length is in epochs."""
-    per_epoch = _images_in_folder(config) // config.batch_size
+    """Makes the warm-up on a user's images, in place, a tenth of the run at most; the run's length is in epochs."""
+    per_epoch = _own_images(config) // config.batch_size
     total = round(config.epochs * per_epoch)
     if per_epoch and in_steps(config.optimizer.warmup, per_epoch, total) > total / 10:
         config.optimizer.warmup = "10%"
 
 
-def _images_in_folder(config: ConfigDict) -> int:
-    """Images to train on; 0 if the data are no folder that exists."""
-    folder = path_of(config.data.source)
-    if not folder or not Path(folder).is_dir():
+def _own_images(config: ConfigDict) -> int:
+    """Images to train on; 0 if the data are no folder and no data set with a prefix that exist."""
+    source, split = config.data.source, config.data.split
+    if not _is_there(source):
         return 0
-    split = config.data.split
+    if data_sets.has_prefix(source):
+        return len(data_sets.select(source, split).positions)
+    folder = path_of(source)
     return len(list_pairs(folder, split) if is_paired(folder) else list_folder(folder, split).paths)

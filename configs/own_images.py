@@ -83,17 +83,17 @@ def stage(name: str, epochs: float = 0.0, steps: int = 0, **given: Any) -> Confi
       **given: arguments of this config; those that are missing have their default.
 
     Returns:
-      None if the data are no folder, or one with so many images, on an accelerator, that the published settings suit.
+      None if the data are no images of the user's own, or so many, on an accelerator, that the published settings suit.
 
     Raises:
-      UserError: the folder has no classes, and the stage needs them.
+      UserError: the images have no classes, and the stage needs them.
     """
     arg = ConfigDict(ARGUMENTS | given)
     if not own_images.is_small(arg.data):
         return None
     stages = build(arg, name)
     if name not in stages:
-        raise UserError(f"{arg.data} has no two class folders; fine-tuning needs a folder of images for each class")
+        raise UserError(f"{arg.data} has no two classes; fine-tuning needs labels: in a folder, one folder for each class")
     config = stages[name]
     if epochs:
         steps = max(round(epochs * own_images.look_at(arg.data).train / config.batch_size), 1)

@@ -189,6 +189,26 @@ def test_published_settings_for_a_folder_that_is_small(folder, repository, name)
     assert (full.data.split, full.data.eval_split) == ("train[:90%]", "train[90%:]")
 
 
+@pytest.mark.parametrize("prefix", ["hf:", "npz:"])
+def test_published_settings_for_a_small_data_set(folder, repository, tmp_path, prefix):
+    np.savez(tmp_path / "a.npz", image=np.zeros((60, 50, 48, 3), np.uint8), label=np.arange(60) % 2)
+    source = f"hf:{folder}" if prefix == "hf:" else f"npz:{tmp_path}/a.npz"
+    for name, stage in (("tokenizer", "tokenizer"), ("pretrain", "pretrain"), ("finetune", "from_beit_seed0")):
+        config = configs.load(f"{repository}/configs/{name}.py:data={source}")
+        chosen = configs.load(f"{repository}/configs/own_images.py:data={source}")[stage]
+        assert config.model.image_size == chosen.model.image_size < 224 and config.batch_size == chosen.batch_size
+    full = configs.load(f"{repository}/configs/pretrain.py:data={source},variant=S/16")
+    assert (full.model.image_size, full.batch_size, full.optimizer.warmup) == (224, 8, "10%")  # of 54 images
+
+
+def test_a_small_set_of_other_channels_keeps_published_sizes(repository, tmp_path):
+    np.savez(tmp_path / "bands.npz", image=np.zeros((60, 24, 24, 5), np.uint8), label=np.arange(60) % 2)
+    source = f"npz:{tmp_path}/bands.npz"
+    assert not own_images.is_small(source) and not own_images.is_small(f"npz:{tmp_path}/none.npz")
+    config = configs.load(f"{repository}/configs/finetune.py:data={source}")
+    assert (config.model.image_size, config.batch_size) == (224, 8)
+
+
 def test_lengths_of_a_small_folder(folder, repository):
     config = configs.load(f"{repository}/configs/pretrain.py:data=folder:{folder},epochs=300")
     assert config.steps == 300 * 54 // config.batch_size
@@ -202,7 +222,7 @@ def test_lengths_of_a_small_folder(folder, repository):
 
 
 def test_folders_that_do_not_suit(folder, tmp_path, repository):
-    with pytest.raises(UserError, match="has no two class folders; fine-tuning needs a folder of images"):
+    with pytest.raises(UserError, match="has no two classes; fine-tuning needs labels: in a folder, one folder for each class"):
         configs.load(f"{repository}/configs/finetune.py:data=folder:{folder / 'ant'}")
     (tmp_path / "one" / "all").mkdir(parents=True)
     for file in (folder / "ant").iterdir():

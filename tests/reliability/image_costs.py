@@ -24,7 +24,8 @@ import hostile_images
 import image_zoo
 
 MOST_MEMORY = 1000  # MiB, beside four times the bytes of the file
-MOST_SECONDS = 10
+YARDSTICK = "JPEG, 88 megapixels"  # an ordinary file of the largest size: a slow machine needs longer for all of them
+MOST_TIMES = 40
 KINDS = {
     **{f"odd: {name}": functools.partial(lambda content: content, value[0]) for name, value in image_zoo.odd().items()},
     **{f"bad: {name}": functools.partial(lambda content: content, value[0]) for name, value in image_zoo.bad().items()},
@@ -84,9 +85,10 @@ def measure(kind: str, most_seconds: float = 300) -> Cost:
         process.join()
 
 
-def is_bounded(cost: Cost) -> bool:
-    """Whether a file costs no more than the limits."""
-    return cost.seconds <= MOST_SECONDS and cost.mebibytes <= MOST_MEMORY + 4 * cost.size / 2**20
+def is_bounded(cost: Cost, yardstick: Cost) -> bool:
+    """Whether a file costs no more than the limits, the seconds beside those of `YARDSTICK` in the same run."""
+    seconds = MOST_TIMES * yardstick.seconds
+    return cost.seconds <= seconds and cost.mebibytes <= MOST_MEMORY + 4 * cost.size / 2**20
 
 
 def main() -> int:
@@ -97,12 +99,13 @@ def main() -> int:
     import tensorflow  # noqa: F401 - before the processes are made, which share it
 
     print("| kind | bytes | seconds | peak MiB | what is said |\n| --- | --- | --- | --- | --- |")
-    bounded = True
+    bounded, yardstick = True, measure(YARDSTICK)
     for kind in KINDS:
         if settings.only in kind:
             cost = measure(kind)
-            bounded &= is_bounded(cost)
-            mark = "" if is_bounded(cost) else " **above the limit**"
+            within = is_bounded(cost, yardstick)
+            bounded &= within
+            mark = "" if within else " **above the limit**"
             columns = f"{cost.size:,} | {cost.seconds:.2f} | {cost.mebibytes:.0f}{mark}"
             print(f"| {kind} | {columns} | {cost.fault or 'read'} |", flush=True)
     return 0 if bounded else 1
