@@ -93,7 +93,7 @@ def stage(name: str, epochs: float = 0.0, steps: int = 0, **given: Any) -> Confi
         return None
     stages = build(arg, name)
     if name not in stages:
-        raise UserError(f"{arg.data} has no two classes; fine-tuning needs labels: in a folder, one folder for each class")
+        raise UserError(f"{arg.data} has no two classes; fine-tuning needs labels: a folder for each class")
     config = stages[name]
     if epochs:
         steps = max(round(epochs * own_images.look_at(arg.data).train / config.batch_size), 1)

@@ -222,7 +222,7 @@ def test_lengths_of_a_small_folder(folder, repository):
 
 
 def test_folders_that_do_not_suit(folder, tmp_path, repository):
-    with pytest.raises(UserError, match="has no two classes; fine-tuning needs labels: in a folder, one folder for each class"):
+    with pytest.raises(UserError, match="has no two classes; fine-tuning needs labels: a folder for each class"):
         configs.load(f"{repository}/configs/finetune.py:data=folder:{folder / 'ant'}")
     (tmp_path / "one" / "all").mkdir(parents=True)
     for file in (folder / "ant").iterdir():
