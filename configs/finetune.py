@@ -19,7 +19,7 @@ Arguments
            imagenet2012_subset/1pct and /10pct; by default imagenet2012, for 22k records with the name imagenet21k
   channels of the images, by default 3 (docs/other_images.md); others have no randaugment
   epochs   length of the run; by default that of the recipe
-  minutes  of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
+  minutes  of fewer than 100,000 images of your own, or of any on a CPU: they get the settings of
            configs/own_images.py, and by default a length of 20 minutes. To start from published weights, give their
            `variant`: with recipe, variant, v2, image_size, statistics or paper
            the settings are those below

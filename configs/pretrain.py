@@ -10,7 +10,7 @@ Arguments
   data     a tfds name, folder:PATH, records of shard_dataset or digits; --config.data.statistics sets the pixel
            statistics, by default imagenet for ImageNet-1k and inception for other data
   epochs   length of the run; by default 800
-  minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
+  minutes, published   of fewer than 100,000 images of your own, or of any on a CPU: they get the settings of
            configs/own_images.py, and by default a length of 20 minutes, unless `variant`, `paper`, `fast` or
            `published` asks for those below
   paper    the plain ViT of the paper's main tables: absolute positions, no relative ones, no LayerScale

@@ -14,7 +14,7 @@ Arguments
   classes  of the labels of evaluation images, with which tokens are compared (TCAS); 0: not compared
   data     a tfds name, folder:PATH or digits
   steps    length of the run; the warm-up of the KL term and the annealing of the temperature follow
-  minutes, published   of a folder of fewer than 100,000 images, or of any on a CPU: such a folder gets the settings of
+  minutes, published   of fewer than 100,000 images of your own, or of any on a CPU: they get the settings of
            configs/own_images.py, and a length of 20 minutes, unless `published` asks for those of the paper
   channels of the images, by default 3 (docs/other_images.md)
   runlocal
