@@ -38,6 +38,8 @@ from beit_jax.errors import UserError
 
 with contextlib.suppress(RuntimeError):  # raised if TensorFlow is in use already; then it is too late
     tf.config.set_visible_devices([], "GPU")
+# Each iterator would optimise its functions again, for seconds; the input is no faster after it (`benchmark input`).
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 class SourceInfo(NamedTuple):
