@@ -77,6 +77,8 @@ setup(
         "docs": DOCS,
         # Reads every kind of TIFF, also of many bands; the second decompresses LZW, Deflate with predictors and JPEG.
         "tiff": ["tifffile>=2024.1", "imagecodecs>=2024.1"],
+        # Writes records on a cluster: one interface to Dataflow, Flink and Spark, which tfds uses too.
+        "beam": ["apache-beam>=2.77"],
         # Services that a run can log to, each only where a user has it: config.loggers.
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],

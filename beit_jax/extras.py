@@ -23,6 +23,7 @@ EXTRA_OF = {
     "skimage": "test",
     "tifffile": "tiff",
     "imagecodecs": "tiff",
+    "apache_beam": "beam",
     "wandb": "wandb",
     "trackio": "trackio",
     "mlflow": "mlflow",

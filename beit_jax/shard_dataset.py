@@ -2,6 +2,8 @@
 
   python -m beit_jax.shard_dataset --images photos --out records
   python -m beit_jax.shard_dataset --images /nfs/photos --out /nfs/records --worker 3/8    the fourth of eight machines
+  python -m beit_jax.shard_dataset --images /nfs/photos --out /nfs/records --beam_runner FlinkRunner \\
+    --beam_option flink_master=localhost:8081                               by Apache Beam, which starts the workers
 
 The folder is one that data.source=folder:PATH reads: with or without class folders, with or without split folders, or
 with the folders images/ and annotations/. Image files are stored unchanged, in an order that depends on their names
@@ -10,6 +12,7 @@ training on the result.
 """
 
 import argparse
+import functools
 import re
 import shlex
 from collections.abc import Sequence
@@ -27,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     """The entry point; see the module's docstring."""
     parser = cli.Parser(
         prog="python -m beit_jax.shard_dataset",
-        usage="%(prog)s --images FOLDER --out DIR [--name NAME] [--shards N] [--worker I/N]",
+        usage="%(prog)s --images FOLDER --out DIR [--name NAME] [--shards N] [--worker I/N | --beam_runner RUNNER]",
         description=__doc__,
         check=_check_command,
     )
@@ -38,15 +41,30 @@ def main(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--shards", type=int, default=0, metavar="N", help="files of each split (default: by size)")
     parser.add_argument("--worker", default="0/1", metavar="I/N", help="this is machine number I of N, from 0 on")
+    parser.add_argument(
+        "--beam_runner", default="", metavar="RUNNER", help="write by Apache Beam: DirectRunner, DataflowRunner, ..."
+    )
+    parser.add_argument(
+        "--beam_option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of Beam or the runner, such as direct_num_workers=2; may be given several times",
+    )
     args = parser.parse_args(argv)
     images, out = cli.local_folder("images", args.images), cli.local_folder("out", args.out)
     index, count = cli.worker_index(args.worker)
 
     from beit_jax.data.records import shard_writer
 
-    name = args.name or _name_of(images)
+    name, write = args.name or _name_of(images), shard_writer.write_shards
+    if args.beam_runner:
+        from beit_jax.data.records import beam_shards
+
+        options = beam_shards.parse_options(args.beam_runner, args.beam_option)
+        write = functools.partial(beam_shards.write_shards, options=options)
     print(f"listing the files in {images}, for the data set {name}", flush=True)
-    result = shard_writer.write_dataset(str(images), out, name, args.shards, index, count)
+    result = shard_writer.write_dataset(str(images), out, name, args.shards, index, count, write)
     print(_report(result, name, out))
 
 
@@ -83,7 +101,12 @@ def _check_command(args: argparse.Namespace) -> None:
     with mistakes.collected():
         cli.worker_index(args.worker)
     with mistakes.collected():
-        extras.check_installed("tensorflow", "tensorflow_datasets", "tqdm")
+        extras.check_installed("tensorflow", "tensorflow_datasets", "tqdm", *["apache_beam"] * bool(args.beam_runner))
+    with mistakes.collected():
+        if args.beam_runner and cli.worker_index(args.worker) != (0, 1):
+            raise UserError("found --worker and --beam_runner; expected one: Beam's runner starts the workers")
+        if args.beam_option and not args.beam_runner:
+            raise UserError("found --beam_option without --beam_runner; expected both")
     mistakes.raise_all()
 
 

@@ -7,17 +7,17 @@ set, are written last.
 """
 
 import concurrent.futures
+import contextlib
 import json
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from tqdm import tqdm
 
 from beit_jax.data.records import shard_plan
 from beit_jax.data.records.shard_plan import ImageFolder, Split
@@ -63,7 +63,39 @@ def check_name(name: str) -> None:
         raise UserError(f"{name} is the name of another data set, which would be read instead; give --name")
 
 
-def write_dataset(images: str, out: Path, name: str, shards: int, worker: int, workers: int) -> WriteResult:
+def write_shards(images: ImageFolder, shards: list[ShardFile]) -> None:
+    """Writes those shards that are missing, one after the other, while threads read ahead.
+
+    Raises:
+      UserError: a file cannot be read or written.
+    """
+    missing = [shard for shard in shards if not shard.path.exists()]
+    total, remaining = (sum(shard.stop - shard.start for shard in some) for some in (shards, missing))
+    with _reading() as pool, progress_bar(total, total - remaining) as progress:
+        for shard in missing:
+            _write(images, shard, pool, progress.update)
+
+
+def write_shard(images: ImageFolder, shard: ShardFile) -> None:
+    """Writes one shard, unless it is there.
+
+    Raises:
+      UserError: a file cannot be read or written.
+    """
+    if not shard.path.exists():
+        with _reading() as pool:
+            _write(images, shard, pool, lambda: None)
+
+
+def write_dataset(
+    images: str,
+    out: Path,
+    name: str,
+    shards: int,
+    worker: int,
+    workers: int,
+    write: Callable[[ImageFolder, list[ShardFile]], None] = write_shards,
+) -> WriteResult:
     """Writes the missing shards of one worker and then, if no shard is missing, the metadata.
 
     Args:
@@ -73,6 +105,7 @@ def write_dataset(images: str, out: Path, name: str, shards: int, worker: int, w
       shards: files of each split, at most one for each image; 0: as many as tfds would make (64 MiB to 1 GiB each).
       worker: the index of this worker.
       workers: how many workers write at the same time; each writes every n-th shard.
+      write: writes those of some shards that are missing.
 
     Raises:
       UserError: a folder is wrong, a file cannot be read, or the disk is full. Finished shards stay.
@@ -89,7 +122,7 @@ def write_dataset(images: str, out: Path, name: str, shards: int, worker: int, w
     all_shards = [shard for shards in files.values() for shard in shards]
     worker_shards = all_shards[worker::workers]
     _remove_parts(folder, None if workers == 1 else {shard.path.name for shard in worker_shards})
-    _write_shards(image_folder, worker_shards)
+    write(image_folder, worker_shards)
     missing = sum(not shard.path.exists() for shard in all_shards)
     if not missing:
         _write_metadata(folder, name, image_folder, files)
@@ -121,16 +154,13 @@ def _features(images: ImageFolder) -> tfds.features.FeaturesDict:
     return tfds.features.FeaturesDict(features)
 
 
-def _write_shards(images: ImageFolder, shards: list[ShardFile]) -> None:
-    missing = [shard for shard in shards if not shard.path.exists()]
-    total, remaining = (sum(shard.stop - shard.start for shard in some) for some in (shards, missing))
+@contextlib.contextmanager
+def _reading() -> Iterator[concurrent.futures.Executor]:
     pool = concurrent.futures.ThreadPoolExecutor(shard_plan.THREADS)
-    with progress_bar(total, total - remaining) as progress:
-        try:
-            for shard in missing:
-                _write_shard(images, shard, pool, progress)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _remove_parts(folder: Path, names: set[str] | None) -> None:
@@ -143,12 +173,14 @@ def _remove_parts(folder: Path, names: set[str] | None) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _write_shard(images: ImageFolder, shard: ShardFile, pool: concurrent.futures.Executor, progress: tqdm) -> None:
+def _write(
+    images: ImageFolder, shard: ShardFile, pool: concurrent.futures.Executor, progress: Callable[[], Any]
+) -> None:
     try:
         with atomic_write(shard.path) as part, tf.io.TFRecordWriter(str(part)) as writer:
             for record in _records(images, shard, pool):
                 writer.write(record)
-                progress.update()
+                progress()
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is gone: another process writes the same shards; start each worker only once, and "
