@@ -18,10 +18,10 @@ SHORT += ["--config.save_every=12", "--config.keep=9", "--config.mesh.fsdp=2"]
 
 
 class Run:
-    """One run of one or several processes."""
+    """One run of one or several processes, here or each on a host of `hosts.made`."""
 
-    def __init__(self, workdir, processes=1, devices=8, arguments=SHORT, config=CONFIG, **environment):
-        port = free_port()
+    def __init__(self, workdir, processes=1, devices=8, arguments=SHORT, config=CONFIG, hosts=None, **environment):
+        address = f"127.0.0.1:{free_port()}" if hosts is None else "host0:5000"
         self.output = ["" for _ in range(processes)]
         self.processes = []
         command = [sys.executable, "-m", "beit_jax.train", f"--config={config}", f"--workdir={workdir}", *arguments]
@@ -29,12 +29,13 @@ class Run:
             own = os.environ | environment | {"JAX_NUM_CPU_DEVICES": str(devices)}
             if processes > 1:
                 own |= {
-                    "BEIT_JAX_COORDINATOR": f"127.0.0.1:{port}",
+                    "BEIT_JAX_COORDINATOR": address,
                     "BEIT_JAX_PROCESS_COUNT": str(processes),
                     "BEIT_JAX_PROCESS_INDEX": str(index),
                 }
+            placed = command if hosts is None else hosts.command(index, command)
             self.processes.append(
-                subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+                subprocess.Popen(placed, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
             )
         for process in self.processes:
             os.set_blocking(process.stdout.fileno(), False)
@@ -52,14 +53,16 @@ class Run:
         self.processes[index].send_signal(signal.SIGTERM)
         return self.statuses()
 
-    def statuses(self):
-        """Statuses of all processes, once they have ended."""
+    def statuses(self, only=None):
+        """Statuses of all processes, once they have ended; that of one process, with its index."""
+        awaited = self.processes if only is None else [self.processes[only]]
         deadline = time.monotonic() + PATIENCE_S
-        while any(process.poll() is None for process in self.processes):
+        while any(process.poll() is None for process in awaited):
             assert time.monotonic() < deadline, self.all_output()
             self._read()
         self._read()
-        return [process.returncode for process in self.processes]
+        found = [process.returncode for process in awaited]
+        return found if only is None else found[0]
 
     def finish(self):
         """Waits for the end, and checks that every process succeeded."""
