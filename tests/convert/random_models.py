@@ -5,6 +5,7 @@ import functools
 import jax
 from beit_references import random_parameters
 
+import beit_jax
 from beit_jax import config as configs
 from beit_jax.convert.layouts import task_layout
 from beit_jax.convert.pretrained import Pretrained
@@ -48,3 +49,10 @@ def _params(*args, **kwargs):
     for leaf in jax.tree.leaves(params):
         leaf.flags.writeable = False
     return params
+
+
+def written(folder, task="classify", format="hf", **more):
+    """Saves a model; the bytes of its files by their names."""
+    _, params, config = pretrained(task)
+    beit_jax.save_pretrained(folder, params, config, format=format, **more)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
