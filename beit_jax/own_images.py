@@ -97,11 +97,6 @@ def _look_at_data_set(source: str) -> Images:
     names = train.class_names or map(str, range(train.num_classes))
     classes = () if train.labels is None else tuple(names)
     images = train.images
-    if not _is_of_colours(source):
-        raise UserError(
-            f"{images.name} has images of {images.shape[-1]} channels; expected 1 or 3: for others, train each stage "
-            "as docs/other_images.md shows"
-        )
     sizes = [images.shape[2:0:-1]] if isinstance(images, ArrayImages) else some_encoded_sizes(images)
     return _describe(chosen, count, len(held_out.positions), classes, sizes)
 
@@ -116,9 +111,9 @@ def _describe(
 def is_small(source: str) -> bool:
     """Whether the sizes and lengths of the papers are too large for a user's own images, on these devices.
 
-    They are not for images that `look_at` refuses: those with label maps, and arrays of other channels than 1 and 3.
+    They are not for images with label maps, which `look_at` refuses.
     """
-    if not _is_there(source) or is_paired(path_of(source)) or not _is_of_colours(source):
+    if not _is_there(source) or is_paired(path_of(source)):
         return False
     return find_machine().is_cpu or look_at(source).train < MANY
 
@@ -129,14 +124,6 @@ def _is_there(source: str) -> bool:
         return Path(data_sets.path_of_data_set(source)).exists()
     folder = path_of(source)
     return bool(folder) and Path(folder).is_dir()
-
-
-def _is_of_colours(source: str) -> bool:
-    """Whether images are grey or of three colours; other channels are in arrays."""
-    if not data_sets.has_prefix(source):
-        return True
-    images = data_sets.select(source, data_sets.default_splits(source)[0]).images
-    return not isinstance(images, ArrayImages) or images.shape[-1] in (1, 3)
 
 
 class Plan(NamedTuple):

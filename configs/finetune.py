@@ -109,8 +109,9 @@ def get_config(arg: str = "") -> ConfigDict:
     """The settings of a recipe."""
     known = dict(recipe="", variant="", v2=False, pretrained=0.0, image_size=0, statistics="", paper=False)
     arg = parse_arg(arg, data="", epochs=0.0, minutes=20.0, channels=3, runlocal=False, **known)
-    published = arg.runlocal or arg.channels != 3 or any(arg[name] for name in known)
-    own = None if published else OWN_IMAGES.stage("from_beit_seed0", arg.epochs, data=arg.data, minutes=arg.minutes)
+    chosen = dict(data=arg.data, minutes=arg.minutes, channels=arg.channels)
+    published = arg.runlocal or any(arg[name] for name in known)
+    own = None if published else OWN_IMAGES.stage("from_beit_seed0", arg.epochs, **chosen)
     if own:
         return own
     arg.recipe, arg.variant = arg.recipe or "1k", arg.variant or "B/16"
@@ -134,7 +135,7 @@ def get_config(arg: str = "") -> ConfigDict:
     fit_batch(config)
 
     if arg.runlocal:
-        set_source(config, "digits")
+        set_source(config, arg.data or "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))

@@ -17,6 +17,9 @@ Arguments
   codes    number of tokens; 0: chosen
   batch    images of a step; 0: chosen
   seeds    fine-tunings of each arm
+  channels of the images, by default 3; others need `statistics` (docs/other_images.md)
+  statistics   of the pixels: imagenet, inception, or a mean and a deviation of each channel
+  max_value    by which pixels of 16 bits, or of arrays of floats, are divided
   flip     whether images may be mirrored; leave it out for letters, digits and other things that have a direction
   runlocal a few steps of each stage
 
@@ -30,7 +33,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax import own_images
-from beit_jax.config import defaults, parse_arg, recipe, set_source, shortened
+from beit_jax.config import defaults, parse_arg, recipe, set_channels, set_source, shortened
 from beit_jax.errors import UserError
 from beit_jax.machine import find_machine
 from beit_jax.models import variants
@@ -39,7 +42,19 @@ from beit_jax.own_images import Images, Plan, Work
 NORMALIZE = "|normalize(statistics)"
 
 ARGUMENTS = dict(
-    data="", size=0, minutes=20.0, labels="all", variant="", codes=0, batch=0, seeds=2, flip=False, runlocal=False
+    data="",
+    size=0,
+    minutes=20.0,
+    labels="all",
+    variant="",
+    codes=0,
+    batch=0,
+    seeds=2,
+    channels=3,
+    statistics="",
+    max_value=0.0,
+    flip=False,
+    runlocal=False,
 )
 
 
@@ -65,6 +80,8 @@ def build(arg: ConfigDict, only: str = "") -> dict[str, ConfigDict]:
                 stages[f"from_{arm}_seed{seed}"] = finetune(plan, arg, seed, init_from, batch)
     works = {}
     for name, config in stages.items():
+        set_channels(config, arg.channels)
+        config.data.statistics, config.data.max_value = arg.statistics, arg.max_value
         kind, count = ("finetune", some) if config.task == "classify" else (name, images.train)
         works[name] = Work(kind, flops_of(config, stages, images), config.batch_size, count)
     chosen = {name: work for name, work in works.items() if only in ("", name)}

@@ -23,7 +23,7 @@ Arguments
   kind     of the tokenizer, dvae, vqkd, kmeans, kmeans_features or random_projection (docs/tokenizers.md), the last of
            which needs no run; by default vqkd with v2, else dvae
   channels of the images, by default 3 (docs/other_images.md); others have no colour jitter
-  runlocal
+  runlocal a small network and a few steps, on digits or `data`
 
 Hardware: the authors used 16 V100 (32 GB), 128 images each: about 5 days for 500k steps of B/16. Time and memory of
 this code at this size: not measured.
@@ -45,19 +45,18 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the official README; those of its ImageNet-22k command for any data set but ImageNet-1k."""
-    known = dict(variant="", data="imagenet2012", epochs=0.0, minutes=20.0, kind="", channels=3)
+    known = dict(variant="", data="", epochs=0.0, minutes=20.0, kind="", channels=3)
     arg = parse_arg(arg, **known, published=False, paper=False, fast=False, v2=False, runlocal=False)
-    published = (
-        arg.variant or arg.published or arg.paper or arg.fast or arg.v2 or arg.kind or arg.runlocal or arg.channels != 3
-    )
-    own = None if published else OWN_IMAGES.stage("pretrain", arg.epochs, data=arg.data, minutes=arg.minutes)
+    published = arg.variant or arg.published or arg.paper or arg.fast or arg.v2 or arg.kind or arg.runlocal
+    chosen = dict(data=arg.data, minutes=arg.minutes, channels=arg.channels)
+    own = None if published else OWN_IMAGES.stage("pretrain", arg.epochs, **chosen)
     if own:
         return own
     kind = arg.kind or ("vqkd" if arg.v2 else "dvae")
     config = defaults("pretrain", kind)
     config.epochs = arg.epochs or (1600.0 if arg.v2 else 800.0)
-    set_source(config, arg.data)
-    large, imagenet_1k = arg.variant.startswith("L"), arg.data == "imagenet2012"
+    set_source(config, arg.data or "imagenet2012")
+    large, imagenet_1k = arg.variant.startswith("L"), config.data.source == "imagenet2012"
 
     config.model.variant = arg.variant or "B/16"
     config.model.layer_scale = 1e-5 if large else 0.1
@@ -80,7 +79,7 @@ def get_config(arg: str = "") -> ConfigDict:
     fit_warmup(config)
 
     if arg.runlocal:
-        set_source(config, "digits")
+        set_source(config, arg.data or "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16, early_layer=int(arg.v2)))

@@ -31,10 +31,10 @@ from beit_jax.own_images import fit_batch, fit_warmup
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of data2vec, or of a teacher."""
-    arg = parse_arg(arg, teacher="", variant="B/16", data="imagenet2012", epochs=0.0, channels=3, runlocal=False)
+    arg = parse_arg(arg, teacher="", variant="B/16", data="", epochs=0.0, channels=3, runlocal=False)
     config, large = defaults("pretrain_features"), arg.variant.startswith("L")
     config.epochs = arg.epochs or (300.0 if arg.teacher else 800.0)
-    set_source(config, arg.data)
+    set_source(config, arg.data or "imagenet2012")
     config.model.variant = arg.variant
     opt = config.optimizer
     opt.clip_norm, opt.warmup = 3.0, "10 epochs"
@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
     fit_batch(config)
     fit_warmup(config)
     if arg.runlocal:
-        set_source(config, "digits")
+        set_source(config, arg.data or "digits")
         config.batch_size, config.num_masked, config.target.layers = 32, 0, 2
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))

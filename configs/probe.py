@@ -30,9 +30,7 @@ from beit_jax.config import defaults, parse_arg, set_channels, set_source, short
 
 def get_config(arg: str = "") -> ConfigDict:
     """The settings of the paper or of the released code."""
-    known = dict(
-        setting="paper", variant="B/16", data="imagenet2012", statistics="", cache=False, channels=3, runlocal=False
-    )
+    known = dict(setting="paper", variant="B/16", data="", statistics="", cache=False, channels=3, runlocal=False)
     arg = parse_arg(arg, **known)
     if arg.setting not in ("paper", "code"):
         raise ValueError(f"setting={arg.setting!r}; expected paper or code")
@@ -46,11 +44,11 @@ def get_config(arg: str = "") -> ConfigDict:
     opt.lr, opt.min_lr, opt.weight_decay = 4e-3, 0.0, 1e-4
     if arg.setting == "code":
         opt.schedule = "cosine_by_epoch"
-    set_source(config, arg.data)
+    set_source(config, arg.data or "imagenet2012")
     config.cache_features = arg.cache
 
     if arg.runlocal:
-        set_source(config, "digits")
+        set_source(config, arg.data or "digits")
         config.cache_features = True
         config.batch_size = 32
         shorten(config, 40)

@@ -12,12 +12,12 @@ Arguments
   teacher  of vqkd and kmeans_features: a run with an encoder, a converted CLIP or DINO, or random;
            --config.teacher.layer: of a block
   classes  of the labels of evaluation images, with which tokens are compared (TCAS); 0: not compared
-  data     a tfds name, folder:PATH or digits
+  data     a tfds name, folder:PATH, digits, or others of docs/data.md; by default imagenet2012
   steps    length of the run; the warm-up of the KL term and the annealing of the temperature follow
   minutes, published   of fewer than 100,000 images of your own, or of any on a CPU: they get the settings of
            configs/own_images.py, and a length of 20 minutes, unless `published` asks for those of the paper
   channels of the images, by default 3 (docs/other_images.md)
-  runlocal
+  runlocal a small network and a few steps, on digits or `data`
 
 Hardware: OpenAI used 64 V100 (16 GB), 8 images each. Time and memory of this code at this size: not measured.
 Expected: the paper's dVAE reconstructs ImageNet with a mean absolute error of 0.0856, and one that was trained again on
@@ -39,20 +39,20 @@ OWN_IMAGES = python_file(Path(__file__).with_name("own_images.py"))
 
 def get_config(arg: str = "") -> ConfigDict:
     """The paper's settings, with a random resized crop in place of the random square crop of the paper's listing 1."""
-    known = dict(kind="dvae", teacher="", classes=0, data="imagenet2012", steps=0, minutes=20.0, channels=3)
+    known = dict(kind="dvae", teacher="", classes=0, data="", steps=0, minutes=20.0, channels=3)
     arg = parse_arg(arg, **known, published=False, runlocal=False)
     config = defaults("tokenizer", arg.kind)  # an error for a kind that does not exist
     check_arguments(arg)
     if arg.kind != "dvae":
         made = compared(vqkd(config, arg) if arg.kind == "vqkd" else unlearned(config, arg), arg)
         return set_channels(made, arg.channels)
-    chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes)
-    own = None if arg.published or arg.runlocal or arg.channels != 3 else OWN_IMAGES.stage("tokenizer", **chosen)
+    chosen = dict(steps=arg.steps, data=arg.data, minutes=arg.minutes, channels=arg.channels)
+    own = None if arg.published or arg.runlocal else OWN_IMAGES.stage("tokenizer", **chosen)
     if own:
         return compared(own, arg)
     config.batch_size = 512
     config.steps = arg.steps or 3_000_000
-    set_source(config, arg.data)
+    set_source(config, arg.data or "imagenet2012")
     config.loss.annealing = "5%"  # 150,000 steps
     if arg.steps:
         config.loss.kl_warmup = "0.167%"  # the same fraction of the run as 5,000 steps of 3 million
@@ -63,7 +63,7 @@ def get_config(arg: str = "") -> ConfigDict:
     fit_batch(config)
 
     if arg.runlocal:
-        set_source(config, "digits")
+        set_source(config, arg.data or "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
@@ -81,14 +81,14 @@ def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     """The published settings of the recommended tokenizer (official TOKENIZER.md); 2502 steps are an epoch there."""
     config.batch_size, config.epochs, config.model.image_size = 512, 0.0 if arg.steps else 100.0, 224
     config.steps = arg.steps
-    set_source(config, arg.data)
+    set_source(config, arg.data or "imagenet2012")
     config.teacher.path = arg.teacher or "random"
     opt = config.optimizer
     opt.lr, opt.min_lr, opt.warmup, opt.betas = 2e-4, 1e-5, "10%", (0.9, 0.99)
     opt.weight_decay, opt.clip_norm = 1e-4, 0.0
     fit_batch(config)
     if arg.runlocal:
-        set_source(config, "digits")
+        set_source(config, arg.data or "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, variant="Micro/4", vocab=32, decoder_depth=1))
@@ -120,7 +120,7 @@ def unlearned(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     codes for pixels and 1000 for features; there, a batch has 128 images for features.
     """
     config.model.image_size, config.batch_size = 224, 256
-    set_source(config, arg.data)
+    set_source(config, arg.data or "imagenet2012")
     if arg.kind == "random_projection":
         config.steps, config.optimizer.warmup = 1, ""
     else:
@@ -129,7 +129,7 @@ def unlearned(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
         config.teacher.path, config.model.vocab = arg.teacher or "random", 1000
     fit_batch(config)
     if arg.runlocal:
-        set_source(config, "digits")
+        set_source(config, arg.data or "digits")
         config.batch_size = 32
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, patch=4, vocab=32))

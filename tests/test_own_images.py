@@ -163,8 +163,12 @@ def test_the_recipe_for_arrays_and_for_data_sets(folder, repository, tmp_path):
         configs.validate(config)
         assert list(config.stages) == ["tokenizer", "pretrain", "from_beit_seed0", "from_scratch_seed0"]
         assert {config[name].data.source for name in config.stages} == {source}
-    with pytest.raises(UserError, match="has images of 5 channels; expected 1 or 3"):
-        own_images.look_at(f"npz:{tmp_path}/bands.npz")
+    bands = f"channels=5,data=npz:{tmp_path}/bands.npz,max_value=255,statistics=inception,seeds=1,minutes=5"
+    config = configs.load(f"{repository}/configs/own_images.py:{bands}")
+    configs.validate(config)
+    for name in config.stages:
+        data = config[name].data
+        assert (data.channels, data.max_value, data.statistics) == (5, 255.0, "inception") and "jitter" not in data.ops
 
 
 def test_data_is_required(repository):
@@ -201,12 +205,14 @@ def test_published_settings_for_a_small_data_set(folder, repository, tmp_path, p
     assert (full.model.image_size, full.batch_size, full.optimizer.warmup) == (224, 8, "10%")  # of 54 images
 
 
-def test_a_small_set_of_other_channels_keeps_published_sizes(repository, tmp_path):
-    np.savez(tmp_path / "bands.npz", image=np.zeros((60, 24, 24, 5), np.uint8), label=np.arange(60) % 2)
+@pytest.mark.parametrize("name", ["tokenizer", "pretrain", "finetune"])
+def test_a_small_set_of_other_channels(repository, tmp_path, name):
+    np.savez(tmp_path / "bands.npz", image=np.zeros((60, 48, 48, 5), np.uint16), label=np.arange(60) % 2)
     source = f"npz:{tmp_path}/bands.npz"
-    assert not own_images.is_small(source) and not own_images.is_small(f"npz:{tmp_path}/none.npz")
-    config = configs.load(f"{repository}/configs/finetune.py:data={source}")
-    assert (config.model.image_size, config.batch_size) == (224, 8)
+    assert own_images.is_small(source) and not own_images.is_small(f"npz:{tmp_path}/none.npz")
+    config = configs.load(f"{repository}/configs/{name}.py:data={source},channels=5")
+    assert config.model.image_size <= 32 and config.data.channels == 5 and config.batch_size == 8
+    assert configs.load(f"{repository}/configs/{name}.py:data={source},channels=5,runlocal").data.source == source
 
 
 def test_lengths_of_a_small_folder(folder, repository):
