@@ -196,7 +196,10 @@ def _exit_without_service() -> NoReturn:
     if _all_finished:
         _end_connected()
     if coordinator_address.answers(distributed.state().coordinator_address):
-        reason = "the run was broken up: a process of it was started a second time"
+        reason = (
+            "the run was broken up: a process of it was started a second time, or the network to process "
+            f"{distributed.describe(0)} failed for some seconds"
+        )
     else:
         reason = f"process {distributed.describe(0)} has ended without a message, or its host cannot be reached"
     print(f"error: {reason}; {HOW_TO_GO_ON}", file=sys.stderr, flush=True)
