@@ -1,6 +1,8 @@
 """The command lines of all commands: flags, keys of the config, and `--help`."""
 
 import argparse
+import contextlib
+import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from ml_collections import ConfigDict
 
 from beit_jax import config as configs
 from beit_jax.config import override
+from beit_jax.config.files import split_arg
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 from beit_jax.runtime.path_encoding import check_encoding
 
@@ -199,7 +202,7 @@ def _describe_unknown_argument(parser: Parser, config: ConfigDict | None, argume
     name, equals, value = argument.partition("=")
     if not name.startswith("-"):
         hint = "; arguments of a config file follow a colon: --config=FILE:name=value" if equals else ""
-        return f"unexpected argument {argument!r}; flags are written --name=value{hint}; see {parser.prog} --help"
+        return f"unexpected argument {argument!r}{hint}; see {parser.prog} --help"
     key = name.lstrip("-")
     if config is not None and key in configs.flatten(config):
         return f"there is no flag {name}; keys of the config are set with {KEY}{key}{equals}{value}"
@@ -208,9 +211,11 @@ def _describe_unknown_argument(parser: Parser, config: ConfigDict | None, argume
 
 
 def print_help(parser: Parser, file: str, overrides: Sequence[str]) -> NoReturn:
-    """Prints the flags, and the keys of a config with their values if one is named, and exits with status 0."""
+    """Prints the flags and, if a config is named, what it says of itself and its keys, and exits with status 0."""
     parser.print_help()
     if file:
+        with contextlib.suppress(UserError):  # told below
+            print(f"\n{_describe_file(file)}")
         try:
             config = configs.load(file)
             set_keys(parser, config, overrides)
@@ -219,6 +224,18 @@ def print_help(parser: Parser, file: str, overrides: Sequence[str]) -> NoReturn:
         else:
             print(f"\n{configs.describe_keys(config)}")
     raise SystemExit(0)
+
+
+def _describe_file(file: str) -> str:
+    """The docstring of a config file, which explains its arguments.
+
+    Raises:
+      UserError: there is no such file.
+    """
+    path, _ = split_arg(file)
+    if path.endswith(".json"):
+        return ""
+    return f"{path}: {inspect.cleandoc(configs.python_file(path).__doc__ or 'it says nothing of itself')}"
 
 
 def required_folder(flag: str, path: str, example: str) -> Path:

@@ -35,7 +35,8 @@ def describe_stages(experiments: Mapping[str, Experiment], machine: Machine, pre
     minutes = [row[HEAD.index("minutes")] for row in rows[1:]]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    total = "" if "-" in minutes else f", {sum(map(float, minutes)):.0f} minutes in all"
+    steps = sum(map(float, minutes)) if "-" not in minutes else None
+    total = "" if steps is None else f": {steps:.1f} minutes in all, without compiling, evaluating and saving"
     return "\n".join(
         [
             *lines,
@@ -57,7 +58,7 @@ def _cells(name: str, experiment: Experiment, machine: Machine) -> tuple[str, ..
         name,
         config.task,
         f"{experiment.data.num_examples:,}",
-        str(model.get("image_size", "-")),
+        _size(model.get("image_size", "-")),
         sizes,
         f"{config.batch_size:,}",
         f"{lengths.total:,}",
@@ -67,6 +68,11 @@ def _cells(name: str, experiment: Experiment, machine: Machine) -> tuple[str, ..
         _minutes(experiment, machine),
         f"{memory_check.estimate(experiment) / 2**20:,.0f}",
     )
+
+
+def _size(size: int | tuple[int, int] | str) -> str:
+    """As it is written on the command line: 224, or 96x192."""
+    return str(size) if isinstance(size, int | str) else "x".join(map(str, size))
 
 
 def _choices(experiments: Mapping[str, Experiment]) -> list[str]:

@@ -16,8 +16,7 @@ def patch_grid(image_size: tuple[int, int], patch_size: int) -> tuple[int, int]:
     if height % patch_size or width % patch_size:
         raise UserError(
             f"found images of {height}x{width} pixels, expected multiples of the patch size {patch_size}: "
-            f"resize to e.g. {height - height % patch_size or patch_size}x{width - width % patch_size or patch_size}, "
-            f"or choose another patch size"
+            f"resize to e.g. {height - height % patch_size or patch_size}x{width - width % patch_size or patch_size}"
         )
     return height // patch_size, width // patch_size
 

@@ -49,7 +49,7 @@ def build_optimizer(
     if warmup_steps >= total_steps:
         raise UserError(
             f"found a warm-up of {warmup_steps} steps, expected fewer than the {total_steps} steps of the run: shorten "
-            "optimizer.warmup"
+            "optimizer.warmup, such as --config.optimizer.warmup=5%"
         )
     kind, _ = parse_schedule(settings.schedule, steps_per_epoch=1, total=total_steps)
     schedule = {"linear": warmup_linear}.get(kind, warmup_cosine)
