@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Curve(NamedTuple):
-    """One panel: a metric of the training log (dashed) and one of the evaluations (solid); either may be empty.
+    """One panel: a metric of the training log (pale) and one of the evaluations (strong); either may be empty.
 
     Examples:
       >>> from beit_jax.tasks import Curve

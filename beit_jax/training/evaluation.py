@@ -47,7 +47,7 @@ class Evaluator:
         self._names = {*self._spec(1), *FOR_EVERY_TASK}
         self._jitted = jax.jit(self._sums, out_shardings=everywhere)
         self._measure = self._jitted
-        self._pictures = jax.jit(task.pictures, out_shardings=everywhere)
+        self._pictures = jax.jit(self._pictures_and_valid, out_shardings=everywhere)
         self._predict = jax.jit(self._most_likely, out_shardings=everywhere)
 
     def _sums(self, params: Params, frozen: Params, batch: Batch) -> Any:
@@ -96,18 +96,28 @@ class Evaluator:
     def pictures(
         self, params: Params, frozen: Params, batches: Iterable[HostBatch], count: int = 12
     ) -> dict[str, np.ndarray]:
-        """The task's pictures of the first examples, `{name: [count, h, w, 3]}`; empty where the task has none."""
+        """The task's pictures of the first examples, `{name: [n, h, w, 3]}`; empty where the task has none.
+
+        n is `count`, or less where the first batch holds fewer examples: those that only fill it up are not shown.
+        """
         if type(self._task).pictures is Task.pictures:
             return {}  # without reading a batch
         shards = batch_shards(self._mesh)
         examples = -(-count // shards) * shards // jax.process_count()
         batch = {name: values[:examples] for name, values in next(iter(batches)).items()}
-        pictures = self._pictures(params, frozen, to_devices(self._mesh, batch))
-        bands, shown = self._task.config.data.bands, {name: np.asarray(some)[:count] for name, some in pictures.items()}
+        pictures, valid = jax.device_get(self._pictures(params, frozen, to_devices(self._mesh, batch)))
+        if not valid.any():
+            return {}
+        bands, shown = self._task.config.data.bands, {name: some[valid][:count] for name, some in pictures.items()}
         alike = {
             name: [other for other in shown.values() if other.shape[-1] == shown[name].shape[-1]] for name in shown
         }
         return {name: to_rgb(images, bands, alike[name]) for name, images in shown.items()}
+
+    def _pictures_and_valid(
+        self, params: Params, frozen: Params, batch: Batch
+    ) -> tuple[dict[str, jax.Array], jax.Array]:
+        return self._task.pictures(params, frozen, batch), batch["valid"]
 
     def _most_likely(self, params: Params, frozen: Params, batch: Batch) -> tuple[jax.Array, ...]:
         probabilities = self._task.probabilities(params, frozen, batch["image"])

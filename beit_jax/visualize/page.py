@@ -17,7 +17,7 @@ from beit_jax.runtime.atomic_write import write_bytes
 from beit_jax.runtime.csv_table import read_csv
 from beit_jax.tasks import Curve, Table
 from beit_jax.training import metrics
-from beit_jax.visualize import classification, curves
+from beit_jax.visualize import classification, curves, findings
 from beit_jax.visualize.runs import Group, Run
 from beit_jax.visualize.table import HEAD, result_rows
 
@@ -29,6 +29,11 @@ MORE_CURVES = (
     Curve("input_wait", "", "fraction of time waiting for input"),
 )
 
+NATS = (
+    "nats: the unit of the negative natural logarithm of a probability. Guessing evenly among n answers has a loss of "
+    "ln n nats, 0.693 for two; being sure of the right answer has 0. The loss of a density, as that of pixels, may be "
+    "below 0."
+)
 STYLE = """
 :root { color-scheme: light dark; --text: #222; --faint: #666; --ground: #fff; --stripe: #f3f3f3; }
 @media (prefers-color-scheme: dark) {
@@ -61,8 +66,10 @@ def render_page(title: str, groups: list[Group], curve_folder: Path | None) -> s
 <style>{STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 {_states(groups)}
+{_findings(groups)}
 <h2>Results</h2>
 {_results(groups)}
+{_note_on_nats(groups)}
 {"".join(map(_pictures, groups))}
 <h2>Curves</h2>
 <div class="panels">
@@ -101,12 +108,26 @@ def _states(groups: list[Group]) -> str:
     return "".join(f"<p>{html.escape(line)}</p>\n" for line in lines)
 
 
+def _findings(groups: list[Group]) -> str:
+    """What the last evaluations say of each stage: the first paragraph."""
+    lines = "<br>\n".join(map(html.escape, findings.sentences(groups)))
+    return f"<p>{lines}</p>" if lines else ""
+
+
 def _results(groups: list[Group]) -> str:
     body = [(*row, group.report.metrics.get(row[1], "")) for group in groups for row in result_rows([group])]
     return _table((*HEAD, ""), body, note=True)
 
 
+def _note_on_nats(groups: list[Group]) -> str:
+    """What the unit of most losses means, where a report has it."""
+    reports = [group.report for group in groups]
+    words = [word for report in reports for word in (*report.metrics.values(), *(each.unit for each in report.curves))]
+    return f'<p class="note">{NATS}</p>' if any(re.search(r"\bnats\b", word) for word in words) else ""
+
+
 def _pictures(group: Group) -> str:
+    """The pictures and confusion matrices of the first seed, which the heading names where there are several."""
     captions = group.report.captions
     files = {file.stem: file for file in sorted((group.runs[0].folder / "pictures").glob("*.png"))}
     figures = []
@@ -120,7 +141,11 @@ def _pictures(group: Group) -> str:
         if 1 < len(table.columns) <= 1 + classification.NAMED:
             image = _image(classification.draw_matrix(table), caption)
             figures.append(f"<figure><figcaption>{html.escape(caption)}</figcaption>{image}</figure>\n")
-    return f"<h2>{html.escape(group.name)}: pictures</h2>\n{''.join(figures)}" if figures else ""
+    run, of = group.runs[0], ""
+    if len(group.runs) > 1:
+        of = f" of seed {run.config.seed} alone ({run.folder.resolve().name})"
+    heading = html.escape(f"{group.name}: pictures{of}")
+    return f"<h2>{heading}</h2>\n{''.join(figures)}" if figures else ""
 
 
 def _panels(groups: list[Group], panels: Sequence[Curve] | None, curve_folder: Path | None) -> str:
@@ -135,11 +160,11 @@ def _panels(groups: list[Group], panels: Sequence[Curve] | None, curve_folder: P
     for title, labels in dict.fromkeys((group.report.title, group.labels) for group in groups):
         same = [group for group in groups if (group.report.title, group.labels) == (title, labels)]
         for logged, evaluated, unit in same[0].report.curves if panels is None else panels:
-            solid, dashed = _curves(same, evaluated or logged), _curves(same, logged if evaluated else "")
-            if not solid and not dashed:
+            strong, pale = _curves(same, evaluated or logged), _curves(same, logged if evaluated else "")
+            if not strong and not pale:
                 continue
             panel_title = ", ".join(filter(None, (title, labels)))
-            png = curves.draw_curves(f"{panel_title}: {unit}", solid or dashed, unit, dashed if solid else {})
+            png = curves.draw_curves(f"{panel_title}: {unit}", strong or pale, unit, pale if strong else {})
             if curve_folder is not None:
                 metric = evaluated.removeprefix(metrics.EVALUATION) or logged
                 name = re.sub(r"\W+", "_", f"curve {panel_title} {metric}")

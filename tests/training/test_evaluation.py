@@ -50,3 +50,14 @@ def test_labels_of_no_class(images, name):
     hidden = images | {"label": np.full(43, -1, np.int32)}  # as in test splits whose labels are kept secret
     with jax.set_mesh(mesh), pytest.raises(UserError, match="found the label -1, expected 0 to 9"):
         Evaluator(task, mesh).run({}, {}, Examples(hidden, 16))
+
+
+def test_pictures_show_no_image_twice(images):
+    """The first example fills up a batch; its copies are not shown."""
+    task, mesh = tasks.create_task(tiny("tokenizer")), sharding.make_mesh(dict(data=8, fsdp=1, tensor=1))
+    params, evaluator = run_once(task.init, jax.random.key(0)), Evaluator(task, mesh)
+    for held_out, shown in ((6, 6), (43, 12)):
+        with jax.set_mesh(mesh):
+            pictures = evaluator.pictures(params, {}, Examples({"image": images["image"][:held_out] / 3}, 16))
+        assert pictures and {len(pixels) for pixels in pictures.values()} == {shown}
+        assert len(np.unique(pictures["original"], axis=0)) == shown
