@@ -24,6 +24,7 @@ from beit_jax.data.sources.image_files import find_images
 from beit_jax.errors import UserError
 from beit_jax.models import image_size
 from beit_jax.tasks import create_task
+from beit_jax.tasks.pretrain_report import hide_patches
 from beit_jax.tasks.shown_bands import chosen, to_rgb
 from beit_jax.training.inflate_channels import KERNEL, inflate_channels
 from beit_jax.training.interpolate_positions import interpolate_positions
@@ -180,6 +181,24 @@ def test_pictures_show_three_channels():
     darker = [to_rgb(one, (4, 3, 2), [images, 0.5 * images]) for one in (images, 0.5 * images)]
     np.testing.assert_allclose(np.ptp(darker[1]), 0.5 * np.ptp(darker[0]), rtol=0.1)
     assert to_rgb(images[..., :3]) is not None and np.shares_memory(to_rgb(images[..., :3]), images)
+
+
+@pytest.mark.parametrize(
+    ("channels", "bands"), [(1, ()), (2, ()), (3, ()), (3, (3, 1, 2)), (5, ()), (5, (4, 3, 2)), (5, (5,))]
+)
+def test_masked_patches_are_grey_whatever_the_channels(channels, bands):
+    """And the stretch is that of what there is, of the original and of reconstructions that go beyond it."""
+    scale = 1.0 if channels in (1, 3) else np.linspace(0.05, 0.2, channels)
+    original = (np.random.default_rng(0).uniform(0.2, 1.0, (2, 8, 8, channels)) * scale).astype(np.float32)
+    mask = np.random.default_rng(1).random((2, 4, 4)) < 0.5
+    masked = np.asarray(hide_patches(jnp.asarray(original), jnp.asarray(mask)))
+    shown = [to_rgb(one, bands, [original, masked, 0.5 * original]) for one in (original, masked)]
+    hidden = mask.repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_array_equal(shown[1][hidden], 0.5)
+    np.testing.assert_array_equal(shown[1][~hidden], shown[0][~hidden])
+    assert min(one.min() for one in shown) >= 0 and shown[0].max() > 0.99
+    if channels in (2, 5):
+        np.testing.assert_array_equal(shown[0], to_rgb(original, bands, [original, 0.5 * original]))
 
 
 @pytest.mark.parametrize(

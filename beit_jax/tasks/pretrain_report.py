@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from einops import repeat
 
 from beit_jax.tasks.report import Curve, Headline, Report
+from beit_jax.tasks.shown_bands import GREY, HIDDEN, is_stretched
 
 METRICS = {
     "loss": "cross-entropy of the tokens, on the evaluation set",
@@ -50,6 +51,10 @@ def pretrain_report(on_all: bool, aggregates: bool) -> Report:
 
 
 def hide_patches(images: jax.Array, mask: jax.Array) -> jax.Array:
-    """Pictures `[b, h, w, 3]` with grey in place of the patches that `mask` bool `[b, g, g]` hides."""
+    """Pictures `[b, h, w, c]` without the patches that `mask` bool `[b, g, g]` hides.
+
+    These are grey; where `shown_bands.to_rgb` will stretch the contrast, they are `HIDDEN`, which it turns into grey.
+    """
     side = images.shape[1] // mask.shape[1]
-    return jnp.where(repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side), 0.5, images)
+    hidden = repeat(mask, "b h w -> b (h i) (w j) 1", i=side, j=side)
+    return jnp.where(hidden, HIDDEN if is_stretched(images.shape[-1]) else GREY, images)

@@ -5,6 +5,14 @@ from typing import Any
 
 import numpy as np
 
+GREY = 0.5  # of what is hidden
+HIDDEN = -1.0  # in all channels of a pixel whose grey would be stretched to a colour: no picture has it otherwise
+
+
+def is_stretched(channels: int) -> bool:
+    """Whether pictures of so many channels are shown with stretched contrast."""
+    return channels not in (1, 3)
+
 
 def chosen(channels: int, bands: Sequence[int] = ()) -> list[int]:
     """Three channels, or the same one three times, counted from 0.
@@ -23,6 +31,7 @@ def to_rgb(images: np.ndarray, bands: Sequence[int] = (), beside: Sequence[np.nd
 
     RGB stays as it is, unless `bands` choose. One channel is shown as grey, as it is. Of others, the contrast of each
     shown channel is stretched, since numbers of satellites and microscopes are mostly small: of all pictures alike.
+    Pixels that are `HIDDEN` do not count in it, and become grey.
 
     Args:
       images: c channels, in [0, 1].
@@ -33,11 +42,13 @@ def to_rgb(images: np.ndarray, bands: Sequence[int] = (), beside: Sequence[np.nd
     if channels == 3 and not bands:
         return images
     shown, *others = (pictures[..., chosen(channels, bands)].astype(np.float32) for pictures in (images, *beside))
-    if channels > 3 or channels == 2:
-        pixels = np.concatenate([pictures.reshape(-1, 3) for pictures in (shown, *others)])
-        low, high = pixels.min(axis=0), pixels.max(axis=0)
-        shown = (shown - low) / np.maximum(high - low, 1e-6)
-    return shown
+    if not is_stretched(channels):
+        return shown
+    pixels = np.concatenate([pictures.reshape(-1, 3) for pictures in (shown, *others)])
+    pixels = pixels[(pixels != HIDDEN).any(axis=-1)]
+    low, high = pixels.min(axis=0), pixels.max(axis=0)
+    hidden = (shown == HIDDEN).all(axis=-1, keepdims=True)
+    return np.where(hidden, np.float32(GREY), (shown - low) / np.maximum(high - low, 1e-6))
 
 
 def of_examples(

@@ -17,7 +17,10 @@ from beit_jax.errors import UserError
 from beit_jax.models import vit
 
 COLOURS = "inferno"  # perceptually uniform: steps of equal weight look equal
-OPACITY = 0.65  # of the colour in an overlay
+BACKGROUND = (0.08, 0.24)  # of white: the greys of black and white in the image below a map
+LEAST_TOP = 4  # times uniform attention: with less, noise around it would fill the scale
+SCALE = f"lightest: max, at least {LEAST_TOP} x uniform"
+FRAME = ((4, 0), (3, 255), (1, 0))  # pixels around a patch and their grey: white between black shows on any picture
 
 
 def attention_weights(encoder: vit.Encoder, params: Any, images: np.ndarray) -> np.ndarray:
@@ -73,11 +76,15 @@ def mean_distance(weights: np.ndarray, grid: tuple[int, int], patch: int) -> np.
 
 
 def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """A map on top of an image: each patch has one colour, dark for 0, light for the map's maximum.
+    """A map on top of an image: each patch has one colour, from black for 0 to the lightest for the top of the scale.
+
+    The top is the map's maximum, and at least `LEAST_TOP` times uniform attention, so that a map which is nearly
+    uniform looks flat. The image is grey, dark and of low contrast, and fades where attention rises, with the fourth
+    power of what is left to the top: all colour, and all that is bright, is attention.
 
     Args:
       image: uint8 `[H, W, 3]`, sides that are multiples of the map's.
-      values: `[gh, gw]`, not negative; the patch of row r and column c covers the pixels
+      values: `[gh, gw]`, not negative, of sum 1; the patch of row r and column c covers the pixels
         `[r H/gh, (r+1) H/gh) x [c W/gw, (c+1) W/gw)`.
 
     Returns:
@@ -86,10 +93,29 @@ def overlay(image: np.ndarray, values: np.ndarray) -> np.ndarray:
     (height, width), (rows, columns) = image.shape[:2], values.shape
     if height % rows or width % columns:
         raise ValueError(f"found an image of {height}x{width} pixels, expected multiples of the map's {rows}x{columns}")
-    relative = values / max(float(values.max()), np.finfo(np.float64).tiny)
-    colours = 255 * colormaps[COLOURS](relative)[..., :3]
-    colours = colours.repeat(height // rows, axis=0).repeat(width // columns, axis=1)
-    return (OPACITY * colours + (1 - OPACITY) * image).round().astype(np.uint8)
+    top = max(float(values.max()), LEAST_TOP / values.size)
+    relative = (values / top).repeat(height // rows, axis=0).repeat(width // columns, axis=1)
+    black, white = BACKGROUND
+    grey = black + (white - black) * image.mean(axis=-1, keepdims=True) / 255
+    colours = colormaps[COLOURS](relative)[..., :3] + (1 - relative[..., None]) ** 4 * grey
+    return (255 * colours).round().astype(np.uint8)
+
+
+def strength(values: np.ndarray) -> str:
+    """The maximum of a map of sum 1 in words, beside what uniform attention would give: `max 3.1% (uniform 0.51%)`."""
+    peak, uniform = (f"{100 * part:.{2 if part < 0.0995 else 3}g}%" for part in (values.max(), 1 / values.size))
+    return f"max {peak} (uniform {uniform})"
+
+
+def outline(picture: np.ndarray, patch: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
+    """A picture uint8 `[H, W, 3]` with a frame around the patch of a row and a column, whose own pixels stay."""
+    (height, width), out = (side // patches for side, patches in zip(picture.shape, grid)), picture.copy()
+    top, left = patch[0] * height, patch[1] * width
+    for margin, grey in FRAME:
+        out[max(top - margin, 0) : top + height + margin, max(left - margin, 0) : left + width + margin] = grey
+    inside = slice(top, top + height), slice(left, left + width)
+    out[inside] = picture[inside]
+    return out
 
 
 def patch_at(point: tuple[float, float], box: tuple[float, float, float, float], grid: tuple[int, int]) -> Any:

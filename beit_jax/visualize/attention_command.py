@@ -16,11 +16,12 @@ DESCRIPTION = """Self-attention from reference points of one image, and the mean
       --out maps --points "120,80;300,210" --layer all --heads --size 320x480
 
 Writes, for each layer: attention_layer12.png, one figure with a map for each point, the mean over heads;
-attention_layer12_point1.png, the same map on the image alone; with --heads, attention_layer12_point1_heads.png, a map
-for each head. And attention_distance.png: the mean attention distance of every head, by layer.
+attention_layer12_point1.png, the same map alone, with its point; with --heads, attention_layer12_point1_heads.png, a
+map for each head. And attention_distance.png: the mean attention distance of every head, by layer.
 
 The model sees the largest central part of the image with the shape of --size; positions are interpolated as for
-fine-tuning. Maps leave out the class token. The lightest colour of a map is its own maximum.
+fine-tuning. Maps leave out the class token. Below a map the image is dark and grey: colour is attention. The
+lightest colour is the map's own maximum, which its title gives, or 4 times uniform attention if that is more.
 """
 
 
@@ -173,18 +174,29 @@ def layer_pictures(
         (column / columns, row / rows, 1 / columns, 1 / rows, str(number))
         for number, (row, column) in enumerate(points, start=1)
     ]
-    means = [attention.overlay(shown, maps[:, row, column].mean(axis=0)) for row, column in points]
-    titled = [("reference points", shown), *((f"from {number}", mean) for number, mean in enumerate(means, start=1))]
+    means = [maps[:, row, column].mean(axis=0) for row, column in points]
+    titled = [
+        ("reference points", shown),
+        *(_titled(f"from {i}", shown, mean) for i, mean in enumerate(means, start=1)),
+    ]
     unlabelled = [[(*square[:4], "")] for square in squares]  # the title has the number
     wide = len(titled) if len(titled) <= 5 else (len(titled) + 1) // 2
-    mean_title = f"{title}, mean over {len(maps)} heads"
+    mean_title = f"{title}, mean over {len(maps)} heads\n{attention.SCALE}"
     pictures = [(name, figures.draw_panels(titled, wide, [squares, *unlabelled], title=mean_title))]
     for number, ((row, column), mean, mark) in enumerate(zip(points, means, unlabelled), start=1):
-        pictures.append((f"{name}_point{number}", mean))
+        alone = attention.outline(attention.overlay(shown, mean), (row, column), (rows, columns))
+        pictures.append((f"{name}_point{number}", alone))
         if heads:
-            each = [(f"head {i}", attention.overlay(shown, head)) for i, head in enumerate(maps[:, row, column], 1)]
+            each = [_titled(f"head {i}", shown, head) for i, head in enumerate(maps[:, row, column], 1)]
             columns_of_heads = min(len(each), 4 if len(each) % 4 == 0 else 3)  # usual numbers of heads fill their rows
-            heads_title = f"{title}, from point {number}"
+            heads_title = f"{title}, from point {number}\n{attention.SCALE}"
             sheet = figures.draw_panels(each, columns_of_heads, [mark] * len(each), inches=2.2, title=heads_title)
             pictures.append((f"{name}_point{number}_heads", sheet))
     return pictures
+
+
+def _titled(name: str, shown: Any, values: Any) -> tuple[str, Any]:
+    """A map `[gh, gw]` on an image, below its name and its maximum."""
+    from beit_jax.visualize import attention
+
+    return f"{name}\n{attention.strength(values)}", attention.overlay(shown, values)

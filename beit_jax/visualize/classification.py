@@ -77,7 +77,7 @@ def draw_sheet(
         for example in examples:
             pixels = example.image * np.float32(std) + np.float32(mean)
             predicted, true = (_shorten(names[label]) for label in (example.predicted, example.label))
-            words = f"{predicted} {example.probability:.0%}\ntrue: {true}"
+            words = f"predicted: {predicted} ({example.probability:.0%})\ntrue: {true}"
             panels.append((words, (pixels.clip(0, 1) * 255).round().astype(np.uint8)))
             colours.append(colour)
     return draw_panels(panels, min(COLUMNS, len(panels)), inches=1.6, colours=colours)

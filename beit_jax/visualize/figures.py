@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
 DPI = 110
+CHARACTER = 0.072  # inches, of a title
 Square = tuple[float, float, float, float, str]  # left, top, width and height as fractions of the picture, and a label
 
 
@@ -22,7 +23,7 @@ def draw_panels(
     title: str = "",
     colours: Sequence[str] = (),
 ) -> bytes:
-    """Pictures of one shape, each under its title, row by row.
+    """Pictures of one shape, each under its title, row by row; apart from each other where titles need it.
 
     Args:
       pictures: titles and uint8 `[h, w, 3]`.
@@ -39,7 +40,9 @@ def draw_panels(
     rows = math.ceil(len(pictures) / columns)
     height, width = (side * inches / max(pictures[0][1].shape[:2]) for side in pictures[0][1].shape[:2])
     lines = 1 + max(name.count("\n") for name, _ in pictures)
-    size = (columns * (width + 0.12), rows * (height + 0.14 + 0.14 * lines) + (0.35 if title else 0))
+    longest = max(len(line) for name, _ in pictures for line in name.splitlines())
+    above = 0.18 + 0.17 * len(title.splitlines()) if title else 0
+    size = (columns * (max(width, CHARACTER * longest) + 0.12), rows * (height + 0.14 + 0.14 * lines) + above)
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     cells = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in cells:

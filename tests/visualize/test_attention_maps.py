@@ -12,6 +12,7 @@ from beit_jax.models import vit
 from beit_jax.visualize import attention, images
 from beit_jax.visualize.figures import draw_distances
 
+TOP = np.array([0.988362, 0.998364, 0.644924])  # of the colours
 GRIDS = [(3, 3), (2, 5), (5, 2)]
 
 
@@ -22,7 +23,7 @@ def test_a_peak_lands_on_the_pixels_of_its_patch(grid, patch):
     for row in range(grid[0]):
         for column in range(grid[1]):
             peak = np.zeros(grid)
-            peak[row, column] = 0.3
+            peak[row, column] = 1.0
             light = attention.overlay(image, peak).astype(int).sum(axis=-1)
             expected = np.zeros(image.shape[:2], bool)
             for y in range(image.shape[0]):
@@ -33,16 +34,59 @@ def test_a_peak_lands_on_the_pixels_of_its_patch(grid, patch):
 
 
 def test_an_overlay_is_the_stated_mixture():
-    image = np.arange(2 * 4 * 3, dtype=np.uint8).reshape(2, 4, 3) * 10
-    out = attention.overlay(image, np.array([[0.0, 5.0]]))
-    np.testing.assert_array_equal(
-        out[:, :2], np.round(0.65 * 255 * np.array([0.001462, 0.000466, 0.013866]) + 0.35 * image[:, :2])
-    )
-    np.testing.assert_array_equal(
-        out[:, 2:], np.round(0.65 * 255 * np.array([0.988362, 0.998364, 0.644924]) + 0.35 * image[:, 2:])
-    )
+    """Of 8 patches: the image in dark grey where there is no attention, and nothing of it at the top of the scale."""
+    image = np.arange(2 * 16 * 3, dtype=np.uint8).reshape(2, 16, 3) * 2
+    out = attention.overlay(image, np.array([[0.0, 0.8, 0.2, 0, 0, 0, 0, 0]]))
+    grey = 0.08 + 0.16 * image[:, :2].mean(axis=-1, keepdims=True) / 255
+    np.testing.assert_array_equal(out[:, :2], np.round(255 * (np.array([0.001462, 0.000466, 0.013866]) + grey)))
+    np.testing.assert_array_equal(out[:, 2:4], np.full((2, 2, 3), np.round(255 * TOP)))
     with pytest.raises(ValueError, match="multiples of the map's 1x3"):
         attention.overlay(image, np.ones((1, 3)))
+
+
+def test_colour_tells_attention_from_brightness():
+    """A white patch that is not attended to is darker than black ones that are, and grey."""
+    image = np.zeros((8, 8, 3), np.uint8)
+    image[:, :4] = 255
+    out = attention.overlay(image, np.array([[0.0, 0.5], [0.0, 0.5]])).astype(int)
+    assert out[:, :4].sum(axis=-1).max() < out[:, 4:].sum(axis=-1).min()
+    assert np.ptp(out[:, :4], axis=-1).max() < 5 and np.ptp(out[:, 4:], axis=-1).min() > 80
+    coloured = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
+    lightest = attention.overlay(np.full_like(image, 255), np.eye(2) / 2).astype(int)
+    darkest = attention.overlay(np.zeros_like(image), np.eye(2) / 2).astype(int)
+    among = attention.overlay(coloured, np.eye(2) / 2).astype(int)
+    assert (lightest - darkest).max() <= 41 and (darkest <= among).all() and (among <= lightest).all()
+
+
+def test_a_map_that_is_nearly_uniform_looks_flat():
+    """Its noise, which would fill a scale to its own maximum, moves no colour by more than a tenth."""
+    image, noise = np.full((14, 14, 3), 128, np.uint8), np.random.default_rng(0).random((14, 14))
+    values = (1 + 0.1 * noise) / (1 + 0.1 * noise).sum()
+    out = attention.overlay(image, values).astype(int)
+    assert np.ptp(out, axis=(0, 1)).max() < 26 and out.max() < 128
+    assert attention.strength(values) == "max 0.53% (uniform 0.51%)"
+    assert attention.strength(np.full((1, 1), 1.0)) == "max 100% (uniform 100%)"
+    assert attention.strength(np.array([[0.0, 0.125, 0.875, 0]])) == "max 87.5% (uniform 25%)"
+    # At four times uniform attention and above, the maximum is the top.
+    for peak in (4 / 196, 0.5):
+        values = np.full((14, 14), (1 - peak) / 195)
+        values[3, 5] = peak
+        np.testing.assert_array_equal(attention.overlay(image, values)[3, 5], np.round(255 * TOP))
+    values[3, 5], values[0, 0] = 2 / 196, 0.5
+    assert (attention.overlay(image, values)[3, 5] < 255 * TOP).all()
+
+
+@pytest.mark.parametrize("patch", [(0, 0), (1, 2), (2, 3)])
+def test_a_frame_lies_around_its_patch(patch):
+    picture = np.random.default_rng(0).integers(1, 255, (30, 40, 3), np.uint8)
+    out = attention.outline(picture, patch, (3, 4))
+    distance = [
+        [max(10 * patch[0] - y, y - 10 * patch[0] - 9, 10 * patch[1] - x, x - 10 * patch[1] - 9) for x in range(40)]
+        for y in range(30)
+    ]
+    for y, x in np.ndindex(30, 40):
+        grey = {1: 0, 2: 255, 3: 255, 4: 0}.get(distance[y][x])
+        np.testing.assert_array_equal(out[y, x], picture[y, x] if grey is None else [grey] * 3)
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -113,7 +113,9 @@ def test_attention(runs, tmp_path, capsys, request, name, size):
     shown = pixels(runs, (scale * size[0], scale * size[1]), "LANCZOS")
     mean = (line / line.sum(axis=1, keepdims=True)).mean(axis=0).reshape(grid)
     picture = found["attention_layer01_point1"]
-    np.testing.assert_allclose(picture.astype(int), attention.overlay(shown, mean).astype(int), atol=1)
+    expected = attention.outline(attention.overlay(shown, mean), (row, column), grid)
+    np.testing.assert_allclose(picture.astype(int), expected.astype(int), atol=1)
+    assert (expected != attention.overlay(shown, mean)).any()
 
 
 @pytest.mark.parametrize("name", ["classify", "segment", "pretrain"])
