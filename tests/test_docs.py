@@ -185,6 +185,11 @@ def test_every_config_is_in_the_table():
     assert {path.name for path in (ROOT / "configs").glob("*.py")} == named
 
 
+def test_arithmetic_of_large_runs():
+    done = subprocess.run([sys.executable, ROOT / "docs" / "large_runs.py"], capture_output=True, text=True, check=True)
+    assert done.stdout in (ROOT / "docs" / "pod.md").read_text() and done.stdout.count("\n") > 3
+
+
 def test_picture_is_small():
     assert (ROOT / "docs" / "quickstart.png").stat().st_size < 100_000
 
