@@ -15,7 +15,7 @@ from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.layout import is_paired, path_of
 from beit_jax.experiment import Experiment
 from beit_jax.machine import Machine
-from beit_jax.models.image_size import area
+from beit_jax.models.image_size import area, in_words
 from beit_jax.tasks.device_choices import describe_choices
 from beit_jax.training import memory_check
 
@@ -58,7 +58,7 @@ def _cells(name: str, experiment: Experiment, machine: Machine) -> tuple[str, ..
         name,
         config.task,
         f"{experiment.data.num_examples:,}",
-        _size(model.get("image_size", "-")),
+        in_words(model.image_size) if "image_size" in model else "-",
         sizes,
         f"{config.batch_size:,}",
         f"{lengths.total:,}",
@@ -68,11 +68,6 @@ def _cells(name: str, experiment: Experiment, machine: Machine) -> tuple[str, ..
         _minutes(experiment, machine),
         f"{memory_check.estimate(experiment) / 2**20:,.0f}",
     )
-
-
-def _size(size: int | tuple[int, int] | str) -> str:
-    """As it is written on the command line: 224, or 96x192."""
-    return str(size) if isinstance(size, int | str) else "x".join(map(str, size))
 
 
 def _choices(experiments: Mapping[str, Experiment]) -> list[str]:

@@ -136,7 +136,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if arg.runlocal:
         set_source(config, arg.data or "digits")
-        config.batch_size = 32
+        config.batch_size = min(32, config.batch_size)
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))
     config.data.statistics = arg.statistics

@@ -80,7 +80,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if arg.runlocal:
         set_source(config, arg.data or "digits")
-        config.batch_size = 32
+        config.batch_size = min(32, config.batch_size)
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16, early_layer=int(arg.v2)))
         small = dict(dvae=dict(hidden=8, groups=3, blocks_per_group=1, decoder_init=8))

@@ -48,7 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
     fit_warmup(config)
     if arg.runlocal:
         set_source(config, arg.data or "digits")
-        config.batch_size, config.num_masked, config.target.layers = 32, 0, 2
+        config.batch_size, config.num_masked, config.target.layers = min(32, config.batch_size), 0, 2
         shorten(config, 20, warmup=5)
         config.model.update(dict(variant="Micro/4", image_size=16))
     ending = "|normalize(statistics)|blockwise_mask(num_masked, min_block, grid)|keep('image', 'mask')"

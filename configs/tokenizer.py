@@ -64,7 +64,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
     if arg.runlocal:
         set_source(config, arg.data or "digits")
-        config.batch_size = 32
+        config.batch_size = min(32, config.batch_size)
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, vocab=32, hidden=8, groups=3, blocks_per_group=1, decoder_init=8))
         config.loss.update(dict(kl_warmup="50%", annealing="50%"))
@@ -89,7 +89,7 @@ def vqkd(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     fit_batch(config)
     if arg.runlocal:
         set_source(config, arg.data or "digits")
-        config.batch_size = 32
+        config.batch_size = min(32, config.batch_size)
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, variant="Micro/4", vocab=32, decoder_depth=1))
         if not arg.teacher:
@@ -130,7 +130,7 @@ def unlearned(config: ConfigDict, arg: ConfigDict) -> ConfigDict:
     fit_batch(config)
     if arg.runlocal:
         set_source(config, arg.data or "digits")
-        config.batch_size = 32
+        config.batch_size = min(32, config.batch_size)
         shorten(config, 20, warmup=5)
         config.model.update(dict(image_size=16, patch=4, vocab=32))
         if arg.kind == "kmeans_features" and not arg.teacher:

@@ -213,6 +213,7 @@ def test_a_small_set_of_other_channels(repository, tmp_path, name):
     config = configs.load(f"{repository}/configs/{name}.py:data={source},channels=5")
     assert config.model.image_size <= 32 and config.data.channels == 5 and config.batch_size == 8
     assert configs.load(f"{repository}/configs/{name}.py:data={source},channels=5,runlocal").data.source == source
+    assert configs.load(f"{repository}/configs/{name}.py:data={source},channels=5,runlocal").batch_size == 8  # of 54
 
 
 def test_lengths_of_a_small_folder(folder, repository):

@@ -1,4 +1,4 @@
-"""Two hosts as one run, whose links are slow, cut and mended, and of which one is killed or stopped."""
+"""Two hosts as one run, whose links are slow, cut and restored, and of which one is killed or stopped."""
 
 import shutil
 import signal
@@ -25,7 +25,7 @@ def hosts(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def mended(hosts):
+def links_are_restored(hosts):
     yield
     hosts.links[:] = [Link() for _ in hosts.links]
 
@@ -68,6 +68,13 @@ def ended(run, process, within):
     return line
 
 
+def cut_for(hosts, seconds):
+    """Cuts the link of the second host for some seconds."""
+    hosts.links[1] = Link(is_cut=True)
+    time.sleep(seconds)
+    hosts.links[1] = Link()
+
+
 def test_packets_that_are_late_and_lost(tmp_path, hosts, expected):
     hosts.links[1] = Link(seconds=0.002, loss=0.001)
     Run(tmp_path / "run", processes=2, devices=4, hosts=hosts).finish()
@@ -76,9 +83,7 @@ def test_packets_that_are_late_and_lost(tmp_path, hosts, expected):
 
 def test_cut_for_10_seconds(tmp_path, hosts, expected, start):
     run = start(" 10/24 ")
-    hosts.links[1] = Link(is_cut=True)
-    time.sleep(10)
-    hosts.links[1] = Link()
+    cut_for(hosts, seconds=10)
     run.finish()
     assert numbers(tmp_path / "run") == expected
 
@@ -86,9 +91,7 @@ def test_cut_for_10_seconds(tmp_path, hosts, expected, start):
 def test_cut_for_30_seconds(tmp_path, hosts, expected, start):
     """gRPC gives a connection up after 20 s: both end, and go on when they are started again."""
     run = start(" 15/24 ")
-    hosts.links[1] = Link(is_cut=True)
-    time.sleep(30)
-    hosts.links[1] = Link()
+    cut_for(hosts, seconds=30)
     assert "process 0 (host0)" in (line := ended(run, 1, within=60)) or "the run was broken up" in line
     ended(run, 0, within=140)
     Run(tmp_path / "run", processes=2, devices=4, hosts=hosts).finish()

@@ -42,8 +42,9 @@ def parse_options(runner: str, options: Sequence[str]) -> PipelineOptions:
     finally:
         log.removeHandler(handler)
     wrong = [line for line in printed.getvalue().splitlines() if re.search("[Uu]nparseable|: error: ", line)]
-    if wrong:
-        raise UserError(f"Apache Beam says of --beam_option: {wrong[0].rpartition('error: ')[2]}")
+    if wrong or made is None:  # None: an option such as `help`, after which Beam's parser exits
+        reason = wrong[0].rpartition("error: ")[2] if wrong else f"found {', '.join(options)}"
+        raise UserError(f"Apache Beam does not take these --beam_option: {reason}")
     return made
 
 

@@ -72,6 +72,7 @@ def test_what_goes_wrong_is_one_line(images, tmp_path, monkeypatch, caplog, capf
     assert "NoSuchRunner" in told("--beam_runner=NoSuchRunner")
     assert "Discarding unparseable args: ['--direct_num_worker=2']" in told("--beam_option=direct_num_worker=2")
     assert "argument --direct_num_workers: invalid int value: 'two'" in told("--beam_option=direct_num_workers=two")
+    assert "does not take these --beam_option: found help" in told("--beam_option=help")
     assert "found --beam_option without --beam_runner" in told("--beam_runner=", "--beam_option=a=b")
     listed, read = shard_plan.list_images, Path.read_bytes
 
