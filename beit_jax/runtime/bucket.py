@@ -1,0 +1,267 @@
+"""Google Cloud Storage as this process reaches it: credentials, requests that are tried again, errors in one line.
+
+Orbax and tensorstore write checkpoints, gcsfs reads and writes everything else through etils' paths, and Google's own
+client makes the requests that depend on what is there (a lock, an object that grows). Where `STORAGE_EMULATOR_HOST` is
+set, all of them talk to that server, without credentials.
+
+A request that the store does not answer, or answers with 408, 429 or 5xx, is made again for up to `PATIENCE_S`, after
+waits that double, and counted.
+"""
+
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+from urllib.parse import unquote
+
+from beit_jax.errors import UserError
+from beit_jax.runtime.paths import BUCKET
+
+EMULATOR = "STORAGE_EMULATOR_HOST"
+PATIENCE_VARIABLE = "BEIT_JAX_BUCKET_PATIENCE"  # seconds
+PATIENCE_S = 300.0
+LONGEST_WAIT_S = 20.0  # between two attempts
+SILENCE_S = 60.0  # of a connection, after which it is given up
+LOGIN = "run gcloud auth application-default login, or start this on a machine with a service account"
+ROLE = "roles/storage.objectUser and roles/storage.legacyBucketReader"
+Result = TypeVar("Result")
+
+
+class BucketError(OSError, UserError):
+    """What a user can change about a bucket; the code that writes what a run can do without takes it as `OSError`."""
+
+    def __str__(self) -> str:
+        return UserError.__str__(self)
+
+
+class _Retries:
+    """How many requests were made again, by why."""
+
+    def __init__(self) -> None:
+        self._lock, self._counts = threading.Lock(), {}
+
+    def add(self, error: Exception) -> None:
+        """Counts one more, for this reason."""
+        reason = describe(error)
+        with self._lock:
+            self._counts[reason] = self._counts.get(reason, 0) + 1
+
+    def counts(self) -> dict[str, int]:
+        """How many since the start of the process, by reason."""
+        with self._lock:
+            return dict(self._counts)
+
+
+RETRIES = _Retries()
+
+
+def patience_s() -> float:
+    """Seconds for which a request is tried again."""
+    return float(os.environ.get(PATIENCE_VARIABLE) or PATIENCE_S)
+
+
+def describe(error: Exception) -> str:
+    """A type of error, and the number of the answer where there was one."""
+    code = getattr(error, "code", None)
+    return f"{type(error).__name__} {code}" if isinstance(code, int) else type(error).__name__
+
+
+@functools.cache
+def prepare() -> None:
+    """Sets up the libraries, once in a process.
+
+    Raises:
+      UserError: they are not installed.
+    """
+    from beit_jax.extras import check_installed
+
+    check_installed("gcsfs", "google.cloud.storage")
+    _set_environment()
+    import fsspec
+
+    for protocol in ("gs", "gcs"):
+        fsspec.register_implementation(protocol, _file_system_class(), clobber=True)
+
+
+def _set_environment() -> None:
+    """Tells tensorstore and etils, which read it when they are first used, what gcsfs and Google's client know."""
+    if server := os.environ.get(EMULATOR):
+        os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", server if "://" in server else f"http://{server}")
+        os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
+    # With TensorFlow installed, etils would use its client, which is another connection with other retries.
+    os.environ["EPATH_USE_TF"] = "false"
+    from etils.epath import gpath
+
+    gpath._is_tf_installed.cache_clear()
+
+
+@functools.cache
+def file_system() -> Any:
+    """The `gcsfs.GCSFileSystem` that etils' paths use as well."""
+    prepare()
+    import fsspec
+
+    return fsspec.filesystem("gcs", finalize_on_close=True)  # etils' own call: fsspec keeps one for the same arguments
+
+
+@functools.cache
+def client() -> Any:
+    """Google's own client.
+
+    Raises:
+      BucketError: there are no credentials.
+    """
+    prepare()
+    from google.auth.exceptions import DefaultCredentialsError
+    from google.cloud import storage
+
+    try:
+        return storage.Client()
+    except DefaultCredentialsError as error:
+        raise BucketError(f"there are no credentials for buckets of Google Cloud Storage; {LOGIN}") from error
+
+
+def blob(path: os.PathLike) -> Any:
+    """The object of a path, for Google's own client."""
+    bucket, _, name = os.fspath(path).removeprefix(BUCKET).partition("/")
+    return client().bucket(bucket).blob(name)
+
+
+def call(path: os.PathLike, request: Callable[..., Result], *args: Any, **settings: Any) -> Result:
+    """Calls a method of Google's own client, which is tried again.
+
+    Args:
+      path: that it is about, for messages.
+      request: such as `blob(path).reload`.
+      *args: of the method.
+      **settings: of the method.
+
+    Raises:
+      FileNotFoundError: there is no such object.
+      FileExistsError: a condition is not met.
+      BucketError: every other error.
+    """
+    from google.api_core import exceptions, retry
+
+    policy = retry.Retry(**_policy())
+    try:
+        return request(*args, retry=policy, timeout=SILENCE_S, **settings)
+    except exceptions.NotFound as error:
+        raise FileNotFoundError(f"{os.fspath(path)} does not exist") from error
+    except exceptions.PreconditionFailed as error:
+        raise FileExistsError(f"{os.fspath(path)} has changed") from error
+    except Exception as error:
+        fail(os.fspath(path), error)
+
+
+def fail(path: str, error: Exception) -> NoReturn:
+    """Raises a `BucketError` that says what a user can do about the answer of the store, or about its silence."""
+    if isinstance(error, BucketError):
+        raise error
+    code, text = getattr(error, "code", None), str(error)
+    bucket = BUCKET + path.removeprefix(BUCKET).partition("/")[0]
+    if code == 403 or text.startswith("Forbidden"):
+        raise BucketError(
+            f"{path}: this account has no right to do that; give it {ROLE}, such as with gcloud storage buckets "
+            f"add-iam-policy-binding {bucket} --member=user:NAME@EXAMPLE.COM --role=roles/storage.objectUser"
+        ) from error
+    if code == 401 or "Credentials" in type(error).__name__ or type(error).__name__ == "RefreshError":
+        raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
+    reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
+    raise BucketError(
+        f"{path}: the store did not do what it was asked within {patience_s():g} s ({reason}); check the network and "
+        "the bucket, and run the same command again"
+    ) from error
+
+
+def check_access(flag: str, path: str, *, writes: bool) -> None:
+    """Checks that a bucket exists and lets this account read and, if asked, write below a path.
+
+    Args:
+      flag: such as "--workdir=", for messages.
+      path: in the bucket.
+      writes: whether to write an empty object below the path, which is deleted again.
+
+    Raises:
+      UserError: it does not.
+    """
+    bucket = path.removeprefix(BUCKET).partition("/")[0]
+    try:
+        prepare()
+        found = call(path, lambda **settings: next(client().list_blobs(bucket, max_results=1, **settings).pages, None))
+        del found
+        if writes:
+            probe = f"{path.rstrip('/')}/.write_test-{os.getpid()}"
+            call(probe, blob(probe).upload_from_string, b"")
+            call(probe, blob(probe).delete)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{flag}{path}: there is no bucket {BUCKET}{bucket}; make it, such as with gcloud storage buckets create "
+            f"{BUCKET}{bucket} --location=REGION, or correct the name"
+        ) from error
+    except BucketError as error:
+        raise UserError(f"{flag}{error}") from error
+
+
+@functools.cache
+def _file_system_class() -> type:
+    """gcsfs' file system without its caches of listings, and with the retries of this module."""
+    import aiohttp
+    import gcsfs.core
+    from google.api_core.retry import AsyncRetry
+
+    def retried(function: Callable[..., Any]) -> Callable[..., Any]:
+        plain = inspect.unwrap(function)  # without the retries of gcsfs, which end after half a minute
+
+        async def request(self: Any, *args: Any, **settings: Any) -> Any:
+            try:
+                return await AsyncRetry(**_policy())(plain)(self, *args, **settings)
+            except (FileNotFoundError, FileExistsError):
+                raise
+            except Exception as error:
+                if getattr(error, "code", None) == 404:
+                    raise FileNotFoundError(str(error)) from error
+                fail(_path_of(args), error)
+
+        return request
+
+    class FileSystem(gcsfs.core.GCSFileSystem):
+        """See `_file_system_class`."""
+
+        def __init__(self, **settings: Any):
+            anonymous = {"token": "anon"} if os.environ.get(EMULATOR) else {}
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=SILENCE_S, sock_read=SILENCE_S)
+            super().__init__(**{"use_listings_cache": False, "requests_timeout": timeout} | anonymous | settings)
+
+        _request = retried(gcsfs.core.GCSFileSystem._request)
+        _get_file_request = retried(gcsfs.core.GCSFileSystem._get_file_request)
+
+        async def _mkdir(self, path: str, *args: Any, **settings: Any) -> None:
+            """Does nothing: objects need no folders, and a bucket is made by whoever pays for it."""
+
+    return FileSystem
+
+
+def _policy() -> dict[str, Any]:
+    """The arguments of a retry policy of `google.api_core`."""
+    import requests
+    from gcsfs.retry import errs, is_retriable
+
+    def is_transient(error: Exception) -> bool:
+        silent = isinstance(error, TimeoutError | ConnectionError | requests.exceptions.ConnectionError)
+        return silent or is_retriable(error) or getattr(error, "code", None) in errs
+
+    waits = {"initial": 1.0, "maximum": LONGEST_WAIT_S, "multiplier": 2.0, "timeout": patience_s()}
+    return {"predicate": is_transient, "on_error": RETRIES.add} | waits
+
+
+def _path_of(request: tuple[Any, ...]) -> str:
+    """What a request of gcsfs is about: `(method, address, bucket, name)`, with the last two in the address or not."""
+    if len(request) > 2:
+        return BUCKET + "/".join(str(part) for part in request[2:])
+    address = str(request[1] if len(request) > 1 else request[0])
+    bucket, _, rest = address.partition("/b/")[2].partition("/")
+    name = rest.removeprefix("o/").partition("?")[0]
+    return BUCKET + unquote("/".join(filter(None, (bucket, name)))) if bucket else address
