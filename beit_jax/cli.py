@@ -14,7 +14,9 @@ from beit_jax import config as configs
 from beit_jax.config import override
 from beit_jax.config.files import split_arg
 from beit_jax.errors import Mistakes, UserError, did_you_mean
+from beit_jax.extras import check_installed
 from beit_jax.runtime.path_encoding import check_encoding
+from beit_jax.runtime.paths import as_path, is_bucket
 
 CONFIG_HELP = "config file, with arguments: FILE[:name=value,...]"
 KEY = "--config."
@@ -239,27 +241,31 @@ def _describe_file(file: str) -> str:
 
 
 def required_folder(flag: str, path: str, example: str) -> Path:
-    """The folder that a required flag names, in which libraries read or write.
+    """The folder that a required flag names, in which libraries read or write; it may lie in a bucket.
 
     Raises:
-      UserError: it is missing, a URL, or not in UTF-8.
+      UserError: it is missing, a URL of something else than a bucket, or not in UTF-8.
     """
     if not path:
         raise UserError(f"--{flag} is missing; expected a folder, such as --{flag}={example}")
     folder = local_folder(flag, path)
-    check_encoding(f"--{flag}=", folder)
+    if not is_bucket(folder):
+        check_encoding(f"--{flag}=", folder)
     return folder
 
 
 def local_folder(flag: str, path: str) -> Path:
-    """The folder that a flag names.
+    """The folder that a flag names; it may lie in a bucket.
 
     Raises:
-      UserError: it is a URL; `gs://bucket` would be taken for a folder called `gs:`.
+      UserError: it is a URL of something else.
     """
-    if "://" in path:
-        raise UserError(f"--{flag}={path} is a URL; expected a folder: mount the bucket, and give the path it has here")
-    return Path(path).expanduser()  # shells leave `~` alone behind `=`
+    if is_bucket(path):
+        check_installed("gcsfs")
+    try:
+        return as_path(path)
+    except UserError as error:
+        raise UserError(f"--{flag}={error}") from error
 
 
 def worker_index(worker: str) -> tuple[int, int]:

@@ -25,7 +25,6 @@ EXTRA_OF = {
     "imagecodecs": "tiff",
     "apache_beam": "beam",
     "gcsfs": "gcs",
-    "google.cloud.storage": "gcs",
     "wandb": "wandb",
     "trackio": "trackio",
     "mlflow": "mlflow",

@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import check_url, is_url
 
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the devices
 LARGEST_SIDE = 2**16  # of an image in pixels: products of a few sides are int64
@@ -32,7 +33,7 @@ class Key:
       check: a function of the value: "" if the value is allowed, else a text that says what is expected.
       resumable: whether a run may be continued with another value, because it does not change what is learned.
       is_size: whether the value may also be a pair of such numbers, height and width.
-      is_path: whether the value is a local path, or `stage:NAME` or "random"; of `init_from` also a hub id.
+      is_path: whether the value is a path, in a bucket or not, or `stage:NAME` or "random"; of `init_from` also a hub id.
 
     Examples:
       >>> from beit_jax.config import Key
@@ -70,8 +71,11 @@ class Key:
         if not self._in_range(number):
             rounded = f" is {number!r} in float32" if self._in_range(value) else ""
             raise UserError(f"{name}={value!r}{rounded}; expected {self.range}")
-        if self.is_path and "://" in value:  # `gs://bucket` would be taken for a folder called `gs:`
-            raise UserError(f"{name}={value!r}; expected a folder, not a URL: mount the bucket and give its path here")
+        if self.is_path and is_url(value):
+            try:
+                check_url(value)
+            except UserError as error:
+                raise UserError(f"{name}={error}") from error
         if type(value) is int and type(self.default) is int and abs(value) > LARGEST:
             raise UserError(f"{name}={value!r}; expected at most {LARGEST}")
         if self.check and (expected := self.check(number)):

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from beit_jax.runtime.paths import is_bucket
+
 PART = ".part-"  # follows the name of the file in the names of temporary files; a random number follows it
 
 
@@ -18,10 +20,16 @@ def atomic_write(path: Path) -> Iterator[Path]:
     too, and the temporary file beside it. Each call has its own temporary path, so that two writers do not mix.
 
     Args:
-      path: to write; its parent folder is made where it does not exist. An existing file is replaced, or the one that
+      path: to write, in a bucket too (`bucket_path.uploaded`); its parent folder is made where it does not exist. An existing file is replaced, or the one that
         a link leads to. An existing folder is replaced only if it is empty. A pipe or a device, such as /dev/stdout, is
         written itself.
     """
+    if is_bucket(path):
+        from beit_jax.runtime.bucket_path import uploaded
+
+        with uploaded(path) as part:
+            yield part
+        return
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
         return

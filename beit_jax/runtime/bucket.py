@@ -64,8 +64,14 @@ def patience_s() -> float:
 
 def describe(error: Exception) -> str:
     """A type of error, and the number of the answer where there was one."""
-    code = getattr(error, "code", None)
-    return f"{type(error).__name__} {code}" if isinstance(code, int) else type(error).__name__
+    code = _code_of(error)
+    return f"{type(error).__name__} {code}" if code else type(error).__name__
+
+
+def _code_of(error: Exception) -> int | None:
+    """The number of the answer that an error is about; None where there was no answer."""
+    codes = getattr(error, "code", None), getattr(getattr(error, "response", None), "status_code", None)
+    return next((int(code) for code in codes if isinstance(code, int)), None)
 
 
 @functools.cache
@@ -73,11 +79,8 @@ def prepare() -> None:
     """Sets up the libraries, once in a process.
 
     Raises:
-      UserError: they are not installed.
+      ModuleNotFoundError: they are not installed.
     """
-    from beit_jax.extras import check_installed
-
-    check_installed("gcsfs", "google.cloud.storage")
     _set_environment()
     import fsspec
 
@@ -160,7 +163,7 @@ def fail(path: str, error: Exception) -> NoReturn:
     """Raises a `BucketError` that says what a user can do about the answer of the store, or about its silence."""
     if isinstance(error, BucketError):
         raise error
-    code, text = getattr(error, "code", None), str(error)
+    code, text = _code_of(error), str(error)
     bucket = BUCKET + path.removeprefix(BUCKET).partition("/")[0]
     if code == 403 or text.startswith("Forbidden"):
         raise BucketError(
@@ -221,7 +224,7 @@ def _file_system_class() -> type:
             except (FileNotFoundError, FileExistsError):
                 raise
             except Exception as error:
-                if getattr(error, "code", None) == 404:
+                if _code_of(error) == 404:
                     raise FileNotFoundError(str(error)) from error
                 fail(_path_of(args), error)
 
@@ -251,7 +254,7 @@ def _policy() -> dict[str, Any]:
 
     def is_transient(error: Exception) -> bool:
         silent = isinstance(error, TimeoutError | ConnectionError | requests.exceptions.ConnectionError)
-        return silent or is_retriable(error) or getattr(error, "code", None) in errs
+        return silent or is_retriable(error) or _code_of(error) in errs
 
     waits = {"initial": 1.0, "maximum": LONGEST_WAIT_S, "multiplier": 2.0, "timeout": patience_s()}
     return {"predicate": is_transient, "on_error": RETRIES.add} | waits

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import as_path, is_bucket
 
 FOLDER = "checkpoints"
 TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed
+COMMITTED = "commit_success.txt"  # in a checkpoint in a bucket that was completed
 FOREIGN = (".safetensors", ".bin", ".pth", ".pt", ".pkl", ".ckpt")  # suffixes of the files of other libraries
 
 
@@ -17,13 +19,21 @@ def holds_checkpoint(folder: Path) -> bool:
 def has_checkpoint(run: Path) -> bool:
     """Whether a run has a checkpoint of its own, from which it goes on, be it a damaged one."""
     found = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
-    return any(child.is_dir() and TEMPORARY not in child.name for child in found)
+    return any(child.is_dir() and _is_complete(child) for child in found)
 
 
 def own_checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run itself, the newest one first, damaged ones among them."""
     found = (run / FOLDER).iterdir() if (run / FOLDER).is_dir() else ()
-    return sorted((child for child in found if child.name.isdigit()), key=lambda child: -int(child.name))
+    complete = (child for child in found if child.name.isdigit() and _is_complete(child))
+    return sorted(complete, key=lambda child: -int(child.name))
+
+
+def _is_complete(checkpoint: Path) -> bool:
+    """Whether Orbax has ended writing: it renames a folder then, and in a bucket, which cannot, adds an object."""
+    if is_bucket(checkpoint):
+        return (checkpoint / COMMITTED).is_file()
+    return TEMPORARY not in checkpoint.name
 
 
 def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
@@ -37,13 +47,15 @@ def find_checkpoint(path: str, recipe: Path | None = None) -> Path:
       UserError: there is none; where the folder is that of a recipe, the message names its stages.
     """
     scheme, _, stage = path.partition(":")
-    folder = (recipe / stage if recipe and scheme == "stage" else Path(path).expanduser()).absolute()
+    folder = (recipe / stage if recipe and scheme == "stage" else as_path(path)).absolute()
     if (folder / "params").is_dir():
         return folder
     for parent in (folder / FOLDER, folder):
         if parent.is_dir():
             steps = sorted(
-                int(child.name) for child in parent.iterdir() if child.name.isdigit() and any(child.iterdir())
+                int(child.name)
+                for child in parent.iterdir()
+                if child.name.isdigit() and _is_complete(child) and any(child.iterdir())
             )
             if steps:
                 return parent / str(steps[-1])

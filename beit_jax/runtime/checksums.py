@@ -1,4 +1,7 @@
-"""Checksums of complete checkpoints, in `STEP/checksums.json`: a library reads changed bytes without error."""
+"""Checksums of complete checkpoints, in `STEP/checksums.json`: a library reads changed bytes without error.
+
+A bucket has computed the checksum of each object (CRC32C) itself, and tells it with the list of objects.
+"""
 
 import errno
 import json
@@ -6,12 +9,15 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from beit_jax.runtime.atomic_write import write_text
+from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.paths import is_bucket
 
 FILE = "checksums.json"  # in the folder of the checkpoint, so that it is copied and deleted with it
 CHUNK = 1 << 22
+NO_ANSWERS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED")  # gRPC's
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 
@@ -27,8 +33,9 @@ def has_checksums(checkpoint: Path) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the system, or a library in its words, refuses to open a file: that says nothing about what is in it."""
-    return any(os.strerror(number) in str(error) for number in REFUSALS)
+    """Whether the system or a store, or a library in its words, does not give a file: that says nothing about it."""
+    words = (*map(os.strerror, REFUSALS), *NO_ANSWERS)
+    return isinstance(error, BucketError) or any(word in str(error) for word in words)
 
 
 def find_damage(checkpoint: Path, *items: str) -> str:
@@ -51,9 +58,12 @@ def find_damage(checkpoint: Path, *items: str) -> str:
         if is_refusal(error):
             raise
         return str(error)
+    copied = any(type(sums[name][1]) is not type(expected[name][1]) for name in expected.keys() & sums.keys())
+    if copied:  # from a bucket to a disk, or the reverse: the sums are of two kinds
+        sums, expected = [{name: size for name, (size, _) in table.items()} for table in (sums, expected)]
     wrong = [name for name in expected if sums.get(name) != expected[name]]
     if not wrong:
-        return ""
+        return _read_all_arrays(checkpoint, items) if copied else ""
     return f"{wrong[0]} {'has changed' if wrong[0] in sums else 'is gone'}"
 
 
@@ -61,21 +71,27 @@ def _read_all_arrays(checkpoint: Path, items: tuple[str, ...]) -> str:
     """What is wrong with a checkpoint without checksums: reads all bytes of its arrays once."""
     import tensorstore
 
-    for name in _files(checkpoint):
+    for name in () if is_bucket(checkpoint) else _files(checkpoint):
         (checkpoint / name).open("rb").close()  # raises where the system refuses
     for manifest in sorted(file for item in items for file in checkpoint.glob(f"{item}/manifest.ocdbt")):
-        spec = {"driver": "ocdbt", "base": f"file://{manifest.parent.absolute()}/"}
+        base = manifest.parent if is_bucket(manifest) else f"file://{manifest.parent.absolute()}"
+        spec = {"driver": "ocdbt", "base": f"{base}/"}
         try:
             store = tensorstore.KvStore.open(spec).result()
             for key in store.list().result():
                 store.read(key).result()
         except ValueError as error:
+            if is_refusal(error):
+                raise BucketError(f"{manifest.parent}: {str(error).splitlines()[0]}") from error
             return f"{manifest.parent.name}: {str(error).splitlines()[0]}"
     return ""
 
 
-def _measure(checkpoint: Path, items: tuple[str, ...] = ("*",)) -> dict[str, list[int]]:
+def _measure(checkpoint: Path, items: tuple[str, ...] = ("*",)) -> dict[str, list[Any]]:
     """`{"params/d/...": [bytes, crc32]}` of the files in the folders of a checkpoint."""
+    if is_bucket(checkpoint):
+        found = {name: [facts["size"], facts["crc32c"]] for name, facts in checkpoint.objects().items()}
+        return {name: found[name] for name in sorted(found) if "/" in name and {"*", name.partition("/")[0]} & {*items}}
     names = sorted(name for name in _files(checkpoint) if "/" in name and {"*", name.partition("/")[0]} & {*items})
     return {name: [(checkpoint / name).stat().st_size, _crc(checkpoint / name)] for name in names}
 

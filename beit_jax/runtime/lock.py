@@ -20,6 +20,7 @@ from typing import TextIO
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import membership
+from beit_jax.runtime.paths import is_bucket
 
 FILE = "lock"
 HEARTBEAT_S = 5.0  # between two heartbeats
@@ -38,6 +39,12 @@ def lock_workdir(workdir: Path, heartbeat_s: float = HEARTBEAT_S) -> Iterator[No
     Raises:
       UserError: another run has locked it.
     """
+    if is_bucket(workdir):
+        from beit_jax.runtime.bucket_lock import lock_in_bucket
+
+        with lock_in_bucket(workdir / FILE):
+            yield
+        return
     path, is_new = workdir / FILE, not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -82,7 +89,7 @@ def _open_locked(path: Path) -> TextIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise _refusal(path, _owner(path)) from None
+            raise refusal(path, _owner(path)) from None
         except OSError:
             return file  # a file system without locks: the heartbeats remain
         with contextlib.suppress(FileNotFoundError):
@@ -103,10 +110,11 @@ def _wait_for_silence(path: Path, heartbeat_s: float) -> None:
     for _ in range(SILENT_HEARTBEATS):
         time.sleep(heartbeat_s)
         if _owner(path) != owner:
-            raise _refusal(path, owner)
+            raise refusal(path, owner)
 
 
-def _refusal(path: Path, owner: dict[str, object]) -> UserError:
+def refusal(path: Path, owner: dict[str, object]) -> UserError:
+    """What to tell whoever meets the lock of another run."""
     return UserError(
         f"{path.parent} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}; wait for it, stop "
         "it, or choose another --workdir"
@@ -127,6 +135,16 @@ def _write_heartbeat(file: TextIO, name: dict[str, object]) -> None:
     os.fsync(file.fileno())  # so that other hosts see it
 
 
+def end_without_lock(path: Path, owner: dict[str, object]) -> None:
+    """Ends the process, whose workdir another one has taken over."""
+    reason = (
+        f"{path.parent} was taken over by process {owner.get('pid', '?')} on {owner.get('host', '?')}, while this one "
+        "did not run"
+    )
+    print(f"error: {reason}", file=sys.stderr)
+    membership.exit_process(2, reason)
+
+
 def _write_heartbeats(
     file: TextIO, path: Path, name: dict[str, object], done: threading.Event, heartbeat_s: float
 ) -> None:
@@ -135,10 +153,5 @@ def _write_heartbeats(
         with contextlib.suppress(OSError):  # such as a full disk
             owner = _owner(path)
             if owner and not owner.items() >= name.items():
-                reason = (
-                    f"{path.parent} was taken over by process {owner.get('pid', '?')} on {owner.get('host', '?')}, "
-                    "while this one did not run"
-                )
-                print(f"error: {reason}", file=sys.stderr)
-                membership.exit_process(2, reason)
+                end_without_lock(path, owner)
             _write_heartbeat(file, name)

@@ -152,6 +152,7 @@ class _Run:
 
     def _save(self, **meta: Any) -> None:
         with self.watchdog.pause():
+            self.writer.flush()
             meta |= {"config": to_json(self.config), "processes": jax.process_count()}
             self.checkpoints.save(self.state, self.step, meta)
 

@@ -65,6 +65,11 @@ class MetricWriter:
             self._board.add_scalars(step, values)
             self._loggers.submit(Item("log_scalars", step, values))
 
+    def flush(self) -> None:
+        """Waits until the lines that were written are in the file: those of the steps of a checkpoint, before it."""
+        if self._writes:
+            self._lines.flush()
+
     def write_pictures(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Writes images `[b, h, w, 3]` in [0, 1] side by side as `pictures/NAME.png`, and the same to TensorBoard."""
         if self._writes:

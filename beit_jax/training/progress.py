@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
+from beit_jax.runtime.atomic_write import write_text
 from beit_jax.runtime.distributed import is_main, print_once
 from beit_jax.runtime.optional_writes import OptionalWrites
 
@@ -55,8 +56,9 @@ def write_parameters(run: Path, lines: Sequence[str], mode: str) -> None:
     """Keeps lines in the run's `parameters.txt`, and prints the last one."""
 
     def write() -> None:
-        with (run / PARAMETERS).open(mode, encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
+        path = run / PARAMETERS
+        before = path.read_text(encoding="utf-8") if mode == "a" and path.exists() else ""
+        write_text(path, before + "".join(f"{line}\n" for line in lines))
 
     if is_main():
         OptionalWrites(str(run / PARAMETERS)).attempt(write)

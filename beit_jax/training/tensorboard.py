@@ -3,12 +3,14 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tensorboardX import event_file_writer, summary
+from tensorboardX import event_file_writer, record_writer, summary
 from tensorboardX.proto import event_pb2
 
 from beit_jax.runtime.optional_writes import OptionalWrites
+from beit_jax.runtime.paths import as_path
 
 FLUSH_S = 30.0  # between two flushes, each of which waits for the disk
 
@@ -70,3 +72,21 @@ class TensorBoard:
         """One more than the event files have: TensorBoard reads them by name, and a clock may have been set back."""
         parts = [path.name.split(".")[1] for path in self._folder.glob("events.*.tfevents.*")]
         return max((int(part) for part in parts if part.isdecimal()), default=0) + 1
+
+
+class _GrowingObjects:
+    """Opens event files in buckets, in place of tensorboardX' own way: that uploads the whole file at each flush."""
+
+    def open(self, path: str) -> Any:
+        """The end of a new object. It is not flushed: a thread adds to it, and the loop waits for no store."""
+        from beit_jax.runtime.growing_object import GrowingObject
+
+        growing = GrowingObject(as_path(path), FLUSH_S)
+        growing.flush = lambda: None
+        return growing
+
+    def directory_check(self, path: str) -> None:
+        """Does nothing: objects need no folders."""
+
+
+record_writer.register_writer_factory("gs", _GrowingObjects())

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from beit_jax.errors import UserError, printable
 from beit_jax.runtime.optional_writes import OptionalWrites
+from beit_jax.runtime.paths import is_bucket
 
 NAMED = 5  # images in an error message
 DEVIATIONS = 4  # standard deviations that are tolerated above the expected number
@@ -50,6 +51,8 @@ class UnreadableImages:
 
     def _append(self, file: Path, new: list[tuple[str, str]]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        if is_bucket(file):
+            return self._replace(file, new)
         with file.open("a+b") as stream:
             # What another stream of this process, or a run before this one, has added.
             stream.seek(self._size)
@@ -61,6 +64,14 @@ class UnreadableImages:
             stream.write(line_break + b"".join(b"%s\t%s\n" % line for line in lines.items()))
             self._in_file.update(lines)
             self._size = stream.tell()
+
+    def _replace(self, file: Path, new: list[tuple[str, str]]) -> None:
+        """As `_append`, in a bucket, where the whole file is written again: it is short, or few images are new."""
+        lines = file.read_bytes().splitlines(keepends=True) if file.is_file() else []
+        known = {line.partition(b"\t")[0] for line in lines}
+        added = [b"%s\t%s\n" % (name.encode(), fault.encode()) for name, fault in new if name.encode() not in known]
+        if added:
+            file.write_bytes(b"".join(lines + added))
 
     def check(self, is_sample: bool = True) -> None:
         """Raises UserError when the unreadable images exceed the fraction that is tolerated.
