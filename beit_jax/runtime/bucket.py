@@ -165,7 +165,11 @@ def fail(path: str, error: Exception) -> NoReturn:
             f"{path}: this account has no right to do that; give it {ROLE}, such as with gcloud storage buckets "
             f"add-iam-policy-binding {bucket} --member=user:NAME@EXAMPLE.COM --role=roles/storage.objectUser"
         ) from error
-    if code == 401 or "Credentials" in type(error).__name__ or type(error).__name__ == "RefreshError":
+    if (
+        code == 401
+        or "credentials" in f"{type(error).__name__} {text}".lower()
+        or type(error).__name__ == "RefreshError"
+    ):
         raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
     reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
     raise BucketError(
@@ -208,6 +212,7 @@ def _file_system_class() -> type:
     """gcsfs' file system without its caches of listings, and with the retries of this module."""
     import aiohttp
     import gcsfs.core
+    from fsspec import asyn
     from google.api_core.retry import AsyncRetry
 
     def retried(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,6 +243,16 @@ def _file_system_class() -> type:
 
         async def _mkdir(self, path: str, *args: Any, **settings: Any) -> None:
             """Does nothing: objects need no folders, and a bucket is made by whoever pays for it."""
+
+        async def _rm(self, path: str, recursive: bool = False, **settings: Any) -> None:
+            """Deletes an object or a folder. Names are no patterns, and what is gone already is no error."""
+            path = self._strip_protocol(path)
+            names = await self._find(path) if recursive else [path]
+            for result in await self._delete_files(names, 100):
+                if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
+                    raise result
+
+        rm = asyn.sync_wrapper(_rm)
 
     return FileSystem
 

@@ -55,12 +55,13 @@ class Store:
       address: of the proxy.
       failing: fraction of requests that are answered with 503.
       cut: fraction of requests that are done, and whose answer never comes.
-      is_gone: whether connections are refused.
+      is_gone: whether connections are cut before anything is done.
+      refusal: the status of all answers; 0: those of the server.
       requests: that were made so far.
     """
 
     def __init__(self, address: str, seed: int = 0):
-        self.address, self.failing, self.cut, self.is_gone = address, 0.0, 0.0, False
+        self.address, self.failing, self.cut, self.is_gone, self.refusal = address, 0.0, 0.0, False, 0
         self.requests: list[Request] = []
         self.random, self.lock = random.Random(seed), threading.Lock()
 
@@ -185,8 +186,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        if store.chance(store.failing):
-            self._answer(503, {"Content-Type": "text/plain"}, b"Service Unavailable", len(body))
+        refusal = store.refusal or (503 if store.chance(store.failing) else 0)
+        if refusal:
+            message = json.dumps({"error": {"code": refusal, "message": http.client.responses[refusal]}})
+            self._answer(refusal, {"Content-Type": "application/json"}, message.encode(), len(body))
             return
         skipped = ("host", "connection", "transfer-encoding", "content-length", "accept-encoding")
         headers = {name: value for name, value in self.headers.items() if name.lower() not in skipped}
