@@ -165,11 +165,8 @@ def fail(path: str, error: Exception) -> NoReturn:
             f"{path}: this account has no right to do that; give it {ROLE}, such as with gcloud storage buckets "
             f"add-iam-policy-binding {bucket} --member=user:NAME@EXAMPLE.COM --role=roles/storage.objectUser"
         ) from error
-    if (
-        code == 401
-        or "credentials" in f"{type(error).__name__} {text}".lower()
-        or type(error).__name__ == "RefreshError"
-    ):
+    words = f"{type(error).__name__} {text}".lower()
+    if code == 401 or "credentials" in words or "refresherror" in words:
         raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
     reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
     raise BucketError(
