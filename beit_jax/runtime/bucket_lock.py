@@ -105,7 +105,7 @@ class _Lock:
             owner, found = self._read()
             if owner.get("id") != self._name["id"]:
                 raise
-            self._blob.reload(if_generation_match=found)  # our own write, whose answer was lost
+            bucket.call(self._path, self._blob.reload, if_generation_match=found)  # our write, whose answer was lost
 
     def _read(self) -> tuple[dict[str, Any], int]:
         """The owner, and the generation of the object; nothing and 0: there is none."""
