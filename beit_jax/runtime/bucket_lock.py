@@ -11,13 +11,14 @@ import json
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from beit_jax.runtime import bucket, lock
+from beit_jax.runtime import bucket, lock, membership
 
 HEARTBEAT_S = 10.0  # between two writes of the object
 SILENT_HEARTBEATS = 4  # after so many the owner is dead
@@ -78,14 +79,16 @@ class _Lock:
             raise lock.refusal(self._path, self._read()[0]) from None
 
     def keep(self, done: threading.Event, heartbeat_s: float) -> None:
-        """The thread: writes the object again, and ends the process if another one has written it."""
+        """The thread: writes the object again. Ends the process if another one has written it, or the store is gone."""
         while not done.wait(heartbeat_s):
             try:
                 self._write(self._generation)
             except FileExistsError:
                 lock.end_without_lock(self._path, self._read()[0])
-            except OSError:  # no answer for long: whoever takes the lock over meanwhile is found by the next attempt
-                continue
+            except OSError as error:
+                # tensorstore, which writes checkpoints, would try again for a quarter of an hour.
+                print(f"error: {error}", file=sys.stderr)
+                membership.exit_process(2, str(error))
 
     def release(self) -> None:
         """Deletes the object, if it is still ours."""
