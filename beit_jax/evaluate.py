@@ -72,6 +72,9 @@ def _check(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str
     with mistakes.collected():
         extras.check_installed("tensorflow", "tensorflow_datasets", *(["matplotlib"] if args.pictures else []))
     with mistakes.collected():
+        if args.pictures:
+            cli.output("pictures", args.pictures, "folder")
+    with mistakes.collected():
         config = configs.load(args.config) if args.config else None
         cli.set_keys(parser, config, overrides)
     mistakes.raise_all()

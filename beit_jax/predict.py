@@ -45,7 +45,8 @@ def _check_command(args: argparse.Namespace) -> None:
         if args.top < 1:
             raise UserError(f"found --top={args.top}, expected at least 1")
     with mistakes.collected():
-        cli.local_folder("out", args.out)
+        if args.out:
+            cli.output("out", args.out, "file")
     mistakes.raise_all()
 
 

@@ -83,6 +83,7 @@ def prepare() -> None:
     """
     _set_environment()
     import fsspec
+    import gcsfs  # noqa: F401 (so that its absence is told, and not that of what it needs)
 
     for protocol in ("gs", "gcs"):
         fsspec.register_implementation(protocol, _file_system_class(), clobber=True)

@@ -7,7 +7,7 @@ from beit_jax.runtime.paths import as_path, is_bucket
 
 FOLDER = "checkpoints"
 TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed
-COMMITTED = "commit_success.txt"  # in a checkpoint in a bucket that was completed
+COMMITTED = "commit_success.txt"  # in a checkpoint that was completed, and is or will be copied to a bucket
 FOREIGN = (".safetensors", ".bin", ".pth", ".pt", ".pkl", ".ckpt")  # suffixes of the files of other libraries
 
 
