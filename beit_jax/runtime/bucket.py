@@ -11,6 +11,7 @@ waits that double, and counted.
 import functools
 import inspect
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -166,11 +167,8 @@ def fail(path: str, error: Exception) -> NoReturn:
             f"{path}: this account has no right to do that; give it {ROLE}, such as with gcloud storage buckets "
             f"add-iam-policy-binding {bucket} --member=user:NAME@EXAMPLE.COM --role=roles/storage.objectUser"
         ) from error
-    if (
-        code == 401
-        or "credentials" in f"{type(error).__name__} {text}".lower()
-        or type(error).__name__ == "RefreshError"
-    ):
+    words = f"{type(error).__name__} {text}".lower()
+    if code == 401 or "credentials" in words or "refresherror" in words:
         raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
     reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
     raise BucketError(
@@ -196,7 +194,7 @@ def check_access(flag: str, path: str, *, writes: bool) -> None:
         found = call(path, lambda **settings: next(client().list_blobs(bucket, max_results=1, **settings).pages, None))
         del found
         if writes:
-            probe = f"{path.rstrip('/')}/.write_test-{os.getpid()}"
+            probe = f"{path.rstrip('/')}/.write_test-{secrets.token_hex(4)}"
             call(probe, blob(probe).upload_from_string, b"")
             call(probe, blob(probe).delete)
     except FileNotFoundError as error:

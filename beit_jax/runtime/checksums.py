@@ -13,10 +13,10 @@ from typing import Any, NoReturn
 
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.runtime.bucket import BucketError
-from beit_jax.runtime.checkpoint_folder import COMMITTED
+from beit_jax.runtime.checkpoint_folder import CHECKSUMS
 from beit_jax.runtime.paths import is_bucket
 
-FILE = "checksums.json"  # in the folder of the checkpoint, so that it is copied and deleted with it
+FILE = CHECKSUMS  # in the folder of the checkpoint, so that it is copied and deleted with it
 CHUNK = 1 << 22
 # Words of tensorstore for a store that does not answer, or refuses to.
 NO_ANSWERS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED")
@@ -27,8 +27,6 @@ def write_checksums(checkpoint: Path) -> None:
     """Writes size and CRC of every file of a checkpoint; Orbax must not delete the checkpoint meanwhile."""
     if sums := _measure(checkpoint):  # nobody has removed it meanwhile
         write_text(checkpoint / FILE, json.dumps(sums, indent=1))
-        if not is_bucket(checkpoint):  # where Orbax has written it
-            write_text(checkpoint / COMMITTED, "A copy of this folder in a bucket is complete.\n")
 
 
 def has_checksums(checkpoint: Path) -> bool:

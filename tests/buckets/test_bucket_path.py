@@ -51,7 +51,7 @@ def test_parents_end_at_the_bucket():
 
 @pytest.mark.parametrize("url", ["s3://beit/run", "gs://", "gs:///run", "https://example.com/x"])
 def test_other_urls(url):
-    with pytest.raises(UserError, match="expected .*gs://BUCKET/NAME"):
+    with pytest.raises(UserError, match=r"expected .*gs://BUCKET/NAME"):
         as_path(url)
 
 
@@ -106,7 +106,7 @@ def test_requests_are_made_again_and_counted(store, folder, fault, monkeypatch):
 def test_a_store_that_is_gone(store, folder, monkeypatch):
     monkeypatch.setenv(bucket.PATIENCE_VARIABLE, "1")
     store.is_gone = True
-    with pytest.raises(OSError, match="did not do what it was asked within 1 s .* run the same command again"):
+    with pytest.raises(OSError, match=r"did not do what it was asked within 1 s .* run the same command again"):
         (folder / "x").read_text()
 
 
