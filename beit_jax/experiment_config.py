@@ -1,7 +1,6 @@
 """The config of a run with what its data tell: the number and the names of the classes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
@@ -9,6 +8,7 @@ from beit_jax.config import class_names, fill_in_sizes
 from beit_jax.config.schema import declared_keys
 from beit_jax.config.serialization import flatten
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import as_path
 
 
 def complete(
@@ -32,7 +32,7 @@ def complete(
     config = config.copy_and_resolve_references()
     for name, path in flatten(config).items():
         if declared_keys(config)[name].is_path and path and path != "random" and not path.startswith("stage:"):
-            config.update_from_flattened_dict({name: str(Path(path).expanduser().absolute())})
+            config.update_from_flattened_dict({name: str(as_path(path).absolute())})
     if not to_train and "attention" in config.get("model", {}):
         config.model.attention = "auto"  # a run's own is for the devices on which it was trained
     if "num_classes" in config.get("model", {}):

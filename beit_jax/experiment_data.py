@@ -22,6 +22,7 @@ from beit_jax.evals.feature_evaluation import FeatureEvaluation
 from beit_jax.evals.features import Extractor
 from beit_jax.experiment_evaluations import open_evaluations
 from beit_jax.experiment_splits import check_disjoint
+from beit_jax.runtime.paths import as_path
 from beit_jax.tasks.compare_specs import compare_specs
 from beit_jax.tasks.task import Task
 from beit_jax.training import sharding
@@ -229,7 +230,7 @@ class ExperimentData:
 
         if not self.task.stored_tokens:
             return None
-        return StoredTokens(Path(self.task.stored_tokens), self.task.grid, self.config.batch_size)
+        return StoredTokens(as_path(self.task.stored_tokens), self.task.grid, self.config.batch_size)
 
     def stream_key(self, process_count: int) -> dict[str, Any]:
         """Everything that stored tokens depend on, except the parameters of the tokenizer (see `tokenizer_key`).

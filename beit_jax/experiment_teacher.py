@@ -12,6 +12,7 @@ from beit_jax.config import teacher as keys
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.experiment_start import Start, take_max_value
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, is_foreign
+from beit_jax.runtime.paths import as_path
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
 from beit_jax.training.params import flatten
@@ -102,7 +103,7 @@ def _find(section: ConfigDict, folder: Path) -> Path:
     try:
         return find_checkpoint(section.path, folder.parent)
     except UserError:
-        if section.kind == "encoder" or not is_foreign(Path(section.path).expanduser()):
+        if section.kind == "encoder" or not is_foreign(as_path(section.path)):
             raise
         raise UserError(
             f"teacher.path={section.path} holds no checkpoint of this library; convert it, and give the new folder: "

@@ -14,8 +14,10 @@ from beit_jax.data.records.stored_tokens import check_folder
 from beit_jax.data.sources import data_sets, folder_checks, layout
 from beit_jax.data.sources.label_choice import parse_labels
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.runtime import bucket
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
+from beit_jax.runtime.paths import as_path, is_bucket
 
 IMAGENET_22K = "imagenet21k"  # the name that configs expect of its records
 BUILT_IN = ("digits", "digit_scenes")
@@ -62,16 +64,20 @@ def check_paths(
     mistakes, values = Mistakes(), flatten(config)
     for name, key in declared_keys(config).items():
         path = values.get(name, "") if key.is_path and name not in without else ""
-        if path in ("", "random") or path.startswith("stage:") or "://" in path:  # `validate` refuses URLs
+        if path in ("", "random") or path.startswith("stage:"):
             continue
         with mistakes.collected(f"{name}="):
-            check_encoding("", Path(path).expanduser())
+            where = as_path(path)
+            if is_bucket(path):
+                bucket.check_access("", path, writes=False)
+            else:
+                check_encoding("", where)
             if name.rpartition(".")[2] in STARTS:
                 (find_checkpoint if name == "resume_from" else check_start)(path)
-            elif not Path(path).expanduser().exists():
+            elif not where.exists():
                 raise UserError(f"{path} is not there; expected a {key.help}")
             elif name == TOKENS:
-                check_folder(Path(path).expanduser())
+                check_folder(where)
     mistakes.raise_all()
 
 

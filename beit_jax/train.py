@@ -32,8 +32,9 @@ from beit_jax.config.loggers import libraries_of
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError, printable
 from beit_jax.experiment_splits import DATA, changed_since
-from beit_jax.runtime import agreement, distributed, lock, membership, preemption
+from beit_jax.runtime import agreement, bucket, distributed, lock, membership, preemption
 from beit_jax.runtime.atomic_write import write_text
+from beit_jax.runtime.paths import is_bucket
 from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
 
 LIBRARIES = ("tensorflow", "tensorflow_datasets", "matplotlib")  # for the images, and for the report at the end
@@ -57,6 +58,8 @@ def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
     mistakes, workdir = Mistakes(), None
     with mistakes.collected():
         workdir = cli.required_folder("workdir", args.workdir, "runs/quickstart")
+        if is_bucket(workdir):
+            bucket.check_access("--workdir=", str(workdir), writes=True)
     with mistakes.collected():
         extras.check_installed(*LIBRARIES)
     with mistakes.collected():

@@ -11,6 +11,7 @@ from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.experiment_splits import DATA
 from beit_jax.runtime.checkpoint_folder import has_checkpoint
+from beit_jax.runtime.paths import is_bucket
 
 CONFIG = "config.json"
 RESULT = "result.json"  # of a finished run: its last evaluation
@@ -65,12 +66,23 @@ def check_contents(folder: Path) -> None:
         for parent in (folder, *folder.parents):
             if parent.is_file():
                 raise UserError(f"{parent} is a file; expected a folder: remove it, or choose another --workdir")
+        if is_bucket(folder):
+            return _check_objects(folder)
         for path in (folder / name for name in (*FOLDERS, *FILES)):
             expected = "folder" if path.name in FOLDERS else "file"
             if os.path.lexists(path) and not (path.is_dir() if expected == "folder" else path.is_file()):
                 raise UserError(f"{path} is no {expected}; remove it, or choose another --workdir")
     except OSError as error:
         raise UserError(f"--workdir={folder} cannot be read: {error.strerror}; choose another folder") from error
+
+
+def _check_objects(folder: Path) -> None:
+    """As `check_contents`, by one list of what lies right in a folder of a bucket: each question is a request."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name in FOLDERS and path.is_file():
+            raise UserError(f"{path} is no folder; remove it, or choose another --workdir")
+        if path.name in FILES and not path.is_file():
+            raise UserError(f"{path} is no file; remove it, or choose another --workdir")
 
 
 def check_owner(workdir: Path, config: ConfigDict) -> None:

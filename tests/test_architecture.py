@@ -24,10 +24,10 @@ MAY_IMPORT = {
     "evals": LEAVES | {"tasks", "training"},
     "experiment_splits": LEAVES | {"data", "runtime"},
     "experiment_start": LEAVES | {"config", "models", "runtime", "training"},
-    "experiment_config": LEAVES | {"config", "data"},
+    "experiment_config": LEAVES | {"config", "data", "runtime"},
     "experiment_evaluations": LEAVES | {"config", "data", "evals", "experiment_splits", "tasks"},
     "experiment_data": LEAVES
-    | {"config", "data", "evals", "experiment_evaluations", "experiment_splits", "tasks", "training"},
+    | {"config", "data", "evals", "experiment_evaluations", "experiment_splits", "runtime", "tasks", "training"},
     "experiment_teacher": LEAVES | {"config", "experiment_start", "runtime", "tasks", "training"},
     "experiment_tokenizer": LEAVES | {"config", "experiment_start", "runtime", "training"},
     "experiment": LEAVES

@@ -33,7 +33,7 @@ class Key:
       check: a function of the value: "" if the value is allowed, else a text that says what is expected.
       resumable: whether a run may be continued with another value, because it does not change what is learned.
       is_size: whether the value may also be a pair of such numbers, height and width.
-      is_path: whether the value is a path, in a bucket or not, or `stage:NAME` or "random"; of `init_from` also a hub id.
+      is_path: whether the value is a path, also in a bucket, or `stage:NAME` or "random"; of `init_from` also a hub id.
 
     Examples:
       >>> from beit_jax.config import Key

@@ -20,9 +20,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     too, and the temporary file beside it. Each call has its own temporary path, so that two writers do not mix.
 
     Args:
-      path: to write, in a bucket too (`bucket_path.uploaded`); its parent folder is made where it does not exist. An existing file is replaced, or the one that
-        a link leads to. An existing folder is replaced only if it is empty. A pipe or a device, such as /dev/stdout, is
-        written itself.
+      path: to write, also in a bucket (see `bucket_path.uploaded`); its parent folder is made where it does not exist.
+        An existing file is replaced, or the one that a link leads to. An existing folder is replaced only if it is
+        empty. A pipe or a device, such as /dev/stdout, is written itself.
     """
     if is_bucket(path):
         from beit_jax.runtime.bucket_path import uploaded

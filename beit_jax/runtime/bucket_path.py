@@ -55,13 +55,10 @@ class BucketPath(PosixGPath):
 
     def rglob(self, pattern: str) -> Iterator[Self]:
         """Objects at any depth whose names match."""
-        names = bucket.file_system().find(str(self))
-        return iter(
-            [self._new(f"{BUCKET}{name}") for name in names if fnmatch.fnmatch(name.rpartition("/")[2], pattern)]
-        )
+        return iter([self / name for name in self.objects() if fnmatch.fnmatch(name.rpartition("/")[2], pattern)])
 
     def objects(self) -> dict[str, dict[str, Any]]:
-        """What the store says of each object at any depth (`size`, `crc32c`, ...), by its name relative to this path."""
+        """What the store says of each object at any depth (`size`, `crc32c`, ...), by its path relative to this one."""
         found = bucket.file_system().find(str(self), detail=True)
         start = len(str(self).removeprefix(BUCKET)) + 1
         return {name[start:]: facts for name, facts in found.items()}

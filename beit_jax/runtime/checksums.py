@@ -17,7 +17,8 @@ from beit_jax.runtime.paths import is_bucket
 
 FILE = "checksums.json"  # in the folder of the checkpoint, so that it is copied and deleted with it
 CHUNK = 1 << 22
-NO_ANSWERS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED")  # gRPC's
+# Words of tensorstore for a store that does not answer, or refuses to.
+NO_ANSWERS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED")
 REFUSALS = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE)
 
 

@@ -16,8 +16,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import checksums
-from beit_jax.runtime.checkpoint_folder import FOLDER
+from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.checkpoint_folder import FOLDER, own_checkpoints
 from beit_jax.runtime.distributed import any_process, barrier, broadcast_from_main, is_main
+from beit_jax.runtime.paths import is_bucket
 from beit_jax.training import checkpoint
 from beit_jax.training.train_step import TrainState
 
@@ -58,12 +60,7 @@ class Checkpoints:
         }
         if state.ema is not None:
             items["ema"] = ocp.args.StandardSave(state.ema)
-        needed, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self._folder).free
-        if is_main() and free < needed:
-            raise UserError(
-                f"the checkpoint of step {step} needs {needed / 2**20:,.1f} MiB and {self._folder} has "
-                f"{free / 2**20:,.1f} MiB left; free some space, and run the same command again{self._older()}"
-            )
+        self._check_space(step, sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         with self._errors():
             self._manager.wait_until_finished()
         self.check_pending()
@@ -79,6 +76,17 @@ class Checkpoints:
         self._pending = self._newest = step
         self._items = [name for name in items if name != "meta"]
 
+    def _check_space(self, step: int, needed: int) -> None:
+        """Raises UserError if the disk is too full for a checkpoint; a bucket never is."""
+        if not is_main() or is_bucket(self._folder):
+            return
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise UserError(
+                f"the checkpoint of step {step} needs {needed / 2**20:,.1f} MiB and {self._folder} has "
+                f"{free / 2**20:,.1f} MiB left; free some space, and run the same command again{self._older()}"
+            )
+
     def check_pending(self) -> None:
         """Checks the save in the background, and writes its checksums when it is complete; cheap, for every step.
 
@@ -89,7 +97,7 @@ class Checkpoints:
             return
         with self._errors():
             self._manager.check_for_errors()
-        if is_main() and (self._folder / str(self._pending)).is_dir():
+        if is_main() and not self._manager.is_saving_in_progress():
             self._write_checksums(self._folder / str(self._pending))
             self._pending = None
 
@@ -102,8 +110,16 @@ class Checkpoints:
         """Turns errors of writing, now or in the background, into one line."""
         try:
             yield
+        except BucketError:
+            self._newest = None
+            raise
         except Exception as error:
             self._newest = None  # nothing to read back
+            if is_bucket(self._folder):
+                raise UserError(
+                    f"a checkpoint could not be written to {self._folder} ({checkpoint.describe_error(error)}); check "
+                    f"the bucket and the rights to it, and run the same command again{self._older()}"
+                ) from error
             reason = str(error).partition("\n")[0].rpartition('": ')[2]  # the system's message is at the end
             raise UserError(
                 f"a checkpoint could not be written to {self._folder} ({type(error).__name__}: {reason}); free some "
@@ -111,7 +127,9 @@ class Checkpoints:
             ) from error
 
     def _older(self) -> str:
-        intact = [step for step in self._manager.all_steps() if (self._folder / str(step)).is_dir()]
+        intact = []
+        with contextlib.suppress(OSError):  # of a bucket that does not answer
+            intact = [int(folder.name) for folder in own_checkpoints(self._folder.parent)]
         return f" to continue from step {max(intact)}, which is intact" if intact else ""
 
     def restore(self, abstract: TrainState) -> TrainState | None:
