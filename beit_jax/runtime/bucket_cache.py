@@ -1,8 +1,9 @@
 """Files of buckets that are read again and again, on the disk of this machine.
 
-A file is fetched as a whole when it is first asked for, and compared with the checksum of the store. Its name has the
-generation of the object: one that has changed is another file. Files that were used least recently make room for others,
-but not those in use: a process has a shared lock on the last files that it was given. Processes share the folder.
+A file is fetched as a whole when it is first asked for, and compared with the checksum of the store. Its name follows
+from the generation of the object: one that has changed is another file. Files that were used least recently make room
+for others, but not those in use: a process has a shared lock on the last files that it was given. Processes share the
+folder.
 """
 
 import base64
@@ -85,7 +86,8 @@ def fetched(path: str) -> Path:
 def _file_of(path: str, facts: StoredObject) -> Path:
     name, _, rest = path.removeprefix(BUCKET).partition("/")
     key = hashlib.blake2b(repr((rest, facts)).encode(), digest_size=8).hexdigest()
-    return cache_folder() / FOLDER / name / f"{re.sub(r'[^\w.-]', '_', rest)[-100:]}-{key}"
+    readable = re.sub(r"[^\w.-]", "_", rest)[-100:]
+    return cache_folder() / FOLDER / name / f"{readable}-{key}"
 
 
 def _lock_file(file: Path, facts: StoredObject) -> bool:
@@ -122,8 +124,8 @@ def _fetch(path: str, facts: StoredObject, file: Path) -> None:
                     os.replace(part, file)
                     return
             raise UserError(
-                f"{path} is not the object that was listed, with {facts.size:,} bytes and the checksum {facts.crc32c}: it has "
-                "changed since this command began; run the same command again"
+                f"{path} has changed since this command began: it has not the {facts.size:,} bytes and the checksum "
+                "that were listed; run the same command again"
             )
     except OSError as error:
         if isinstance(error, bucket.BucketError) and not _is_refusal(error.__cause__):
@@ -153,7 +155,7 @@ def _is_intact(part: Path, facts: StoredObject) -> bool:
 
 
 def _make_room(size: int) -> None:
-    """Deletes files that nobody uses, leftovers of killed processes first, until another of `size` bytes may be there."""
+    """Deletes files that nobody uses, first those of killed processes, until another of `size` bytes may be there."""
     found = []
     for folder, _, names in os.walk(cache_folder() / FOLDER):
         for name in names:
@@ -186,6 +188,6 @@ def _is_refusal(error: BaseException | None) -> bool:
 def _unusable(error: BaseException) -> UserError:
     reason = getattr(error, "strerror", None) or error
     return UserError(
-        f"files of buckets cannot be kept in {cache_folder() / FOLDER}: {reason}; set the environment variable {VARIABLE} "
-        f"to a folder on a disk with room, and {SIZE_VARIABLE} to what it may take of it"
+        f"files of buckets cannot be kept in {cache_folder() / FOLDER}: {reason}; set the environment variable "
+        f"{VARIABLE} to a folder on a disk with room, and {SIZE_VARIABLE} to what they may take of it"
     )

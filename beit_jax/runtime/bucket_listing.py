@@ -1,7 +1,7 @@
 """What lies in a bucket, as folders: all objects below a path are listed at once, and kept until the process ends.
 
-A listing is one request for each 1,000 objects, one after the other. What a run reads is what was there when the process
-first looked.
+A listing is one request for each 1,000 objects, one after the other. A run reads what was there when its process first
+looked.
 """
 
 import functools
@@ -16,7 +16,7 @@ from beit_jax.runtime.paths import BUCKET
 
 FIELDS = "items(name,size,crc32c,generation),nextPageToken"  # an answer with everything is ten times as long
 UNNAMED = (
-    ".(no name)"  # stands for what is between two slashes that follow each other; like a hidden file, it is not read
+    ".(no name)"  # what is between two slashes that follow each other; like a hidden file, it is not read
 )
 SLOW_S = 5.0
 

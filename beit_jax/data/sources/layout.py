@@ -54,9 +54,7 @@ def describe_missing(root: str) -> str:
     if root == "PATH":
         return "there is no folder PATH; write the path of your own images in its place, such as folder:photos"
     if is_bucket(root):
-        hint = (
-            "check the path, such as with gcloud storage ls: a folder of a bucket is there while an object lies in it"
-        )
+        hint = "check the path, such as with gcloud storage ls; a bucket has a folder while an object lies in it"
     elif "\\" in root:
         hint = "this system separates folders with /, not with \\"
     elif os.path.isabs(root):

@@ -133,7 +133,7 @@ def file_size(path: str) -> int:
 
 
 def stored_checksums(paths: Sequence[str]) -> list[str] | None:
-    """What the store says of the contents of files in a bucket; None of files of this machine, which nobody has read."""
+    """What the store says of the contents of files in a bucket; None of files of this machine."""
     if not paths or not is_bucket(paths[0]):
         return None
     from beit_jax.runtime.bucket_listing import find_object

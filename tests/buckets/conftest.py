@@ -1,0 +1,36 @@
+"""A bucket for the tests of this folder."""
+
+import object_store
+import pytest
+
+from beit_jax.runtime.paths import as_path
+
+
+@pytest.fixture(scope="module")
+def store():
+    """A store with the bucket `beit`, for a whole file; each test has a folder of its own in it."""
+    with object_store.serve() as store, pytest.MonkeyPatch.context() as patch:
+        for name in ("TENSORSTORE_GCS_HTTP_URL", "GOOGLE_AUTH_TOKEN_FOR_TESTING"):  # which `bucket.prepare` sets
+            patch.setenv(name, "")
+            patch.delenv(name)
+        for name, value in store.environment().items():
+            patch.setenv(name, value)
+        forget_connections()
+        yield store
+    forget_connections()
+
+
+def forget_connections():
+    """The next use of a bucket connects anew: each file of tests has a store of its own."""
+    from beit_jax.runtime import bucket
+
+    for cached in (bucket.prepare, bucket.file_system, bucket.client):
+        cached.cache_clear()
+
+
+@pytest.fixture
+def folder(store, request):
+    """A folder in the bucket; afterwards, the store does nothing wrong any more."""
+    yield as_path(f"gs://beit/{request.node.name}")
+    store.failing = store.cut = 0.0
+    store.is_gone = False
