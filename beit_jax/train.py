@@ -156,7 +156,15 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
         preemption.exit_if_preempted()
     if distributed.is_main():
         _report(workdir)
+        _tell_retries()
     return results
+
+
+def _tell_retries() -> None:
+    """Says how many requests to a bucket had to be made again, if any."""
+    if counts := bucket.RETRIES.counts():
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
+        print(f"requests to the bucket that were made again: {sum(counts.values())} ({reasons})", flush=True)
 
 
 def _warn_of_change(name: str, config: ConfigDict, folder: Path) -> None:

@@ -89,15 +89,10 @@ def prepare() -> None:
 
 
 def _set_environment() -> None:
-    """Tells tensorstore and etils, which read it when they are first used, what gcsfs and Google's client know."""
+    """Tells tensorstore, which reads it when it is first used, what gcsfs and Google's client know."""
     if server := os.environ.get(EMULATOR):
         os.environ.setdefault("TENSORSTORE_GCS_HTTP_URL", server if "://" in server else f"http://{server}")
         os.environ.setdefault("GOOGLE_AUTH_TOKEN_FOR_TESTING", "none")
-    # With TensorFlow installed, etils would use its client, which is another connection with other retries.
-    os.environ["EPATH_USE_TF"] = "false"
-    from etils.epath import gpath
-
-    gpath._is_tf_installed.cache_clear()
 
 
 @functools.cache

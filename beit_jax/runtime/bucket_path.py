@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from etils import epath
+from etils.epath import backend
 from etils.epath.gpath import PosixGPath
 
 from beit_jax.runtime import bucket
@@ -23,6 +24,12 @@ INCOMPLETE = ".incomplete"  # an object in a folder whose upload has not ended
 
 class BucketPath(PosixGPath):
     """`gs://BUCKET/NAME`."""
+
+    @property
+    def _backend(self) -> backend.Backend:
+        """gcsfs; where TensorFlow is installed, etils would take its client, a connection with other retries."""
+        bucket.prepare()
+        return backend.fsspec_backend
 
     def absolute(self) -> Self:
         """Itself."""
