@@ -46,7 +46,7 @@ def list_objects(path: str) -> dict[str, StoredObject]:
     """The objects at any depth below a path, by their names relative to it, as they are now.
 
     Raises:
-      UserError: the bucket does not exist or cannot be read, or what buckets need is not installed.
+      UserError: the bucket does not exist or cannot be read.
     """
     name, _, prefix = path.removeprefix(BUCKET).rstrip("/").partition("/")
     prefix = prefix and f"{prefix}/"
@@ -64,8 +64,6 @@ def list_objects(path: str) -> dict[str, StoredObject]:
         raise UserError(f"there is no bucket {BUCKET}{name}; correct the name") from error
     except bucket.BucketError as error:
         raise UserError(str(error)) from error  # no OSError: a caller takes those for one folder that cannot be read
-    except ModuleNotFoundError as error:
-        raise UserError(f"{path} needs the library {error.name}; install beit_jax with the extra gcs") from error
 
 
 def find_folder(path: str) -> BucketFolder | None:

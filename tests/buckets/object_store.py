@@ -56,11 +56,13 @@ class Store:
       failing: fraction of requests that are answered with 503.
       cut: fraction of requests that are done, and whose answer never comes.
       is_gone: whether connections are refused.
+      is_forbidden: whether requests are answered with 403.
       requests: that were made so far.
     """
 
     def __init__(self, address: str, seed: int = 0):
-        self.address, self.failing, self.cut, self.is_gone = address, 0.0, 0.0, False
+        self.address, self.failing, self.cut = address, 0.0, 0.0
+        self.is_gone = self.is_forbidden = False
         self.requests: list[Request] = []
         self.random, self.lock = random.Random(seed), threading.Lock()
 
@@ -185,6 +187,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if store.is_gone:
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        if store.is_forbidden:
+            content = json.dumps({"error": {"code": 403, "message": "no permission"}}).encode()
+            self._answer(403, {"Content-Type": "application/json"}, content, len(body))
             return
         if store.chance(store.failing):
             self._answer(503, {"Content-Type": "text/plain"}, b"Service Unavailable", len(body))
