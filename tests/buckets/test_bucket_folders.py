@@ -178,7 +178,7 @@ def test_label_maps(tmp_path, folder, store):
             label_map = Image.fromarray(random.integers(0, 3, size, np.uint8))
             label_map.save(tmp_path / f"annotations/{part}/{number}.png")
     upload(tmp_path, folder)
-    ops = "decode|resize(8)|normalize|pad_to(12, 12)"
+    ops = "decode|resize(8)|normalize|pad_to(30, 30)"
     local, remote = configs_of(tmp_path, folder, ops=ops, eval_ops=ops)
     with counted(store) as counts:
         assert_equal(eval_batches(remote, batch_size=4), eval_batches(local, batch_size=4))

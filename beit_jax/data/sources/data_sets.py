@@ -54,7 +54,7 @@ def path_of_data_set(source: str) -> str:
     if is_url(path.strip()):
         check_url(path.strip())
         raise UserError(
-            f"{source} lies in a bucket, where only folders of images and data sets of tfds are read; copy it to a disk, "
+            f"{source} lies in a bucket, where folders of images and data sets of tfds alone are read; copy it, "
             f"such as with gcloud storage cp --recursive {path.strip()} ., and give its path there"
         )
     return str(Path(path.strip()).expanduser())
