@@ -273,6 +273,8 @@ def _path_of(request: tuple[Any, ...]) -> str:
     """What a request of gcsfs is about: `(method, address, bucket, name)`, with the last two in the address or not."""
     if len(request) > 2:
         return BUCKET + "/".join(str(part) for part in request[2:])
+    if len(request) == 2 and "/b/" not in str(request[1]):  # a path and the file to write
+        return BUCKET + str(request[0]).removeprefix(BUCKET)
     address = str(request[1] if len(request) > 1 else request[0])
     bucket, _, rest = address.partition("/b/")[2].partition("/")
     name = rest.removeprefix("o/").partition("?")[0]

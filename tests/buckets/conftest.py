@@ -47,4 +47,4 @@ def folder(store, request):
     """A folder in the bucket; afterwards, the store does nothing wrong any more."""
     yield as_path(f"gs://beit/{request.node.name}")
     store.failing = store.cut = 0.0
-    store.is_gone = False
+    store.is_gone, store.refusal = False, 0
