@@ -42,14 +42,15 @@ def main(argv: Sequence[str]) -> None:
 def _check_command(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
-        images = cli.local_folder("images", args.images)
+        images = cli.input_folder("images", args.images)
         if not images.is_dir():
             raise UserError(describe_missing(str(images)))
         out = cli.local_folder("out", args.out)
         check_outside("out", out, str(images))
         find_tiffs(str(images))
     with mistakes.collected():
-        out = cli.required_folder("out", args.out, "arrays")
+        cli.required_folder("out", args.out, "arrays")
+        out = cli.output("out", args.out, "folder")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out={out} is there already; choose another folder")
     with mistakes.collected():

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -75,10 +76,17 @@ def _open_folder(folder: str, split: str) -> ListedSource:
         in_bucket = is_bucket(folder)
         return (image_label_pairs.FetchedPairSource if in_bucket else image_label_pairs.ListedPairSource)(pairs)
     listing = list_folder(folder, split)
-    paths, names = [os.fsencode(path) for path in listing.paths], tuple(listing.classes)
-    if is_bucket(folder):
-        return FetchedSource(paths, listing.labels, listing.num_classes, names)
-    return ListedSource(paths, listing.labels, paths, listing.num_classes, in_files=True, class_names=names)
+    return open_files(listing.paths, listing.labels, listing.num_classes, tuple(listing.classes))
+
+
+def open_files(
+    files: Sequence[str], labels: list[int], num_classes: int, class_names: tuple[str, ...] = ()
+) -> ListedSource:
+    """The source of images in files, all of this machine or all in buckets; the rest as `ListedSource` takes it."""
+    paths = [os.fsencode(file) for file in files]
+    if files and is_bucket(files[0]):
+        return FetchedSource(paths, labels, num_classes, class_names)
+    return ListedSource(paths, labels, paths, num_classes, in_files=True, class_names=class_names)
 
 
 @functools.lru_cache(maxsize=4)

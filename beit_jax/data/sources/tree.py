@@ -5,7 +5,7 @@ The objects of a bucket are listed once (`runtime.bucket_listing`): what is aske
 
 import contextlib
 import os
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +49,26 @@ def scan(folder: str) -> contextlib.AbstractContextManager[Iterable[os.DirEntry 
     return contextlib.nullcontext(Entry(name, f"{folder.rstrip('/')}/{name}", is_folder) for name, is_folder in names)
 
 
+def walk(top: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Folders, the names of the folders in each, and those of its files, as `os.walk` has them.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    if not is_bucket(top):
+        yield from os.walk(top)
+        return
+    from beit_jax.runtime.bucket_listing import find_folder
+
+    pending = [top.rstrip("/")]
+    while pending:
+        folder = pending.pop()
+        if found := find_folder(folder):
+            folders = list(found.folders)
+            yield folder, folders, list(found.files)
+            pending += [f"{folder}/{name}" for name in folders]
+
+
 def path_at(path: str | os.PathLike) -> Path:
     """The object that names what lies below a path; `~` is a name like others."""
     return as_path(path) if is_bucket(path) else Path(path)
@@ -78,6 +98,15 @@ def exists(path: str | os.PathLike) -> bool:
     from beit_jax.runtime.bucket_listing import is_object
 
     return is_folder(path) or is_object(os.fspath(path))
+
+
+def is_file(path: str) -> bool:
+    """Whether there is a file.
+
+    Raises:
+      UserError: the bucket cannot be read.
+    """
+    return exists(path) and not is_folder(path)
 
 
 def is_link(path: str) -> bool:
