@@ -1,0 +1,318 @@
+"""Every command but train writes the same from and into a bucket as on a disk, and refuses wrong paths in one line."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tifffile
+from commands import refused
+from image_models import make_images, save
+from PIL import Image
+from test_command_line import run as run_blocked
+from tiny import config as tiny
+
+import beit_jax
+from beit_jax import config as configs
+from beit_jax import embed, evaluate, foreign_weights, measure_statistics, predict, push, tiff_to_arrays
+from beit_jax.convert import __main__ as convert
+from beit_jax.convert.teachers import load_teacher
+from beit_jax.errors import UserError
+from beit_jax.runtime import bucket
+from beit_jax.runtime.bucket_path import INCOMPLETE
+from beit_jax.runtime.paths import as_path
+from beit_jax.training.params import flatten
+from beit_jax.visualize import __main__ as visualize
+
+pytestmark = pytest.mark.usefixtures("in_the_checkout")
+BUCKET = "gs://beit"
+IMAGES = ("ant/1.png", "ant/2.png", "bee/1.png", "bee/deep/2.png")
+LINES = [
+    {"step": 4, "epoch": 1.0, "loss": 0.9, "learning_rate": 1e-3, "examples_per_second": 10.0, "input_wait": 0.5},
+    {"step": 4, "epoch": 1.0, "eval/loss": 0.8, "eval/top1": 0.5},
+]
+
+
+@pytest.fixture(scope="module")
+def disk(store, tmp_path_factory, repository):
+    """Models of this and of other libraries, images and arrays on a disk; `BUCKET` has copies of all of it."""
+    root = tmp_path_factory.mktemp("disk")
+    save(root, "classify", ("ant", "bee"), name="recipe/seed0")
+    save(root, "pretrain_pixels", name="pixels")
+    with jax.numpy_dtype_promotion("standard"):
+        _, params, config = beit_jax.from_pretrained(root / "recipe" / "seed0")
+        beit_jax.save_pretrained(root / "hf", params, config, format="hf", max_shard_size=40_000)
+        beit_jax.save_pretrained(root / "own", params, config, format="safetensors")
+    config = tiny("classify")
+    config.labels, config.model.num_classes = ("ant", "bee"), 2
+    for name in ("seed0", "seed1"):
+        folder = root / "recipe" / name
+        folder.mkdir(exist_ok=True)
+        (folder / "config.json").write_text(configs.to_json(config))
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+        (folder / "result.json").write_text('{"loss": 0.8, "top1": 0.5}')
+        (folder / "pictures").mkdir()
+        Image.new("RGB", (8, 8)).save(folder / "pictures" / "images.png")
+        (folder / "tables").mkdir()
+        (folder / "tables" / "confusion.csv").write_text("true class,ant,bee\nant,1,0\nbee,1,0\n")
+    make_images(root / "images", IMAGES)
+    np.save(root / "images.npy", np.zeros((3, 20, 20, 3), np.uint8))
+    for name in ("a/1.tif", "a/2.tif", "b/1.tif"):
+        (root / "tiffs" / name).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(root / "tiffs" / name, np.full((6, 5), len(name), np.uint16), photometric="minisblack")
+    shutil.copy(repository / "tests" / "golden" / "official.pth", root)
+    bucket.file_system().put(f"{root}/", f"{BUCKET}/", recursive=True)
+    return root
+
+
+def contents(folder):
+    """The bytes of all files below a folder, but of checksums, which follow from where they are."""
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    return {name: file.read_bytes() for name, file in files.items()}
+
+
+def same_params(one, other):
+    one, other = flatten(one), flatten(other)
+    assert one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture
+def places(disk, folder, tmp_path):
+    """Where commands read, and where they write: on a disk, in the bucket, and from one to the other."""
+    return [(disk, tmp_path / "out"), (BUCKET, folder / "out"), (BUCKET, tmp_path / "mixed"), (disk, folder / "mixed")]
+
+
+def test_convert_from_and_to_files(places):
+    """Of a run, of weights in several files with an index, and of one file, to files that other libraries read."""
+    for source, format in (("recipe/seed0", "hf"), ("hf", "safetensors"), ("own/model.safetensors", "hf")):
+        made = []
+        for root, out in places:
+            target = out / source.replace("/", "-")
+            convert.main([f"{root}/{source}", str(target), "--to", format])
+            made.append(contents(target))
+        assert "config.json" in made[0] and all(files == made[0] for files in made[1:])
+
+
+def test_convert_to_a_run(disk, folder):
+    """What is uploaded is a complete checkpoint, which can be read again as any other."""
+    convert.main([f"{BUCKET}/hf", str(folder / "run"), "--to", "beit_jax"])
+    assert not (folder / "run" / INCOMPLETE).exists()
+    there, here = beit_jax.from_pretrained(str(folder / "run")), beit_jax.from_pretrained(disk / "hf")
+    same_params(there.params, here.params)
+    assert there.config.labels == here.config.labels == ("ant", "bee")
+
+
+def test_publishing(disk, tmp_path):
+    """The model card has the last evaluation of a run in the bucket."""
+    for root in (disk, BUCKET):
+        push.main([f"{root}/recipe/seed0", "me/model", "--license=mit", f"--out={tmp_path / str(root == BUCKET)}"])
+    assert contents(tmp_path / "True") == contents(tmp_path / "False")
+    assert "0.5" in (tmp_path / "True" / "README.md").read_text()
+
+
+def test_only_what_is_read_is_fetched(store, disk, folder):
+    for name in ("optimizer.bin", "notes.txt", "sub/model.bin"):
+        (folder / "hf" / name).write_bytes(b"x" * 1000)
+    for file in (disk / "hf").iterdir():
+        (folder / "hf" / file.name).write_bytes(file.read_bytes())
+    begun = len(store.requests)
+    beit_jax.from_pretrained(f"{folder}/hf")
+    fetched = {request.name.rpartition("/hf/")[2] for request in store.requests[begun:] if request.received > 500}
+    assert "model.safetensors.index.json" in fetched and not {"optimizer.bin", "notes.txt", "sub/model.bin"} & fetched
+
+
+def test_errors_name_the_object_and_not_its_copy(folder):
+    (folder / "weights.pth").write_bytes(b"no weights")
+    with pytest.raises(UserError) as error:
+        beit_jax.from_pretrained(f"{folder}/weights.pth")
+    assert str(error.value).startswith(f"{folder}/weights.pth cannot be read")
+
+
+def test_the_start_of_a_run(disk, folder, monkeypatch, capsys):
+    """Weights of another library are imported once into the workdir; an import that was cut short is made again."""
+    config = tiny("classify")
+    config.init_from = f"{BUCKET}/hf"
+    assert foreign_weights.needs_import(config.init_from) and not foreign_weights.needs_import(f"{BUCKET}/pixels")
+    foreign_weights.check_source(config.init_from, folder)
+    assert foreign_weights.config_of(config.init_from).labels == ("ant", "bee")
+    target = foreign_weights.folder_of(config.init_from, folder)
+    for left in (INCOMPLETE, "checkpoints/0/params/left"):
+        (target / left).write_bytes(b"")
+    changed = foreign_weights.import_sources({"run": config}, {"run": folder}, folder)["run"]
+    assert changed.init_from == str(target) and not (target / "checkpoints/0/params/left").exists()
+    same_params(beit_jax.from_pretrained(changed.init_from).params, beit_jax.from_pretrained(disk / "hf").params)
+    foreign_weights.import_sources({"run": config}, {"run": folder}, folder)
+    assert "imported before" in capsys.readouterr().out
+
+
+def test_a_teacher(disk, folder):
+    """A run in the bucket, and weights of another library there."""
+    for name in ("pixels", "hf"):
+        (there, params), (here, expected) = (
+            load_teacher(f"{root}/{name}", "encoder", layer=1) for root in (BUCKET, disk)
+        )
+        same_params(params, expected)
+        assert there.section.variant == here.section.variant
+
+
+def test_evaluate(places, capsys):
+    printed, made = [], []
+    for root, out in places[:2]:
+        data = [f"--config.data.source=folder:{root}/images", "--config.data.eval_split=train"]
+        evaluate.main([f"--checkpoint={root}/recipe/seed0", *data, f"--pictures={out}"])
+        printed.append(capsys.readouterr().out)
+        made.append(contents(out))
+    assert made[0] == made[1] and "confusion.csv" in made[0] and printed[0] == printed[1]
+
+
+def test_predict(places, capsys):
+    for images in (["images"], ["images/ant", "images/bee/1.png"], ["images.npy"]):
+        tables = []
+        for root, out in places:
+            paths = [f"{root}/{name}" for name in images]
+            table = out.with_name(f"{out.name}.csv")
+            predict.main([f"--checkpoint={root}/recipe/seed0", "--images", *paths, f"--out={table}"])
+            tables.append(table.read_text().replace(f"{root}/", ""))
+        assert len(tables[0].splitlines()) > 2 and all(table == tables[0] for table in tables)
+
+
+def test_embed(places, capsys):
+    """One file, and a folder of shards, of which one is missing and is computed again."""
+    for name in ("features.npz", "shards"):
+        made = []
+        for root, out in places:
+            arguments = [f"--checkpoint={root}/pixels", f"--images={root}/images", f"--out={out / name}"]
+            embed.main([*arguments, "--shard_size=2"])
+            if name == "shards":
+                (out / name / "features-00001.npy").unlink()
+                embed.main([*arguments, "--shard_size=2"])
+            made.append(contents(out))
+            assert not (out / "features.npz.parts").exists()
+            made[-1].pop("shards/key.json", None)  # which names the paths
+        assert made[0] and all(files == made[0] for files in made[1:])
+
+
+def test_pictures_of_attention(places, capsys):
+    made = []
+    for root, out in places[:2]:
+        visualize.main(
+            [
+                "attention",
+                f"--checkpoint={root}/pixels",
+                f"--image={root}/images/ant/1.png",
+                f"--out={out}",
+                "--layer=1",
+            ]
+        )
+        made.append(contents(out))
+        assert f"{out}/attention_distance.png" in capsys.readouterr().out
+    assert made[0] == made[1] and len(made[0]) > 2
+
+
+def test_reports(disk, folder, tmp_path, capsys):
+    """Of one run into its folder, and of several beside them."""
+    one = [f"{disk}/recipe/seed0", f"{BUCKET}/recipe/seed0"]
+    for workdir in one:
+        visualize.main(["report", workdir])
+    assert contents(disk / "recipe" / "seed0") == contents(as_path(f"{BUCKET}/recipe/seed0"))
+    assert "report.html" in contents(as_path(f"{BUCKET}/recipe/seed0"))
+    for root in (disk, BUCKET):
+        page = tmp_path / f"{root == BUCKET}.md"
+        page.write_text("<!-- begin seed0 -->\n<!-- end seed0 -->\n<!-- begin seed1 -->\n<!-- end seed1 -->\n")
+        visualize.main(["report", f"{root}/recipe/seed0", f"{root}/recipe/seed1", f"--markdown={page}"])
+    assert (disk / "recipe" / "report.html").read_text() == as_path(f"{BUCKET}/recipe/report.html").read_text()
+    assert (tmp_path / "True.md").read_text() == (tmp_path / "False.md").read_text()
+    with pytest.raises(UserError, match="no folder in common for the page; name one with --out"):
+        visualize.main(["report", f"{disk}/recipe/seed0", f"{BUCKET}/recipe/seed1"])
+    visualize.main(["report", f"{disk}/recipe/seed0", f"{BUCKET}/recipe/seed1", f"--out={folder}/page.html"])
+    assert "<html" in (folder / "page.html").read_text()
+
+
+def test_the_config_of_a_run(disk, capsys):
+    printed = []
+    for root in (disk, BUCKET):
+        config = [f"--config={root}/recipe/seed0/config.json", f"--config.data.source=folder:{root}/images"]
+        measure_statistics.main(config)
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and "data.statistics" in printed[0]
+
+
+def test_tiff_files(places, capsys):
+    made = []
+    for root, out in places[:2]:
+        tiff_to_arrays.main([f"--images={root}/tiffs", f"--out={out}"])
+        made.append(contents(out))
+    assert made[0] == made[1] and {"image.npy", "label.npy", "class_names.npy"} == set(made[0])
+
+
+MISTAKES = [
+    (predict, ["--checkpoint=gs://nowhere/run", "--images={images}"], "there is no bucket gs://nowhere; make it"),
+    (predict, ["--checkpoint={bucket}/nothing", "--images={images}"], "/nothing does not exist; expected a run"),
+    (
+        predict,
+        ["--checkpoint=s3://beit/x", "--images={images}"],
+        "s3://beit/x is a URL; expected a folder, or a path in",
+    ),
+    (predict, ["--checkpoint={run}", "--images={bucket}/nothing"], "nothing does not exist; expected an image"),
+    (predict, ["--checkpoint={run}", "--images=gs://nowhere"], "there is no bucket gs://nowhere"),
+    (predict, ["--checkpoint={run}", "--images", "{images}", "{disk}/images"], "images on a disk and in a bucket"),
+    (predict, ["--checkpoint={run}", "--images={images}", "--out={images}"], "it is a folder; expected a file"),
+    (predict, ["--checkpoint={run}", "--images={images}", "--out=gs://nowhere/x"], "--out=gs://nowhere/x: there is no"),
+    (embed, ["--checkpoint={run}", "--images={images}", "--out={bucket}/images.npy"], "expected a file that ends in"),
+    (
+        embed,
+        ["--checkpoint={run}", "--images={images}", "--out={bucket}/official.pth"],
+        "it is a file; expected a folder",
+    ),
+    (evaluate, ["--checkpoint={run}", "--pictures={bucket}/official.pth"], "it is a file; expected a folder"),
+    (evaluate, ["--checkpoint={run}", "--config={bucket}/x.py"], "would be run from a URL; expected a file here"),
+    (evaluate, ["--checkpoint={run}", "--config={bucket}/x.json"], "x.json cannot be read"),
+    (convert, ["{bucket}/hf", "{bucket}/own", "--to=hf"], "/own exists; choose another folder"),
+    (convert, ["{bucket}/hf", "gs://nowhere/own", "--to=hf"], "there is no bucket gs://nowhere"),
+    (push, ["gs://nowhere/x", "me/x", "--license=mit"], "there is no bucket gs://nowhere"),
+    (visualize, ["report", "gs://nowhere/x"], "--workdir=gs://nowhere/x: there is no bucket"),
+    (visualize, ["report", "{bucket}/images.npy"], "images.npy holds no run: it is a file"),
+    (visualize, ["report", "{bucket}/images"], "images holds no run; expected"),
+    (visualize, ["report", "{run}", "--out={images}"], "it is a folder; expected a file"),
+    (visualize, ["attention", "--checkpoint={run}", "--image={images}", "--out=x"], "is a folder; expected the file"),
+    (tiff_to_arrays, ["--images={bucket}/nothing", "--out=x"], "there is no folder gs://beit/nothing"),
+    (tiff_to_arrays, ["--images={bucket}/tiffs", "--out={bucket}/tiffs/x"], "lies in the folder of the images"),
+]
+
+
+@pytest.mark.parametrize(("program", "arguments", "words"), MISTAKES, ids=str)
+def test_one_line(disk, program, arguments, words):
+    names = dict(bucket=BUCKET, run=f"{BUCKET}/recipe/seed0", images=f"{BUCKET}/images", disk=disk)
+    assert words in refused([argument.format(**names) for argument in arguments], program)
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        (predict, ["--checkpoint={disk}/recipe/seed0", "--images={disk}/images", "--out={folder}/x.csv"]),
+        (convert, ["{disk}/hf", "{folder}/x", "--to=hf"]),
+        (visualize, ["report", "{disk}/recipe/seed0", "--out={folder}/x.html"]),
+    ],
+)
+def test_no_right_to_write(store, disk, folder, monkeypatch, program, arguments):
+    monkeypatch.setattr(store, "refusal", 403)
+    message = refused([argument.format(disk=disk, folder=folder) for argument in arguments], program)
+    assert "this account has no right to do that; give it roles/" in message
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--checkpoint=gs://beit/run", "--images=images"],
+        ["convert", "gs://beit/run", "out", "--to=hf"],
+        ["visualize", "report", "gs://beit/run"],
+        ["measure_statistics", "--config=gs://beit/run/config.json"],
+    ],
+)
+def test_without_the_extra(tmp_path, arguments):
+    make_images(tmp_path / "images", ("1.png",))
+    status, lines, _ = run_blocked(*arguments, blocked=("gcsfs", "google"), cwd=tmp_path)
+    assert status == 2 and re.search(r"error: gcsfs is not installed; run: pip install .*\[gcs\]'", lines[-1]), lines
+    assert len(lines) == 1
