@@ -78,10 +78,10 @@ def _check_command(args: argparse.Namespace) -> None:
 
 
 def _check_out(out: str) -> None:
-    suffix = cli.local_folder("out", out).suffix
-    if suffix == ".npy":
+    path = cli.local_folder("out", out)
+    if path.suffix != ".npz" and (path.suffix == ".npy" or path.is_file()):
         raise UserError(f"--out={out}; expected a file that ends in .npz, or a folder")
-    cli.output("out", out, "file" if suffix == ".npz" else "folder")
+    cli.output("out", out, "file" if path.suffix == ".npz" else "folder")
 
 
 def _layers(text: str) -> int | tuple[int, ...] | None:

@@ -1,6 +1,7 @@
 """Every command but train writes the same from and into a bucket as on a disk, and refuses wrong paths in one line."""
 
 import ast
+import io
 import json
 import re
 
@@ -21,10 +22,11 @@ from beit_jax.convert import __main__ as convert
 from beit_jax.convert.model_card import results_of
 from beit_jax.convert.teachers import load_teacher
 from beit_jax.errors import UserError
+from beit_jax.feature_files import Described, FeatureFolder
 from beit_jax.runtime import bucket
 from beit_jax.runtime.bucket_path import INCOMPLETE
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
-from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.paths import as_path, is_bucket
 from beit_jax.training.params import flatten
 from beit_jax.visualize import __main__ as visualize
 from beit_jax.visualize import classification, curves, figures, images
@@ -105,15 +107,16 @@ def undrawn(monkeypatch):
         monkeypatch.setattr(module, name, lambda *arguments, **settings: b"a PNG")
 
 
-def test_convert_from_and_to_files(places):
+@pytest.mark.parametrize(
+    "source", ["recipe/seed0", "hf", pytest.param("own/model.safetensors", marks=pytest.mark.slow)]
+)
+def test_convert_from_and_to_files(places, source):
     """Of a run, of weights in several files with an index, and of one file, to files that other libraries read."""
-    for source, format in (("recipe/seed0", "hf"), ("hf", "safetensors"), ("own/model.safetensors", "hf")):
-        made = []
-        for root, out in places:
-            target = out / source.replace("/", "-")
-            convert.main([f"{root}/{source}", str(target), "--to", format])
-            made.append(contents(target))
-        assert "config.json" in made[0] and made[0] == made[1]
+    made = []
+    for root, out in places:
+        convert.main([f"{root}/{source}", str(out), "--to", "safetensors" if source == "hf" else "hf"])
+        made.append(contents(out))
+    assert "config.json" in made[0] and made[0] == made[1]
 
 
 def test_convert_to_a_run(disk, folder):
@@ -204,10 +207,34 @@ def test_predict(places, capsys, images):
     assert len(tables[0].splitlines()) > 2 and tables[0] == tables[1]
 
 
-RESUMED = pytest.param("resumed", marks=pytest.mark.slow)
+def test_files_of_features(disk, folder, tmp_path):
+    """Shards, of which one is there when the command is started again, and one file of all of them."""
+    made = []
+    for root in (tmp_path, folder):
+        shards = FeatureFolder(root / "features")
+        shards.claim({"images": "3"}, ["ant", "bee"])
+        for shard in range(2):
+            rows = np.full((2 - shard, 4), shard, np.float32)
+            images = Described([f"{shard}-{row}" for row in range(len(rows))], [shard] * len(rows))
+            assert shards.rows(shard) is None
+            shards.write(shard, (4,), [(np.arange(len(rows)), rows)], images)
+        again = FeatureFolder(root / "features")
+        again.claim({"images": "3"}, ["ant", "bee"])
+        assert [again.rows(shard) for shard in range(3)] == [2, 1, None]
+        with pytest.raises(UserError, match="has the features of another command: images is '3' there"):
+            again.claim({"images": "4"}, None)
+        made.append(contents(root / "features"))
+        again.join(root / "features.npz", 2, labelled=True)
+        assert not (root / "features").exists()
+        archive = np.load(io.BytesIO((root / "features.npz").read_bytes()), allow_pickle=False)
+        made[-1] |= {name: archive[name].tolist() for name in archive.files}
+        with pytest.raises(UserError, match=r"holds .*, which is not of this command"):
+            FeatureFolder(as_path(f"{BUCKET}/images") if is_bucket(root) else disk / "images").claim({}, None)
+    assert made[0] == made[1] and len(made[0]) == 8 + 4
 
 
-@pytest.mark.parametrize("name", ["shards", RESUMED, pytest.param("features.npz", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shards", "resumed", "features.npz"])
 def test_embed(places, capsys, name):
     """A folder of shards, of which one may be missing and is computed again; and one file."""
     made = []
