@@ -11,6 +11,7 @@ waits that double, and counted.
 import functools
 import inspect
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -165,7 +166,8 @@ def fail(path: str, error: Exception) -> NoReturn:
             f"{path}: this account has no right to do that; give it {ROLE}, such as with gcloud storage buckets "
             f"add-iam-policy-binding {bucket} --member=user:NAME@EXAMPLE.COM --role=roles/storage.objectUser"
         ) from error
-    if code == 401 or "Credentials" in type(error).__name__ or type(error).__name__ == "RefreshError":
+    words = f"{type(error).__name__} {text}".lower()
+    if code == 401 or "credentials" in words or "refresherror" in words:
         raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
     reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
     raise BucketError(
@@ -191,7 +193,7 @@ def check_access(flag: str, path: str, *, writes: bool) -> None:
         found = call(path, lambda **settings: next(client().list_blobs(bucket, max_results=1, **settings).pages, None))
         del found
         if writes:
-            probe = f"{path.rstrip('/')}/.write_test-{os.getpid()}"
+            probe = f"{path.rstrip('/')}/.write_test-{secrets.token_hex(4)}"
             call(probe, blob(probe).upload_from_string, b"")
             call(probe, blob(probe).delete)
     except FileNotFoundError as error:
@@ -208,6 +210,7 @@ def _file_system_class() -> type:
     """gcsfs' file system without its caches of listings, and with the retries of this module."""
     import aiohttp
     import gcsfs.core
+    from fsspec import asyn
     from google.api_core.retry import AsyncRetry
 
     def retried(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -238,6 +241,16 @@ def _file_system_class() -> type:
 
         async def _mkdir(self, path: str, *args: Any, **settings: Any) -> None:
             """Does nothing: objects need no folders, and a bucket is made by whoever pays for it."""
+
+        async def _rm(self, path: str, recursive: bool = False, **settings: Any) -> None:
+            """Deletes an object or a folder. Names are no patterns, and what is gone already is no error."""
+            path = self._strip_protocol(path)
+            names = await self._find(path) if recursive else [path]
+            for result in await self._delete_files(names, 100):
+                if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
+                    raise result
+
+        rm = asyn.sync_wrapper(_rm)
 
     return FileSystem
 

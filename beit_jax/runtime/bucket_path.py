@@ -5,6 +5,7 @@ A bucket has no folders: one is there while an object lies in it. Objects appear
 
 import contextlib
 import fnmatch
+import glob
 import os
 import shutil
 import tempfile
@@ -58,7 +59,8 @@ class BucketPath(PosixGPath):
 
     def glob(self, pattern: str) -> Iterator[Self]:
         """Objects and folders below this one that match; `*` stays within a level."""
-        return iter([self._new(f"{BUCKET}{name}") for name in bucket.file_system().glob(f"{self}/{pattern}")])
+        found = bucket.file_system().glob(f"{glob.escape(str(self))}/{pattern}")
+        return iter([self._new(f"{BUCKET}{name}") for name in found])
 
     def rglob(self, pattern: str) -> Iterator[Self]:
         """Objects at any depth whose names match."""
@@ -97,7 +99,9 @@ class BucketPath(PosixGPath):
 
     def rename(self, target: os.PathLike) -> Self:
         """Copies every object below this path, and deletes it then."""
-        bucket.file_system().mv(str(self), str(target), recursive=True)
+        for name in self.objects():
+            bucket.file_system().cp_file(f"{self}/{name}", f"{target}/{name}")
+        self.rmtree()
         return self._new(target)
 
 

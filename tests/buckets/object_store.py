@@ -55,14 +55,13 @@ class Store:
       address: of the proxy.
       failing: fraction of requests that are answered with 503.
       cut: fraction of requests that are done, and whose answer never comes.
-      is_gone: whether connections are refused.
-      is_forbidden: whether requests are answered with 403.
+      is_gone: whether connections are cut before anything is done.
+      refusal: the status of all answers; 0: those of the server.
       requests: that were made so far.
     """
 
     def __init__(self, address: str, seed: int = 0):
-        self.address, self.failing, self.cut = address, 0.0, 0.0
-        self.is_gone = self.is_forbidden = False
+        self.address, self.failing, self.cut, self.is_gone, self.refusal = address, 0.0, 0.0, False, 0
         self.requests: list[Request] = []
         self.random, self.lock = random.Random(seed), threading.Lock()
 
@@ -188,18 +187,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        if store.is_forbidden:
-            content = json.dumps({"error": {"code": 403, "message": "no permission"}}).encode()
-            self._answer(403, {"Content-Type": "application/json"}, content, len(body))
-            return
-        if store.chance(store.failing):
-            self._answer(503, {"Content-Type": "text/plain"}, b"Service Unavailable", len(body))
+        refusal = store.refusal or (503 if store.chance(store.failing) else 0)
+        if refusal:
+            message = json.dumps({"error": {"code": refusal, "message": http.client.responses[refusal]}})
+            self._answer(refusal, {"Content-Type": "application/json"}, message.encode(), len(body))
             return
         skipped = ("host", "connection", "transfer-encoding", "content-length", "accept-encoding")
         headers = {name: value for name, value in self.headers.items() if name.lower() not in skipped}
         headers["Host"] = self.headers["Host"]
         if self.path.partition("?")[0].endswith("/compose"):
             answer, content = self._compose(json.loads(body))
+        elif self.command == "DELETE" and self._has_changed():
+            self._answer(412, {}, b"", 0)
+            return
         else:
             answer, content = self._ask(self.command, self.path, body, headers)
         if store.chance(store.cut):
@@ -219,6 +219,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             connection.request(*request)
             answer = connection.getresponse()
             return answer, answer.read()
+
+    def _has_changed(self) -> bool:
+        """Whether an object is not the one that a deletion asks for, which the server itself does not check."""
+        path, _, query = self.path.partition("?")
+        wanted = urllib.parse.parse_qs(query).get("ifGenerationMatch", [])
+        answer, content = self._ask("GET", path)
+        return bool(wanted) and answer.status == 200 and json.loads(content)["generation"] != wanted[0]
 
     def _compose(self, wanted: dict[str, Any]) -> tuple[http.client.HTTPResponse, bytes]:
         """Joins objects as Google's store does: the server itself checks no condition, and makes no new generation."""

@@ -244,7 +244,7 @@ def test_wrong_paths(store, path, message):
 
 
 def test_no_rights(in_bucket, store):
-    store.is_forbidden = True
+    store.refusal = 403
     with pytest.raises(UserError, match="this account has no right to do that; give it roles/storage") as error:
         folder_checks.check_folder(str(in_bucket))
     assert "\n" not in str(error.value)

@@ -100,7 +100,7 @@ def test_wrong_arguments(images, store, arguments, message):
 
 
 def test_no_rights_to_write(images, folder, store):
-    store.is_forbidden = True
+    store.refusal = 403
     assert "this account has no right to do that" in refused(
         [f"--images={images}", f"--out={folder}", "--name=x"], shard_dataset
     )

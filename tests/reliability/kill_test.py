@@ -1,15 +1,20 @@
 """Kills a small run repeatedly, and compares it with an uninterrupted run.
 
   python tests/reliability/kill_test.py --kills 25 --terms 10
+  python tests/reliability/kill_test.py --kills 25 --terms 0 --bucket --failing 0.05
 
 Sends SIGKILL at random moments (every third one while a checkpoint is being written) and SIGTERM at random moments from
 1.5 s after the start (before, it ends Python itself), and damages the newest checkpoint in several ways. After each
 failure the same command runs again. Prints a table in Markdown. Ends with status 1 if a run did not resume, or if its
 numbers differ from those of the uninterrupted run in any bit.
+
+With --bucket, the workdirs lie in a bucket on loopback, no checkpoint is damaged, and --failing is the fraction of
+requests that the store refuses.
 """
 
 import argparse
 import contextlib
+import functools
 import json
 import os
 import random
@@ -22,7 +27,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from beit_jax.runtime.checkpoint_folder import COMMITTED, own_checkpoints
+from beit_jax.runtime.paths import as_path, is_bucket
+
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests" / "buckets"))
+import object_store  # noqa: E402, after the path that leads to it
+
 NOT_COMPARED = ("examples_per_second", "input_wait")
 STEPS = 150
 SETTINGS = [f"--config.steps={STEPS}", "--config.log_every=7", "--config.save_every=9", "--config.eval_every=50"]
@@ -35,10 +46,19 @@ def command(workdir: Path) -> list[str]:
     return [sys.executable, "-m", "beit_jax.train", config, f"--workdir={workdir}", *SETTINGS]
 
 
+def log_of(workdir: Path) -> Path:
+    """The file of the output of a run: beside its workdir, or, of one in a bucket, among temporary files."""
+    if not is_bucket(workdir):
+        return workdir.with_suffix(".log")
+    folder = Path(tempfile.gettempdir(), "beit_jax_kill_test")
+    folder.mkdir(exist_ok=True)
+    return folder / f"{workdir.name}-{os.getpid()}.log"
+
+
 def start(workdir: Path) -> subprocess.Popen:
     """Starts the run; appends its output to a file beside the workdir."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHONPATH": str(ROOT)}
-    with workdir.with_suffix(".log").open("a") as log:
+    with log_of(workdir).open("a") as log:
         return subprocess.Popen(command(workdir), cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
 
 
@@ -50,11 +70,17 @@ def numbers(workdir: Path) -> list[dict]:
 
 def steps(workdir: Path) -> list[int]:
     """The steps of the complete checkpoints."""
-    return sorted(int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdigit())
+    return sorted(int(path.name) for path in own_checkpoints(workdir))
 
 
 def being_written(workdir: Path, since: float) -> bool:
     """Whether a checkpoint is being written that was begun after a time, and so not left by an earlier kill."""
+    if is_bucket(workdir):
+        times: dict[str, dict[str, float]] = {}
+        for name, facts in (workdir / "checkpoints").objects().items():
+            times.setdefault(name.partition("/")[0], {})[name] = facts["mtime"].timestamp()
+        open_steps = [written for step, written in times.items() if f"{step}/{COMMITTED}" not in written]
+        return any(max(written.values()) > since for written in open_steps)
     for path in (workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*"):
         with contextlib.suppress(FileNotFoundError):
             if path.stat().st_mtime > since:
@@ -73,7 +99,7 @@ def wait(process: subprocess.Popen, until: Callable[[], bool]) -> bool:
 
 def interrupt(workdir: Path, number: int, rng: random.Random, seconds: float, writing: bool) -> tuple[str, int | None]:
     """Starts the run and sends it a signal; returns the moment and the status, None if the run ended before."""
-    log = workdir.with_suffix(".log")
+    log = log_of(workdir)
     written = log.stat().st_size if log.exists() else 0
     process, delay = start(workdir), rng.uniform(1.5 if number == signal.SIGTERM else 0.05, seconds)
     began = time.time()
@@ -126,27 +152,41 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--terms", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bucket", action="store_true", help="workdirs in a bucket")
+    parser.add_argument("--failing", type=float, default=0.0, help="fraction of the bucket's requests that fail")
     parser.add_argument("--folder", help="folder of the runs (a temporary one)")
     settings = parser.parse_args()
     folder = Path(settings.folder or tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
+    if not settings.bucket:
+        return try_all(folder, folder, settings)
+    with object_store.serve() as store:
+        os.environ |= store.environment()
+        store.failing = settings.failing
+        status = try_all(as_path("gs://beit"), folder, settings)
+        print(f"{len(store.requests)} requests, {sum(request.status == 503 for request in store.requests)} refused")
+        return status
+
+
+def try_all(folder: Path, here: Path, settings: argparse.Namespace) -> int:
+    """Runs everything with workdirs in a folder, and files of this machine in another one; returns the status."""
     # Every start after the first one finds its programs compiled, as a continued run does.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(folder / "compiled"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(here / "compiled"))
     began = time.monotonic()
     uninterrupted = folder / "uninterrupted"
     if start(uninterrupted).wait():
-        print((folder / "uninterrupted.log").read_text())
+        print(log_of(uninterrupted).read_text())
         return 1
     seconds, table = time.monotonic() - began, []
     began = time.monotonic()
-    shutil.rmtree(uninterrupted)
+    (uninterrupted.rmtree if is_bucket(uninterrupted) else functools.partial(shutil.rmtree, uninterrupted))()
     if start(uninterrupted).wait():
         return 1
     seconds = time.monotonic() - began
     print(f"uninterrupted: {STEPS} steps in {seconds:.0f} s, with compiled programs", file=sys.stderr)
     table += signals(folder, "SIGKILL", settings.kills, random.Random(settings.seed), seconds)
     table += signals(folder, "SIGTERM", settings.terms, random.Random(settings.seed + 1), seconds)
-    table += damaged(folder)
+    table += [] if settings.bucket else damaged(folder)
     print("| failure | times | resumed | numbers equal bit for bit | |\n| --- | --- | --- | --- | --- |")
     for what, times, resumed, same, more in table:
         print(f"| {what} | {times} | {resumed} | {'yes' if same else 'NO'} | {more} |")
@@ -169,7 +209,7 @@ def signals(folder: Path, name: str, times: int, rng: random.Random, seconds: fl
                 break
             sent, moments[moment] = sent + 1, moments.get(moment, 0) + 1
             good += status == (-signal.SIGKILL if name == "SIGKILL" else 0)
-            text = workdir.with_suffix(".log").read_text()
+            text = log_of(workdir).read_text()
             if name == "SIGTERM" and "is saved; run the same" in text.rstrip().splitlines()[-1]:
                 reported = int(text.rstrip().rpartition(" at step ")[2].partition(",")[0])
                 lost += steps(workdir)[-1] != reported
@@ -178,7 +218,7 @@ def signals(folder: Path, name: str, times: int, rng: random.Random, seconds: fl
         last = start(workdir).wait()
         if last:
             resumed -= 1
-            print(workdir.with_suffix(".log").read_text()[-3000:], file=sys.stderr)
+            print(log_of(workdir).read_text()[-3000:], file=sys.stderr)
         same &= not last and numbers(workdir) == numbers(folder / "uninterrupted")
     summary = ", ".join(f"{count} {moment}" for moment, count in sorted(moments.items()))
     more = f"; {good} ended with status 0, {lost} lost a step" if name == "SIGTERM" else ""
@@ -195,7 +235,7 @@ def damaged(folder: Path) -> list[tuple]:
         newest = steps(workdir)[-1]
         damage(workdir / "checkpoints" / str(newest))
         status = start(workdir).wait()
-        text = workdir.with_suffix(".log").read_text()
+        text = log_of(workdir).read_text()
         resumed = f"set aside as {newest}.broken" in text or "continuing from step" in text
         aside = (workdir / "checkpoints" / f"{newest}.broken").is_dir()
         same = status == 0 and numbers(workdir) == numbers(uninterrupted)
@@ -210,7 +250,7 @@ def damaged(folder: Path) -> list[tuple]:
     for step in before:
         shutil.rmtree(workdir / "checkpoints" / str(step) / "state")
     status = start(workdir).wait()
-    refused = status == 2 and "none of the checkpoints" in workdir.with_suffix(".log").read_text()
+    refused = status == 2 and "none of the checkpoints" in log_of(workdir).read_text()
     kept = steps(workdir) == before
     return [*table, ("all checkpoints damaged: an error, no file deleted", 1, int(refused), kept, "not resumed")]
 
