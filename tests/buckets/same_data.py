@@ -2,6 +2,8 @@
 
 import contextlib
 import itertools
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +13,7 @@ from beit_jax.data import pipeline
 from beit_jax.data.sources.open_source import _open_folder, _open_in_bucket
 from beit_jax.runtime import bucket, bucket_listing
 
-OPS = "decode|flip_lr|random_resized_crop(8)|normalize"
+OPS = "decode|flip_lr|resize(8)|normalize"
 
 
 def input_config(**changes):
@@ -66,10 +68,27 @@ def assert_equal(found, expected):
 
 @contextlib.contextmanager
 def counted(store):
-    """Yields a dict, which has the requests that the block made, by method and kind, when it ends."""
+    """Yields a dict, which has the requests that the block made, by method and kind, when it ends.
+
+    Without the one by which gcsfs learns the kind of a bucket, once in a process.
+    """
     start, counts = len(store.requests), {}
     yield counts
     counts |= store.counts(start)
+    counts.pop("GET bucket", None)
+
+
+def gone_for(store, seconds):
+    """The store is gone from now on until it was asked in vain, and for some seconds after that."""
+    store.is_gone, before = True, retries()
+
+    def come_back():
+        while retries() == before:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        store.is_gone = False
+
+    threading.Thread(target=come_back, daemon=True).start()
 
 
 def retries():

@@ -1,7 +1,6 @@
 """A folder of images in a bucket: the same listing, batches and refusals as of a disk."""
 
 import logging
-import threading
 import time
 
 import numpy as np
@@ -12,6 +11,7 @@ from same_data import (
     counted,
     eval_batches,
     forget,
+    gone_for,
     input_config,
     retries,
     save_images,
@@ -63,6 +63,7 @@ def configs_of(*roots, **changes):
     return [input_config(source=f"folder:{root}", eval_split="validation", **changes) for root in roots]
 
 
+@pytest.mark.slow
 def test_the_same_batches_with_few_requests(on_disk, in_bucket, store):
     local, remote = configs_of(on_disk, in_bucket)
     with counted(store) as counts:
@@ -198,8 +199,8 @@ def test_the_same_batches_from_a_store_that_fails(on_disk, in_bucket, store):
     local, remote = configs_of(on_disk, in_bucket)
     expected, before = train_batches(local, 3), retries()
     list_folder(str(in_bucket), "train")
-    store.failing, store.is_gone = 0.2, True
-    threading.Timer(2.5, setattr, (store, "is_gone", False)).start()
+    store.failing = 0.2
+    gone_for(store, 2)
     assert_equal(train_batches(remote, 3), expected)
     assert retries() - before > 20
 

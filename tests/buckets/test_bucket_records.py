@@ -1,11 +1,20 @@
 """Data sets of tfds in a bucket: the same batches as from a disk, whatever the store does."""
 
-import threading
 import time
 
 import pytest
 import tensorflow_datasets as tfds
-from same_data import assert_equal, counted, eval_batches, forget, input_config, retries, train_batches, upload
+from same_data import (
+    assert_equal,
+    counted,
+    eval_batches,
+    forget,
+    gone_for,
+    input_config,
+    retries,
+    train_batches,
+    upload,
+)
 
 from beit_jax import local_files
 from beit_jax.data import fingerprint
@@ -43,28 +52,38 @@ def sets(on_disk, store):
     return "gs://beit/sets"
 
 
-def test_the_same_batches_with_a_request_for_each_shard(on_disk, sets, cache, store):
+@pytest.fixture(scope="module")
+def expected(on_disk):
+    return train_batches(input_config(data_dir=str(on_disk)), 4, start=2)
+
+
+def test_the_same_batches_with_a_request_for_each_shard(on_disk, sets, cache, store, expected):
     local, remote = input_config(data_dir=str(on_disk)), input_config(data_dir=sets)
-    expected = train_batches(local, 4, start=2)
     with counted(store) as counts:
         assert_equal(train_batches(remote, 4, start=2), expected)
     assert counts.pop("GET sets/digits/N.N.N/digits-train.tfrecord-N-of-N") == SHARDS
     assert sum(counts.values()) < 20, counts  # for the metadata
-    with counted(store) as counts:  # another run
-        assert_equal(train_batches(remote, 4, start=2), expected)
-    assert not counts
     before, now = (fingerprint.describe_split(config, "train[:50%]") for config in (local, remote))
     assert now.pop("contents") and before == now
     copies = [path for path in cache.rglob("*") if path.is_file()]
     assert len(copies) == SHARDS and {path.parent for path in copies} == {cache / "buckets" / "beit"}
 
 
-def test_the_same_batches_from_a_store_that_fails(on_disk, sets, cache, store, folder):
-    expected, before = eval_batches(input_config(data_dir=str(on_disk))), retries()
-    open_source("digits", sets, "test", 1)
-    store.failing, store.is_gone = 0.2, True
-    threading.Timer(2.5, setattr, (store, "is_gone", False)).start()
-    assert_equal(eval_batches(input_config(data_dir=sets)), expected)
+@pytest.mark.slow
+def test_evaluation_and_another_run_without_a_request(on_disk, sets, cache, store):
+    expected, remote = eval_batches(input_config(data_dir=str(on_disk))), input_config(data_dir=sets)
+    assert_equal(eval_batches(remote), expected)
+    with counted(store) as counts:
+        assert_equal(eval_batches(remote), expected)
+    assert not counts
+
+
+def test_the_same_batches_from_a_store_that_fails(sets, cache, store, folder, expected):
+    before = retries()
+    open_source("digits", sets, "train", 1)
+    store.failing = 0.2
+    gone_for(store, 2)
+    assert_equal(train_batches(input_config(data_dir=sets), 4, start=2), expected)
     assert retries() - before > 16  # each of the first shards was asked for while the store was gone
 
 
