@@ -220,11 +220,11 @@ def _file_system_class() -> type:
         async def request(self: Any, *args: Any, **settings: Any) -> Any:
             try:
                 return await AsyncRetry(**_policy())(plain)(self, *args, **settings)
-            except (FileNotFoundError, FileExistsError):
+            except FileExistsError:
                 raise
             except Exception as error:
-                if _code_of(error) == 404:
-                    raise FileNotFoundError(str(error)) from error
+                if isinstance(error, FileNotFoundError) or _code_of(error) == 404:
+                    raise FileNotFoundError(f"{_path_of(args)} does not exist") from error
                 fail(_path_of(args), error)
 
         return request

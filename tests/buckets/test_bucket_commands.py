@@ -327,11 +327,15 @@ MISTAKES = [
     (
         embed,
         ["--checkpoint={run}", "--images={images}", "--out={bucket}/file.txt"],
-        "it is a file; expected a folder",
+        "expected a file that ends",
     ),
     (evaluate, ["--checkpoint={run}", "--pictures={bucket}/file.txt"], "it is a file; expected a folder"),
     (evaluate, ["--checkpoint={run}", "--config={bucket}/x.py"], "would be run from a URL; expected a file here"),
-    (evaluate, ["--checkpoint={run}", "--config={bucket}/x.json"], "x.json cannot be read"),
+    (
+        evaluate,
+        ["--checkpoint={run}", "--config={bucket}/x.json"],
+        "x.json cannot be read (gs://beit/x.json does not exist)",
+    ),
     (convert, ["{bucket}/hf", "{bucket}/own", "--to=hf"], "/own exists; choose another folder"),
     (convert, ["{bucket}/hf", "gs://nowhere/own", "--to=hf"], "there is no bucket gs://nowhere"),
     (push, ["gs://nowhere/x", "me/x", "--license=mit"], "there is no bucket gs://nowhere"),
