@@ -203,7 +203,8 @@ def check_access(flag: str, path: str, *, writes: bool) -> None:
             f"{BUCKET}{bucket} --location=REGION, or correct the name"
         ) from error
     except BucketError as error:
-        raise UserError(f"{flag}{error}") from error
+        said = str(error)
+        raise UserError(f"{flag}{said if said.startswith(path) else f'{path}: {said}'}") from error
 
 
 @functools.cache

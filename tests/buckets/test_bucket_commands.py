@@ -334,7 +334,7 @@ MISTAKES = [
     (
         evaluate,
         ["--checkpoint={run}", "--config={bucket}/x.json"],
-        "x.json cannot be read (gs://beit/x.json does not exist)",
+        "read (gs://beit/x.json does not exist)",
     ),
     (convert, ["{bucket}/hf", "{bucket}/own", "--to=hf"], "/own exists; choose another folder"),
     (convert, ["{bucket}/hf", "gs://nowhere/own", "--to=hf"], "there is no bucket gs://nowhere"),
