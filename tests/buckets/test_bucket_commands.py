@@ -119,6 +119,7 @@ def test_convert_from_and_to_files(places, source):
     assert "config.json" in made[0] and made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_convert_to_a_run(disk, folder):
     """What is uploaded is a complete checkpoint, which can be read again as any other."""
     convert.main([f"{BUCKET}/hf", str(folder / "run"), "--to", "beit_jax"])
@@ -274,22 +275,27 @@ def test_pictures_of_attention(places, undrawn, capsys):
     assert made[0] == made[1] and len(made[0]) > 2
 
 
-def test_reports(disk, folder, tmp_path, undrawn, capsys):
-    """Of one run into its folder, and of several beside them."""
-    one = [f"{disk}/recipe/seed0", f"{BUCKET}/recipe/seed0"]
-    for workdir in one:
-        visualize.main(["report", workdir])
-    assert contents(disk / "recipe" / "seed0") == contents(as_path(f"{BUCKET}/recipe/seed0"))
-    assert "report.html" in contents(as_path(f"{BUCKET}/recipe/seed0"))
+@pytest.mark.slow
+def test_the_report_of_a_run(disk, undrawn, capsys):
+    """It is written beside the run, with its curves."""
+    reported = disk / "recipe" / "seed1", as_path(f"{BUCKET}/recipe/seed1")
+    for workdir in reported:
+        visualize.main(["report", str(workdir)])
+    here, there = map(contents, reported)
+    assert here == there and "report.html" in here and any(name.startswith("curve_") for name in here)
+
+
+def test_the_report_of_several_runs(disk, folder, tmp_path, undrawn, capsys):
     for root in (disk, BUCKET):
         page = tmp_path / f"{root == BUCKET}.md"
         page.write_text("<!-- begin seed0 -->\n<!-- end seed0 -->\n<!-- begin seed1 -->\n<!-- end seed1 -->\n")
         visualize.main(["report", f"{root}/recipe/seed0", f"{root}/recipe/seed1", f"--markdown={page}"])
     assert (disk / "recipe" / "report.html").read_text() == as_path(f"{BUCKET}/recipe/report.html").read_text()
     assert (tmp_path / "True.md").read_text() == (tmp_path / "False.md").read_text()
+    apart = [f"{disk}/recipe/seed0", f"{BUCKET}/recipe/seed1"]
     with pytest.raises(UserError, match="no folder in common for the page; name one with --out"):
-        visualize.main(["report", f"{disk}/recipe/seed0", f"{BUCKET}/recipe/seed1"])
-    visualize.main(["report", f"{disk}/recipe/seed0", f"{BUCKET}/recipe/seed1", f"--out={folder}/page.html"])
+        visualize.main(["report", *apart])
+    visualize.main(["report", *apart, f"--out={folder}/page.html"])
     assert "<html" in (folder / "page.html").read_text()
 
 
