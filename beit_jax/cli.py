@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 
@@ -15,7 +15,6 @@ from beit_jax.config import override
 from beit_jax.config.files import split_arg
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 from beit_jax.extras import check_installed
-from beit_jax.runtime import bucket
 from beit_jax.runtime.path_encoding import check_encoding
 from beit_jax.runtime.paths import as_path, is_bucket
 
@@ -267,34 +266,6 @@ def local_folder(flag: str, path: str) -> Path:
         return as_path(path)
     except UserError as error:
         raise UserError(f"--{flag}={error}") from error
-
-
-def output(flag: str, path: str, kind: Literal["file", "folder"]) -> Path:
-    """What a command will write, checked before it spends time; it may lie in a bucket.
-
-    Raises:
-      UserError: there is a folder in place of the file, or the reverse, or the bucket cannot be written; see
-        `local_folder` too.
-    """
-    target = local_folder(flag, path)
-    if is_bucket(target):
-        bucket.check_access(f"--{flag}=", str(target), writes=True)
-    if target.is_dir() if kind == "file" else target.is_file():
-        found = "folder" if kind == "file" else "file"
-        raise UserError(f"--{flag}={path} cannot be written: it is a {found}; expected a {kind}")
-    return target
-
-
-def input_folder(flag: str, path: str) -> Path:
-    """As `local_folder`, for what a command reads: a bucket is asked whether it may be read.
-
-    Raises:
-      UserError: it may not, or see `local_folder`.
-    """
-    found = local_folder(flag, path)
-    if is_bucket(found):
-        bucket.check_access(f"--{flag}=", str(found), writes=False)
-    return found
 
 
 def worker_index(worker: str) -> tuple[int, int]:

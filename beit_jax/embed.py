@@ -29,7 +29,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli, command, image_flags
+from beit_jax import cli, command, image_flags, path_flags
 from beit_jax.data.sources.image_files import ImageFile, number_classes
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models.image_size import in_words, simplest
@@ -81,7 +81,7 @@ def _check_out(out: str) -> None:
     path = cli.local_folder("out", out)
     if path.suffix != ".npz" and (path.suffix == ".npy" or path.is_file()):
         raise UserError(f"--out={out}; expected a file that ends in .npz, or a folder")
-    cli.output("out", out, "file" if path.suffix == ".npz" else "folder")
+    path_flags.output("out", out, "file" if path.suffix == ".npz" else "folder")
 
 
 def _layers(text: str) -> int | tuple[int, ...] | None:

@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from beit_jax import cli, command, extras
+from beit_jax import cli, command, extras, path_flags
 from beit_jax.data.records.tiff_arrays import Written, find_tiffs, write_arrays
 from beit_jax.data.sources.folder_checks import check_outside
 from beit_jax.data.sources.layout import describe_missing
@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
 def _check_command(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
-        images = cli.input_folder("images", args.images)
+        images = path_flags.input_folder("images", args.images)
         if not images.is_dir():
             raise UserError(describe_missing(str(images)))
         out = cli.local_folder("out", args.out)
@@ -50,7 +50,7 @@ def _check_command(args: argparse.Namespace) -> None:
         find_tiffs(str(images))
     with mistakes.collected():
         cli.required_folder("out", args.out, "arrays")
-        out = cli.output("out", args.out, "folder")
+        out = path_flags.output("out", args.out, "folder")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out={out} is there already; choose another folder")
     with mistakes.collected():

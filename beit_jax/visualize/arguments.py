@@ -2,7 +2,7 @@
 
 import argparse
 
-from beit_jax import cli, extras, image_flags
+from beit_jax import cli, extras, image_flags, path_flags
 from beit_jax.convert.locate import check_name
 from beit_jax.errors import Mistakes
 from beit_jax.visualize import images
@@ -22,7 +22,7 @@ def check_arguments(settings: argparse.Namespace) -> None:
         if paths := vars(settings).get("images"):
             image_flags.find(paths)
     with mistakes.collected():
-        cli.output("out", settings.out, "folder")
+        path_flags.output("out", settings.out, "folder")
     for flag in ("checkpoint", "tokenizer"):
         name = vars(settings).get(flag, "")
         with mistakes.collected(f"--{flag}: "):

@@ -3,27 +3,20 @@
 import ast
 import io
 import json
-import re
 
-import jax
 import numpy as np
 import pytest
-import tifffile
-from commands import refused
-from image_models import make_images, save
 from PIL import Image
-from test_command_line import run as run_blocked
+from stored_runs import BUCKET, IMAGES
 from tiny import config as tiny
 
 import beit_jax
-from beit_jax import config as configs
 from beit_jax import embed, evaluate, foreign_weights, measure_statistics, predict, push, tiff_to_arrays
 from beit_jax.convert import __main__ as convert
 from beit_jax.convert.model_card import results_of
 from beit_jax.convert.teachers import load_teacher
 from beit_jax.errors import UserError
 from beit_jax.feature_files import Described, FeatureFolder
-from beit_jax.runtime import bucket
 from beit_jax.runtime.bucket_path import INCOMPLETE
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
 from beit_jax.runtime.paths import as_path, is_bucket
@@ -32,45 +25,6 @@ from beit_jax.visualize import __main__ as visualize
 from beit_jax.visualize import classification, curves, figures, images
 
 pytestmark = pytest.mark.usefixtures("in_the_checkout")
-BUCKET = "gs://beit"
-IMAGES = ("ant/1.png", "ant/2.png", "bee/1.png", "bee/deep/2.png")
-LINES = [
-    {"step": 0, "epoch": 0.0, "eval/loss": 1.0, "eval/top1": 0.25},
-    {"step": 4, "epoch": 1.0, "loss": 0.9, "learning_rate": 1e-3, "examples_per_second": 10.0, "input_wait": 0.5},
-    {"step": 4, "epoch": 1.0, "eval/loss": 0.8, "eval/top1": 0.5},
-]
-
-
-@pytest.fixture(scope="module")
-def disk(store, tmp_path_factory):
-    """Models of this and of other libraries, images and arrays on a disk; `BUCKET` has copies of all of it."""
-    root = tmp_path_factory.mktemp("disk")
-    save(root, "classify", ("ant", "bee"), name="recipe/seed0")
-    save(root, "pretrain_pixels", name="pixels")
-    with jax.numpy_dtype_promotion("standard"):
-        _, params, config = beit_jax.from_pretrained(root / "recipe" / "seed0")
-        beit_jax.save_pretrained(root / "hf", params, config, format="hf", max_shard_size=40_000)
-        beit_jax.save_pretrained(root / "own", params, config, format="safetensors")
-    config = tiny("classify")
-    config.labels, config.model.num_classes = ("ant", "bee"), 2
-    for name in ("seed0", "seed1"):
-        folder = root / "recipe" / name
-        folder.mkdir(exist_ok=True)
-        (folder / "config.json").write_text(configs.to_json(config))
-        (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
-        (folder / "result.json").write_text('{"loss": 0.8, "top1": 0.5}')
-        (folder / "pictures").mkdir()
-        Image.new("RGB", (8, 8)).save(folder / "pictures" / "images.png")
-        (folder / "tables").mkdir()
-        (folder / "tables" / "confusion.csv").write_text("true class,ant,bee\nant,1,0\nbee,1,0\n")
-    make_images(root / "images", IMAGES)
-    np.save(root / "images.npy", np.zeros((3, 20, 20, 3), np.uint8))
-    for name in ("a/1.tif", "a/2.tif", "b/1.tif"):
-        (root / "tiffs" / name).parent.mkdir(parents=True, exist_ok=True)
-        tifffile.imwrite(root / "tiffs" / name, np.full((6, 5), len(name), np.uint16), photometric="minisblack")
-    (root / "file.txt").write_text("a file")
-    bucket.file_system().put(f"{root}/", f"{BUCKET}/", recursive=True)
-    return root
 
 
 def contents(folder):
@@ -314,78 +268,3 @@ def test_tiff_files(places, capsys):
         tiff_to_arrays.main([f"--images={root}/tiffs", f"--out={out}"])
         made.append(contents(out))
     assert made[0] == made[1] and {"image.npy", "label.npy", "class_names.npy"} == set(made[0])
-
-
-MISTAKES = [
-    (predict, ["--checkpoint=gs://nowhere/run", "--images={images}"], "there is no bucket gs://nowhere; make it"),
-    (predict, ["--checkpoint={bucket}/images/nothing", "--images={images}"], "/nothing does not exist; expected a run"),
-    (
-        predict,
-        ["--checkpoint=s3://beit/x", "--images={images}"],
-        "s3://beit/x is a URL; expected a folder, or",
-    ),
-    (predict, ["--checkpoint={run}", "--images={bucket}/nothing"], "nothing does not exist; expected an image"),
-    (predict, ["--checkpoint={run}", "--images=gs://nowhere"], "there is no bucket gs://nowhere"),
-    (predict, ["--checkpoint={run}", "--images", "{images}", "{disk}/images"], "images on a disk and in a bucket"),
-    (predict, ["--checkpoint={run}", "--images={images}", "--out={images}"], "it is a folder; expected a file"),
-    (predict, ["--checkpoint={run}", "--images={images}", "--out=gs://nowhere/x"], "--out=gs://nowhere/x: there is no"),
-    (embed, ["--checkpoint={run}", "--images={images}", "--out={bucket}/images.npy"], "expected a file that ends in"),
-    (
-        embed,
-        ["--checkpoint={run}", "--images={images}", "--out={bucket}/file.txt"],
-        "expected a file that ends",
-    ),
-    (evaluate, ["--checkpoint={run}", "--pictures={bucket}/file.txt"], "it is a file; expected a folder"),
-    (evaluate, ["--checkpoint={run}", "--config={bucket}/x.py"], "would be run from a URL; expected a file here"),
-    (
-        evaluate,
-        ["--checkpoint={run}", "--config={bucket}/x.json"],
-        "read (gs://beit/x.json does not exist)",
-    ),
-    (convert, ["{bucket}/hf", "{bucket}/own", "--to=hf"], "/own exists; choose another folder"),
-    (convert, ["{bucket}/hf", "gs://nowhere/own", "--to=hf"], "there is no bucket gs://nowhere"),
-    (push, ["gs://nowhere/x", "me/x", "--license=mit"], "there is no bucket gs://nowhere"),
-    (visualize, ["report", "gs://nowhere/x"], "--workdir=gs://nowhere/x: there is no bucket"),
-    (visualize, ["report", "{bucket}/images.npy"], "images.npy holds no run: it is a file"),
-    (visualize, ["report", "{bucket}/images"], "images holds no run; expected"),
-    (visualize, ["report", "{run}", "--out={images}"], "it is a folder; expected a file"),
-    (visualize, ["attention", "--checkpoint={run}", "--image={images}", "--out=x"], "is a folder; expected the file"),
-    (tiff_to_arrays, ["--images={bucket}/nothing", "--out=x"], "there is no folder gs://beit/nothing"),
-    (tiff_to_arrays, ["--images={bucket}/tiffs", "--out={bucket}/tiffs/x"], "lies in the folder of the images"),
-]
-
-
-@pytest.mark.parametrize(("program", "arguments", "words"), MISTAKES, ids=str)
-def test_one_line(disk, program, arguments, words):
-    names = dict(bucket=BUCKET, run=f"{BUCKET}/recipe/seed0", images=f"{BUCKET}/images", disk=disk)
-    assert words in refused([argument.format(**names) for argument in arguments], program)
-
-
-@pytest.mark.parametrize(
-    ("program", "arguments"),
-    [
-        (predict, ["--checkpoint={disk}/recipe/seed0", "--images={disk}/images", "--out={folder}/x.csv"]),
-        (convert, ["{disk}/hf", "{folder}/x", "--to=hf"]),
-        (visualize, ["report", "{disk}/recipe/seed0", "--out={folder}/x.html"]),
-    ],
-)
-def test_no_right_to_write(store, disk, folder, monkeypatch, program, arguments):
-    monkeypatch.setattr(store, "refusal", 403)
-    message = refused([argument.format(disk=disk, folder=folder) for argument in arguments], program)
-    assert "this account has no right to do that; give it roles/" in message
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["predict", "--checkpoint=gs://beit/run", "--images=images"],
-        ["convert", "gs://beit/run", "out", "--to=hf"],
-        ["visualize", "report", "gs://beit/run"],
-        ["measure_statistics", "--config=gs://beit/run/config.json"],
-    ],
-)
-def test_without_the_extra(tmp_path, arguments):
-    make_images(tmp_path / "images", ("1.png",))
-    status, lines, _ = run_blocked(*arguments, blocked=("gcsfs", "google"), cwd=tmp_path)
-    assert status == 2 and re.search(r"error: gcsfs is not installed; run: pip install .*\[gcs\]'", lines[-1]), lines
-    assert len(lines) == 1
