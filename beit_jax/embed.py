@@ -25,12 +25,11 @@ import argparse
 import functools
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli, command, image_flags
+from beit_jax import cli, command, image_flags, path_flags
 from beit_jax.data.sources.image_files import ImageFile, number_classes
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.models.image_size import in_words, simplest
@@ -80,10 +79,9 @@ def _check_command(args: argparse.Namespace) -> None:
 
 def _check_out(out: str) -> None:
     path = cli.local_folder("out", out)
-    if path.suffix == ".npz" and path.is_dir():
-        raise UserError(f"--out={out} is a folder; expected a file, or a name without .npz")
     if path.suffix != ".npz" and (path.suffix == ".npy" or path.is_file()):
         raise UserError(f"--out={out}; expected a file that ends in .npz, or a folder")
+    path_flags.output("out", out, "file" if path.suffix == ".npz" else "folder")
 
 
 def _layers(text: str) -> int | tuple[int, ...] | None:
@@ -118,7 +116,8 @@ def embed(args: argparse.Namespace) -> str:
     to_file = out.suffix == ".npz"
     folder = FeatureFolder(out.with_name(f"{out.name}.parts") if to_file else out)
     extractor = _Extractor(args)
-    folder.claim(extractor.key | {"images": _digest(files), "shard_size": args.shard_size}, classes)
+    key = extractor.key | {"images": _digest(args.images, files), "shard_size": args.shard_size}
+    folder.claim(key, classes)
     shards = range(-(-len(files) // args.shard_size))
     with memory_check.explained(lambda: f"lower --batch_size={args.batch_size}; complete shards are kept"):
         read = _write_missing(folder, shards, files, labels, extractor, args)
@@ -133,9 +132,10 @@ def embed(args: argparse.Namespace) -> str:
     return f"{out}: {extractor.described} of {read:,} images{labelled}"
 
 
-def _digest(files: Sequence[ImageFile]) -> str:
-    """How many images there are, and a hash of their paths, names and classes, in order."""
-    named = json.dumps([(os.path.abspath(file.path), *file[1:]) for file in files]).encode()
+def _digest(paths: Sequence[str], files: Sequence[ImageFile]) -> str:
+    """How many images there are, and a hash of the paths given, and of their names and classes, in order."""
+    given = [str(cli.local_folder("images", path).absolute()) for path in paths]
+    named = json.dumps([given, [file[1:] for file in files]]).encode()
     return f"{len(files):,} with the paths {hashlib.blake2b(named, digest_size=8).hexdigest()}"
 
 

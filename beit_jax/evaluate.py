@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from beit_jax import cli, command, extras, local_files
+from beit_jax import cli, command, extras, local_files, path_flags
 from beit_jax import config as configs
 from beit_jax.convert import locate
 from beit_jax.errors import Mistakes, UserError, printable
@@ -71,6 +71,9 @@ def _check(parser: cli.Parser, args: argparse.Namespace, overrides: Sequence[str
         locate.check_name(str(cli.required_folder("checkpoint", args.checkpoint, "runs/finetune")))
     with mistakes.collected():
         extras.check_installed("tensorflow", "tensorflow_datasets", *(["matplotlib"] if args.pictures else []))
+    with mistakes.collected():
+        if args.pictures:
+            path_flags.output("pictures", args.pictures, "folder")
     with mistakes.collected():
         config = configs.load(args.config) if args.config else None
         cli.set_keys(parser, config, overrides)

@@ -16,6 +16,7 @@ import numpy as np
 
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write, write_text
+from beit_jax.runtime.paths import is_bucket, local_path
 
 KEY, CLASSES = "key.json", "classes"
 
@@ -64,7 +65,8 @@ class FeatureFolder:
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            found = sorted(path.name for path in self.folder.iterdir() if PART not in path.name)
+            there = self.folder.iterdir() if self.folder.is_dir() else ()  # a bucket has no empty folders
+            found = sorted(path.name for path in there if PART not in path.name)
             if not found:
                 write_text(self.folder / KEY, json.dumps(key, indent=1) + "\n")
             elif KEY not in found:
@@ -102,7 +104,9 @@ class FeatureFolder:
           UserError: it cannot be read.
         """
         path = self.path("features", shard)
-        return len(_load(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        return _read_rows(path) if is_bucket(path) else len(_load(path))
 
     def write(
         self, shard: int, shape: tuple[int, ...], batches: Iterable[tuple[np.ndarray, np.ndarray]], images: Described
@@ -164,7 +168,10 @@ class FeatureFolder:
 
     def remove(self) -> None:
         """Removes the folder with all shards."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if is_bucket(self.folder):
+            self.folder.rmtree(missing_ok=True)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _write_member(archive: zipfile.ZipFile, name: str, paths: Sequence[Path]) -> None:
@@ -199,6 +206,20 @@ def _save(path: Path, array: np.ndarray) -> None:
         np.save(stream, array, allow_pickle=False)
 
 
+def _read_rows(path: Path) -> int:
+    """The number of rows of an array in a bucket, of which only the beginning is read.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    try:
+        with path.open("rb") as stream:
+            np.lib.format.read_magic(stream)
+            return np.lib.format.read_array_header_1_0(stream)[0][0]
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path} cannot be read ({error}); delete it, and run the same command again") from error
+
+
 def _load(path: Path) -> np.ndarray:
     """An array that is read when it is used.
 
@@ -206,6 +227,6 @@ def _load(path: Path) -> np.ndarray:
       UserError: the file is damaged or missing.
     """
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        return np.load(local_path(path), mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy's parser of headers raises many kinds
         raise UserError(f"{path} cannot be read ({error}); delete it, and run the same command again") from error

@@ -23,6 +23,7 @@ from beit_jax.machine import find_machine
 from beit_jax.runtime import distributed
 from beit_jax.runtime.atomic_write import PART
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint, holds_checkpoint
+from beit_jax.runtime.paths import as_path, is_bucket
 
 FOLDER = "imported"  # of a workdir
 KEYS = ("init_from", "encoder.init_from", "tokenizer.init_from")
@@ -55,7 +56,7 @@ def _read(name: str) -> tuple[dict[str, Any], ConfigDict]:
     try:
         return read_pretrained(name)
     except UserError as error:
-        if Path(name).expanduser().exists():
+        if as_path(name).exists():
             raise
         raise UserError(f"{name} is not here; as a hub id: {error}") from error
 
@@ -70,7 +71,7 @@ def check_source(source: str, workdir: Path | None) -> None:
     Raises:
       UserError: there is no such checkpoint.
     """
-    if workdir and folder_of(source, workdir).exists():
+    if workdir and _is_imported(folder_of(source, workdir)):
         return
     if needs_import(source):
         _check_name(source)
@@ -94,7 +95,7 @@ def needs_import(source: str) -> bool:
 
     What has the form of a hub id, and lies in a folder that exists, is taken for a path, unless it names a revision.
     """
-    path = Path(source).expanduser()
+    path = as_path(source)
     if source in ("", "random") or source.startswith("stage:"):
         return False
     if path.exists():
@@ -144,7 +145,7 @@ def _import_all(config: ConfigDict, run: Path, workdir: Path) -> dict[str, str]:
     for key in KEYS:
         source = values.get(key, "")
         target = folder_of(source, workdir)
-        if not (needs_import(source) or target.exists()):
+        if not (needs_import(source) or _is_imported(target)):
             continue
         if key != "init_from" or not has_checkpoint(run):  # a run goes on from its own checkpoint
             _import_once(key, source, target)
@@ -153,18 +154,30 @@ def _import_all(config: ConfigDict, run: Path, workdir: Path) -> dict[str, str]:
     return replaced
 
 
+def _is_imported(target: Path) -> bool:
+    """Whether all of a source is there; an upload to a bucket may have been cut short."""
+    if not is_bucket(target):
+        return target.exists()
+    from beit_jax.runtime.bucket_path import is_incomplete
+
+    return target.is_dir() and not is_incomplete(target)
+
+
 def _import_once(key: str, source: str, target: Path) -> None:
-    if target.exists():
+    if _is_imported(target):
         print(f"{key}={source}: {target}, imported before", flush=True)
         return
     from beit_jax.convert.saving import save_pretrained
 
     try:
-        for left in target.parent.glob(f"{target.name}{PART}*"):  # by a start that was killed
-            shutil.rmtree(left)
+        if is_bucket(target):
+            target.rmtree(missing_ok=True)  # what a start that was killed has left
+        else:
+            for left in target.parent.glob(f"{target.name}{PART}*"):
+                shutil.rmtree(left)
         save_pretrained(target, *_read(source), format="beit_jax")
     except OSError as error:
-        raise UserError(f"{target} cannot be written: {error.strerror}; choose another --workdir") from error
+        raise UserError(f"{target} cannot be written: {error.strerror or error}; choose another --workdir") from error
     except UserError as error:
         lines = (f"{key}={'' if line.startswith(source) else f'{source}: '}{line}" for line in error.lines)
         raise UserError(*lines) from error

@@ -17,7 +17,7 @@ from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import bucket
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path, is_bucket, is_url
 
 IMAGENET_22K = "imagenet21k"  # the name that configs expect of its records
 BUILT_IN = ("digits", "digit_scenes")
@@ -151,10 +151,17 @@ def _check_data_set(source: str, data_dir: str) -> None:
             f"data.source={source} is a path, and names of data sets are expected; to read a folder of images, write "
             f"folder:{source}"
         )
-    if source in BUILT_IN or "://" in data_dir:
+    if is_url(data_dir):
+        with_flag = Mistakes()
+        with with_flag.collected("data.data_dir="):
+            as_path(data_dir)
+            bucket.check_access("", data_dir, writes=False)
+        with_flag.raise_all()
+    if source in BUILT_IN:
         return
-    check_encoding("data.data_dir=", Path(data_dir).expanduser())
-    prepared = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+    prepared = as_path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))
+    if not is_bucket(prepared):
+        check_encoding("data.data_dir=", prepared)
     if name == IMAGENET_22K and not (prepared / name).is_dir():
         raise UserError(
             f"data.source={source}: ImageNet-22k is not in {prepared}, and tensorflow-datasets cannot prepare it; give "

@@ -21,7 +21,7 @@ from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.folder_checks import check_folder, count_classes
 from beit_jax.data.sources.image_sizes import some_encoded_sizes, some_sizes
 from beit_jax.data.sources.label_choice import parse_labels
-from beit_jax.data.sources.layout import is_paired, path_of
+from beit_jax.data.sources.layout import is_folder, is_paired, path_of
 from beit_jax.errors import UserError
 from beit_jax.machine import Machine, find_machine
 from beit_jax.models import variants
@@ -123,7 +123,7 @@ def _is_there(source: str) -> bool:
     if data_sets.has_prefix(source):
         return Path(data_sets.path_of_data_set(source)).exists()
     folder = path_of(source)
-    return bool(folder) and Path(folder).is_dir()
+    return bool(folder) and is_folder(folder)
 
 
 class Plan(NamedTuple):

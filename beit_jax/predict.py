@@ -19,7 +19,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli, command, image_flags
+from beit_jax import cli, command, image_flags, path_flags
 from beit_jax.data.sources.image_files import ImageFile
 from beit_jax.errors import Mistakes, UserError, printable
 
@@ -45,7 +45,8 @@ def _check_command(args: argparse.Namespace) -> None:
         if args.top < 1:
             raise UserError(f"found --top={args.top}, expected at least 1")
     with mistakes.collected():
-        cli.local_folder("out", args.out)
+        if args.out:
+            path_flags.output("out", args.out, "file")
     mistakes.raise_all()
 
 

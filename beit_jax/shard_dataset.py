@@ -22,6 +22,8 @@ from typing import Any
 from beit_jax import cli, command, extras
 from beit_jax.data.sources.folder_checks import check_folder, check_outside
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.runtime.bucket import check_access
+from beit_jax.runtime.paths import is_bucket
 
 EVAL_SPLITS = ("validation", "test")
 
@@ -94,7 +96,9 @@ def _check_command(args: argparse.Namespace) -> None:
         for folder in (out, out / name):
             check_outside("out", folder, str(images))
     with mistakes.collected():
-        cli.required_folder("out", args.out, "records")
+        out = cli.required_folder("out", args.out, "records")
+        if is_bucket(out):
+            check_access("--out=", str(out), writes=True)
     with mistakes.collected():
         if args.shards < 0:
             raise UserError(f"found --shards={args.shards}, expected a number of files, or 0 for the default")

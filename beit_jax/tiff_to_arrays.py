@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from beit_jax import cli, command, extras
+from beit_jax import cli, command, extras, path_flags
 from beit_jax.data.records.tiff_arrays import Written, find_tiffs, write_arrays
 from beit_jax.data.sources.folder_checks import check_outside
 from beit_jax.data.sources.layout import describe_missing
@@ -42,14 +42,15 @@ def main(argv: Sequence[str]) -> None:
 def _check_command(args: argparse.Namespace) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
-        images = cli.local_folder("images", args.images)
+        images = path_flags.input_folder("images", args.images)
         if not images.is_dir():
             raise UserError(describe_missing(str(images)))
         out = cli.local_folder("out", args.out)
         check_outside("out", out, str(images))
         find_tiffs(str(images))
     with mistakes.collected():
-        out = cli.required_folder("out", args.out, "arrays")
+        cli.required_folder("out", args.out, "arrays")
+        out = path_flags.output("out", args.out, "folder")
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"--out={out} is there already; choose another folder")
     with mistakes.collected():

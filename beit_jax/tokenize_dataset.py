@@ -24,6 +24,8 @@ from ml_collections import ConfigDict
 from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.errors import Mistakes, UserError
+from beit_jax.runtime.bucket import check_access
+from beit_jax.runtime.paths import is_bucket
 
 
 def main(argv: Sequence[str]) -> None:
@@ -40,7 +42,9 @@ def main(argv: Sequence[str]) -> None:
 def _check_command(args: argparse.Namespace, config: ConfigDict | None) -> None:
     mistakes = Mistakes()
     with mistakes.collected():
-        cli.required_folder("out", args.out, "tokens")
+        out = cli.required_folder("out", args.out, "tokens")
+        if is_bucket(out):
+            check_access("--out=", str(out), writes=True)
     with mistakes.collected():
         cli.worker_index(args.worker)
     with mistakes.collected():
@@ -58,7 +62,7 @@ def _check_stage(config: ConfigDict, stage: str, out: str) -> None:
     with mistakes.collected():
         local_files.check_data(chosen, ("split",))
     with mistakes.collected():
-        if out and "://" not in out:
+        if out:
             local_files.check_outside("out", cli.local_folder("out", out), chosen)
     with mistakes.collected():
         local_files.check_paths(chosen, without=(*local_files.STARTS, local_files.TOKENS))

@@ -64,12 +64,12 @@ def test_defaults_are_valid_and_survive_json(task):
         ({"init_optional": ("(",)}, r"init_optional=\('\(',\); expected regular expressions, and '\(' is none"),
         ({"init_optional": (3,)}, "init_optional=.3,.; expected regular expressions, and 3 is none"),
         (
-            {"init_from": "gs://bucket/run"},
-            "init_from='gs://bucket/run'; expected a folder, not a URL",
+            {"init_from": "s3://bucket/run"},
+            "init_from=s3://bucket/run is a URL; expected a folder, or a path in a bucket",
         ),
         (
-            {"tokenizer.init_from": "gs://bucket/run"},
-            "tokenizer.init_from='gs://bucket/run'; expected a folder, not a URL",
+            {"tokenizer.init_from": "s3://bucket/run"},
+            "tokenizer.init_from=s3://bucket/run is a URL; expected a folder, or a path in a bucket",
         ),
         ({"data.shuffle_buffer": 0}, "data.shuffle_buffer=0; expected at least 1"),
     ],

@@ -173,7 +173,7 @@ def test_what_is_refused(model, images, tmp_path):
         (model, images, "a.npz", ("--batch_size=0",), "found --batch_size=0, expected at least 1"),
         (model, images, "a.npy", (), "a.npy; expected a file that ends in .npz, or a folder"),
         (model, images, "file", (), "file; expected a file that ends in .npz, or a folder"),
-        (model, images, "folder.npz", (), "folder.npz is a folder; expected a file"),
+        (model, images, "folder.npz", (), "folder.npz cannot be written: it is a folder"),
         (model, images, "full", (), "full holds notes.txt, which is not of this command"),
         (model, images, "file/a.npz", (), "a.npz.parts cannot be written"),
         (model, tmp_path / "none", "a.npz", (), "none of the 1 images can be read"),

@@ -37,6 +37,28 @@ def test_models_tasks_and_training_without_tensorflow():
     assert done.stdout.strip().endswith("open"), done.stderr
 
 
+def test_nothing_of_a_bucket_is_imported_without_one(tmp_path):
+    code = (
+        "import sys\n"
+        "from PIL import Image\n"
+        "from beit_jax import cli, shard_dataset, tokenize_dataset, train\n"
+        "from beit_jax.data import fingerprint, pipeline\n"
+        "from beit_jax.data.records import shard_writer, stored_tokens\n"
+        "from ml_collections import ConfigDict\n"
+        f"root = {str(tmp_path)!r}\n"
+        "for number in range(3): Image.new('RGB', (9, 9)).save(f'{root}/{number}.png')\n"
+        "config = ConfigDict(dict(source=f'folder:{root}', data_dir='', split='train', eval_split='train',"
+        " eval_ops='decode|resize(8)|normalize', shuffle_buffer=1, max_bad_fraction=0.0))\n"
+        "assert len(list(pipeline.make_eval(config, batch_size=3))) == 1 and fingerprint.fingerprint(config)\n"
+        "found = {'gcsfs', 'aiohttp', 'apache_beam', 'google.cloud.storage', 'beit_jax.runtime.bucket_path',"
+        " 'beit_jax.runtime.bucket_listing', 'beit_jax.runtime.bucket_cache'} & sys.modules.keys()\n"
+        "assert not found, found\n"
+        "print('none')"
+    )
+    done = run(code)
+    assert done.stdout.strip().endswith("none"), done.stderr
+
+
 COMMANDS = ["train", "evaluate", "predict", "embed", "benchmark", "convert", "visualize", "shard_dataset", "push"]
 COMMANDS += ["tokenize_dataset", "tiff_to_arrays"]
 

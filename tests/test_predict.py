@@ -96,7 +96,7 @@ def test_what_is_refused(model, tmp_path):
         (model, tmp_path / "none", (), "none of the 1 images can be read"),
         (tmp_path / "empty", images, (), "empty holds no checkpoint; expected"),
         (model, images, (f"--out={images}",), "cannot be written"),
-        (model, "gs://bucket/images", (), "is a URL"),
+        (model, "s3://bucket/images", (), "is a URL"),
     ):
         arguments = [f"--checkpoint={checkpoint}", f"--images={path}", *more]
         assert words in refused(arguments, predict), words

@@ -142,8 +142,8 @@ def test_resume_from_a_copy_that_lies_elsewhere(finished, tmp_path):
 
 
 def test_workdirs_are_folders(finished):
-    assert "is a URL" in refused(command("finetune", "gs://bucket/run"))
-    assert "is a URL" in refused(["--checkpoint=gs://bucket/run"], evaluate)
+    assert "is a URL" in refused(command("finetune", "s3://bucket/run"))
+    assert "is a URL" in refused(["--checkpoint=s3://bucket/run"], evaluate)
 
 
 @pytest.mark.slow

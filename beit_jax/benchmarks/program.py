@@ -15,6 +15,7 @@ from beit_jax.experiment import Experiment, Lengths
 from beit_jax.experiment_teacher import fill_in_teacher, fit_tokenizer_to_teacher
 from beit_jax.experiment_tokenizer import fill_in_tokenizer
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
+from beit_jax.runtime.paths import as_path
 from beit_jax.tasks.device_choices import chosen_by_device, compute_dtype, unrolled_blocks
 from beit_jax.tasks.task import Task
 from beit_jax.training import sharding
@@ -86,7 +87,7 @@ def _tokenizer_sizes(config: ConfigDict, stages: dict[str, ConfigDict]) -> dict[
 
 
 def _is_there(source: str, stages: dict[str, ConfigDict]) -> bool:
-    return source in stages or (source not in ("", "random") and holds_checkpoint(Path(source).expanduser()))
+    return source in stages or (source not in ("", "random") and holds_checkpoint(as_path(source)))
 
 
 def experiment_without_data(

@@ -16,6 +16,7 @@ from beit_jax.config import shipped
 from beit_jax.config.keys import is_finite
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import Mistakes, UserError, did_you_mean
+from beit_jax.runtime.paths import as_path, is_url
 
 
 def load(path: str) -> ConfigDict:
@@ -48,8 +49,8 @@ def load(path: str) -> ConfigDict:
 
 
 def split_arg(path: str) -> tuple[str, str]:
-    """The file and the argument of `FILE[:args]`; the colon of a Windows drive is part of the file."""
-    drive = re.match(r"[A-Za-z]:[\\/]", path)
+    """The file and the argument of `FILE[:args]`; the colon of a bucket or a Windows drive is part of the file."""
+    drive = re.match(r"[A-Za-z]:[\\/]|\w+://", path)
     start = drive.end() if drive else 0
     file, _, arg = path[start:].partition(":")
     return path[:start] + file, arg
@@ -59,7 +60,7 @@ def _load_json(file: str, arg: str) -> ConfigDict:
     if arg:
         raise UserError(f"config {file} takes no arguments, found {arg!r}; set its keys with --config.KEY=VALUE")
     try:
-        config = from_json(Path(file).expanduser().read_text(encoding="utf-8"))
+        config = from_json(as_path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"config {file} cannot be read ({error}); expected the config.json of a run") from error
     if "task" not in config and "stages" not in config:
@@ -83,6 +84,11 @@ def python_file(file: str | Path, kind: str = "config") -> ModuleType:
       >>> quickstart.tokenizer().model.vocab
       32
     """
+    if is_url(file):
+        raise UserError(
+            f"{kind} {file} would be run from a URL; expected a file here, or the config.json of a run: copy it "
+            f"here, such as with gcloud storage cp {file} ."
+        )
     path = Path(file).expanduser()
     if not path.is_file() and kind == "config":
         path = shipped.find(str(file)) or path

@@ -2,14 +2,13 @@
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from beit_jax.config.nearest import listed
 from beit_jax.data.op_chain import join_chain, name_of, split_chain
 from beit_jax.data.sources import data_sets
-from beit_jax.data.sources.layout import list_splits, path_of
+from beit_jax.data.sources.layout import is_folder, list_splits, path_of
 from beit_jax.errors import UserError
 
 HELD_OUT = ("train[:90%]", "train[90%:]")  # of a folder without a split for evaluation
@@ -172,6 +171,6 @@ def set_source(config: ConfigDict, source: str) -> ConfigDict:
     elif data_sets.has_prefix(source):
         with contextlib.suppress(UserError):  # told when the data are checked, with everything else
             config.data.split, config.data.eval_split = data_sets.default_splits(source)
-    elif (folder := path_of(source)) and Path(folder).is_dir() and "validation" not in list_splits(folder):
+    elif (folder := path_of(source)) and is_folder(folder) and "validation" not in list_splits(folder):
         config.data.split, config.data.eval_split = HELD_OUT
     return config

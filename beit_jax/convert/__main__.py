@@ -17,7 +17,6 @@ or named on stderr as one that the model does not read. What SRC does not state 
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from beit_jax import cli, command, extras
@@ -25,6 +24,7 @@ from beit_jax.config import statistics
 from beit_jax.convert import locate
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
+from beit_jax.runtime.paths import as_path
 
 TOLERANCE = 1e-4
 
@@ -105,7 +105,7 @@ def convert(source: str, target: str, to: str, *, verify: bool, num_classes: int
     from beit_jax.convert.saving import save_pretrained
     from beit_jax.training.params import flatten
 
-    locate.check_target(Path(target), to)
+    locate.check_target(as_path(target), to)
     loaded = from_pretrained(source, num_classes=num_classes, **given)
     if verify:
         _verify(loaded, source, is_new_head=num_classes is not None)
@@ -135,7 +135,7 @@ def convert_teacher(source: str, target: str, kind: str, *, gelu: str, heads: in
     from beit_jax.convert.teachers import load_teacher, save_teacher
     from beit_jax.training.params import flatten
 
-    locate.check_target(Path(target), "beit_jax")
+    locate.check_target(as_path(target), "beit_jax")
     teacher, params = load_teacher(source, kind, heads=heads, gelu=gelu)
     save_teacher(target, teacher, params)
     size = sum(leaf.size for leaf in flatten(params).values())

@@ -1,7 +1,6 @@
 """The model card of a checkpoint: the README.md that the hub shows, with its metadata in front."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
@@ -12,6 +11,7 @@ from beit_jax.config.tokenizer_kinds import kind_of
 from beit_jax.convert.own_layout import without_paths
 from beit_jax.convert.saving import run_config
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
+from beit_jax.runtime.paths import as_path
 from beit_jax.tasks import create_task
 from beit_jax.training.metrics import EVALUATION, FILE, read_metrics
 
@@ -90,7 +90,7 @@ class Results(NamedTuple):
 
 def results_of(source: str) -> Results:
     """The last evaluation of a run before a checkpoint, from the `metrics.jsonl` of the run; none of other sources."""
-    path = Path(source).expanduser()
+    path = as_path(source)
     if not path.is_dir() or not holds_checkpoint(path):
         return Results()
     found = find_checkpoint(source)

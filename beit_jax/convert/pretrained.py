@@ -30,6 +30,7 @@ from beit_jax.models import variants
 from beit_jax.models.image_size import ImageSize
 from beit_jax.models.pixel_statistics import Statistics
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
+from beit_jax.runtime.paths import is_bucket
 from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
@@ -85,8 +86,8 @@ def from_pretrained(
     What a checkpoint does not state and is assumed, and what it holds and is not used, is told on stderr.
 
     Args:
-      name_or_path: a file, a folder, or a hub id, also as `owner/name@revision`. Nothing in a file of PyTorch is
-        executed.
+      name_or_path: a file or a folder, also in a bucket (`gs://BUCKET/NAME`), or a hub id, also as
+        `owner/name@revision`. Nothing in a file of PyTorch is executed.
       task: None for the task of the checkpoint; "classify" makes a classifier from a pre-trained model, as the official
         fine-tuning does: it copies the shared table to every block, drops the final norm, and initializes `fc_norm` and
         the head.
@@ -168,10 +169,11 @@ def read_pretrained(
     path = path or locate.local_path(name_or_path, options)
     if path.is_dir() and holds_checkpoint(path):
         params, config = _load_ours(find_checkpoint(str(path)))
-    elif own_layout.is_own(path):
-        params, config = _complete_ours(*own_layout.read(path))
     else:
-        return _read_foreign(path, name_or_path, heads, num_classes, seed, pixels)
+        with locate.named(path, name_or_path):
+            if not own_layout.is_own(path):
+                return _read_foreign(path, name_or_path, heads, num_classes, seed, pixels)
+            params, config = _complete_ours(*own_layout.read(path))
     own = variants.parse(config.model.variant)[0].heads if "variant" in config.get("model", {}) else None
     if heads not in (None, own):
         has = f"{own} attention heads" if own else "no attention"
@@ -189,7 +191,8 @@ def _read_foreign(
 ) -> tuple[dict[str, Any], ConfigDict]:
     """Parameters and config of a checkpoint of another library."""
     source = files.read_files(path)
-    called = hub.parse(name)[0] if name != str(path) and hub.is_id(name) else str(path)
+    shown = name if is_bucket(name) else str(path)
+    called = hub.parse(name)[0] if name != str(path) and hub.is_id(name) else shown
     config = detect.detect_config(source, called, heads, num_classes, pixels)
     shapes = flatten(shapes_of(config))
     new = _new_head(source, config, seed) if detect.is_headless(source, config) else {}
@@ -198,7 +201,7 @@ def _read_foreign(
     where = f"{path}, with the config.json in its folder," if source.settings else str(path)
     check_names(state, names.shapes_in(shapes, source.layout, config.task), where)
     for note in source.notes:
-        print(f"{path}: {note}", file=sys.stderr)
+        print(f"{shown}: {note}", file=sys.stderr)
     return unflatten(names.from_layout(state, shapes, source.layout, config.task) | new), config
 
 

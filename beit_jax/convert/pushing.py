@@ -15,6 +15,7 @@ from beit_jax.convert.saving import check_format, save_pretrained
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.atomic_write import atomic_write
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
+from beit_jax.runtime.paths import as_path
 from beit_jax.training.checkpoint import load_config
 from beit_jax.training.params import flatten
 
@@ -145,7 +146,7 @@ def write_published(
 
 def _config_of_run(source: str) -> ConfigDict | None:
     """The config of a run of this library, without its parameters; None for other sources."""
-    path = Path(source).expanduser()
+    path = as_path(source)
     if not path.is_dir() or not holds_checkpoint(path):
         return None
     return from_json(load_config(find_checkpoint(source)))

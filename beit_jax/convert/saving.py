@@ -27,6 +27,7 @@ from beit_jax.convert.pretrained import shapes_of
 from beit_jax.errors import UserError
 from beit_jax.models.image_size import in_words
 from beit_jax.runtime.atomic_write import atomic_write
+from beit_jax.runtime.paths import as_path
 from beit_jax.training import checkpoint
 from beit_jax.training.params import flatten, merge, unflatten
 
@@ -53,7 +54,7 @@ def save_pretrained(
     hub; any task.
 
     Args:
-      folder: must not exist; it appears when it is complete.
+      folder: must not exist; it appears when it is complete. It may lie in a bucket (`gs://BUCKET/NAME`).
       params: of the model.
       config: as `from_pretrained` returns it.
       format: see above.
@@ -69,7 +70,7 @@ def save_pretrained(
       >>> sorted(path.name for path in Path("for_transformers").iterdir())
       ['config.json', 'model.safetensors', 'preprocessor_config.json']
     """
-    target = Path(folder)
+    target = as_path(folder)
     shards.check_size(max_shard_size)
     check_format(format, config)
     locate.check_target(target, format)

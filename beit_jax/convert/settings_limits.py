@@ -49,7 +49,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({excerpt(str(error))}); download it again") from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); check its permissions") from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); check its permissions") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected an object with settings")
     return value

@@ -21,6 +21,7 @@ from beit_jax.models import variants
 from beit_jax.models.teacher import Teacher
 from beit_jax.runtime.atomic_write import atomic_write
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
+from beit_jax.runtime.paths import as_path
 from beit_jax.runtime.run_once import run_once
 from beit_jax.tasks.teachers import create_teacher
 from beit_jax.training import checkpoint
@@ -67,7 +68,8 @@ def load_teacher(
     found = locate.local_path(section.path)
     is_run = found.is_dir() and holds_checkpoint(found)
     if section.kind != "encoder" and not is_run:
-        section, params = _load_foreign(section, found, heads)
+        with locate.named(found, section.path):
+            section, params = _load_foreign(section, found, heads)
         return create_teacher(section, dtype), params
     if is_run:
         run = find_checkpoint(section.path)
@@ -77,7 +79,8 @@ def load_teacher(
         single = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         params = jax.tree.map(np.asarray, checkpoint.load_params(run, single))
     else:
-        _, params, config = from_pretrained(found, heads=heads)
+        with locate.named(found, section.path):
+            _, params, config = from_pretrained(found, heads=heads)
         pixels = statistics.as_text((tuple(config.preprocess.mean), tuple(config.preprocess.std)))
         section = of_run(section, config, section.path, flatten(params), pixels)
     teacher = create_teacher(section, dtype)
@@ -95,7 +98,7 @@ def save_teacher(folder: str | Path, teacher: Teacher, params: Params) -> None:
     Raises:
       UserError: the folder exists.
     """
-    target = Path(folder)
+    target = as_path(folder)
     locate.check_target(target, "beit_jax")
     config = configs.to_json(ConfigDict({"task": TASK, "teacher": teacher.section}))
     with atomic_write(target) as part:

@@ -1,7 +1,5 @@
 """The tokens of an image, as numbers: what authors publish, so that everyone can tell whether a tokenizer is theirs."""
 
-from pathlib import Path
-
 import jax
 import numpy as np
 from PIL import Image
@@ -9,6 +7,7 @@ from PIL import Image
 from beit_jax.convert.preprocessing import preprocess
 from beit_jax.convert.pretrained import read_pretrained
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import local_path
 from beit_jax.tasks import create_task
 
 
@@ -27,7 +26,7 @@ def token_ids(source: str, image: str, heads: int | None = None) -> np.ndarray:
     if config.task != "tokenizer":
         raise UserError(f"--check: {source} is a model of the task {config.task!r}; expected a tokenizer")
     try:
-        with Image.open(Path(image)) as opened:
+        with Image.open(local_path(image)) as opened:
             pixels = preprocess([opened], config.preprocess)
     except OSError as error:
         reason = error.strerror or error

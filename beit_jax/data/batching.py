@@ -51,7 +51,7 @@ def make_batches(
     """
     program = _with_checked_labels(program, num_classes) if num_classes else program
     dataset = map_examples(dataset, program, functools.partial(_read, source))
-    return _batch(dataset, program, batch_size).prefetch(BATCHES_AHEAD).with_options(_options())
+    return _batch(dataset, program, batch_size).prefetch(BATCHES_AHEAD).with_options(_options(source))
 
 
 def batch_spec(dataset: tf.data.Dataset, source: Source, program: Program) -> dict[str, tf.TensorSpec]:
@@ -145,11 +145,11 @@ def _repeat_readable(batch: Features, readable: tf.Tensor) -> Features:
     return {key: tf.gather(value, rows) for key, value in batch.items()}
 
 
-def _options() -> tf.data.Options:
+def _options(source: Source) -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
     # The input has threads of its own, and runs one image on one thread: JAX's host threads are left alone.
-    options.threading.private_threadpool_size = os.cpu_count() or 1
+    options.threading.private_threadpool_size = (os.cpu_count() or 1) + source.waiting_threads
     options.threading.max_intra_op_parallelism = 1
     # The graph is as it should run, and says how parallel: for small images, TensorFlow's tuner, which measures every
     # operation, and its rewriting of the graph took a third of the input's CPU time.

@@ -6,6 +6,7 @@ from typing import Any
 from beit_jax.data.fingerprint import MANY
 from beit_jax.data.sources import data_sets, folder, layout
 from beit_jax.data.sources.open_source import open_split
+from beit_jax.data.sources.tree import is_link, real_path
 
 
 def count_common(config: Any, split: str, other: str) -> int:
@@ -34,10 +35,10 @@ def _files(root: str, split: str) -> set[tuple[str, str]]:
     parents: dict[str, str] = {}
     files = set()
     for path in paths:
-        path = os.path.realpath(path) if len(paths) <= MANY and os.path.islink(path) else path
+        path = real_path(path) if len(paths) <= MANY and is_link(path) else path
         parent, name = os.path.split(path)
         if parent not in parents:
-            parents[parent] = os.path.realpath(parent)
+            parents[parent] = real_path(parent)
         files.add((parents[parent], name))
     return files
 
@@ -45,7 +46,7 @@ def _files(root: str, split: str) -> set[tuple[str, str]]:
 def _records(config: Any, split: str) -> list[tuple[str, int, int]]:
     """The files of a split, each with the first of its records and the one after the last."""
     return [
-        (os.path.realpath(file.filename), file.skip, file.skip + file.take)
+        (real_path(os.fspath(file.filename)), file.skip, file.skip + file.take)
         for file in open_split(config.source, config.data_dir, split)[1].file_instructions
     ]
 

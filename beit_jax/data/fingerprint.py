@@ -16,6 +16,7 @@ from beit_jax.data.sources.examples import Examples
 from beit_jax.data.sources.names import relative_name
 from beit_jax.data.sources.open_source import open_split
 from beit_jax.data.sources.shard_files import file_sizes
+from beit_jax.data.sources.tree import file_size, stored_checksums
 
 THREADS, CHUNK = 16, 256  # threads that wait for a disk or a network, and files that each of them takes at a time
 MANY = 200_000  # files of a folder above which names alone count: a network would take minutes to tell more
@@ -43,9 +44,10 @@ def fingerprint(config: Any) -> str:
 
 
 def describe_split(config: Any, split: str) -> dict[str, Any]:
-    """Number of images, how many of each class (null: not known without reading), and a hash, as JSON has them.
+    """Number of images, how many of each class (null: not known without reading), and hashes, as JSON has them.
 
-    The hash is of names and sizes of the files, and of the label maps where there are such.
+    `hash` is of names and sizes of the files, and of the label maps where there are such. Of files in a bucket,
+    `contents` is of the checksums of the store.
 
     Args:
       config: of the input, see `pipeline`.
@@ -70,6 +72,7 @@ def describe_split(config: Any, split: str) -> dict[str, Any]:
             "images": found.num_examples,
             "classes": dict.fromkeys(names),
             "hash": _hash(_list_records(config, split)),
+            **_contents([os.fspath(file.filename) for file in found.file_instructions]),
         }
     classes: dict[str, int | None] = {}
     if layout.is_paired(root):
@@ -79,9 +82,14 @@ def describe_split(config: Any, split: str) -> dict[str, Any]:
         listing = folder.list_folder(root, split)
         paths, images, counts = listing.paths, len(listing.paths), collections.Counter(listing.labels)
         classes = {name: counts[number] for number, name in enumerate(listing.classes)}
-    if len(paths) > MANY:
-        return {"images": images, "classes": classes, "hash": _hash(_name(path, root) for path in paths)}
-    return {"images": images, "classes": classes, "hash": _hash(_with_sizes(paths, root))}
+    named = (_name(path, root) for path in paths) if len(paths) > MANY else _with_sizes(paths, root)
+    return {"images": images, "classes": classes, "hash": _hash(named), **_contents(paths)}
+
+
+def _contents(paths: Sequence[str]) -> dict[str, str]:
+    """A hash of the checksums of files in a bucket."""
+    checksums = stored_checksums(paths)
+    return {} if checksums is None else {"contents": _hash(checksums)}
 
 
 def _hash_examples(examples: Examples) -> str:
@@ -99,7 +107,8 @@ def _count_classes(examples: Examples) -> dict[str, int]:
 
 def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two results of `describe_split`, in words; empty: nothing."""
-    if before == now:
+    same = {key for key in before.keys() & now.keys() if before[key] == now[key]}
+    if same >= before.keys() & now.keys():  # `contents` is not known of a disk
         return ""
     old, new = before["classes"], now["classes"]
     parts = [f"{before['images']} images then and {now['images']} now"] if before["images"] != now["images"] else []
@@ -112,6 +121,8 @@ def describe_change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     parts += [*counts[:NAMED], *(["..."] if len(counts) > NAMED else [])]
     if not parts and list(old) != list(new):
         parts = ["the classes are in another order"]
+    if not parts and "hash" in same:
+        parts = ["files of the same names and sizes, but with other contents"]
     return ", ".join(parts) or "as many images, but files of other names or sizes"
 
 
@@ -141,7 +152,7 @@ def _name(path: str, root: str) -> bytes:
 
 def _size(path: str) -> int:
     try:
-        return os.stat(path).st_size
+        return file_size(path)
     except OSError:
         return -1  # training replaces what it cannot read
 

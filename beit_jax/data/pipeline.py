@@ -7,7 +7,6 @@ processes together; each process gets its part of every batch.
 """
 
 import contextlib
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +28,8 @@ from beit_jax.data.sources.examples import Examples
 from beit_jax.data.sources.image_files import ImageFile
 from beit_jax.data.sources.indexed import IndexedSource
 from beit_jax.data.sources.label_choice import parse_labels
-from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.listed_once import kept
-from beit_jax.data.sources.open_source import open_source
+from beit_jax.data.sources.open_source import open_files, open_source
 from beit_jax.data.sources.renumbered import OWN_CLASSES, ModelClasses, renumbered
 from beit_jax.data.sources.source import Shard, Source, count_streams
 from beit_jax.errors import UserError
@@ -229,8 +227,7 @@ def make_predict(config: Any, images: Sequence[ImageFile], *, batch_size: int, u
       unreadable: takes the files that cannot be read.
     """
     if images[0].row < 0:
-        files = [os.fsencode(image.path) for image in images]
-        source = ListedSource(files, [0] * len(files), files, 1, in_files=True)
+        source = open_files([image.path for image in images], [0] * len(images), 1)
     else:
         array, rows = npy.open_images(images[0].path), np.array([image.row for image in images])
         source = IndexedSource(Examples(array, array.shape[0], None, 1, (), array.digest, chosen=rows))

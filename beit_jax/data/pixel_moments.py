@@ -43,8 +43,8 @@ def measure(config: Any, progress: Callable[[int], Any] = lambda images: None) -
     program = preprocessing.build_program(_decoding(config.ops))
     zero = tf.constant(0, tf.int64)
 
-    def read(raw: Any) -> Features:
-        return {**source.record(raw), SEED: tf.zeros([2], tf.int64)}
+    def read(*raw: Any) -> Features:
+        return {**source.record(raw if len(raw) > 1 else raw[0]), SEED: tf.zeros([2], tf.int64)}
 
     def example(features: Features, seed: tf.Tensor) -> Features:
         features = program.example(features, seed)

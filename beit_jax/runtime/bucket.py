@@ -84,6 +84,7 @@ def prepare() -> None:
     """
     _set_environment()
     import fsspec
+    import gcsfs  # noqa: F401 (so that its absence is told, and not that of what it needs)
 
     for protocol in ("gs", "gcs"):
         fsspec.register_implementation(protocol, _file_system_class(), clobber=True)
@@ -202,7 +203,8 @@ def check_access(flag: str, path: str, *, writes: bool) -> None:
             f"{BUCKET}{bucket} --location=REGION, or correct the name"
         ) from error
     except BucketError as error:
-        raise UserError(f"{flag}{error}") from error
+        said = str(error)
+        raise UserError(f"{flag}{said if said.startswith(path) else f'{path}: {said}'}") from error
 
 
 @functools.cache
@@ -219,11 +221,11 @@ def _file_system_class() -> type:
         async def request(self: Any, *args: Any, **settings: Any) -> Any:
             try:
                 return await AsyncRetry(**_policy())(plain)(self, *args, **settings)
-            except (FileNotFoundError, FileExistsError):
+            except FileExistsError:
                 raise
             except Exception as error:
-                if _code_of(error) == 404:
-                    raise FileNotFoundError(str(error)) from error
+                if isinstance(error, FileNotFoundError) or _code_of(error) == 404:
+                    raise FileNotFoundError(f"{_path_of(args)} does not exist") from error
                 fail(_path_of(args), error)
 
         return request
@@ -272,6 +274,8 @@ def _path_of(request: tuple[Any, ...]) -> str:
     """What a request of gcsfs is about: `(method, address, bucket, name)`, with the last two in the address or not."""
     if len(request) > 2:
         return BUCKET + "/".join(str(part) for part in request[2:])
+    if len(request) == 2 and "/b/" not in str(request[1]):  # a path and the file to write
+        return BUCKET + str(request[0]).removeprefix(BUCKET)
     address = str(request[1] if len(request) > 1 else request[0])
     bucket, _, rest = address.partition("/b/")[2].partition("/")
     name = rest.removeprefix("o/").partition("?")[0]

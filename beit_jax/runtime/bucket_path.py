@@ -128,30 +128,35 @@ def is_incomplete(path: BucketPath) -> bool:
     return (path / INCOMPLETE).is_file()
 
 
-_copies: dict[str, tempfile.TemporaryDirectory] = {}
+_copies: dict[tuple[str, ...], tempfile.TemporaryDirectory] = {}
 
 
-def local_copy(path: BucketPath) -> Path:
-    """An object, or all objects of a folder, on this machine until the process ends; each is fetched once.
+def local_copy(path: BucketPath, *names: str) -> Path:
+    """An object, or objects of a folder, on this machine until the process ends; each is fetched once.
+
+    Args:
+      path: of the object or the folder.
+      *names: of the objects in the folder; none: all of them, at any depth.
 
     Raises:
       FileNotFoundError: there is nothing at that path.
     """
-    if str(path) not in _copies:
+    key = (str(path), *names)
+    if key not in _copies:
         folder = tempfile.TemporaryDirectory(prefix="beit_jax-", ignore_cleanup_errors=True)
         target = Path(folder.name, path.name)
         files = bucket.file_system()
-        if files.isfile(str(path)):
+        if not names and files.isfile(str(path)):
             files.get_file(str(path), str(target))
-        elif names := path.objects():
-            for name in names:
+        elif found := names or path.objects():
+            for name in found:
                 local = target / name
                 local.parent.mkdir(parents=True, exist_ok=True)
                 files.get_file(str(path / name), str(local))
         else:
             raise FileNotFoundError(f"{path} does not exist")
-        _copies[str(path)] = folder
-    return Path(_copies[str(path)].name, path.name)
+        _copies[key] = folder
+    return Path(_copies[key].name, path.name)
 
 
 def forget_copies() -> None:

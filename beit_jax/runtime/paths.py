@@ -39,6 +39,21 @@ def as_path(path: str | os.PathLike) -> Path:
     return BucketPath(text)
 
 
+def local_path(path: str | os.PathLike) -> Path:
+    """As `as_path`, for libraries that open files of this machine: what lies in a bucket is copied, once.
+
+    Raises:
+      UserError: see `as_path`.
+      FileNotFoundError: there is nothing at that path of a bucket.
+    """
+    found = as_path(path)
+    if not is_bucket(found):
+        return found
+    from beit_jax.runtime.bucket_path import local_copy
+
+    return local_copy(found)
+
+
 def check_url(path: str) -> None:
     """Checks the form of a URL, without a library.
 

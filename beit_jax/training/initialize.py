@@ -51,7 +51,7 @@ def load_params(abstract: Params, source: Path | Params) -> Params:
     """
     placement = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     everywhere = replicated(jax.tree.leaves(placement)[0].mesh)
-    loaded = checkpoint.load_params(source, everywhere) if isinstance(source, Path) else source
+    loaded = source if isinstance(source, Mapping) else checkpoint.load_params(source, everywhere)
     return jax.device_put(merge(abstract, loaded), placement)
 
 

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from beit_jax import cli, command, extras
+from beit_jax import cli, command, extras, path_flags
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.visualize import attention_command, token_commands
 from beit_jax.visualize.workdirs import workdir_of
@@ -67,12 +67,12 @@ def _report(settings: argparse.Namespace) -> None:
     workdirs, mistakes = [], Mistakes()
     for workdir in dict.fromkeys(settings.workdirs):
         with mistakes.collected():
-            workdirs.append(workdir_of(cli.local_folder("workdir", workdir)))
+            workdirs.append(workdir_of(path_flags.input_folder("workdir", workdir)))
     out, markdown_page = None, None
     with mistakes.collected():
-        out = cli.local_folder("out", settings.out) if settings.out else None
+        out = path_flags.output("out", settings.out, "file") if settings.out else None
     with mistakes.collected():
-        markdown_page = cli.local_folder("markdown", settings.markdown) if settings.markdown else None
+        markdown_page = path_flags.output("markdown", settings.markdown, "file") if settings.markdown else None
     with mistakes.collected():
         if settings.arms and not settings.markdown:
             raise UserError("--arms is for the table of --markdown, which is missing; expected --markdown=PAGE")

@@ -1,11 +1,9 @@
 """What the commands that show one image check before they import JAX and matplotlib."""
 
 import argparse
-import os
 
-from beit_jax import cli, extras
+from beit_jax import cli, extras, image_flags, path_flags
 from beit_jax.convert.locate import check_name
-from beit_jax.data.sources import image_files
 from beit_jax.errors import Mistakes
 from beit_jax.visualize import images
 
@@ -22,9 +20,9 @@ def check_arguments(settings: argparse.Namespace) -> None:
             images.read_picture(settings.image)
     with mistakes.collected():
         if paths := vars(settings).get("images"):
-            image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in paths])
+            image_flags.find(paths)
     with mistakes.collected():
-        cli.local_folder("out", settings.out)
+        path_flags.output("out", settings.out, "folder")
     for flag in ("checkpoint", "tokenizer"):
         name = vars(settings).get(flag, "")
         with mistakes.collected(f"--{flag}: "):

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,6 +11,7 @@ from beit_jax import cli
 from beit_jax.convert.picture import resize, to_rgb
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import write_bytes
+from beit_jax.runtime.paths import as_path, local_path
 from beit_jax.runtime.png import encode_png
 
 MIN_SIDE = 448  # of pictures that are written: smaller ones are enlarged by a whole number
@@ -25,12 +25,12 @@ def read_picture(path: str, preprocess: ConfigDict | None = None) -> Image.Image
     Raises:
       UserError: there is no such file, or it is no picture that can be read.
     """
-    file = Path(path).expanduser()
+    file = as_path(path)
     if not file.is_file():
         found = "is a folder" if file.is_dir() else "does not exist"
         raise UserError(f"--image={path} {found}; expected the file of a picture")
     try:
-        with warnings.catch_warnings(), Image.open(file) as image:
+        with warnings.catch_warnings(), Image.open(local_path(file)) as image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             decoding = (preprocess.background, preprocess.exif_transpose) if preprocess else ()
             return to_rgb(image, *decoding)
@@ -59,7 +59,7 @@ def read_array(path: str, preprocess: ConfigDict) -> np.ndarray:
     channels = preprocess.channels
     expected = f"expected a .npy file with one image [h, w, {channels}], which is what the model sees"
     try:
-        pixels = np.load(Path(path).expanduser(), allow_pickle=False)
+        pixels = np.load(local_path(path), allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"--image={path} cannot be read ({' '.join(str(error).split())}); {expected}") from error
     if getattr(pixels, "ndim", 0) != 3 or pixels.shape[-1] != channels:

@@ -1,7 +1,6 @@
 """Workdirs as a report needs them: their runs, grouped by what differs in nothing but the seed."""
 
 import dataclasses
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ from beit_jax.errors import UserError
 from beit_jax.evals import feature_evaluation
 from beit_jax.tasks import Report, create_task
 from beit_jax.training import metrics
-from beit_jax.visualize.workdirs import recipe_of
+from beit_jax.visualize.workdirs import common_folder, recipe_of
 from beit_jax.workdir import CONFIG, RESULT, read_result
 
 SEED = re.compile(r"[_,]?seed=?\d+")  # in the names of stages, of a sweep's members, and of workdirs
@@ -101,9 +100,9 @@ def _workdir_names(workdirs: Sequence[Path]) -> list[str]:
     """What tells several workdirs apart; without their seeds, so that these become one group."""
     if len(workdirs) == 1:
         return [""]
-    paths = [path.resolve() for path in workdirs]
-    common = os.path.commonpath(paths)
-    return [SEED.sub("", str(path.relative_to(common))).strip(",") if path != Path(common) else "" for path in paths]
+    paths, common = [path.resolve() for path in workdirs], common_folder(workdirs)
+    names = [str(path if common is None else path.relative_to(common)) for path in paths]
+    return ["" if path == common else SEED.sub("", name).strip(",") for path, name in zip(paths, names, strict=True)]
 
 
 def _stages(workdir: Path) -> Iterator[tuple[str, Path, ConfigDict]]:

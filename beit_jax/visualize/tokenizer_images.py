@@ -1,13 +1,12 @@
 """The images that a tokenizer is shown with: those of a run's evaluation, or files that the user names."""
 
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from beit_jax import cli
 from beit_jax import config as configs
+from beit_jax import image_flags
 from beit_jax.config.tokenizer_kinds import kind_of
 from beit_jax.convert import opening
 from beit_jax.errors import UserError
@@ -51,9 +50,7 @@ class TokenizerImages:
 def _open_files(experiment: Experiment, paths: Sequence[str]) -> Any:
     from beit_jax.data import pipeline
     from beit_jax.data.decoding.unreadable import UnreadableImages
-    from beit_jax.data.sources import image_files
 
-    files = image_files.find_images([os.fspath(cli.local_folder("images", path)) for path in paths])
-    data = experiment.data.config.data
+    files, data = image_flags.find(paths), experiment.data.config.data
     unreadable = UnreadableImages(data.max_bad_fraction)
     return pipeline.make_predict(data, files, batch_size=BATCH_SIZE, unreadable=unreadable)

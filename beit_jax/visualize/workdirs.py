@@ -1,5 +1,6 @@
 """Which folder on disk is a workdir: of a run, of a recipe, or of a stage of a recipe."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -30,6 +31,12 @@ def workdir_of(folder: Path) -> Path:
     if (folder / FOLDER).is_dir():
         raise UserError(f"{folder} has checkpoints and no {CONFIG}; expected a --workdir of beit_jax.train")
     raise UserError(f"{folder} holds no run; expected the --workdir of beit_jax.train")
+
+
+def common_folder(workdirs: Sequence[Path]) -> Path | None:
+    """The deepest folder that holds all workdirs, or is one of them; None: some lie in other buckets, or on a disk."""
+    above = [(path, *path.parents) for path in (workdir.resolve() for workdir in workdirs)]
+    return next((folder for folder in above[0] if all(folder in folders for folders in above)), None)
 
 
 def recipe_of(folder: Path) -> ConfigDict | None:

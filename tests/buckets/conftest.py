@@ -47,4 +47,14 @@ def folder(store, request):
     """A folder in the bucket; afterwards, the store does nothing wrong any more."""
     yield as_path(f"gs://beit/{request.node.name}")
     store.failing = store.cut = 0.0
-    store.is_gone = False
+    store.is_gone, store.refusal = False, 0
+
+
+@pytest.fixture(scope="module")
+def disk(store, tmp_path_factory):
+    """The folder of `stored_runs`, of which the bucket has a copy."""
+    from stored_runs import fill
+
+    root = tmp_path_factory.mktemp("disk")
+    fill(root)
+    return root

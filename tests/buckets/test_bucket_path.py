@@ -6,7 +6,7 @@ from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
 from beit_jax.runtime.atomic_write import atomic_write, write_text
 from beit_jax.runtime.bucket_path import is_incomplete, local_copy, uploaded
-from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.paths import as_path, local_path
 
 NAMES = ["a.txt", "[1] b*?.json", "sub/c.json", "sub/deep/é ü.txt", "sub/deep/#%25.txt"]
 
@@ -69,6 +69,10 @@ def test_files_and_folders_appear_whole(folder, tmp_path):
     assert local_copy(folder / "x.txt").read_text() == "first"
     with pytest.raises(FileNotFoundError):
         local_copy(folder / "nothing")
+    some = local_copy(folder / "made", "a.txt", "sub/c.json")
+    assert sorted(path.relative_to(some).as_posix() for path in some.rglob("*.*")) == ["a.txt", "sub/c.json"]
+    assert some.name == "made" and some != copy == local_path(folder / "made")
+    assert local_path(tmp_path) == tmp_path
 
 
 def test_a_folder_that_is_being_uploaded_says_so(store, folder, monkeypatch):

@@ -220,7 +220,7 @@ WRONG = [
     ("attention", "pretrain", ["--size=0x8"], "found '0x8', expected a side in pixels or HEIGHTxWIDTH"),
     ("attention", "pretrain", ["--image=none.png"], "--image=none.png does not exist"),
     ("attention", "pretrain", ["--image={runs}/text.png"], "text.png cannot be read as a picture"),
-    ("attention", "pretrain", ["--out=gs://bucket/x"], "is a URL"),
+    ("attention", "pretrain", ["--out=s3://bucket/x"], "is a URL"),
     ("attention", "pretrain", ["--out={runs}/text.png"], "text.png cannot be written"),
     ("tokens", "classify", [], "is a model of the task 'classify', which has no tokenizer; expected a tokenizer"),
     ("tokens", "hf", [], "which tokenizer it was trained with; give that itself as --checkpoint"),

@@ -16,6 +16,9 @@ _as_it_is = tf.autograph.experimental.do_not_convert  # the code has no Python t
 # In messages of TensorFlow: nodes of its graphs, and its iterators.
 _INTERNALS = re.compile(r"\{\{.*?\}\} | \[Op:.*|Error in user-defined function passed to \S+ .*iterator: \S+: ")
 
+# What a function of this package that TensorFlow called has said.
+_FROM_PYTHON = re.compile(r"\b(?:UserError|BucketError): (.+)")
+
 
 def require(condition: tf.Tensor, *message: str | tf.Tensor) -> tf.Operation | None:
     """Stops the input unless `condition`, a scalar bool, is true; `message` is a list of texts and scalar tensors.
@@ -44,6 +47,8 @@ def readable_errors() -> Iterator[None]:
     except tf.errors.OpError as error:
         if reason := assertion_message(error.message):
             raise UserError(reason) from error
+        if found := _FROM_PYTHON.search(error.message):
+            raise UserError(found[1]) from error
         reason = _INTERNALS.sub("", error.message.splitlines()[0])
         raise UserError(f"the input stopped: {reason}; check the files and the ops") from error
 

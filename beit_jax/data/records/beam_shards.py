@@ -15,7 +15,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners import create_runner
 
 from beit_jax.data.records.shard_plan import ImageFolder
-from beit_jax.data.records.shard_writer import ShardFile, write_shard
+from beit_jax.data.records.shard_writer import ShardFile, missing_shards, write_shard
 from beit_jax.errors import UserError
 
 
@@ -60,7 +60,7 @@ def write_shards(images: ImageFolder, shards: Sequence[ShardFile], *, options: P
       UserError: a worker could not read an image or write a file, or the runner failed.
     """
     logging.getLogger("apache_beam.runners").setLevel(logging.CRITICAL)  # traces of what is raised below
-    parts = [_cut(images, shard) for shard in shards if not shard.path.exists()]
+    parts = [_cut(images, shard) for shard in missing_shards(shards)]
     try:
         with beam.Pipeline(options=options) as pipeline:
             _ = pipeline | "shards" >> beam.Create(parts) | "write" >> beam.MapTuple(write_shard)

@@ -17,8 +17,11 @@ from typing import Any, NamedTuple
 from beit_jax.data.sources import layout
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.names import relative_name
+from beit_jax.data.sources.tree import file_size, path_at
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
+from beit_jax.runtime.bucket import BucketError, blob, call
+from beit_jax.runtime.paths import is_bucket
 
 FILE = "shard_plan.json"
 THREADS = 16  # that wait for a disk or a network
@@ -50,7 +53,7 @@ def list_images(root: str) -> ImageFolder:
       UserError: there are no images, a file cannot be read, splits have different classes, or a class has a name that
         tfds would change.
     """
-    root = str(Path(root))
+    root = str(path_at(root))
     splits, classes, paired = {}, {}, layout.is_paired(root)
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         for name in layout.list_splits(root):
@@ -94,6 +97,8 @@ def _sizes(files: list[tuple[str, ...]]) -> list[tuple[int, ...]]:
 
 def _size(path: str) -> int:
     try:
+        if is_bucket(path):
+            return file_size(path)
         status = os.stat(path)
     except OSError as error:
         raise unreadable_file(path, error) from error
@@ -129,16 +134,22 @@ def claim_folder(out: Path, plan: dict[str, Any]) -> None:
     try:
         if not out.is_dir() or not any(out.iterdir()):
             _make_folder(out, plan)
+    except BucketError:
+        raise
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
     _compare_plans(out, plan)
 
 
 def _make_folder(out: Path, plan: dict[str, Any]) -> None:
+    text = json.dumps(plan, indent=1) + "\n"
     try:
+        if is_bucket(out):  # of several workers, one succeeds: that object must not be there
+            call(out, blob(out / FILE).upload_from_string, text, if_generation_match=0)
+            return
         with atomic_write(out) as new:  # of several workers, one succeeds: only an empty folder is replaced
             new.mkdir()
-            (new / FILE).write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+            (new / FILE).write_text(text, encoding="utf-8")
     except OSError:
         if not (out / FILE).exists():
             raise

@@ -12,7 +12,7 @@ import json
 import shutil
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,8 +25,11 @@ from beit_jax.data.sources import image_label_pairs
 from beit_jax.data.sources.names import relative_name
 from beit_jax.data.sources.shard_files import RECORD_OVERHEAD, SIZES
 from beit_jax.data.sources.source import FILE_NAME
+from beit_jax.data.sources.tree import path_at
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write
+from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.paths import is_bucket
 from beit_jax.runtime.progress import progress_bar
 
 VERSION = "1.0.0"
@@ -63,13 +66,21 @@ def check_name(name: str) -> None:
         raise UserError(f"{name} is the name of another data set, which would be read instead; give --name")
 
 
+def missing_shards(shards: Sequence[ShardFile]) -> list[ShardFile]:
+    """Those of the files of a data set that are not there."""
+    if not shards or not is_bucket(shards[0].path):
+        return [shard for shard in shards if not shard.path.exists()]
+    there = shards[0].path.parent.objects()
+    return [shard for shard in shards if shard.path.name not in there]
+
+
 def write_shards(images: ImageFolder, shards: list[ShardFile]) -> None:
     """Writes those shards that are missing, one after the other, while threads read ahead.
 
     Raises:
       UserError: a file cannot be read or written.
     """
-    missing = [shard for shard in shards if not shard.path.exists()]
+    missing = missing_shards(shards)
     total, remaining = (sum(shard.stop - shard.start for shard in some) for some in (shards, missing))
     with _reading() as pool, progress_bar(total, total - remaining) as progress:
         for shard in missing:
@@ -121,9 +132,10 @@ def write_dataset(
     }
     all_shards = [shard for shards in files.values() for shard in shards]
     worker_shards = all_shards[worker::workers]
-    _remove_parts(folder, None if workers == 1 else {shard.path.name for shard in worker_shards})
+    if not is_bucket(folder):  # objects appear complete or not at all
+        _remove_parts(folder, None if workers == 1 else {shard.path.name for shard in worker_shards})
     write(image_folder, worker_shards)
-    missing = sum(not shard.path.exists() for shard in all_shards)
+    missing = len(missing_shards(all_shards))
     if not missing:
         _write_metadata(folder, name, image_folder, files)
     sizes = {split: numbers["images"] for split, numbers in plan["splits"].items()}
@@ -138,7 +150,7 @@ def _number_of_shards(split: Split, requested: int) -> int:
 def _shard_files(folder: Path, name: str, split: str, images: int, shards: int) -> list[ShardFile]:
     paths = _template(folder, name, split).sharded_filepaths(shards)
     bounds = [0, *tfds.core.utils.shard_utils.get_shard_boundaries(images, shards)]
-    return [ShardFile(Path(path), split, *part) for path, *part in zip(paths, bounds, bounds[1:])]
+    return [ShardFile(folder / path.name, split, *part) for path, *part in zip(paths, bounds, bounds[1:])]
 
 
 def _template(folder: Path, name: str, split: str) -> tfds.core.ShardedFileTemplate:
@@ -181,6 +193,8 @@ def _write(
             for record in _records(images, shard, pool):
                 writer.write(record)
                 progress()
+    except BucketError:
+        raise
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is gone: another process writes the same shards; start each worker only once, and "
@@ -227,7 +241,9 @@ def _read_files(paths: tuple[str, ...], size: int) -> tuple[bytes, ...]:
     contents = []
     for path in paths:
         try:
-            contents.append(Path(path).read_bytes())
+            contents.append(path_at(path).read_bytes())
+        except BucketError:
+            raise
         except OSError as error:
             raise shard_plan.unreadable_file(path, error) from error
     if sum(map(len, contents)) != size:
@@ -235,6 +251,14 @@ def _read_files(paths: tuple[str, ...], size: int) -> tuple[bytes, ...]:
             f"{paths[0]} has changed since the command was started; leave the images unchanged, and run it again"
         )
     return tuple(contents)
+
+
+def _sizes(folder: Path, shards: Sequence[ShardFile]) -> list[int]:
+    """Bytes of each file."""
+    if not is_bucket(folder):
+        return [shard.path.stat().st_size for shard in shards]
+    there = folder.objects()
+    return [there[shard.path.name]["size"] for shard in shards]
 
 
 def _write_metadata(folder: Path, name: str, images: ImageFolder, files: dict[str, list[ShardFile]]) -> None:
@@ -246,7 +270,7 @@ def _write_metadata(folder: Path, name: str, images: ImageFolder, files: dict[st
     splits, sizes = [], {}
     for split, shards in files.items():
         lengths = [shard.stop - shard.start for shard in shards]
-        of_split = [shard.path.stat().st_size for shard in shards]
+        of_split = _sizes(folder, shards)
         size = sum(of_split) - RECORD_OVERHEAD * sum(lengths)
         splits.append(tfds.core.SplitInfo(split, lengths, size, _template(folder, name, split)))
         for shard, stored, length in zip(shards, of_split, lengths, strict=True):
@@ -254,7 +278,8 @@ def _write_metadata(folder: Path, name: str, images: ImageFolder, files: dict[st
     info.set_splits(tfds.core.SplitDict(splits))
     try:
         # Beside the shards: a disk that TMPDIR names may be full, or missing.
-        with tempfile.TemporaryDirectory(prefix=f"metadata{PART}", dir=folder) as new:
+        beside = None if is_bucket(folder) else folder
+        with tempfile.TemporaryDirectory(prefix=f"metadata{PART}", dir=beside) as new:
             info.write_to_directory(new)
             (Path(new) / SIZES).write_text(json.dumps(sizes, indent=1) + "\n", encoding="utf-8")
             # features.json last: tfds takes a folder with that file for a data set.
@@ -262,7 +287,10 @@ def _write_metadata(folder: Path, name: str, images: ImageFolder, files: dict[st
                 with atomic_write(folder / file.name) as part:
                     part.write_bytes(file.read_bytes())
         # Those of killed workers, whose shards other workers wrote.
-        _remove_parts(folder, {shard.path.name for shards in files.values() for shard in shards})
+        if not is_bucket(folder):
+            _remove_parts(folder, {shard.path.name for shards in files.values() for shard in shards})
+    except BucketError:
+        raise
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror or error}; free some space, and run the same command again"

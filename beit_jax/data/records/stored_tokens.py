@@ -8,6 +8,7 @@ from tokens with another key. A file gets its name when it is complete and on th
 
 import functools
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -18,6 +19,8 @@ import numpy as np
 
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write, write_text
+from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.paths import is_bucket
 
 KEY = "key.json"
 FILE_STEPS = 100  # steps of a file; a kill loses at most so many
@@ -119,14 +122,16 @@ class StoredTokens:
                 f"{self.folder} has tokens for the first {complete:,} steps, expected the {steps:,} of the run; "
                 f"{_advice(self.folder)}"
             )
+        # Of a bucket, the list of objects tells all sizes.
+        sizes = {name: facts["size"] for name, facts in self.folder.objects().items()} if is_bucket(self.folder) else {}
         for start, stop in self.stored_ranges().items():
             if start < steps:
-                self._check_size(start, stop)
+                self._check_size(start, stop, sizes.get(self.path(start, stop).name))
 
-    def _check_size(self, start: int, stop: int) -> None:
+    def _check_size(self, start: int, stop: int, found: int | None = None) -> None:
         path, expected = self.path(start, stop), (stop - start) * self.batch_size * self.row.itemsize
         try:
-            found = path.stat().st_size
+            found = path.stat().st_size if found is None else found
         except OSError as error:
             raise self._unreadable(path, error) from error
         if not expected < found <= expected + HEADER or (found - expected) % ALIGNED:
@@ -143,8 +148,11 @@ class StoredTokens:
         """
         try:
             names = sorted(path.name for path in self.folder.iterdir())
+        except BucketError:
+            raise
         except OSError as error:
-            raise UserError(f"the tokens in {self.folder} cannot be read ({error.strerror}); restore them") from error
+            reason = error.strerror or error
+            raise UserError(f"the tokens in {self.folder} cannot be read ({reason}); restore them") from error
         return {int(match[1]): int(match[2]) for match in map(_NAME.fullmatch, names) if match}
 
     def file_ranges(self, steps: int) -> list[tuple[int, int]]:
@@ -169,8 +177,9 @@ class StoredTokens:
         path = self.path(start, start + len(rows))
         rows["checksum"] = self.checksums(rows)
         try:
-            for part in self.folder.glob(f"{path.name}{PART}*"):  # of a process that was killed
-                part.unlink(missing_ok=True)
+            if not is_bucket(path):  # an object appears complete or not at all
+                for part in self.folder.glob(f"{path.name}{PART}*"):  # of a process that was killed
+                    part.unlink(missing_ok=True)
             with atomic_write(path) as part, part.open("wb") as stream:
                 np.save(stream, rows, allow_pickle=False)
             for shorter in self.folder.glob(f"tokens-{start:09d}-*.npy"):
@@ -191,9 +200,10 @@ class StoredTokens:
           UserError: the file is damaged or missing.
         """
         path, shape = self.path(start, stop), (stop - start, self.batch_size)
-        self._check_size(start, stop)
+        content = path.read_bytes() if is_bucket(path) else None
+        self._check_size(start, stop, content and len(content))
         try:
-            rows = np.load(path, allow_pickle=False)
+            rows = np.load(path if content is None else io.BytesIO(content), allow_pickle=False)
         except Exception as error:  # NumPy's parser of headers raises many kinds
             raise self._unreadable(path, error) from error
         if not isinstance(rows, np.ndarray) or rows.shape != shape or rows.dtype != self.row:

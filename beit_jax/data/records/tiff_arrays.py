@@ -1,5 +1,6 @@
 """Makes the arrays that `npy:FOLDER` reads of a folder of TIFF files."""
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,11 @@ from beit_jax.data.sources.image_walk import subfolders
 from beit_jax.data.sources.names import class_name
 from beit_jax.data.sources.npy import SUFFIX
 from beit_jax.data.sources.skipped import TIFF
+from beit_jax.data.sources.tree import path_at, walk
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
+from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.paths import is_bucket
 
 SMALLER = {
     "float64": np.float32,
@@ -52,9 +56,9 @@ def find_tiffs(root: str) -> list[TiffFile]:
     Raises:
       UserError: there are none.
     """
-    splits = layout.named_splits(Path(root), subfolders(root))
+    splits = layout.named_splits(path_at(root), subfolders(root))
     files = []
-    for split, top in (splits or {layout.REFERENCE: Path(root)}).items():
+    for split, top in (splits or {layout.REFERENCE: path_at(root)}).items():
         found = sorted(_below(str(top)))
         ways = [os.path.relpath(path, top).split(os.sep) for path in found]
         has_classes = all(len(way) > 1 for way in ways)
@@ -114,10 +118,12 @@ def read_tiff(path: str) -> np.ndarray:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with tifffile.TiffFile(io.BytesIO(path_at(path).read_bytes()) if is_bucket(path) else path) as file:
             series = file.series[0]
             axes, kind = series.axes, series.keyframe.photometric.name
             pixels = series.asarray()
+    except BucketError:
+        raise
     except Exception as error:  # of many kinds, in a damaged file
         if "imagecodecs" in str(error):
             raise ModuleNotFoundError(str(error), name="imagecodecs") from error
@@ -143,7 +149,7 @@ def read_tiff(path: str) -> np.ndarray:
 
 def _below(top: str) -> list[str]:
     found = []
-    for folder, folders, names in os.walk(top):
+    for folder, folders, names in walk(top):
         folders[:] = [name for name in folders if name[0] != "."]
         found += [os.path.join(folder, name) for name in names if name[0] != "." and name.lower().endswith(TIFF)]
     return found

@@ -13,6 +13,7 @@ from beit_jax.data.sources.npz import open_npz
 from beit_jax.data.sources.slices import parse_split
 from beit_jax.data.sources.tars import open_tars
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import check_url, is_url
 
 # What is written behind each prefix, and how it is opened.
 PREFIXES: dict[str, tuple[str, Callable[[str], DataSet]]] = {
@@ -45,11 +46,17 @@ def path_of_data_set(source: str) -> str:
     """The path of a source with a prefix, with the home folder for `~`.
 
     Raises:
-      UserError: it is empty.
+      UserError: it is empty, or in a bucket.
     """
     prefix, _, path = source.partition(":")
     if not path.strip():
         raise UserError(f"the source {source!r} names no path; expected {prefix}:{PREFIXES[prefix][0]}")
+    if is_url(path.strip()):
+        check_url(path.strip())
+        raise UserError(
+            f"{source} lies in a bucket, where folders of images and data sets of tfds alone are read; copy it, "
+            f"such as with gcloud storage cp --recursive {path.strip()} ., and give its path there"
+        )
     return str(Path(path.strip()).expanduser())
 
 

@@ -1,7 +1,6 @@
 """Lists the images of a folder that belong to a split, with their classes or their label maps."""
 
 import contextlib
-import glob
 import logging
 import os
 from pathlib import Path
@@ -11,6 +10,7 @@ from beit_jax.data.sources import layout
 from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk
 from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.slices import mix, parse_split
+from beit_jax.data.sources.tree import is_folder, path_at, scan
 from beit_jax.errors import UserError
 from beit_jax.runtime.delayed import called_after
 
@@ -52,9 +52,9 @@ def list_folder(root: str, split: str) -> Listing:
 @kept
 def _list_images(root: str, name: str) -> tuple[list[tuple[str, int]], list[str]]:
     """Path and class of every image of a split, in its order, and the names of the classes with images."""
-    if not os.path.isdir(root):
+    if not is_folder(root):
         raise UserError(layout.describe_missing(root))
-    top = Path(root)
+    top = path_at(root)
     folder, reference = layout.split_folder(top, name)
     with _warn_if_slow(folder):
         walk = ImageWalk()
@@ -133,14 +133,17 @@ def _match_pairs(root: str, name: str) -> list[tuple[str, str]]:
 
 def _of_another_format(folder: Path, name: str) -> str:
     """The path of a file of that name, with any extension, in a folder; empty if there is none."""
-    return next(map(str, folder.glob(f"{glob.escape(name)}.*")), "")
+    inner, base = os.path.split(name)
+    with contextlib.suppress(OSError), scan(os.path.join(folder, inner)) as entries:
+        return min((entry.path for entry in entries if entry.name.startswith(f"{base}.")), default="")
+    return ""
 
 
 def _by_name(folder: Path, extensions: tuple[str, ...]) -> dict[str, str]:
     """Paths of the files below a folder, by their names relative to the folder without the extension."""
     named: dict[str, str] = {}
     walk = ImageWalk()
-    for _, path in walk.images([folder] if folder.is_dir() else []):
+    for _, path in walk.images([folder] if is_folder(folder) else []):
         name, extension = os.path.splitext(os.path.relpath(path, folder))
         if extension.lower() not in extensions:
             continue

@@ -1,11 +1,11 @@
 """Checks of a folder of images that need no complete listing, made before libraries are imported."""
 
-import os
 from pathlib import Path
 
 from beit_jax.data.sources import layout
 from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk, holds_images
 from beit_jax.data.sources.slices import parse_split
+from beit_jax.data.sources.tree import is_folder, path_at
 from beit_jax.errors import UserError
 
 SHOWN = 5  # class folders of a message
@@ -16,7 +16,7 @@ def check_folder(root: str) -> None:
     Raises:
       UserError: there is no such folder, no image below it, or it cannot be told which folders are splits.
     """
-    if not os.path.isdir(root):
+    if not is_folder(root):
         raise UserError(layout.describe_missing(root))
     if not holds_images(root):
         walk = ImageWalk()
@@ -35,7 +35,7 @@ def check_split(root: str, split: str) -> None:
       UserError: the folder has no such split.
     """
     paired = layout.find_paired(root)
-    layout.split_folder(paired[0] if paired else Path(root), parse_split(split).name)
+    layout.split_folder(paired[0] if paired else path_at(root), parse_split(split).name)
 
 
 def check_classes(root: str, split: str) -> None:
@@ -46,7 +46,7 @@ def check_classes(root: str, split: str) -> None:
         `check_not_empty`.
     """
     check_not_empty(root, split)
-    folder, reference = layout.split_folder(Path(root), parse_split(split).name)
+    folder, reference = layout.split_folder(path_at(root), parse_split(split).name)
     for part in (reference, folder):
         if (classes := _with_images(part)) and ImageWalk().enter(part).images:
             raise UserError(
@@ -70,14 +70,14 @@ def count_classes(root: str, split: str) -> int:
     Raises:
       UserError: one folder holds everything; says which folder to give instead.
     """
-    _, reference = layout.split_folder(Path(root), parse_split(split).name)
+    _, reference = layout.split_folder(path_at(root), parse_split(split).name)
     classes = _with_images(reference)
     inner, folders = reference, classes
     while len(folders) == 1:
         inner, folders = folders[0], _with_images(folders[0])
     if len(classes) == 1 and folders:
         names = ", ".join(path.name for path in folders[:SHOWN]) + (", ..." if len(folders) > SHOWN else "")
-        give = f"give folder:{inner}, or " if reference == Path(root) else ""
+        give = f"give folder:{inner}, or " if reference == path_at(root) else ""
         raise UserError(
             f"{reference} has one class folder, {classes[0].name}/, and all others lie in it; if the classes are "
             f"{names}, {give}move them into {reference}"
@@ -93,7 +93,7 @@ def check_not_empty(root: str, split: str) -> None:
     Raises:
       UserError: one holds no images, so that its class would be missing, or two are the same folder.
     """
-    _, reference = layout.split_folder(Path(root), parse_split(split).name)
+    _, reference = layout.split_folder(path_at(root), parse_split(split).name)
     empty, real = [], {}
     for folder in layout.class_folders(reference).values():
         if (same := real.setdefault(folder.resolve(), folder)) != folder:
@@ -124,7 +124,7 @@ def check_outside(flag: str, path: Path, root: str) -> None:
     Raises:
       UserError: it lies there: what is written would be read as images.
     """
-    if path.resolve().is_relative_to(Path(root).resolve()):
+    if path.resolve().is_relative_to(path_at(root).resolve()):
         raise UserError(
             f"--{flag}={path} lies in the folder of the images, {root}, and would be read with them; choose another"
         )

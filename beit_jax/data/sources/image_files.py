@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from beit_jax.data.sources import layout, npy
+from beit_jax.data.sources import layout, npy, tree
 from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk
 from beit_jax.data.sources.names import as_text, class_name, relative_name
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import is_bucket, local_path
 
 
 class ImageFile(NamedTuple):
@@ -34,20 +34,25 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
 
     Args:
       paths: of files, taken for images whatever they are called, and of folders, of which all images are taken that lie
-        anywhere below; or of one `.npy` file, see `npy.open_images`.
+        anywhere below; or of one `.npy` file, see `npy.open_images`. All are on a disk, or all in buckets.
 
     Raises:
       UserError: there is no such path, a folder holds no images, or an array none or has others beside it.
     """
-    if arrays := [path for path in paths if path.endswith(npy.SUFFIX) and Path(path).is_file()]:
+    if len({is_bucket(path) for path in paths}) > 1:
+        raise UserError(f"found images on a disk and in a bucket: {', '.join(paths)}; expected all in one of them")
+    if arrays := [path for path in paths if path.endswith(npy.SUFFIX) and tree.is_file(path)]:
         if len(paths) > 1:
             raise UserError(f"{arrays[0]} holds images of its own; expected it alone, or files of images")
-        count, base = npy.open_images(arrays[0]).shape[0], as_text(os.path.basename(arrays[0]))
-        return [ImageFile(arrays[0], f"{base}[{row}]", row=row) for row in range(count)]
+        file, base = (
+            str(local_path(arrays[0]) if is_bucket(arrays[0]) else arrays[0]),
+            as_text(os.path.basename(arrays[0])),
+        )
+        return [ImageFile(file, f"{base}[{row}]", row=row) for row in range(npy.open_images(file).shape[0])]
     images = []
     for path in paths:
         prefix = f"{path.rstrip('/')}/" if len(paths) > 1 else ""
-        if Path(path).is_dir():
+        if tree.is_folder(path):
             walk = ImageWalk()
             found = sorted((relative_name(file, path), file) for _, file in walk.images([path]))
             if not found:
@@ -62,7 +67,7 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
                 ImageFile(file, as_text(prefix + name), of_class)
                 for (name, file), of_class in zip(found, classes, strict=True)
             ]
-        elif Path(path).is_file():
+        elif tree.is_file(path):
             images.append(ImageFile(path, as_text(path if len(paths) > 1 else os.path.basename(path))))
         else:
             raise UserError(f"{path} does not exist; expected an image, or a folder of images")

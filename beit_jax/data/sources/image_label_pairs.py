@@ -7,6 +7,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from beit_jax.data.features import LABEL_MAP, Features
+from beit_jax.data.sources.fetched import FetchedSource
 from beit_jax.data.sources.listed import ListedSource, read_file
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.errors import UserError
@@ -47,6 +48,20 @@ class ListedPairSource(_PairSource, ListedSource):
         record = super().record(raw)
         del record["label"]
         return {**record, LABEL_MAP: read_file(self._label_maps[raw])}
+
+
+class FetchedPairSource(_PairSource, FetchedSource):
+    """As `ListedPairSource`, of objects in a bucket."""
+
+    def __init__(self, paths: list[tuple[str, str]]):
+        images, label_maps = ([os.fsencode(path) for path in column] for column in zip(*paths, strict=True))
+        super().__init__(images, [UNKNOWN] * len(images), UNKNOWN, others=(label_maps,))
+
+    def record(self, raw: tuple[tf.Tensor, ...]) -> Features:
+        """See `Source`."""
+        record = super().record(raw)
+        del record["label"]
+        return {**record, LABEL_MAP: raw[2]}
 
 
 class ShardedPairSource(_PairSource, ShardedSource):

@@ -9,9 +9,12 @@ from PIL import Image
 
 from beit_jax.data.sources.encoded import EncodedImages
 from beit_jax.data.sources.listed_once import kept
+from beit_jax.data.sources.tree import read_files
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import is_bucket
 
 SAMPLE = 256  # images whose sizes are read
+HEADER = 2**18  # bytes of an object that are read: photographs may begin with a small picture of themselves
 
 
 def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
@@ -20,7 +23,8 @@ def some_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
     Raises:
       UserError: none of them can be read.
     """
-    return _readable(map(_size_of_file, paths[:: -(-len(paths) // SAMPLE)]), paths[0])
+    some = tuple(paths[:: -(-len(paths) // SAMPLE)])
+    return _readable(_sizes_in_bucket(some) if is_bucket(paths[0]) else map(_size_of_file, some), paths[0])
 
 
 @kept  # a command asks for the same images again, for each stage
@@ -35,6 +39,11 @@ def _readable(found: Iterable[tuple[int, int] | None], name: str) -> list[tuple[
     if not sizes:
         raise UserError(f"no image of {len(found)} can be read, such as {name}; expected image files")
     return sizes
+
+
+@functools.cache  # as `some_encoded_sizes`
+def _sizes_in_bucket(paths: tuple[str, ...]) -> list[tuple[int, int] | None]:
+    return [content and _size_of(io.BytesIO(content)) for content in read_files(paths, HEADER)]
 
 
 @functools.cache  # as `some_encoded_sizes`

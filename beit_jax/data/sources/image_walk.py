@@ -3,10 +3,11 @@
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from beit_jax.data.sources import tree
 from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.skipped import Skipped
 from beit_jax.errors import UserError
@@ -36,7 +37,7 @@ class ImageWalk:
 
     def __init__(self) -> None:
         self.skipped, self.folders = Skipped(), []
-        self._read: set[tuple[int, int]] = set()  # device and number of each real folder that was read
+        self._read: set[Hashable] = set()  # the identity of each real folder that was read
 
     def images(self, folders: Sequence[str | Path]) -> Iterator[tuple[int, str]]:
         """The images at any depth below folders, in no order, each with the index of its folder.
@@ -52,7 +53,7 @@ class ImageWalk:
             if not pending:
                 links.sort(key=lambda link: link[1], reverse=True)  # the same one first on every machine
                 pending.append(links.pop())
-            elif os.path.islink(pending[-1][1]):
+            elif tree.is_link(pending[-1][1]):
                 links.append(pending.pop())
                 continue
             index, path = pending.pop()
@@ -68,11 +69,10 @@ class ImageWalk:
         """
         path = str(path)
         entries = _entries(path)
-        status = os.stat(path)
-        if (status.st_dev, status.st_ino) in self._read:
+        if (identity := tree.identity(path)) in self._read:
             self.skipped.links.append(path)
             return Contents([], [])
-        self._read.add((status.st_dev, status.st_ino))
+        self._read.add(identity)
         self.folders.append(path)
         contents = Contents([], [])
         for entry in entries:
@@ -94,9 +94,9 @@ class ImageWalk:
         return contents
 
 
-def _entries(path: str) -> list[os.DirEntry]:
+def _entries(path: str) -> list[os.DirEntry | tree.Entry]:
     try:
-        with os.scandir(path) as entries:
+        with tree.scan(path) as entries:
             return list(entries)
     except OSError as error:
         reason = error.strerror or error
@@ -117,14 +117,14 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and name[0] != "."
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry | tree.Entry) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # an endless link
         return False
 
 
-def _is_special(entry: os.DirEntry) -> bool:
+def _is_special(entry: os.DirEntry | tree.Entry) -> bool:
     """Whether an entry is a named pipe, a socket or a device, or a link to one: reading it may take for ever."""
     try:
         return not entry.is_file() and os.path.exists(entry.path)
@@ -136,7 +136,7 @@ def _is_hidden(name: str) -> bool:
     return name[0] == "." or name.lower() in SYSTEM_FOLDERS
 
 
-def _leads_up(entry: os.DirEntry) -> bool:
+def _leads_up(entry: os.DirEntry | tree.Entry) -> bool:
     """Whether a folder is a link to one that it lies in."""
     return entry.is_symlink() and Path(entry.path).parent.resolve().is_relative_to(Path(entry.path).resolve())
 
@@ -146,10 +146,10 @@ def holds_images(folder: str | Path) -> bool:
     pending, read = [str(folder)], set()
     while pending:
         path = pending.pop()
-        if (real := os.path.realpath(path)) in read:
+        if (real := tree.real_path(path)) in read:
             continue
         read.add(real)
-        with contextlib.suppress(OSError), os.scandir(path) as entries:  # `subfolders` says why
+        with contextlib.suppress(OSError), tree.scan(path) as entries:  # `subfolders` says why
             if any(_is_image(entry.name) and not _is_folder(entry) and not _is_special(entry) for entry in entries):
                 return True
         pending += [os.path.join(path, name) for name in reversed(subfolders(path))]
@@ -159,7 +159,7 @@ def holds_images(folder: str | Path) -> bool:
 def is_run(folder: str | Path) -> bool:
     """Whether a folder is that of a run of this library: it has the config of one."""
     try:
-        config = json.loads(Path(folder, RUN_CONFIG).read_text(encoding="utf-8"))
+        config = json.loads(tree.read_text(os.path.join(folder, RUN_CONFIG)))
     except (OSError, ValueError):
         return False
     if not isinstance(config, dict):

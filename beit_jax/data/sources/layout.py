@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 from beit_jax.data.sources.image_walk import holds_images, is_run, subfolders
 from beit_jax.data.sources.names import class_name
+from beit_jax.data.sources.tree import exists, is_folder, path_at, scan
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import as_path, is_bucket
 
 REFERENCE = "train"  # the split whose class folders number the classes of all splits, where it is there
 IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for segmentation
@@ -42,16 +44,18 @@ def path_of(source: str) -> str:
     path = source.removeprefix("folder:").lstrip()
     if not path:
         raise UserError(f"the source {source!r} names no folder; expected folder:PATH, such as folder:photos")
-    return str(Path(path).expanduser())
+    return str(as_path(path))
 
 
 def describe_missing(root: str) -> str:
     """Why there is no such folder."""
-    if os.path.exists(root):
+    if exists(root):
         return f"{root} is a file; expected the folder that the images lie in"
     if root == "PATH":
         return "there is no folder PATH; write the path of your own images in its place, such as folder:photos"
-    if "\\" in root:
+    if is_bucket(root):
+        hint = "check the path, such as with gcloud storage ls; a bucket has a folder while an object lies in it"
+    elif "\\" in root:
         hint = "this system separates folders with /, not with \\"
     elif os.path.isabs(root):
         hint = "check the path"
@@ -66,10 +70,10 @@ def list_splits(root: str) -> list[str]:
     Raises:
       UserError: the folder is missing, or see `find_splits`.
     """
-    if not os.path.isdir(root):
+    if not is_folder(root):
         raise UserError(describe_missing(root))
     paired = find_paired(root)
-    return list(find_splits(paired[0] if paired else Path(root))) or ["train"]
+    return list(find_splits(paired[0] if paired else path_at(root))) or ["train"]
 
 
 def split_folder(top: Path, name: str) -> SplitFolder:
@@ -196,14 +200,16 @@ def is_paired(root: str) -> bool:
 
 def find_paired(root: str | Path) -> tuple[Path, Path] | None:
     """The folders of images and of label maps, called so in any case, of a data set for segmentation."""
-    if not os.path.isdir(root):
+    if not is_folder(root):
         return None
     by_name: dict[str, str] = {}
-    for name in os.listdir(root):
+    with scan(str(root)) as entries:
+        names = [entry.name for entry in entries]
+    for name in names:
         if name.lower() in (IMAGES, ANNOTATIONS) and (name.islower() or name.lower() not in by_name):
             by_name[name.lower()] = name
-    found = [Path(root, by_name.get(kind, kind)) for kind in (IMAGES, ANNOTATIONS)]
-    return (found[0], found[1]) if all(map(os.path.isdir, found)) else None
+    found = [path_at(root) / by_name.get(kind, kind) for kind in (IMAGES, ANNOTATIONS)]
+    return (found[0], found[1]) if all(map(is_folder, found)) else None
 
 
 def counterpart(folder: Path, images: Path, annotations: Path, name: str) -> Path:

@@ -4,12 +4,16 @@ import contextlib
 import functools
 import os
 import re
+import shutil
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow_datasets as tfds
 
 from beit_jax.data.sources import data_sets, image_label_pairs
+from beit_jax.data.sources.fetched import FetchedSource
 from beit_jax.data.sources.folder import list_folder, list_pairs
 from beit_jax.data.sources.indexed import IndexedSource, open_examples
 from beit_jax.data.sources.layout import is_paired, path_of
@@ -18,6 +22,9 @@ from beit_jax.data.sources.shard_files import check_files
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.data.sources.source import Source
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import as_path, is_bucket
+
+METADATA = "dataset_info.json"  # of a data set of tfds, in the folder of its files
 
 
 def open_source(name: str, data_dir: str, split: str, shuffle_buffer: int) -> Source:
@@ -65,10 +72,21 @@ def open_split(name: str, data_dir: str, split: str) -> tuple[tfds.core.DatasetB
 def _open_folder(folder: str, split: str) -> ListedSource:
     """The files of a folder. They are listed once, so that a run sees the same files wherever it uses the split."""
     if is_paired(folder):
-        return image_label_pairs.ListedPairSource(list_pairs(folder, split))
+        pairs = list_pairs(folder, split)
+        in_bucket = is_bucket(folder)
+        return (image_label_pairs.FetchedPairSource if in_bucket else image_label_pairs.ListedPairSource)(pairs)
     listing = list_folder(folder, split)
-    paths, names = [os.fsencode(path) for path in listing.paths], tuple(listing.classes)
-    return ListedSource(paths, listing.labels, paths, listing.num_classes, in_files=True, class_names=names)
+    return open_files(listing.paths, listing.labels, listing.num_classes, tuple(listing.classes))
+
+
+def open_files(
+    files: Sequence[str], labels: list[int], num_classes: int, class_names: tuple[str, ...] = ()
+) -> ListedSource:
+    """The source of images in files, all of this machine or all in buckets; the rest as `ListedSource` takes it."""
+    paths = [os.fsencode(file) for file in files]
+    if files and is_bucket(files[0]):
+        return FetchedSource(paths, labels, num_classes, class_names)
+    return ListedSource(paths, labels, paths, num_classes, in_files=True, class_names=class_names)
 
 
 @functools.lru_cache(maxsize=4)
@@ -83,21 +101,53 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     Raises:
       UserError: it is not prepared in `data_dir`, or has no images.
     """
+    if is_bucket(data_dir):
+        return _open_in_bucket(name, data_dir)
     data_dir = os.path.expanduser(data_dir) or None
     if data_dir is None and "TFDS_DATA_DIR" not in os.environ:
         Path.home()  # raises where there is none: tfds would make a folder that is called `~`
+    if builder_class := _built_in(name):
+        return _prepare_once(builder_class, data_dir)
+    return _open_prepared(name, data_dir)
+
+
+@functools.lru_cache(maxsize=8)  # each file of metadata is a request
+def _open_in_bucket(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """As `open_builder`, of a data set in a bucket."""
+    from beit_jax.runtime.bucket import BucketError, prepare
+    from beit_jax.runtime.bucket_cache import check_folder
+
+    try:
+        prepare()
+        check_folder()
+        data_dir = os.fspath(as_path(data_dir))
+        if builder_class := _built_in(name):
+            return _upload_once(builder_class, data_dir)
+        return _open_prepared(name, data_dir)
+    except BucketError as error:
+        raise UserError(str(error)) from error
+
+
+def _built_in(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
+    """The data set of this package that has a name."""
     if name == "digits":
-        from beit_jax.data.sources import digits
+        from beit_jax.data.sources.digits import Digits
 
-        return _prepare_once(digits.Digits, data_dir)
+        return Digits
     if name == "digit_scenes":
-        from beit_jax.data.sources import digit_scenes
+        from beit_jax.data.sources.digit_scenes import DigitScenes
 
-        return _prepare_once(digit_scenes.DigitScenes, data_dir)
+        return DigitScenes
+    return None
+
+
+def _open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except Exception as error:
-        prepared = Path(data_dir or tfds.core.constants.DATA_DIR) / re.split(r"[/:]", name)[0]
+        if isinstance(error, UserError):
+            raise
+        prepared = as_path(data_dir or tfds.core.constants.DATA_DIR) / re.split(r"[/:]", name)[0]
         if prepared.is_dir():
             raise UserError(
                 f"the metadata of the data set {prepared} are missing or damaged ({_first_line(error)}); restore them, "
@@ -164,6 +214,20 @@ def _prepare_once(
                 "environment variable TFDS_DATA_DIR, or the key data.data_dir, to a folder that can be written"
             ) from error
     return builder
+
+
+def _upload_once(builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: str) -> tfds.core.DatasetBuilder:
+    """As `_prepare_once`, in a bucket: the files are made on this machine, since tfds renames a folder at the end."""
+    from beit_jax.runtime.bucket_path import is_incomplete, uploaded
+
+    with tempfile.TemporaryDirectory(prefix="beit_jax-") as folder:
+        relative = Path(builder_class(data_dir=folder).data_dir).relative_to(folder)
+        prepared = as_path(data_dir) / relative.as_posix()
+        if not (prepared / METADATA).is_file() or is_incomplete(prepared):
+            _prepare_once(builder_class, folder)
+            with uploaded(prepared) as part:
+                shutil.copytree(Path(folder, relative), part)
+    return tfds.builder_from_directory(prepared)
 
 
 def _first_line(error: Exception) -> str:

@@ -12,6 +12,7 @@ class Permuted:
     """The order of the elements of a `Source`; subclasses set `num_examples` and define `take`."""
 
     num_examples: int
+    waiting_threads = 0
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, shard: Shard) -> tf.data.Dataset:
         """Positions in the split, int64; see `Source`. Shard i of n has every n-th one of the epoch's order."""

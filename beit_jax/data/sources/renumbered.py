@@ -37,6 +37,7 @@ class RenumberedSource:
     def __init__(self, source: Source, numbers: Sequence[int], num_classes: int):
         self._source, self._numbers = source, np.array([*numbers, -1], np.int64)  # the last is that of label -1
         self.num_examples, self.num_classes, self.class_names = source.num_examples, num_classes, ()
+        self.waiting_threads = source.waiting_threads
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, shard: Shard) -> tf.data.Dataset:
         """See `Source`."""

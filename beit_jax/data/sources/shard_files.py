@@ -13,7 +13,9 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from beit_jax.data.sources.listed_once import kept
+from beit_jax.data.sources.tree import read_text
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import is_bucket
 
 SIZES = "shard_sizes.json"
 RECORD_OVERHEAD = 16  # bytes that a TFRecord file adds to each record: its length and two checksums
@@ -45,6 +47,10 @@ def check_files(builder: tfds.core.DatasetBuilder, found: tfds.core.SplitInfo) -
 @kept
 def file_sizes(paths: tuple[str, ...]) -> list[int]:
     """Bytes of each file; -1 if there is none."""
+    if paths and is_bucket(paths[0]):
+        from beit_jax.runtime.bucket_listing import find_object
+
+        return [found.size if (found := find_object(path)) else -1 for path in paths]
     with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(_size, paths))
 
@@ -61,10 +67,12 @@ def _size(path: str) -> int:
 def _read_sizes(folder: str) -> dict[str, Any] | None:
     """The contents of `SIZES`; None: there is no such file."""
     path = os.path.join(folder, SIZES)
-    if not tf.io.gfile.exists(path):
+    if not (is_bucket(path) or tf.io.gfile.exists(path)):
         return None
     try:
-        sizes = json.loads(tf.io.gfile.GFile(path).read())
+        sizes = json.loads(read_text(path) if is_bucket(path) else tf.io.gfile.GFile(path).read())
+    except FileNotFoundError:
+        return None
     except (tf.errors.OpError, ValueError, RecursionError):
         sizes = None
     if not isinstance(sizes, dict) or not all(map(_is_size, sizes.values())):

@@ -14,6 +14,7 @@ from beit_jax.data.features import ID, Features
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.source import FILE_NAME, Shard
 from beit_jax.errors import UserError
+from beit_jax.runtime.paths import is_bucket
 
 FILES_AT_ONCE = 16
 
@@ -24,6 +25,7 @@ class ShardedSource:
     def __init__(self, builder: tfds.core.DatasetBuilder, split: str, shuffle_buffer: int):
         self._builder, self._split, self._buffer = builder, split, shuffle_buffer
         self.num_examples = builder.info.splits[split].num_examples
+        self.waiting_threads = FILES_AT_ONCE if is_bucket(os.fspath(builder.data_dir)) else 0
         if not self.num_examples:
             raise UserError(f"found no examples in '{split}' of {builder.info.name}, expected at least one")
         features = builder.info.features
@@ -53,10 +55,14 @@ class ShardedSource:
         if seed is not None:
             key = tf.stack([tf.constant(seed, tf.int64), epoch])
             order = tf.random.experimental.stateless_shuffle(order, key)
-        columns = tuple(tf.gather(column, order) for column in (names, skips, takes))
-        records = tf.data.Dataset.from_tensor_slices(columns).interleave(
+        columns = tuple(tf.gather(column, order) for column in (names, names, skips, takes))
+        open_files = max(1, FILES_AT_ONCE // shard.count)
+        sources = tf.data.Dataset.from_tensor_slices(columns)
+        if self.waiting_threads:
+            sources = sources.map(_fetch, num_parallel_calls=open_files, deterministic=True)
+        records = sources.interleave(
             _read_records,
-            cycle_length=max(1, FILES_AT_ONCE // shard.count),
+            cycle_length=open_files,
             block_length=FILES_AT_ONCE,
             num_parallel_calls=os.cpu_count() or 1,
         )
@@ -118,11 +124,23 @@ def _read_labels(folder: str, split: str) -> np.ndarray:
         return np.fromiter(labels.as_numpy_iterator(), np.int64, source.num_examples)
 
 
-def _read_records(file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+@tf.autograph.experimental.do_not_convert
+def _fetch(file: tf.Tensor, path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    """Replaces the path of a file in a bucket by that of its copy: one call of Python for each file."""
+    from beit_jax.runtime.bucket_cache import fetched
+
+    (path,) = tf.numpy_function(
+        lambda path: [os.fsencode(fetched(os.fsdecode(path)))], [path], [tf.string], stateful=False
+    )
+    return file, tf.ensure_shape(path, []), skip, take
+
+
+def _read_records(file: tf.Tensor, path: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+    """The records of a file, which is called `file` in messages and names, and read at `path`."""
     # After an error in a record TensorFlow takes the file for finished. Then, and where it has too few records, its end
     # is reached. A file that cannot be opened is tried for ever where errors are ignored: one byte is read first.
-    opened = tf.data.FixedLengthRecordDataset(file, 1).take(1).filter(lambda _: tf.constant(False))
-    readable = tf.data.TFRecordDataset(file).ignore_errors(log_warning=False)
+    opened = tf.data.FixedLengthRecordDataset(path, 1).take(1).filter(lambda _: tf.constant(False))
+    readable = tf.data.TFRecordDataset(path).ignore_errors(log_warning=False)
     end = tf.data.Dataset.from_tensors("").map(lambda nothing: _fail_at_end(file, skip + take, nothing))
     records = opened.concatenate(readable).concatenate(end).enumerate().skip(skip).take(take)
     return records.map(lambda position, serialized: (file, position, serialized))

@@ -45,6 +45,7 @@ class Source(Protocol):
     num_examples: int
     num_classes: int
     class_names: tuple[str, ...]  # empty where they have none
+    waiting_threads: int  # of the input, which wait for a network and take no time of a processor
 
     def raw(self, seed: int | None, epoch: tf.Tensor, start: tf.Tensor, shard: Shard) -> tf.data.Dataset:
         """The raw elements of a shard of an epoch from number `start` on; contiguous in file order if `seed` is None.
