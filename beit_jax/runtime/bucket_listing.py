@@ -15,9 +15,7 @@ from beit_jax.runtime.delayed import called_after
 from beit_jax.runtime.paths import BUCKET
 
 FIELDS = "items(name,size,crc32c,generation),nextPageToken"  # an answer with everything is ten times as long
-UNNAMED = (
-    ".(no name)"  # what is between two slashes that follow each other; like a hidden file, it is not read
-)
+UNNAMED = ".(no name)"  # what is between two slashes that follow each other; like a hidden file, it is not read
 SLOW_S = 5.0
 
 
