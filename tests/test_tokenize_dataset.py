@@ -95,7 +95,7 @@ def test_other_models_and_masks_take_the_same_tokens(runs, tmp_path):
         (["--config.steps=12"], "has tokens for the first 10 steps, expected the 12 of the run"),
         (["--config.tokens=nowhere"], "tokens=nowhere is not there; expected a folder of stored tokens"),
         (["--config.tokens=docs"], "there are no tokens in docs; run python -m beit_jax.tokenize_dataset"),
-        (["--config.tokens=gs://bucket"], "tokens='gs://bucket'; expected a folder, not a URL"),
+        (["--config.tokens=s3://bucket"], "tokens=s3://bucket is a URL; expected a folder"),
     ],
 )
 def test_other_streams_are_refused_before_training(runs, tmp_path, overrides, message):
@@ -194,7 +194,7 @@ def test_killed_and_run_again(tmp_path):
         (["--config=configs/tokenizer.py:runlocal", "--out=x"], "found task='tokenizer', expected the config of a pre"),
         (["--config=configs/pretrain.py:runlocal"], "--out is missing"),
         (["--out=x"], "--config is missing"),
-        (["--config=configs/pretrain.py:runlocal", "--out=gs://x/y"], "--out=gs://x/y is a URL"),
+        (["--config=configs/pretrain.py:runlocal", "--out=s3://x/y"], "--out=s3://x/y is a URL"),
         (["--config=configs/pretrain.py:runlocal", "--out=x", "--worker=2/2"], "found --worker=2/2, expected I/N"),
         (["--config=configs/pretrain.py:runlocal", "--out=x", "--stage=a"], "found --stage=a, expected no --stage"),
         (

@@ -8,10 +8,11 @@ import time
 
 import numpy as np
 import pytest
-from commands import refused
+from commands import command, refused
+from distributed.runs import numbers
 from same_data import counted, forget, retries, save_images, upload
 
-from beit_jax import shard_dataset
+from beit_jax import shard_dataset, tokenize_dataset, train
 from beit_jax.data.records import shard_writer, stored_tokens
 from beit_jax.data.records.stored_tokens import StoredTokens
 from beit_jax.errors import UserError
@@ -109,17 +110,24 @@ def test_no_rights_to_write(images, folder, store):
 @pytest.mark.slow
 def test_killed_and_run_again(images, folder, store, expected):
     """Killed at many moments, some of them within an upload."""
-    command = [sys.executable, "-m", "beit_jax.shard_dataset", f"--images={images}", f"--out={folder}", "--name=photos"]
-    command.append(f"--shards={SHARDS}")
+    arguments = [
+        sys.executable,
+        "-m",
+        "beit_jax.shard_dataset",
+        f"--images={images}",
+        f"--out={folder}",
+        "--name=photos",
+    ]
+    arguments.append(f"--shards={SHARDS}")
     environment = os.environ | store.environment() | {"BEIT_JAX_BUCKET_PATIENCE": "60"}
     for uploads in (1, 4, 9):
         start = len(store.requests)
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
         while process.poll() is None and sum(r.method == "POST" for r in store.requests[start:]) <= uploads:
             time.sleep(0.001)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    assert subprocess.run(command, env=environment).returncode == 0
+    assert subprocess.run(arguments, env=environment).returncode == 0
     assert contents(folder) == expected
 
 
@@ -189,3 +197,19 @@ def test_tokens_that_are_damaged_or_of_others(folder, store, short_files, monkey
     with pytest.raises(UserError, match=r"^gs://beit.*: the store did not do what it was asked within 0.5 s") as error:
         stored.reader(2, 0)(np.arange(BATCH), np.full((BATCH, 4, 4, 3), 0.25, np.float32))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("in_the_checkout")
+def test_a_run_on_data_and_tokens_in_a_bucket(folder, tmp_path, monkeypatch):
+    """The numbers of a run are those of the same run on a disk, bit for bit."""
+    monkeypatch.setenv("BEIT_JAX_CACHE", str(tmp_path / "cache"))
+    short = ["--config.steps=8", "--config.log_every=1", "--config.eval_every=8"]
+    found = []
+    for number, root in enumerate((tmp_path, folder)):
+        data = f"--config.data.data_dir={root}/sets"
+        tokenize_dataset.main(["--config=configs/pretrain.py:runlocal", f"--out={root}/tokens", data, *short])
+        workdir = tmp_path / f"run{number}"
+        train.main(command("pretrain", workdir, data, f"--config.tokens={root}/tokens", *short))
+        found.append(numbers(workdir))
+    assert found[0] == found[1] and len(found[0]) >= 8

@@ -26,7 +26,7 @@ def write_images(folder, classes):
         (["--images=records/photos", "--out=records"], "--out=records/photos lies in the folder of the images"),
         (["--images=images", "--out=file"], "cannot write file/images/1.0.0: Not a directory; choose another --out"),
         (["--images=images", "--out=taken"], "taken/images/1.0.0 has other files than shards"),
-        (["--images=images", "--out=gs://bucket"], "is a URL"),
+        (["--images=images", "--out=s3://bucket"], "is a URL"),
         (["--images=images", "--out=out", "--worker=2/2"], "found --worker=2/2, expected I/N with I from 0 to N - 1"),
         (["--images=images", "--out=out", "--name=mnist"], "mnist is the name of another data set"),
         (["--images=images", "--out=out", "--name=1st/photos"], "found the name '1st/photos'"),
