@@ -11,6 +11,7 @@ waits that double, and counted.
 import functools
 import inspect
 import os
+import secrets
 import threading
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -192,7 +193,7 @@ def check_access(flag: str, path: str, *, writes: bool) -> None:
         found = call(path, lambda **settings: next(client().list_blobs(bucket, max_results=1, **settings).pages, None))
         del found
         if writes:
-            probe = f"{path.rstrip('/')}/.write_test-{os.getpid()}"
+            probe = f"{path.rstrip('/')}/.write_test-{secrets.token_hex(4)}"
             call(probe, blob(probe).upload_from_string, b"")
             call(probe, blob(probe).delete)
     except FileNotFoundError as error:

@@ -64,10 +64,14 @@ class _Lock:
         """
         owner, generation = self._read()
         if owner and not _is_gone(owner):
-            for _ in range(SILENT_HEARTBEATS):
+            silent = 0
+            while silent < SILENT_HEARTBEATS:
                 time.sleep(heartbeat_s)
+                asked = time.monotonic()
                 if self._read()[1] != generation:
                     raise lock.refusal(self._path, owner)
+                # A store that did not answer for long has not answered the owner either.
+                silent = silent + 1 if time.monotonic() - asked < heartbeat_s else 0
         try:
             self._write(generation)
         except FileExistsError:

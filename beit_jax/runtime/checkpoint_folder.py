@@ -7,6 +7,7 @@ from beit_jax.runtime.paths import as_path, is_bucket
 
 FOLDER = "checkpoints"
 TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed
+CHECKSUMS = "checksums.json"  # in a checkpoint that was complete when they were written
 COMMITTED = "commit_success.txt"  # in a checkpoint in a bucket that was completed
 FOREIGN = (".safetensors", ".bin", ".pth", ".pt", ".pkl", ".ckpt")  # suffixes of the files of other libraries
 
@@ -31,9 +32,18 @@ def own_checkpoints(run: Path) -> list[Path]:
 
 def _is_complete(checkpoint: Path) -> bool:
     """Whether Orbax has ended writing: it renames a folder then, and in a bucket, which cannot, adds an object."""
-    if is_bucket(checkpoint):
-        return (checkpoint / COMMITTED).is_file()
+    if is_bucket(checkpoint):  # the second one: a copy from a disk
+        return (checkpoint / COMMITTED).is_file() or (checkpoint / CHECKSUMS).is_file()
     return TEMPORARY not in checkpoint.name
+
+
+def commit_copies(run: Path) -> None:
+    """Marks the checkpoints of a run in a bucket that were copied there from a disk, which Orbax would delete else."""
+    for copy in own_checkpoints(run) if is_bucket(run) else ():
+        if not (copy / COMMITTED).is_file():
+            items = [child for child in copy.iterdir() if child.is_dir()]
+            for folder in (*items, copy):
+                (folder / COMMITTED).write_text("This checkpoint was copied from a disk.\n")
 
 
 def find_checkpoint(path: str, recipe: Path | None = None) -> Path:

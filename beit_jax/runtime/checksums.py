@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.checkpoint_folder import CHECKSUMS
 from beit_jax.runtime.paths import is_bucket
 
-FILE = "checksums.json"  # in the folder of the checkpoint, so that it is copied and deleted with it
+FILE = CHECKSUMS  # in the folder of the checkpoint, so that it is copied and deleted with it
 CHUNK = 1 << 22
 # Words of tensorstore for a store that does not answer, or refuses to.
 NO_ANSWERS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "PERMISSION_DENIED")

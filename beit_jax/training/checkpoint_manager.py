@@ -17,7 +17,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from beit_jax.errors import UserError
 from beit_jax.runtime import checksums
 from beit_jax.runtime.bucket import BucketError
-from beit_jax.runtime.checkpoint_folder import FOLDER, own_checkpoints
+from beit_jax.runtime.checkpoint_folder import FOLDER, commit_copies, own_checkpoints
 from beit_jax.runtime.distributed import any_process, barrier, broadcast_from_main, is_main
 from beit_jax.runtime.paths import is_bucket
 from beit_jax.training import checkpoint
@@ -34,6 +34,9 @@ class Checkpoints:
           keep: how many of the newest are kept.
         """
         self._folder = (run / FOLDER).absolute()
+        if is_main():
+            commit_copies(run)
+        barrier("copied checkpoints")
         options = ocp.CheckpointManagerOptions(preservation_policy=preservation_policy.LatestN(keep))
         self._manager = ocp.CheckpointManager(self._folder, options=options)
         self.meta: dict[str, Any] = {}  # of the checkpoint restored

@@ -1,23 +1,37 @@
 """A bucket for the tests of this folder."""
 
+import contextlib
+
 import object_store
 import pytest
 
 from beit_jax.runtime.paths import as_path
 
 
-@pytest.fixture(scope="module")
-def store():
-    """A store with the bucket `beit`, for a whole file; each test has a folder of its own in it."""
-    with object_store.serve() as store, pytest.MonkeyPatch.context() as patch:
+@contextlib.contextmanager
+def _connected(store):
+    with pytest.MonkeyPatch.context() as patch:
         for name in ("TENSORSTORE_GCS_HTTP_URL", "GOOGLE_AUTH_TOKEN_FOR_TESTING"):  # which `bucket.prepare` sets
             patch.setenv(name, "")
             patch.delenv(name)
         for name, value in store.environment().items():
             patch.setenv(name, value)
         forget_connections()
-        yield store
+        yield
     forget_connections()
+
+
+@pytest.fixture(scope="session")
+def connected():
+    """A function: within its block, this process and those that it starts use a store."""
+    return _connected
+
+
+@pytest.fixture(scope="module")
+def store():
+    """A store with the bucket `beit`, for a whole file; each test has a folder of its own in it."""
+    with object_store.serve() as store, _connected(store):
+        yield store
 
 
 def forget_connections():

@@ -196,6 +196,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers["Host"] = self.headers["Host"]
         if self.path.partition("?")[0].endswith("/compose"):
             answer, content = self._compose(json.loads(body))
+        elif self.command == "DELETE" and self._has_changed():
+            self._answer(412, {}, b"", 0)
+            return
         else:
             answer, content = self._ask(self.command, self.path, body, headers)
         if store.chance(store.cut):
@@ -215,6 +218,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             connection.request(*request)
             answer = connection.getresponse()
             return answer, answer.read()
+
+    def _has_changed(self) -> bool:
+        """Whether an object is not the one that a deletion asks for, which the server itself does not check."""
+        path, _, query = self.path.partition("?")
+        wanted = urllib.parse.parse_qs(query).get("ifGenerationMatch", [])
+        answer, content = self._ask("GET", path)
+        return bool(wanted) and answer.status == 200 and json.loads(content)["generation"] != wanted[0]
 
     def _compose(self, wanted: dict[str, Any]) -> tuple[http.client.HTTPResponse, bytes]:
         """Joins objects as Google's store does: the server itself checks no condition, and makes no new generation."""

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 
+import count_requests
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -30,21 +31,15 @@ def start(workdir, *more, **environment):
     return Run(workdir, devices=2, arguments=[*SETTINGS, *more], **environment)
 
 
-def test_a_run_makes_few_requests_and_none_for_a_step(store, folder, on_disk):
-    """Requests of two runs that differ in the number of steps alone, between the same numbers of lines and saves."""
-    counts = []
-    for steps in (60, 120):
-        begun = len(store.requests)
-        often = {name: f"--config.{name}={steps // parts}" for name, parts in (("log_every", 6), ("save_every", 3))}
-        run = start(folder / str(steps), f"--config.steps={steps}", *often.values(), f"--config.eval_every={steps}")
-        run.finish()
-        counts.append(store.counts(begun))
-        assert sum(counts[-1].values()) < 1000, counts[-1]
-    follows_time = ("lock", "metrics", "tensorboard")
-    first, second = [
-        sum(count for kind, count in found.items() if not any(map(kind.__contains__, follows_time))) for found in counts
-    ]
-    assert abs(first - second) < 6, counts
+def errors_of(output):
+    return [line for line in output.splitlines() if line.startswith("error:")]
+
+
+def test_a_run_makes_few_requests_and_none_for_a_step(store):
+    table = count_requests.count(store)
+    assert abs(sum(found[0] for kind, found in table["step"].items() if kind != "by time")) < 0.1, table
+    assert sum(found[0] for found in table["line of the log"].values()) < 3, table
+    assert sum(found[0] for found in table["checkpoint"].values()) < 250, table
 
 
 def test_the_numbers_are_those_of_a_disk(store, folder, on_disk):
@@ -103,8 +98,8 @@ def test_a_store_that_is_gone_for_good(store, folder, on_disk):
     store.is_gone, gone = True, time.monotonic()
     assert run.statuses() == [2], run.all_output()
     assert time.monotonic() - gone < 120
-    error = [line for line in run.all_output().splitlines() if line.startswith("error:")]
-    assert len(error) == 1 and "run the same command again" in error[0], run.all_output()
+    (error,) = errors_of(run.all_output())
+    assert "run the same command again" in error, run.all_output()
     assert "Traceback" not in run.all_output(), run.all_output()
     store.is_gone = False
     steps = [int(path.name) for path in own_checkpoints(folder)]

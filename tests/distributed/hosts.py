@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PREFIX = "10.77.0."
+HERE = f"{PREFIX}254"
 MTU = 65_000  # fewer frames for the switch
 # Runs a program as a host: with its name, and with the names of all hosts.
 BECOME = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
@@ -85,7 +86,7 @@ class Hosts:
 
     Attributes:
       addresses: of the hosts.
-      links: of the hosts; a test may replace them.
+      links: of the hosts, and of this machine; a test may replace them.
     """
 
     def __init__(self, namespaces: Sequence[str], links: list[Link], table: Path):
@@ -114,24 +115,33 @@ def can_make_hosts() -> bool:
 
 @contextlib.contextmanager
 def made(count: int, folder: Path) -> Iterator[Hosts]:
-    """Makes hosts, and removes them."""
+    """Makes hosts, and removes them. This machine has the address `HERE` among theirs, and the last link."""
     names = [f"beit{os.getpid()}h{index}" for index in range(count)]
     with contextlib.ExitStack() as stack:
         devices = []
         for index, name in enumerate(names):
             _run("ip", "netns", "add", name)
             stack.callback(_run, "ip", "netns", "del", name)
-            devices.append(os.open(TUN, os.O_RDWR | os.O_NONBLOCK))
-            stack.callback(os.close, devices[-1])
-            fcntl.ioctl(devices[-1], TUNSETIFF, struct.pack("16sH22x", name.encode(), TAP_WITHOUT_HEADER))
+            devices.append(_make_device(name, stack))
             _run("ip", "link", "set", name, "netns", name, "name", "eth0", "mtu", str(MTU))
             _run("ip", "-n", name, "address", "add", f"{PREFIX}{index + 1}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
                 _run("ip", "-n", name, "link", "set", device, "up")
+        devices.append(_make_device(f"beit{os.getpid()}", stack))
+        _run("ip", "address", "add", f"{HERE}/24", "dev", f"beit{os.getpid()}")
+        _run("ip", "link", "set", f"beit{os.getpid()}", "mtu", str(MTU), "up")
         switch = Switch(devices)
         switch.start()
         stack.callback(switch.stop)
         yield Hosts(names, switch.links, folder / "hosts")
+
+
+def _make_device(name: str, stack: contextlib.ExitStack) -> int:
+    """A network device, which is gone when its file descriptor is closed."""
+    device = os.open(TUN, os.O_RDWR | os.O_NONBLOCK)
+    stack.callback(os.close, device)
+    fcntl.ioctl(device, TUNSETIFF, struct.pack("16sH22x", name.encode(), TAP_WITHOUT_HEADER))
+    return device
 
 
 def _run(*command: str) -> None:
