@@ -9,14 +9,14 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from distributed import hosts
 from patience import PATIENCE_S
 
-# Two partitions share the nodes: a job of `high` preempts one of `low`, whose processes have GraceTime to end. A job that
-# is queued again waits for cred_expire seconds; processes that are told to end have KillWait.
+# Two partitions share the nodes: a job of `high` preempts one of `low`, whose processes have GraceTime to end. A job
+# that is queued again waits for cred_expire seconds; processes that are told to end have KillWait.
 CONFIG = """
 ClusterName=test
 SlurmctldHost=host0
@@ -31,6 +31,7 @@ JobAcctGatherType=jobacct_gather/none
 TaskPlugin=task/none
 MpiDefault=none
 SchedulerType=sched/builtin
+SchedulerParameters=sched_interval=2
 SelectType=select/linear
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
@@ -47,10 +48,15 @@ def is_possible() -> bool:
 
 
 class Cluster:
-    """Nodes `host0` and `host1`."""
+    """Nodes `host0` and `host1`.
+
+    Attributes:
+      address: of the first node.
+      environment: of all programs, and so of the jobs.
+    """
 
     def __init__(self, network: hosts.Hosts, folder: Path):
-        self._network, self._folder = network, folder
+        self._network, self._folder, self.address = network, folder, network.addresses[0]
         self.environment = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
 
     def start(self, node: int, command: Sequence[str]) -> subprocess.Popen:
@@ -58,6 +64,10 @@ class Cluster:
         with open(self._folder / f"{Path(command[0]).name}-{node}.log", "w") as log:
             placed = self._network.command(node, command)
             return subprocess.Popen(placed, stdout=log, stderr=log, env=self.environment)
+
+    def logs(self) -> str:
+        """What the daemons have said last."""
+        return "\n".join(f"{path.name}: {path.read_text()[-1500:]}" for path in self._folder.glob("*.log"))
 
     def call(self, *command: str, cwd: Path | None = None) -> str:
         """The output of a program that runs on the first node."""
@@ -70,12 +80,12 @@ class Cluster:
         """What Slurm knows of a job: `JobState`, `Restarts`, `ExitCode`, ..."""
         return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "show", "job", job)))
 
-    def wait_for(self, condition: object, what: object = "") -> None:
-        """Returns once a function gives something true."""
+    def wait_for(self, condition: Callable[[], object], report: Callable[[], object]) -> None:
+        """Returns once a condition holds; the test fails with a report if it does not in time."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
-            assert time.monotonic() < deadline, what() if callable(what) else what
-            time.sleep(0.2)
+            assert time.monotonic() < deadline, report()
+            time.sleep(0.5)
 
 
 @contextlib.contextmanager
@@ -85,7 +95,9 @@ def started(folder: Path) -> Iterator[Cluster]:
         cluster = Cluster(network, folder)
         (folder / "state").mkdir()
         (folder / "slurm.conf").write_text(CONFIG.format(folder=folder))
-        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # named, because a namespace has no /sys/fs/cgroup
+        (folder / "cgroup.conf").write_text(
+            "CgroupPlugin=cgroup/v1\n"
+        )  # named, because a namespace has no /sys/fs/cgroup
         (folder / "munge.key").write_bytes(os.urandom(1024))
         (folder / "munge.key").chmod(0o600)
         files = ["socket", "key-file", "pid-file", "log-file", "seed-file"]
@@ -97,8 +109,8 @@ def started(folder: Path) -> Iterator[Cluster]:
         ):
             stack.callback(_end, cluster.start(node, command))
             if command[0] == "munged":
-                cluster.wait_for((folder / "munge.socket").exists, "munged does not start")
-        cluster.wait_for(lambda: cluster.call("sinfo", "-h", "-o", "%D %t").split("\n")[0] == "2 idle", "no idle nodes")
+                cluster.wait_for((folder / "munge.socket").exists, cluster.logs)
+        cluster.wait_for(lambda: cluster.call("sinfo", "-h", "-o", "%D %t").split("\n")[0] == "2 idle", cluster.logs)
         stack.callback(_cancel_all, cluster)
         yield cluster
 
@@ -107,7 +119,7 @@ def _cancel_all(cluster: Cluster) -> None:
     for _ in range(2):  # a job that ends may queue itself once more
         cluster.call("scancel", "--state=RUNNING", "--signal=KILL", "--full")
         cluster.call("scancel", "--user=root")
-    cluster.wait_for(lambda: not cluster.call("squeue", "-h"), "jobs do not end")
+    cluster.wait_for(lambda: not cluster.call("squeue", "-h"), cluster.logs)
 
 
 def _end(daemon: subprocess.Popen) -> None:

@@ -38,8 +38,8 @@ python -m beit_jax.train {QUOTED} >>runs/logs/process1.log 2>&1
     ),
     "tpu create": (
         ["tpu_vm.sh", "create", *TPU, "--type=v4-32", "--spot", "--project=my-project", "--service-account=a@b.com"],
-        f"{QUEUED} create --zone us-central2-b --project my-project --service-account a@b.com beit --accelerator-type v4-32 "
-        "--runtime-version tpu-ubuntu2204-base --node-id beit --spot\n",
+        f"{QUEUED} create --zone us-central2-b --project my-project --service-account a@b.com beit "
+        "--accelerator-type v4-32 --runtime-version tpu-ubuntu2204-base --node-id beit --spot\n",
     ),
     "tpu create slices": (
         ["tpu_vm.sh", "create", *TPU, "--type", "v6e-16", "--slices", "4"],
@@ -196,7 +196,10 @@ REFUSED = [
     (["tpu_vm.sh", "wait", *TPU, "--project", "a;b"], "--project: found 'a;b'"),
     (["tpu_vm.sh", "create", *TPU], "--type is missing; expected a type such as v4-32"),
     (["tpu_vm.sh", "create", *TPU, "--type", "h100"], "--type: found 'h100'"),
-    (["tpu_vm.sh", "create", *TPU, "--type=v4-8", "--service-account=me"], "--service-account: found 'me', expected NAME@"),
+    (
+        ["tpu_vm.sh", "create", *TPU, "--type=v4-8", "--service-account=me"],
+        "--service-account: found 'me', expected NAME@",
+    ),
     (["tpu_vm.sh", "create", *TPU, "--type", "v4-8", "--slices", "x"], "--slices: found 'x'"),
     (["tpu_vm.sh", "run", *TPU], "no arguments for beit_jax.train"),
     (["tpu_vm.sh", "ssh", *TPU], "no command; expected -- COMMAND"),
