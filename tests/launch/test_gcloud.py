@@ -14,7 +14,7 @@ POD = ROOT / "docs" / "pod.md"
 
 def of_the_page():
     text = "\n".join(blocks(POD, "bash")).replace("\\\n", " ")
-    return [" ".join(line.split()) for line in text.splitlines()]
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
 
 
 def of_the_scripts():
@@ -22,8 +22,8 @@ def of_the_scripts():
 
 
 def lint(commands, folder):
-    """What gcloud says against each of the commands."""
-    file = folder / "commands.json"
+    """What gcloud says against each of the commands; it answers once for two that are the same."""
+    commands, file = set(commands), folder / "commands.json"
     file.write_text(json.dumps([{"command_string": command} for command in commands]))
     line = ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file}"]
     found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
