@@ -52,7 +52,7 @@ class _Lock:
     """The object, as one process knows it."""
 
     def __init__(self, path: Path):
-        self._path, self._blob = path, bucket.blob(path)
+        self._path, self._generation = path, 0
         self._name = {"host": socket.gethostname(), "pid": os.getpid(), "id": secrets.token_hex(8)}
         self._name |= {"machine": _machine(), "started": _started(os.getpid())}
 
@@ -81,7 +81,7 @@ class _Lock:
         """The thread: writes the object again, and ends the process if another one has written it."""
         while not done.wait(heartbeat_s):
             try:
-                self._write(self._blob.generation)
+                self._write(self._generation)
             except FileExistsError:
                 lock.end_without_lock(self._path, self._read()[0])
             except OSError:  # no answer for long: whoever takes the lock over meanwhile is found by the next attempt
@@ -90,7 +90,7 @@ class _Lock:
     def release(self) -> None:
         """Deletes the object, if it is still ours."""
         with contextlib.suppress(OSError):
-            bucket.call(self._path, self._blob.delete, if_generation_match=self._blob.generation)
+            bucket.call(self._path, bucket.blob(self._path).delete, if_generation_match=self._generation)
 
     def _write(self, generation: int) -> None:
         """Replaces one version of the object; 0: there is none.
@@ -98,14 +98,15 @@ class _Lock:
         Raises:
           FileExistsError: it is another version by now.
         """
-        text = json.dumps(self._name | {"alive": time.time()})
+        text, written = json.dumps(self._name | {"alive": time.time()}), bucket.blob(self._path)
         try:
-            bucket.call(self._path, self._blob.upload_from_string, text, if_generation_match=generation)
+            bucket.call(self._path, written.upload_from_string, text, if_generation_match=generation)
+            self._generation = written.generation
         except FileExistsError:
             owner, found = self._read()
             if owner.get("id") != self._name["id"]:
                 raise
-            self._blob.reload(if_generation_match=found)  # our own write, whose answer was lost
+            self._generation = found  # of our own write, whose answer was lost
 
     def _read(self) -> tuple[dict[str, Any], int]:
         """The owner, and the generation of the object; nothing and 0: there is none."""

@@ -27,7 +27,7 @@ class GrowingObject:
           interval_s: seconds between two additions.
         """
         self._path, self._part, self._interval_s = path, path.with_name(path.name + PART), interval_s
-        self._blob, self._size = bucket.blob(path), -1  # before the bytes that are being added; -1: not known
+        self._generation, self._size = 0, -1  # of the object before the bytes that are being added; -1: not known
         self._adding, self._is_unsure = b"", True  # the bytes; whether the store may have added them already
         self._pending, self._is_urgent, self._is_closing = b"", False, False
         self._changed, self._writes = threading.Condition(), OptionalWrites(str(path))
@@ -102,17 +102,22 @@ class GrowingObject:
         self._size += len(self._adding)
 
     def _request(self) -> None:
-        if not self._blob.generation:
-            return bucket.call(self._path, self._blob.upload_from_string, self._adding, if_generation_match=0)
-        bucket.call(self._part, bucket.blob(self._part).upload_from_string, self._adding)
-        parts, generation = [bucket.blob(self._path), bucket.blob(self._part)], self._blob.generation
-        bucket.call(self._path, self._blob.compose, parts, if_generation_match=generation)
+        whole, condition = bucket.blob(self._path), {"if_generation_match": self._generation}
+        if self._generation:
+            bucket.call(self._part, bucket.blob(self._part).upload_from_string, self._adding)
+            parts = [bucket.blob(self._path), bucket.blob(self._part)]
+            bucket.call(self._path, whole.compose, parts, **condition)
+        else:
+            bucket.call(self._path, whole.upload_from_string, self._adding, **condition)
+        self._generation = whole.generation
 
     def _find_size(self) -> int:
         """Bytes of the object; 0 where there is none."""
+        whole = bucket.blob(self._path)
         try:
-            bucket.call(self._path, self._blob.reload)
+            bucket.call(self._path, whole.reload)
         except FileNotFoundError:
-            self._blob = bucket.blob(self._path)
+            self._generation = 0
             return 0
-        return int(self._blob.size)
+        self._generation = whole.generation
+        return int(whole.size)

@@ -95,10 +95,11 @@ def test_answers_that_get_lost(store, folder, monkeypatch):
     monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.1)
     ended = []
     monkeypatch.setattr(lock.membership, "exit_process", lambda *reason: ended.append(reason))
-    with bucket_lock.lock_in_bucket(folder / "lock", 0.05):
+    with bucket_lock.lock_in_bucket(folder / "lock", BEAT_S / 4):
         store.cut = 0.3
         time.sleep(3)
         store.cut = 0.0
+        time.sleep(2 * BEAT_S)
     assert not ended and not (folder / "lock").exists()
 
 
