@@ -1,6 +1,7 @@
 """The commands of gcloud, in the scripts and in docs/pod.md, checked by its own linter, which needs no network."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,7 +27,8 @@ def lint(commands, folder):
     commands, file = set(commands), folder / "commands.json"
     file.write_text(json.dumps([{"command_string": command} for command in commands]))
     line = ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file}"]
-    found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True).stdout)
+    settings = os.environ | {"CLOUDSDK_CONFIG": str(folder / "settings")}
+    found = json.loads(subprocess.run(line, capture_output=True, text=True, check=True, env=settings).stdout)
     assert len(found) == len(commands)
     return {entry["command_string"]: entry["error_message"] for entry in found if not entry["success"]}
 

@@ -218,8 +218,9 @@ def test_configs_without_a_sweep_and_workdirs_that_are_urls(printed_by, config):
 def test_a_workdir_in_a_bucket(sweep, config, environment):
     with object_store.serve("beit") as store:
         environment |= store.environment()
-        put = f"{store.address}/upload/storage/v1/b/beit/o?uploadType=media&name=sweep/loss.kl_weight=0.5,seed=1/{RESULT}"
-        urllib.request.urlopen(urllib.request.Request(put, b"{}", method="POST")).close()
+        result = f"name=sweep/loss.kl_weight=0.5,seed=1/{RESULT}"
+        upload = f"{store.address}/upload/storage/v1/b/beit/o?uploadType=media&{result}"
+        urllib.request.urlopen(urllib.request.Request(upload, b"{}", method="POST")).close()
         done = sweep(config(), "--dry-run", workdir="gs://beit/sweep")
     assert done.returncode == 0, done.stderr
     (member,) = done.stdout.splitlines()  # the other one has ended
