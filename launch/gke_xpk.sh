@@ -3,20 +3,21 @@
 #
 #   launch/gke_xpk.sh image  --image registry.example/beit_jax:v1      builds it from this checkout, and pushes it
 #   launch/gke_xpk.sh create --cluster tpus --name beit --type v6e-16 --image registry.example/beit_jax:v1 \
-#       --storage runs -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
+#       -- --config configs/pretrain.py --workdir gs://BUCKET/pretrain
 #   launch/gke_xpk.sh list   --cluster tpus
 #   launch/gke_xpk.sh logs   --cluster tpus --name beit      of the first worker of each slice
 #   launch/gke_xpk.sh delete --cluster tpus --name beit      the run saves; create it again to continue
 #
-# A workload that is preempted, or loses a machine, is started again and continues. All pods must see the workdir: use a
-# storage that `xpk storage attach` has attached to the cluster.
+# A workload that is preempted, or loses a machine, is started again and continues. All pods must see the workdir: a
+# bucket, or a storage that `xpk storage attach` has attached to the cluster. The service account of the nodes needs
+# roles/storage.objectUser and roles/storage.legacyBucketReader on the bucket.
 #
 #   --cluster NAME    of the cluster
 #   --name NAME       of the workload
 #   --type TYPE       of a slice, such as v6e-16
 #   --slices N        (1)
 #   --image IMAGE     with a tag
-#   --storage NAME    of the cluster (none)
+#   --storage NAME    to mount, of the cluster (none)
 #   --priority LEVEL  very-low, low, medium, high, very-high (medium)
 #   --restarts N      at most (50)
 #   --grace SECONDS   between SIGTERM and SIGKILL: time to save (300)
@@ -55,7 +56,7 @@ workload() { # workload SUBCOMMAND ARGUMENTS...
 
 case "$action" in
   image)
-    run docker build --file launch/Dockerfile --build-arg EXTRAS=data,tpu --tag "$image" .
+    run docker build --file launch/Dockerfile --build-arg EXTRAS=data,gcs,tpu --tag "$image" .
     run docker push "$image"
     ;;
   create)

@@ -4,7 +4,9 @@
 #   launch/slurm.sh --nodes 2 --gpus-per-node 8 --time 24:00:00 -- --config configs/pretrain.py --workdir runs/pretrain
 #
 # The arguments after -- are those of python -m beit_jax.train, the same in every process: one process for each GPU, or
-# for each node without GPUs. All nodes must see this folder and the workdir. scancel JOB ends the run for good.
+# for each node without GPUs. All nodes must see this folder, and the workdir or its bucket (gs://BUCKET/pretrain; the
+# nodes need the extra gcs, and credentials in your home or in GOOGLE_APPLICATION_CREDENTIALS, whose account has
+# roles/storage.objectUser and roles/storage.legacyBucketReader). scancel JOB ends the run for good.
 #
 #   --name NAME           of the job (beit_jax)
 #   --nodes N             (1)

@@ -4,7 +4,7 @@
 #   launch/tpu_vm.sh create --name beit --zone us-central2-b --type v4-32 --spot
 #   launch/tpu_vm.sh wait   ...                until the machines are ready
 #   launch/tpu_vm.sh sync   ...                copies the tracked files, as they are now, to every worker; installs
-#   launch/tpu_vm.sh run    ... -- --config configs/pretrain.py --workdir /mnt/runs/pretrain
+#   launch/tpu_vm.sh run    ... -- --config configs/pretrain.py --workdir gs://BUCKET/pretrain
 #   launch/tpu_vm.sh logs   ...                follows the log; Ctrl-C does not end the run
 #   launch/tpu_vm.sh stop   ...                sends SIGTERM, and waits until the run has saved
 #   launch/tpu_vm.sh ssh    ... -- COMMAND     runs a command on every worker
@@ -12,13 +12,15 @@
 #
 # where ... is --name and --zone, as in the first line.
 # A run is detached: it continues when the connection is lost. Use the same `run` again to continue after a stop, or on
-# new machines. All workers must see the workdir: a mounted bucket, Filestore, NFS. For TPU7x see gke_xpk.sh.
+# new machines. All workers must see the workdir: a bucket, or a folder that they mount. The machines' service account
+# needs roles/storage.objectUser and roles/storage.legacyBucketReader on the bucket. For TPU7x see gke_xpk.sh.
 #
 #   --name NAME --zone ZONE   of the queued resource; always required
 #   --project PROJECT         (that of gcloud config)
 #   --type TYPE               for create: v4-32, v5litepod-16, v5p-32, v6e-16, ...
 #   --slices N                for create: slices of that type, connected by the data-centre network (1)
 #   --runtime VERSION         for create (the one for JAX on that type)
+#   --service-account EMAIL   for create: whose rights the machines have (Compute Engine's default account)
 #   --spot                    for create: cheaper, may be preempted
 #   --worker N|all            for logs (0)
 #   --module NAME             for run (beit_jax.train)
@@ -26,14 +28,14 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-name="" zone="" project="" type="" slices=1 runtime="" spot=0 worker=0 module=beit_jax.train
+name="" zone="" project="" type="" slices=1 runtime="" service_account="" spot=0 worker=0 module=beit_jax.train
 action=${1:-}
 case "$action" in
   create | wait | sync | run | logs | stop | ssh | delete) shift ;;
   -h | --help) usage ;;
   *) fail "found '$action', expected create, wait, sync, run, logs, stop, ssh or delete; see $0 --help" ;;
 esac
-parse "name zone project type slices runtime worker module" "spot" "$@"
+parse "name zone project type slices runtime service_account worker module" "spot" "$@"
 expect --name "$name" '[a-z]([-a-z0-9]{0,61}[a-z0-9])?' "lower-case letters, digits and hyphens, such as beit"
 expect --zone "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z]' "a zone such as us-central2-b"
 flags=(--zone "$zone")
@@ -65,6 +67,7 @@ case "$action" in
     nodes=(--node-id "$name")
     if [ "$slices" -gt 1 ]; then nodes=(--node-count "$slices"); fi
     if [ "$spot" = 1 ]; then nodes+=(--spot); fi
+    add --service-account "$service_account" '[-a-z0-9.]+@[-a-z0-9.]+' "NAME@PROJECT.iam.gserviceaccount.com"
     queued create "$name" --accelerator-type "$type" --runtime-version "$runtime" "${nodes[@]}"
     ;;
   wait)
@@ -93,7 +96,7 @@ case "$action" in
     unpack="$unpack && tar -xzf beit_jax.tar.gz -C beit_jax"
     install="python3 -m pip install --quiet --user uv && uv=\$HOME/.local/bin/uv"
     install="$install && \$uv venv --quiet --allow-existing --python 3.12 beit_jax_venv"
-    install="$install && \$uv pip install --quiet --python ./beit_jax_venv --editable './beit_jax[data,tpu]'"
+    install="$install && \$uv pip install --quiet --python ./beit_jax_venv --editable './beit_jax[data,gcs,tpu]'"
     on_all_workers "$unpack && $install"
     ;;
   run)

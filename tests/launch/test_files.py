@@ -68,6 +68,6 @@ def test_image_runs_as_a_user_and_passes_signals(image):
 def test_image_installs_extras_that_exist(repository, image):
     extras = set(re.findall(r'^        "(\w+)": ', (repository / "setup.py").read_text(), re.MULTILINE))
     text = (repository / "launch" / "Dockerfile").read_text()
-    for requested in (*re.findall(r"EXTRAS=([\w,]+)", text), "data,tpu"):  # the last one is in gke_xpk.sh
+    for requested in (*re.findall(r"EXTRAS=([\w,]+)", text), "data,gcs,tpu"):  # the last one is in gke_xpk.sh
         assert set(requested.split(",")) <= extras
     assert any(name == "RUN" and '".[$EXTRAS]"' in rest for name, rest in image)

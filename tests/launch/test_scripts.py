@@ -37,9 +37,9 @@ python -m beit_jax.train {QUOTED} >>runs/logs/process1.log 2>&1
         "CUDA_VISIBLE_DEVICES=0,1 python -m m x >>'a b/process0.log' 2>&1\n",
     ),
     "tpu create": (
-        ["tpu_vm.sh", "create", *TPU, "--type", "v4-32", "--spot", "--project", "my-project"],
-        f"{QUEUED} create --zone us-central2-b --project my-project beit --accelerator-type v4-32 "
-        "--runtime-version tpu-ubuntu2204-base --node-id beit --spot\n",
+        ["tpu_vm.sh", "create", *TPU, "--type=v4-32", "--spot", "--project=my-project", "--service-account=a@b.com"],
+        f"{QUEUED} create --zone us-central2-b --project my-project --service-account a@b.com beit "
+        "--accelerator-type v4-32 --runtime-version tpu-ubuntu2204-base --node-id beit --spot\n",
     ),
     "tpu create slices": (
         ["tpu_vm.sh", "create", *TPU, "--type", "v6e-16", "--slices", "4"],
@@ -65,17 +65,17 @@ bash -c 'commit=$(git stash create) && git archive --format=tar.gz --output buil
 'mkdir -p beit_jax && find beit_jax -mindepth 1 -maxdepth 1 ! -name runs -exec rm -rf {{}} + \
 && tar -xzf beit_jax.tar.gz -C beit_jax && python3 -m pip install --quiet --user uv && uv=$HOME/.local/bin/uv \
 && $uv venv --quiet --allow-existing --python 3.12 beit_jax_venv \
-&& $uv pip install --quiet --python ./beit_jax_venv --editable '"'"'./beit_jax[data,tpu]'"'"''
+&& $uv pip install --quiet --python ./beit_jax_venv --editable '"'"'./beit_jax[data,gcs,tpu]'"'"''
 """,
     ),
     "tpu run": (
-        ["tpu_vm.sh", "run", *TPU, "--", "--config", "configs/pretrain.py", "--workdir", "/mnt/a b"],
+        ["tpu_vm.sh", "run", *TPU, "--", "--config", "configs/pretrain.py", "--workdir", "gs://beit/a b"],
         f"""\
 {QUEUED} ssh --zone us-central2-b beit --node all --worker all --command \
 'if [ -e beit_jax.pid ] && kill -0 "$(cat beit_jax.pid)" 2>/dev/null; \
 then echo '"'"'a run is in progress here; stop it first'"'"' >&2; exit 1; fi; \
 cd beit_jax && {{ setsid ../beit_jax_venv/bin/python -m beit_jax.train --config configs/pretrain.py \
---workdir '"'"'/mnt/a b'"'"' >>../beit_jax.log 2>&1 </dev/null & echo $! >../beit_jax.pid; }}'
+--workdir '"'"'gs://beit/a b'"'"' >>../beit_jax.log 2>&1 </dev/null & echo $! >../beit_jax.pid; }}'
 """,
     ),
     "tpu logs": (
@@ -98,17 +98,17 @@ cd beit_jax && {{ setsid ../beit_jax_venv/bin/python -m beit_jax.train --config 
     "gke image": (
         ["gke_xpk.sh", "image", "--image", "registry.example/me/beit_jax:v1"],
         """\
-docker build --file launch/Dockerfile --build-arg EXTRAS=data,tpu --tag registry.example/me/beit_jax:v1 .
+docker build --file launch/Dockerfile --build-arg EXTRAS=data,gcs,tpu --tag registry.example/me/beit_jax:v1 .
 docker push registry.example/me/beit_jax:v1
 """,
     ),
     "gke create": (
-        ["gke_xpk.sh", "create", *GKE, *CREATE, "--", "--config", "configs/pretrain.py", "--workdir", "/mnt/a b"],
+        ["gke_xpk.sh", "create", *GKE, *CREATE, "--", "--config", "configs/pretrain.py", "--workdir", "gs://beit/a b"],
         "xpk workload create --cluster tpus --project my-project --zone us-east5-b --storage runs --workload beit "
         "--tpu-type v6e-16 --num-slices 2 --docker-image me/beit:v1 --priority medium --max-restarts 50 "
         "--restart-on-exit-codes 1 --termination-grace-period-seconds 300 --command "
         "'exec launch/restartable.sh python -m beit_jax.train --config configs/pretrain.py --workdir "
-        """'"'"'/mnt/a b'"'"''\n""",
+        """'"'"'gs://beit/a b'"'"''\n""",
     ),
     "gke list": (["gke_xpk.sh", "list", "--cluster", "tpus"], "xpk workload list --cluster tpus\n"),
     "gke logs": (
@@ -196,6 +196,10 @@ REFUSED = [
     (["tpu_vm.sh", "wait", *TPU, "--project", "a;b"], "--project: found 'a;b'"),
     (["tpu_vm.sh", "create", *TPU], "--type is missing; expected a type such as v4-32"),
     (["tpu_vm.sh", "create", *TPU, "--type", "h100"], "--type: found 'h100'"),
+    (
+        ["tpu_vm.sh", "create", *TPU, "--type=v4-8", "--service-account=me"],
+        "--service-account: found 'me', expected NAME@",
+    ),
     (["tpu_vm.sh", "create", *TPU, "--type", "v4-8", "--slices", "x"], "--slices: found 'x'"),
     (["tpu_vm.sh", "run", *TPU], "no arguments for beit_jax.train"),
     (["tpu_vm.sh", "ssh", *TPU], "no command; expected -- COMMAND"),

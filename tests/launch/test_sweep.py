@@ -6,12 +6,15 @@ import os
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import pytest
+from buckets import object_store
 from patience import PATIENCE_S
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import membership
+from beit_jax.workdir import RESULT
 
 SWEEP = """
 from beit_jax.config import load, recipe
@@ -209,7 +212,19 @@ def test_configs_without_a_sweep_and_workdirs_that_are_urls(printed_by, config):
     with pytest.raises(UserError, match="defines no get_sweep"):
         printed_by("configs/finetune.py", "--dry-run")
     with pytest.raises(UserError, match="is a URL"):
-        printed_by(config(), "--dry-run", workdir="gs://bucket/sweep")
+        printed_by(config(), "--dry-run", workdir="s3://bucket/sweep")
+
+
+def test_a_workdir_in_a_bucket(sweep, config, environment):
+    with object_store.serve("beit") as store:
+        environment |= store.environment()
+        result = f"name=sweep/loss.kl_weight=0.5,seed=1/{RESULT}"
+        upload = f"{store.address}/upload/storage/v1/b/beit/o?uploadType=media&{result}"
+        urllib.request.urlopen(urllib.request.Request(upload, b"{}", method="POST")).close()
+        done = sweep(config(), "--dry-run", workdir="gs://beit/sweep")
+    assert done.returncode == 0, done.stderr
+    (member,) = done.stdout.splitlines()  # the other one has ended
+    assert "--workdir=gs://beit/sweep/loss.kl_weight=6.6,seed=1 " in member
 
 
 def test_a_mistake_is_one_line_and_status_2(sweep, config):

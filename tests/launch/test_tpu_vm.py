@@ -101,6 +101,6 @@ def test_sync_takes_the_tracked_files_as_they_are_now(launch, repository, tmp_pa
     files = {str(path.relative_to(home / "beit_jax")) for path in (home / "beit_jax").rglob("*") if path.is_file()}
     assert files == {"changed", "launch/common.sh", "launch/tpu_vm.sh", "runs/checkpoint"}
     assert (home / "beit_jax" / "changed").read_text() == "new"
-    assert "--python ./beit_jax_venv --editable ./beit_jax[data,tpu]" in (home / "uv.log").read_text()
+    assert "--python ./beit_jax_venv --editable ./beit_jax[data,gcs,tpu]" in (home / "uv.log").read_text()
     assert (checkout / "changed").read_text() == "new"  # the checkout is as before
     assert not (checkout / "deleted").exists()
