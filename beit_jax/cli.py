@@ -16,7 +16,8 @@ from beit_jax.config.files import split_arg
 from beit_jax.errors import Mistakes, UserError, did_you_mean
 from beit_jax.extras import check_installed
 from beit_jax.runtime.path_encoding import check_encoding
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 
 CONFIG_HELP = "config file, with arguments: FILE[:name=value,...]"
 KEY = "--config."

@@ -16,7 +16,8 @@ import numpy as np
 
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write, write_text
-from beit_jax.runtime.paths import is_bucket, local_path
+from beit_jax.runtime.paths import local_path
+from beit_jax.runtime.urls import is_bucket
 
 KEY, CLASSES = "key.json", "classes"
 

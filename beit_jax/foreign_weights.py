@@ -23,7 +23,8 @@ from beit_jax.machine import find_machine
 from beit_jax.runtime import distributed
 from beit_jax.runtime.atomic_write import PART
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint, holds_checkpoint
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 
 FOLDER = "imported"  # of a workdir
 KEYS = ("init_from", "encoder.init_from", "tokenizer.init_from")

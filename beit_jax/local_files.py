@@ -17,7 +17,8 @@ from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime import bucket
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, has_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
-from beit_jax.runtime.paths import as_path, is_bucket, is_url
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket, is_url
 
 IMAGENET_22K = "imagenet21k"  # the name that configs expect of its records
 BUILT_IN = ("digits", "digit_scenes")

@@ -6,7 +6,7 @@ from typing import Literal
 from beit_jax.cli import local_folder
 from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 
 def output(flag: str, path: str, kind: Literal["file", "folder"]) -> Path:

@@ -23,7 +23,7 @@ from beit_jax import cli, command, extras
 from beit_jax.data.sources.folder_checks import check_folder, check_outside
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.bucket import check_access
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 EVAL_SPLITS = ("validation", "test")
 

@@ -25,7 +25,7 @@ from beit_jax import cli, command, extras, local_files
 from beit_jax import config as configs
 from beit_jax.errors import Mistakes, UserError
 from beit_jax.runtime.bucket import check_access
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 
 def main(argv: Sequence[str]) -> None:

@@ -34,7 +34,7 @@ from beit_jax.errors import Mistakes, UserError, printable
 from beit_jax.experiment_splits import DATA, changed_since
 from beit_jax.runtime import agreement, bucket, distributed, lock, membership, preemption
 from beit_jax.runtime.atomic_write import write_text
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
 
 LIBRARIES = ("tensorflow", "tensorflow_datasets", "matplotlib")  # for the images, and for the report at the end

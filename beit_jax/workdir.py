@@ -11,7 +11,7 @@ from beit_jax import config as configs
 from beit_jax.errors import UserError
 from beit_jax.experiment_splits import DATA
 from beit_jax.runtime.checkpoint_folder import has_checkpoint
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 CONFIG = "config.json"
 RESULT = "result.json"  # of a finished run: its last evaluation

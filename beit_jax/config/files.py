@@ -16,7 +16,8 @@ from beit_jax.config import shipped
 from beit_jax.config.keys import is_finite
 from beit_jax.config.serialization import from_json
 from beit_jax.errors import Mistakes, UserError, did_you_mean
-from beit_jax.runtime.paths import as_path, is_url
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_url
 
 
 def load(path: str) -> ConfigDict:

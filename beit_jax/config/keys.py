@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import check_url, is_url
+from beit_jax.runtime.urls import check_url, is_url
 
 LARGEST = 2**31 - 1  # steps and sizes are int32 on the devices
 LARGEST_SIDE = 2**16  # of an image in pixels: products of a few sides are int64

@@ -11,7 +11,8 @@ from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
 from beit_jax.runtime.checkpoint_folder import holds_checkpoint
 from beit_jax.runtime.path_encoding import check_encoding
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder, the first one that exists
 SETTINGS = "*config.json"  # beside them

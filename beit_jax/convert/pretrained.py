@@ -30,8 +30,8 @@ from beit_jax.models import variants
 from beit_jax.models.image_size import ImageSize
 from beit_jax.models.pixel_statistics import Statistics
 from beit_jax.runtime.checkpoint_folder import find_checkpoint, holds_checkpoint
-from beit_jax.runtime.paths import is_bucket
 from beit_jax.runtime.run_once import run_once
+from beit_jax.runtime.urls import is_bucket
 from beit_jax.tasks import create_task
 from beit_jax.training import checkpoint
 from beit_jax.training.inflate_channels import WAYS, inflate_channels

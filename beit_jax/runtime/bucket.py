@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote
 
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import BUCKET
+from beit_jax.runtime.urls import BUCKET
 
 EMULATOR = "STORAGE_EMULATOR_HOST"
 PATIENCE_VARIABLE = "BEIT_JAX_BUCKET_PATIENCE"  # seconds

@@ -22,7 +22,7 @@ from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
 from beit_jax.runtime.bucket_listing import StoredObject, find_object
 from beit_jax.runtime.cache_folder import SIZE_VARIABLE, VARIABLE, cache_folder, size_limit
-from beit_jax.runtime.paths import BUCKET
+from beit_jax.runtime.urls import BUCKET
 
 FOLDER = "buckets"
 IN_USE = 128  # files that a process keeps locked: more than its inputs have open or ahead

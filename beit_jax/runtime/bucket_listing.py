@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
 from beit_jax.runtime.delayed import called_after
-from beit_jax.runtime.paths import BUCKET
+from beit_jax.runtime.urls import BUCKET
 
 FIELDS = "items(name,size,crc32c,generation),nextPageToken"  # an answer with everything is ten times as long
 UNNAMED = ".(no name)"  # what is between two slashes that follow each other; like a hidden file, it is not read

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from beit_jax.runtime import bucket, lock, membership
+from beit_jax.runtime import bucket, lock_owner, membership
 
 HEARTBEAT_S = 10.0  # between two writes of the object
 SILENT_HEARTBEATS = 4  # after so many the owner is dead
@@ -70,13 +70,13 @@ class _Lock:
                 time.sleep(heartbeat_s)
                 asked = time.monotonic()
                 if self._read()[1] != generation:
-                    raise lock.refusal(self._path, owner)
+                    raise lock_owner.refusal(self._path, owner)
                 # A store that did not answer for long has not answered the owner either.
                 silent = silent + 1 if time.monotonic() - asked < heartbeat_s else 0
         try:
             self._write(generation)
         except FileExistsError:
-            raise lock.refusal(self._path, self._read()[0]) from None
+            raise lock_owner.refusal(self._path, self._read()[0]) from None
 
     def keep(self, done: threading.Event, heartbeat_s: float) -> None:
         """The thread: writes the object again. Ends the process if another one has written it, or the store is gone."""
@@ -84,7 +84,7 @@ class _Lock:
             try:
                 self._write(self._generation)
             except FileExistsError:
-                lock.end_without_lock(self._path, self._read()[0])
+                lock_owner.end_without_lock(self._path, self._read()[0])
             except OSError as error:
                 # tensorstore, which writes checkpoints, would try again for a quarter of an hour.
                 print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from etils.epath import backend
 from etils.epath.gpath import PosixGPath
 
 from beit_jax.runtime import bucket
-from beit_jax.runtime.paths import BUCKET
+from beit_jax.runtime.urls import BUCKET
 
 INCOMPLETE = ".incomplete"  # an object in a folder whose upload has not ended
 

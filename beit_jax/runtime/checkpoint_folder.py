@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 
 FOLDER = "checkpoints"
 TEMPORARY = "orbax-checkpoint-tmp"  # in the name of a checkpoint that was not completed

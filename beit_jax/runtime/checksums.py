@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from beit_jax.runtime.atomic_write import write_text
 from beit_jax.runtime.bucket import BucketError
 from beit_jax.runtime.checkpoint_folder import CHECKSUMS
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 FILE = CHECKSUMS  # in the folder of the checkpoint, so that it is copied and deleted with it
 CHUNK = 1 << 22

@@ -11,7 +11,6 @@ import fcntl
 import json
 import os
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,8 +18,8 @@ from pathlib import Path
 from typing import TextIO
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import membership
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.lock_owner import end_without_lock, refusal
+from beit_jax.runtime.urls import is_bucket
 
 FILE = "lock"
 HEARTBEAT_S = 5.0  # between two heartbeats
@@ -113,14 +112,6 @@ def _wait_for_silence(path: Path, heartbeat_s: float) -> None:
             raise refusal(path, owner)
 
 
-def refusal(path: Path, owner: dict[str, object]) -> UserError:
-    """What to tell whoever meets the lock of another run."""
-    return UserError(
-        f"{path.parent} is in use by process {owner.get('pid', '?')} on {owner.get('host', '?')}; wait for it, stop "
-        "it, or choose another --workdir"
-    )
-
-
 def _owner(path: Path) -> dict[str, object]:
     """The last heartbeat. The file is opened again each time, because network file systems refresh only then."""
     try:
@@ -133,16 +124,6 @@ def _write_heartbeat(file: TextIO, name: dict[str, object]) -> None:
     heartbeat = json.dumps(name | {"alive": time.time()})
     os.pwrite(file.fileno(), heartbeat.ljust(HEARTBEAT_BYTES).encode(), 0)  # in place: works on a full disk too
     os.fsync(file.fileno())  # so that other hosts see it
-
-
-def end_without_lock(path: Path, owner: dict[str, object]) -> None:
-    """Ends the process, whose workdir another one has taken over."""
-    reason = (
-        f"{path.parent} was taken over by process {owner.get('pid', '?')} on {owner.get('host', '?')}, while this one "
-        "did not run"
-    )
-    print(f"error: {reason}", file=sys.stderr)
-    membership.exit_process(2, reason)
 
 
 def _write_heartbeats(

@@ -19,7 +19,7 @@ from beit_jax.runtime import checksums
 from beit_jax.runtime.bucket import BucketError
 from beit_jax.runtime.checkpoint_folder import FOLDER, commit_copies, own_checkpoints
 from beit_jax.runtime.distributed import any_process, barrier, broadcast_from_main, is_main
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 from beit_jax.training import checkpoint
 from beit_jax.training.train_step import TrainState
 

@@ -11,7 +11,8 @@ import numpy as np
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import write_bytes, write_text
 from beit_jax.runtime.csv_table import write_csv
-from beit_jax.runtime.optional_writes import LineFile, OptionalWrites
+from beit_jax.runtime.line_file import LineFile
+from beit_jax.runtime.optional_writes import OptionalWrites
 from beit_jax.runtime.png import encode_png
 from beit_jax.tasks.report import Table
 from beit_jax.training.loggers.background import EVALUATION, Item

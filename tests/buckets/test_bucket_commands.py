@@ -19,7 +19,8 @@ from beit_jax.errors import UserError
 from beit_jax.feature_files import Described, FeatureFolder
 from beit_jax.runtime.bucket_path import INCOMPLETE
 from beit_jax.runtime.checkpoint_folder import find_checkpoint
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 from beit_jax.training.params import flatten
 from beit_jax.visualize import __main__ as visualize
 from beit_jax.visualize import classification, curves, figures, images

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import bucket, bucket_lock, lock
+from beit_jax.runtime import bucket, bucket_lock, membership
 from beit_jax.runtime.growing_object import PART, GrowingObject
 
 BEAT_S = 0.2
@@ -74,7 +74,7 @@ def test_a_number_that_another_process_has_now(folder):
 
 def test_an_owner_that_was_only_cut_off_ends(folder, elsewhere, monkeypatch):
     ended = []
-    monkeypatch.setattr(lock.membership, "exit_process", lambda status, reason: ended.append((status, reason)))
+    monkeypatch.setattr(membership, "exit_process", lambda status, reason: ended.append((status, reason)))
     first = bucket_lock._Lock(folder / "lock")
     first.acquire(BEAT_S)
     elsewhere()
@@ -94,7 +94,7 @@ def test_answers_that_get_lost(store, folder, monkeypatch):
     """A write that was done, and is repeated, is refused: the owner finds its own name, and goes on."""
     monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.1)
     ended = []
-    monkeypatch.setattr(lock.membership, "exit_process", lambda *reason: ended.append(reason))
+    monkeypatch.setattr(membership, "exit_process", lambda *reason: ended.append(reason))
     with bucket_lock.lock_in_bucket(folder / "lock", BEAT_S / 4):
         store.cut = 0.3
         time.sleep(3)

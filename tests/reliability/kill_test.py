@@ -28,7 +28,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from beit_jax.runtime.checkpoint_folder import COMMITTED, own_checkpoints
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "buckets"))

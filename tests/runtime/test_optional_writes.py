@@ -5,7 +5,8 @@ import resource
 
 import pytest
 
-from beit_jax.runtime.optional_writes import LineFile, OptionalWrites
+from beit_jax.runtime.line_file import LineFile
+from beit_jax.runtime.optional_writes import OptionalWrites
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from beit_jax.errors import UserError, printable
 from beit_jax.runtime.optional_writes import OptionalWrites
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 NAMED = 5  # images in an error message
 DEVIATIONS = 4  # standard deviations that are tolerated above the expected number

@@ -21,7 +21,7 @@ from beit_jax.data.sources.tree import file_size, path_at
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
 from beit_jax.runtime.bucket import BucketError, blob, call
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 FILE = "shard_plan.json"
 THREADS = 16  # that wait for a disk or a network

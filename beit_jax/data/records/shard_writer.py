@@ -29,8 +29,8 @@ from beit_jax.data.sources.tree import path_at
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write
 from beit_jax.runtime.bucket import BucketError
-from beit_jax.runtime.paths import is_bucket
 from beit_jax.runtime.progress import progress_bar
+from beit_jax.runtime.urls import is_bucket
 
 VERSION = "1.0.0"
 BYTES_AHEAD = 64 * 2**20  # of files read before they are written

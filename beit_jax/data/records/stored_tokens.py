@@ -20,7 +20,7 @@ import numpy as np
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write, write_text
 from beit_jax.runtime.bucket import BucketError
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 KEY = "key.json"
 FILE_STEPS = 100  # steps of a file; a kill loses at most so many

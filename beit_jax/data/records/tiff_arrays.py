@@ -19,7 +19,7 @@ from beit_jax.data.sources.tree import path_at, walk
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
 from beit_jax.runtime.bucket import BucketError
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 SMALLER = {
     "float64": np.float32,

@@ -13,7 +13,7 @@ from beit_jax.data.sources.npz import open_npz
 from beit_jax.data.sources.slices import parse_split
 from beit_jax.data.sources.tars import open_tars
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import check_url, is_url
+from beit_jax.runtime.urls import check_url, is_url
 
 # What is written behind each prefix, and how it is opened.
 PREFIXES: dict[str, tuple[str, Callable[[str], DataSet]]] = {

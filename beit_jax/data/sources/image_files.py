@@ -8,7 +8,8 @@ from beit_jax.data.sources import layout, npy, tree
 from beit_jax.data.sources.image_walk import EXTENSIONS, ImageWalk
 from beit_jax.data.sources.names import as_text, class_name, relative_name
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import is_bucket, local_path
+from beit_jax.runtime.paths import local_path
+from beit_jax.runtime.urls import is_bucket
 
 
 class ImageFile(NamedTuple):

@@ -11,7 +11,7 @@ from beit_jax.data.sources.encoded import EncodedImages
 from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.tree import read_files
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 SAMPLE = 256  # images whose sizes are read
 HEADER = 2**18  # bytes of an object that are read: photographs may begin with a small picture of themselves

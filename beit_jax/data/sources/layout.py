@@ -10,7 +10,8 @@ from beit_jax.data.sources.image_walk import holds_images, is_run, subfolders
 from beit_jax.data.sources.names import class_name
 from beit_jax.data.sources.tree import exists, is_folder, path_at, scan
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 
 REFERENCE = "train"  # the split whose class folders number the classes of all splits, where it is there
 IMAGES, ANNOTATIONS = "images", "annotations"  # the folders of a data set for segmentation

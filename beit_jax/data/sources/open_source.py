@@ -22,7 +22,8 @@ from beit_jax.data.sources.shard_files import check_files
 from beit_jax.data.sources.sharded import ShardedSource
 from beit_jax.data.sources.source import Source
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import as_path, is_bucket
+from beit_jax.runtime.paths import as_path
+from beit_jax.runtime.urls import is_bucket
 
 METADATA = "dataset_info.json"  # of a data set of tfds, in the folder of its files
 

@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from beit_jax.data.sources.listed_once import kept
 from beit_jax.data.sources.tree import read_text
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 SIZES = "shard_sizes.json"
 RECORD_OVERHEAD = 16  # bytes that a TFRecord file adds to each record: its length and two checksums

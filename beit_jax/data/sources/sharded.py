@@ -14,7 +14,7 @@ from beit_jax.data.features import ID, Features
 from beit_jax.data.sources.listed import ListedSource
 from beit_jax.data.sources.source import FILE_NAME, Shard
 from beit_jax.errors import UserError
-from beit_jax.runtime.paths import is_bucket
+from beit_jax.runtime.urls import is_bucket
 
 FILES_AT_ONCE = 16
 
