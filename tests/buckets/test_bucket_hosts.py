@@ -10,8 +10,7 @@ import object_store
 import pytest
 from distributed import hosts as network
 from distributed.hosts import Link
-from distributed.runs import Run, numbers
-from distributed.test_processes import close
+from distributed.runs import Run, close, numbers
 from test_bucket_runs import errors_of
 
 from beit_jax.runtime.checkpoint_folder import own_checkpoints

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 from patience import PATIENCE_S
 
 from beit_jax.training.metrics import read_metrics
@@ -91,3 +92,10 @@ def numbers(workdir):
     skip = ("examples_per_second", "input_wait")
     lines = read_metrics(workdir / "metrics.jsonl")
     return [{name: value for name, value in line.items() if name not in skip} for line in lines]
+
+
+def close(found, expected):
+    """The same lines, numbers to 1e-5."""
+    assert [sorted(line) for line in found] == [sorted(line) for line in expected]
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose([one[name] for name in sorted(one)], [other[name] for name in sorted(one)], 1e-5)

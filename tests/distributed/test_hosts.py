@@ -7,8 +7,7 @@ import time
 import hosts as network
 import pytest
 from hosts import Link
-from runs import Run, numbers
-from test_processes import close
+from runs import Run, close, numbers
 
 pytestmark = [
     pytest.mark.usefixtures("in_the_checkout"),

@@ -2,9 +2,8 @@
 
 import shutil
 
-import numpy as np
 import pytest
-from runs import CONFIG, SHORT, Run, numbers
+from runs import CONFIG, SHORT, Run, close, numbers
 from test_foreign_weights import publish
 
 from beit_jax import tokenize_dataset
@@ -45,13 +44,6 @@ def preempted(alone, folder):
     shutil.copytree(workdir, folder / "left")
     Run(workdir, processes=2, devices=4).finish()
     return workdir, run
-
-
-def close(found, expected):
-    """The same lines, numbers to 1e-5."""
-    assert [sorted(line) for line in found] == [sorted(line) for line in expected]
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose([one[name] for name in sorted(one)], [other[name] for name in sorted(one)], 1e-5)
 
 
 def test_two_processes_learn_what_one_learns(uninterrupted, alone):
