@@ -8,6 +8,7 @@ A request that the store does not answer, or answers with 408, 429 or 5xx, is ma
 waits that double, and counted.
 """
 
+import contextlib
 import functools
 import inspect
 import os
@@ -23,6 +24,7 @@ from beit_jax.runtime.urls import BUCKET
 EMULATOR = "STORAGE_EMULATOR_HOST"
 PATIENCE_VARIABLE = "BEIT_JAX_BUCKET_PATIENCE"  # seconds
 PATIENCE_S = 300.0
+FIRST_PATIENCE_S = 60.0  # of the first requests of a command, before which it has done nothing
 LONGEST_WAIT_S = 20.0  # between two attempts
 SILENCE_S = 60.0  # of a connection, after which it is given up
 LOGIN = "run gcloud auth application-default login, or start this on a machine with a service account"
@@ -129,13 +131,16 @@ def blob(path: os.PathLike) -> Any:
     return client().bucket(bucket).blob(name)
 
 
-def call(path: os.PathLike, request: Callable[..., Result], *args: Any, **settings: Any) -> Result:
+def call(
+    path: os.PathLike, request: Callable[..., Result], *args: Any, within_s: float | None = None, **settings: Any
+) -> Result:
     """Calls a method of Google's own client, which is tried again.
 
     Args:
       path: that it is about, for messages.
       request: such as `blob(path).reload`.
       *args: of the method.
+      within_s: seconds for which it is tried; None: `patience_s`.
       **settings: of the method.
 
     Raises:
@@ -145,19 +150,26 @@ def call(path: os.PathLike, request: Callable[..., Result], *args: Any, **settin
     """
     from google.api_core import exceptions, retry
 
-    policy = retry.Retry(**_policy())
+    seconds = patience_s() if within_s is None else within_s
+    policy = retry.Retry(**_policy() | {"timeout": seconds})
     try:
-        return request(*args, retry=policy, timeout=SILENCE_S, **settings)
+        return request(*args, retry=policy, timeout=min(SILENCE_S, seconds), **settings)
     except exceptions.NotFound as error:
         raise FileNotFoundError(f"{os.fspath(path)} does not exist") from error
     except exceptions.PreconditionFailed as error:
         raise FileExistsError(f"{os.fspath(path)} has changed") from error
     except Exception as error:
-        fail(os.fspath(path), error)
+        fail(os.fspath(path), error, seconds)
 
 
-def fail(path: str, error: Exception) -> NoReturn:
-    """Raises a `BucketError` that says what a user can do about the answer of the store, or about its silence."""
+def fail(path: str, error: Exception, seconds: float | None = None) -> NoReturn:
+    """Raises a `BucketError` that says what a user can do about the answer of the store, or about its silence.
+
+    Args:
+      path: that was asked for.
+      error: of the request.
+      seconds: for which it was tried; None: `patience_s`.
+    """
     if isinstance(error, BucketError):
         raise error
     code, text = _code_of(error), str(error)
@@ -172,7 +184,7 @@ def fail(path: str, error: Exception) -> NoReturn:
         raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
     reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
     raise BucketError(
-        f"{path}: the store did not do what it was asked within {patience_s():g} s ({reason}); check the network and "
+        f"{path}: the store did not do what it was asked within {seconds or patience_s():g} s ({reason}); check the network and "
         "the bucket, and run the same command again"
     ) from error
 
@@ -191,12 +203,15 @@ def check_access(flag: str, path: str, *, writes: bool) -> None:
     bucket = path.removeprefix(BUCKET).partition("/")[0]
     try:
         prepare()
-        found = call(path, lambda **settings: next(client().list_blobs(bucket, max_results=1, **settings).pages, None))
-        del found
+        within = {"within_s": min(patience_s(), FIRST_PATIENCE_S)}
+        call(
+            path, lambda **settings: next(client().list_blobs(bucket, max_results=1, **settings).pages, None), **within
+        )
         if writes:
             probe = f"{path.rstrip('/')}/.write_test-{secrets.token_hex(4)}"
-            call(probe, blob(probe).upload_from_string, b"")
-            call(probe, blob(probe).delete)
+            call(probe, blob(probe).upload_from_string, b"", **within)
+            with contextlib.suppress(FileNotFoundError):  # the repetition of a deletion whose answer was lost
+                call(probe, blob(probe).delete, **within)
     except FileNotFoundError as error:
         raise UserError(
             f"{flag}{path}: there is no bucket {BUCKET}{bucket}; make it, such as with gcloud storage buckets create "
