@@ -184,8 +184,8 @@ def fail(path: str, error: Exception, seconds: float | None = None) -> NoReturn:
         raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
     reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
     raise BucketError(
-        f"{path}: the store did not do what it was asked within {seconds or patience_s():g} s ({reason}); check the network and "
-        "the bucket, and run the same command again"
+        f"{path}: the store did not do what it was asked within {seconds or patience_s():g} s ({reason}); check the "
+        "network and the bucket, and run the same command again"
     ) from error
 
 
