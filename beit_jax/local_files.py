@@ -153,11 +153,11 @@ def _check_data_set(source: str, data_dir: str) -> None:
             f"folder:{source}"
         )
     if is_url(data_dir):
-        with_flag = Mistakes()
-        with with_flag.collected("data.data_dir="):
+        mistakes = Mistakes()
+        with mistakes.collected("data.data_dir="):
             as_path(data_dir)
             bucket.check_access("", data_dir, writes=False)
-        with_flag.raise_all()
+        mistakes.raise_all()
     if source in BUILT_IN:
         return
     prepared = as_path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets"))

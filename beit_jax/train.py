@@ -32,8 +32,9 @@ from beit_jax.config.loggers import libraries_of
 from beit_jax.data.sources.listed_once import listed_once
 from beit_jax.errors import Mistakes, UserError, printable
 from beit_jax.experiment_splits import DATA, changed_since
-from beit_jax.runtime import agreement, bucket, distributed, lock, membership, preemption
+from beit_jax.runtime import agreement, bucket, bucket_retries, distributed, lock, membership, preemption
 from beit_jax.runtime.atomic_write import write_text
+from beit_jax.runtime.bucket_retries import BucketError
 from beit_jax.runtime.urls import is_bucket
 from beit_jax.workdir import CONFIG, RESULT, check_contents, check_owner, folders_of, read_result, remove_leftovers
 
@@ -162,7 +163,7 @@ def _train(config: ConfigDict, workdir: Path) -> dict[str, dict[str, float]]:
 
 def _tell_retries() -> None:
     """Says how many requests to a bucket had to be made again, if any."""
-    if counts := bucket.RETRIES.counts():
+    if counts := bucket_retries.RETRIES.counts():
         reasons = ", ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
         print(f"requests to the bucket that were made again: {sum(counts.values())} ({reasons})", flush=True)
 
@@ -284,7 +285,7 @@ def _report(workdir: Path) -> None:
 
     try:
         print(report.write_report(workdir), flush=True)
-    except OSError as error:
+    except (OSError, BucketError) as error:
         logging.getLogger("beit_jax").warning(
             "the report cannot be written (%s); the run is complete, and the command python -m beit_jax.visualize "
             "report %s --out PAGE writes it elsewhere",

@@ -33,10 +33,12 @@ FILES = (
 LEFTOVERS = (
     DATA,
     "metrics.jsonl",
+    "metrics.jsonl.part",
     "loggers.json",
     "parameters.txt",
     "unreadable.txt",
     "unreadable-*.txt",
+    "tensorboard/events.*.part",
     "tensorboard/events.*.out.tfevents.*",
 )
 

@@ -33,8 +33,6 @@ def check_name(name: str) -> Path | None:
             _check_contents(path)
             return path
         has_runs = holds_checkpoint(path.parent)
-    except bucket.BucketError:
-        raise
     except OSError as error:  # such as a name that is too long
         raise UserError(f"{name[:80]} is no path ({error.strerror}); expected a checkpoint's file or folder") from error
     if has_runs:
@@ -155,8 +153,6 @@ def check_target(target: Path, format: str) -> None:
     _check_reachable(target, writes=True)
     try:
         exists = target.exists() or target.is_symlink()
-    except bucket.BucketError:
-        raise
     except OSError as error:
         raise UserError(f"{str(target)[:80]} cannot be written ({error.strerror}); choose another folder") from error
     if exists:

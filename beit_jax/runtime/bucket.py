@@ -3,9 +3,6 @@
 Orbax and tensorstore write checkpoints, gcsfs reads and writes everything else through etils' paths, and Google's own
 client makes the requests that depend on what is there (a lock, an object that grows). Where `STORAGE_EMULATOR_HOST` is
 set, all of them talk to that server, without credentials.
-
-A request that the store does not answer, or answers with 408, 429 or 5xx, is made again for up to `PATIENCE_S`, after
-waits that double, and counted.
 """
 
 import contextlib
@@ -13,68 +10,19 @@ import functools
 import inspect
 import os
 import secrets
-import threading
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from beit_jax.errors import UserError
+from beit_jax.runtime.bucket_retries import LOGIN, BucketError, code_of, fail, patience_s, policy
 from beit_jax.runtime.urls import BUCKET
 
 EMULATOR = "STORAGE_EMULATOR_HOST"
-PATIENCE_VARIABLE = "BEIT_JAX_BUCKET_PATIENCE"  # seconds
-PATIENCE_S = 300.0
 FIRST_PATIENCE_S = 60.0  # of the first requests of a command, before which it has done nothing
-LONGEST_WAIT_S = 20.0  # between two attempts
 SILENCE_S = 60.0  # of a connection, after which it is given up
-LOGIN = "run gcloud auth application-default login, or start this on a machine with a service account"
-ROLE = "roles/storage.objectUser and roles/storage.legacyBucketReader"
+DELETIONS = 16  # at the same time
 Result = TypeVar("Result")
-
-
-class BucketError(OSError, UserError):
-    """What a user can change about a bucket; the code that writes what a run can do without takes it as `OSError`."""
-
-    def __str__(self) -> str:
-        return UserError.__str__(self)
-
-
-class _Retries:
-    """How many requests were made again, by why."""
-
-    def __init__(self) -> None:
-        self._lock, self._counts = threading.Lock(), {}
-
-    def add(self, error: Exception) -> None:
-        """Counts one more, for this reason."""
-        reason = describe(error)
-        with self._lock:
-            self._counts[reason] = self._counts.get(reason, 0) + 1
-
-    def counts(self) -> dict[str, int]:
-        """How many since the start of the process, by reason."""
-        with self._lock:
-            return dict(self._counts)
-
-
-RETRIES = _Retries()
-
-
-def patience_s() -> float:
-    """Seconds for which a request is tried again."""
-    return float(os.environ.get(PATIENCE_VARIABLE) or PATIENCE_S)
-
-
-def describe(error: Exception) -> str:
-    """A type of error, and the number of the answer where there was one."""
-    code = _code_of(error)
-    return f"{type(error).__name__} {code}" if code else type(error).__name__
-
-
-def _code_of(error: Exception) -> int | None:
-    """The number of the answer that an error is about; None where there was no answer."""
-    codes = getattr(error, "code", None), getattr(getattr(error, "response", None), "status_code", None)
-    return next((int(code) for code in codes if isinstance(code, int)), None)
 
 
 @functools.cache
@@ -113,7 +61,7 @@ def client() -> Any:
     """Google's own client.
 
     Raises:
-      BucketError: there are no credentials.
+      BucketError: there are no credentials, or no project.
     """
     prepare()
     from google.auth.exceptions import DefaultCredentialsError
@@ -123,6 +71,11 @@ def client() -> Any:
         return storage.Client()
     except DefaultCredentialsError as error:
         raise BucketError(f"there are no credentials for buckets of Google Cloud Storage; {LOGIN}") from error
+    except OSError as error:  # Orbax makes such a client as well, so that one without a project here would not help
+        raise BucketError(
+            "no project of Google Cloud is known here; run gcloud config set project NAME, or set the environment "
+            "variable GOOGLE_CLOUD_PROJECT"
+        ) from error
 
 
 def blob(path: os.PathLike) -> Any:
@@ -151,42 +104,15 @@ def call(
     from google.api_core import exceptions, retry
 
     seconds = patience_s() if within_s is None else within_s
-    policy = retry.Retry(**_policy() | {"timeout": seconds})
+    again = retry.Retry(**policy() | {"timeout": seconds})
     try:
-        return request(*args, retry=policy, timeout=min(SILENCE_S, seconds), **settings)
+        return request(*args, retry=again, timeout=min(SILENCE_S, seconds), **settings)
     except exceptions.NotFound as error:
         raise FileNotFoundError(f"{os.fspath(path)} does not exist") from error
     except exceptions.PreconditionFailed as error:
         raise FileExistsError(f"{os.fspath(path)} has changed") from error
     except Exception as error:
         fail(os.fspath(path), error, seconds)
-
-
-def fail(path: str, error: Exception, seconds: float | None = None) -> NoReturn:
-    """Raises a `BucketError` that says what a user can do about the answer of the store, or about its silence.
-
-    Args:
-      path: that was asked for.
-      error: of the request.
-      seconds: for which it was tried; None: `patience_s`.
-    """
-    if isinstance(error, BucketError):
-        raise error
-    code, text = _code_of(error), str(error)
-    bucket = BUCKET + path.removeprefix(BUCKET).partition("/")[0]
-    if code == 403 or text.startswith("Forbidden"):
-        raise BucketError(
-            f"{path}: this account has no right to do that; give it {ROLE}, such as with gcloud storage buckets "
-            f"add-iam-policy-binding {bucket} --member=user:NAME@EXAMPLE.COM --role=roles/storage.objectUser"
-        ) from error
-    words = f"{type(error).__name__} {text}".lower()
-    if code == 401 or "credentials" in words or "refresherror" in words:
-        raise BucketError(f"{path}: there are no credentials that the store accepts; {LOGIN}") from error
-    reason = " ".join(filter(None, (describe(error), text.partition("\n")[0][:200])))
-    raise BucketError(
-        f"{path}: the store did not do what it was asked within {seconds or patience_s():g} s ({reason}); check the "
-        "network and the bucket, and run the same command again"
-    ) from error
 
 
 def check_access(flag: str, path: str, *, writes: bool) -> None:
@@ -231,15 +157,16 @@ def _file_system_class() -> type:
     from google.api_core.retry import AsyncRetry
 
     def retried(function: Callable[..., Any]) -> Callable[..., Any]:
+        """A method of gcsfs, with the retries and the errors of this module."""
         plain = inspect.unwrap(function)  # without the retries of gcsfs, which end after half a minute
 
         async def request(self: Any, *args: Any, **settings: Any) -> Any:
             try:
-                return await AsyncRetry(**_policy())(plain)(self, *args, **settings)
+                return await AsyncRetry(**policy())(plain)(self, *args, **settings)
             except FileExistsError:
                 raise
             except Exception as error:
-                if isinstance(error, FileNotFoundError) or _code_of(error) == 404:
+                if isinstance(error, FileNotFoundError) or code_of(error) == 404:
                     raise FileNotFoundError(f"{_path_of(args)} does not exist") from error
                 fail(_path_of(args), error)
 
@@ -263,26 +190,22 @@ def _file_system_class() -> type:
             """Deletes an object or a folder. Names are no patterns, and what is gone already is no error."""
             path = self._strip_protocol(path)
             names = await self._find(path) if recursive else [path]
-            for result in await self._delete_files(names, 100):
+            # Not gcsfs' own way, one request for a hundred names: in its answer, what is gone is an error like others.
+            deletions = [self._rm_file(name) for name in names]
+            for result in await asyn._run_coros_in_chunks(deletions, batch_size=DELETIONS, return_exceptions=True):
                 if isinstance(result, Exception) and not isinstance(result, FileNotFoundError):
                     raise result
 
         rm = asyn.sync_wrapper(_rm)
 
+        async def _isfile(self, path: str) -> bool:
+            """Whether there is an object. Unlike gcsfs' own, it takes no error for a no."""
+            try:
+                return (await self._info(path))["type"] == "file"
+            except FileNotFoundError:
+                return False
+
     return FileSystem
-
-
-def _policy() -> dict[str, Any]:
-    """The arguments of a retry policy of `google.api_core`."""
-    import requests
-    from gcsfs.retry import errs, is_retriable
-
-    def is_transient(error: Exception) -> bool:
-        silent = isinstance(error, TimeoutError | ConnectionError | requests.exceptions.ConnectionError)
-        return silent or is_retriable(error) or _code_of(error) in errs
-
-    waits = {"initial": 1.0, "maximum": LONGEST_WAIT_S, "multiplier": 2.0, "timeout": patience_s()}
-    return {"predicate": is_transient, "on_error": RETRIES.add} | waits
 
 
 def _path_of(request: tuple[Any, ...]) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
 from beit_jax.runtime.bucket_listing import StoredObject, find_object
+from beit_jax.runtime.bucket_retries import BucketError
 from beit_jax.runtime.cache_folder import SIZE_VARIABLE, VARIABLE, cache_folder, size_limit
 from beit_jax.runtime.urls import BUCKET
 
@@ -127,10 +128,12 @@ def _fetch(path: str, facts: StoredObject, file: Path) -> None:
                 f"{path} has changed since this command began: it has not the {facts.size:,} bytes and the checksum "
                 "that were listed; run the same command again"
             )
+    except BucketError as error:
+        if _is_refusal(error.__cause__):
+            raise _unusable(error.__cause__) from error
+        raise
     except OSError as error:
-        if isinstance(error, bucket.BucketError) and not _is_refusal(error.__cause__):
-            raise UserError(str(error)) from error
-        raise _unusable(error.__cause__ or error) from error
+        raise _unusable(error) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -60,8 +60,6 @@ def list_objects(path: str) -> dict[str, StoredObject]:
             return bucket.call(path, read)
     except FileNotFoundError as error:
         raise UserError(f"there is no bucket {BUCKET}{name}; correct the name") from error
-    except bucket.BucketError as error:
-        raise UserError(str(error)) from error  # no OSError: a caller takes those for one folder that cannot be read
 
 
 def find_folder(path: str) -> BucketFolder | None:
@@ -102,8 +100,6 @@ def is_object(path: str) -> bool:
         return bool(bucket.call(path, bucket.blob(path).exists))
     except FileNotFoundError:
         return False
-    except bucket.BucketError as error:
-        raise UserError(str(error)) from error
 
 
 def forget_listings() -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from beit_jax.runtime import bucket, lock_owner, membership
+from beit_jax.runtime.bucket_retries import BucketError
 
 HEARTBEAT_S = 10.0  # between two writes of the object
 SILENT_HEARTBEATS = 4  # after so many the owner is dead
@@ -84,15 +85,18 @@ class _Lock:
             try:
                 self._write(self._generation)
             except FileExistsError:
-                lock_owner.end_without_lock(self._path, self._read()[0])
-            except OSError as error:
+                owner: dict[str, Any] = {}
+                with contextlib.suppress(BucketError):
+                    owner, _ = self._read()
+                lock_owner.end_without_lock(self._path, owner)
+            except BucketError as error:
                 # tensorstore, which writes checkpoints, would try again for a quarter of an hour.
                 print(f"error: {error}", file=sys.stderr)
                 membership.exit_process(2, str(error))
 
     def release(self) -> None:
         """Deletes the object, if it is still ours."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, BucketError):
             bucket.call(self._path, bucket.blob(self._path).delete, if_generation_match=self._generation)
 
     def _write(self, generation: int) -> None:

@@ -7,7 +7,6 @@ import contextlib
 import fnmatch
 import glob
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,10 +66,14 @@ class BucketPath(PosixGPath):
         return iter([self / name for name in self.objects() if fnmatch.fnmatch(name.rpartition("/")[2], pattern)])
 
     def objects(self) -> dict[str, dict[str, Any]]:
-        """What the store says of each object at any depth (`size`, `crc32c`, ...), by its path relative to this one."""
+        """What the store says of each object at any depth (`size`, `crc32c`, ...), by its path relative to this one.
+
+        Objects that stand for an empty folder, as Google's console makes them, are left out.
+        """
         found = bucket.file_system().find(str(self), detail=True)
         start = len(str(self).removeprefix(BUCKET)) + 1
-        return {name[start:]: facts for name, facts in found.items()}
+        named = {name[start:]: facts for name, facts in found.items()}
+        return {name: facts for name, facts in named.items() if name and name[-1] != "/"}
 
     def open(self, mode: str = "r", **settings: Any) -> IO:
         """Opens an object; one that is written appears when it is closed."""
@@ -157,12 +160,6 @@ def local_copy(path: BucketPath, *names: str) -> Path:
             raise FileNotFoundError(f"{path} does not exist")
         _copies[key] = folder
     return Path(_copies[key].name, path.name)
-
-
-def forget_copies() -> None:
-    """Deletes the local copies."""
-    while _copies:
-        shutil.rmtree(_copies.popitem()[1].name, ignore_errors=True)
 
 
 epath.register_path_cls(BUCKET)(BucketPath)  # for Orbax and tfds, which make paths of texts

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import fsspec.asyn
 
-from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
+from beit_jax.runtime.bucket_retries import BucketError
+
+NO_SUCH_RANGE = 416  # of HTTP
 
 
 def read_objects(paths: Sequence[str], most: int | None = None) -> list[bytes | None]:
@@ -17,7 +19,7 @@ def read_objects(paths: Sequence[str], most: int | None = None) -> list[bytes | 
       most: bytes that are read of each, from its start; None: all.
 
     Raises:
-      UserError: the bucket cannot be read.
+      BucketError: the bucket cannot be read.
     """
     files = bucket.file_system()
 
@@ -26,12 +28,13 @@ def read_objects(paths: Sequence[str], most: int | None = None) -> list[bytes | 
             return await files._cat_file(path, end=most)
         except FileNotFoundError:
             return None
+        except BucketError as error:
+            if getattr(error.__cause__, "code", None) == NO_SUCH_RANGE:  # an empty object has no first byte
+                return b""
+            raise
 
     async def read_all() -> list[bytes | None]:
         return await asyncio.gather(*map(read, paths))
 
-    try:
-        # Not `cat`, to which the names of files are patterns.
-        return fsspec.asyn.sync(files.loop, read_all)
-    except bucket.BucketError as error:
-        raise UserError(str(error)) from error
+    # Not `cat`, to which the names of files are patterns.
+    return fsspec.asyn.sync(files.loop, read_all)

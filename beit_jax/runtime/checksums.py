@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from beit_jax.runtime.atomic_write import write_text
-from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.bucket_retries import BucketError
 from beit_jax.runtime.checkpoint_folder import CHECKSUMS
 from beit_jax.runtime.urls import is_bucket
 
@@ -38,7 +38,7 @@ def has_checksums(checkpoint: Path) -> bool:
 def is_refusal(error: Exception) -> bool:
     """Whether the system or a store, or a library in its words, does not give a file: that says nothing about it."""
     words = (*map(os.strerror, REFUSALS), *NO_ANSWERS)
-    return isinstance(error, BucketError) or any(word in str(error) for word in words)
+    return any(word in str(error) for word in words)
 
 
 def find_damage(checkpoint: Path, *items: str) -> str:

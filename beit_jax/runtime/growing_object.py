@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from beit_jax.runtime import bucket
+from beit_jax.runtime.bucket_retries import BucketError
 from beit_jax.runtime.optional_writes import OptionalWrites
 
 INTERVAL_S = 5.0  # between two additions; a store allows about one change of an object in a second
@@ -26,7 +27,9 @@ class GrowingObject:
           path: of the object.
           interval_s: seconds between two additions.
         """
-        self._path, self._part, self._interval_s = path, path.with_name(path.name + PART), interval_s
+        self._path, self._interval_s = path, interval_s
+        # TensorBoard takes each name with "tfevents" in it for a file of its own, and moves on to the last one.
+        self._part = path.with_name(path.name.replace("tfevents", "pending") + PART)
         self._generation, self._size = 0, -1  # of the object before the bytes that are being added; -1: not known
         self._adding, self._is_unsure = b"", True  # the bytes; whether the store may have added them already
         self._pending, self._is_urgent, self._is_closing = b"", False, False
@@ -53,7 +56,7 @@ class GrowingObject:
             self._is_closing = True
             self._changed.notify_all()
         self._thread.join()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BucketError):
             self._part.unlink(missing_ok=True)
 
     def _work(self) -> None:
@@ -75,7 +78,8 @@ class GrowingObject:
         """Adds the bytes of an attempt that has failed, and then those that came since.
 
         Raises:
-          OSError: the store did not do it.
+          BucketError: the store did not do it.
+          OSError: something else writes to the object.
         """
         for _ in range(2):
             if not self._adding:
@@ -94,19 +98,25 @@ class GrowingObject:
             if self._size not in (-1, found):
                 raise OSError(f"{found:,} bytes instead of {self._size:,}: something else writes to it")
             self._size, self._is_unsure = found, False
+        generation = self._generation
         try:
             self._request()
         except FileExistsError:  # mostly the repetition of a request that was done, and whose answer was lost
-            if self._find_size() != self._size + len(self._adding):
+            found = self._find_size()
+            if (found, self._generation) == (self._size, generation):  # its part was not the version uploaded here
+                self._request()
+            elif found != self._size + len(self._adding):
                 raise
         self._size += len(self._adding)
 
     def _request(self) -> None:
         whole, condition = bucket.blob(self._path), {"if_generation_match": self._generation}
         if self._generation:
-            bucket.call(self._part, bucket.blob(self._part).upload_from_string, self._adding)
-            parts = [bucket.blob(self._path), bucket.blob(self._part)]
-            bucket.call(self._path, whole.compose, parts, **condition)
+            part = bucket.blob(self._part)
+            bucket.call(self._part, part.upload_from_string, self._adding)
+            # A part that was given up may arrive late, in place of this one: it is not the version that is joined.
+            condition["if_source_generation_match"] = [None, part.generation]
+            bucket.call(self._path, whole.compose, [bucket.blob(self._path), part], **condition)
         else:
             bucket.call(self._path, whole.upload_from_string, self._adding, **condition)
         self._generation = whole.generation

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from beit_jax.runtime.growing_object import GrowingObject
 from beit_jax.runtime.optional_writes import OptionalWrites
 from beit_jax.runtime.urls import is_bucket
 
@@ -15,11 +16,7 @@ class LineFile:
           path: on a disk, where each line is in the file at once, or in a bucket, see `growing_object`.
         """
         self._path, self._pending, self._writes = path, [], OptionalWrites(str(path))
-        self._object = None
-        if is_bucket(path):
-            from beit_jax.runtime.growing_object import GrowingObject
-
-            self._object = GrowingObject(path)
+        self._object = GrowingObject(path) if is_bucket(path) else None
 
     def append(self, line: str) -> None:
         """Adds a line, given without its end."""

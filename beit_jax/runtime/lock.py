@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TextIO
 
 from beit_jax.errors import UserError
+from beit_jax.runtime.bucket_lock import lock_in_bucket
 from beit_jax.runtime.lock_owner import end_without_lock, refusal
 from beit_jax.runtime.urls import is_bucket
 
@@ -39,8 +40,6 @@ def lock_workdir(workdir: Path, heartbeat_s: float = HEARTBEAT_S) -> Iterator[No
       UserError: another run has locked it.
     """
     if is_bucket(workdir):
-        from beit_jax.runtime.bucket_lock import lock_in_bucket
-
         with lock_in_bucket(workdir / FILE):
             yield
         return

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable
 
+from beit_jax.runtime.bucket_retries import BucketError
+
 
 class OptionalWrites:
     """Writes of one kind. A failure is logged, once until a write succeeds again; the run goes on."""
@@ -15,10 +17,10 @@ class OptionalWrites:
         self._what, self._failing = what, False
 
     def attempt(self, write: Callable[[], object]) -> bool:
-        """Whether `write` succeeded; one that raised `OSError` may be tried again."""
+        """Whether `write` succeeded; one that raised `OSError` or `BucketError` may be tried again."""
         try:
             write()
-        except OSError as error:
+        except (OSError, BucketError) as error:
             if not self._failing:
                 message = "cannot write %s (%s); the run goes on, and tries it again"
                 logging.getLogger("beit_jax").warning(message, self._what, error)

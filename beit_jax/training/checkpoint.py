@@ -108,6 +108,8 @@ def _damage_errors(item: Path) -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
         if checksums.is_refusal(error):
             raise UserError(

@@ -16,7 +16,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from beit_jax.errors import UserError
 from beit_jax.runtime import checksums
-from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.bucket_retries import BucketError
 from beit_jax.runtime.checkpoint_folder import FOLDER, commit_copies, own_checkpoints
 from beit_jax.runtime.distributed import any_process, barrier, broadcast_from_main, is_main
 from beit_jax.runtime.urls import is_bucket
@@ -131,7 +131,7 @@ class Checkpoints:
 
     def _older(self) -> str:
         intact = []
-        with contextlib.suppress(OSError):  # of a bucket that does not answer
+        with contextlib.suppress(OSError, BucketError):
             intact = [int(folder.name) for folder in own_checkpoints(self._folder.parent)]
         return f" to continue from step {max(intact)}, which is intact" if intact else ""
 
@@ -164,8 +164,11 @@ class Checkpoints:
                 self._set_aside(newer, reason)
             if is_main() and not checksums.has_checksums(folder):
                 self._write_checksums(folder)
-            with contextlib.suppress(UserError):
+            try:
                 self.meta = checkpoint.load_meta(folder)
+            except UserError as error:  # it is damaged, and the run can do without
+                if isinstance(error, BucketError):
+                    raise
             self.meta = json.loads(broadcast_from_main(json.dumps(self.meta)))
             return state
         if damaged:

@@ -3,12 +3,12 @@
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tensorboardX import event_file_writer, record_writer, summary
 from tensorboardX.proto import event_pb2
 
+from beit_jax.runtime.growing_object import GrowingObject
 from beit_jax.runtime.optional_writes import OptionalWrites
 from beit_jax.runtime.paths import as_path
 
@@ -74,19 +74,22 @@ class TensorBoard:
         return max((int(part) for part in parts if part.isdecimal()), default=0) + 1
 
 
-class _GrowingObjects:
-    """Opens event files in buckets, in place of tensorboardX' own way: that uploads the whole file at each flush."""
+class _EventObject(GrowingObject):
+    """An event file in a bucket. A thread adds to it: the loop, which flushes, waits for no store."""
 
-    def open(self, path: str) -> Any:
-        """The end of a new object. It is not flushed: a thread adds to it, and the loop waits for no store."""
-        from beit_jax.runtime.growing_object import GrowingObject
+    def flush(self) -> None:
+        """Does nothing."""
 
-        growing = GrowingObject(as_path(path), FLUSH_S)
-        growing.flush = lambda: None
-        return growing
+
+class _EventObjects:
+    """Opens them, in place of tensorboardX' own way: that uploads the whole file at each flush."""
+
+    def open(self, path: str) -> _EventObject:
+        """The end of a new object."""
+        return _EventObject(as_path(path), FLUSH_S)
 
     def directory_check(self, path: str) -> None:
         """Does nothing: objects need no folders."""
 
 
-record_writer.register_writer_factory("gs", _GrowingObjects())
+record_writer.register_writer_factory("gs", _EventObjects())

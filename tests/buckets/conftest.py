@@ -5,6 +5,7 @@ import contextlib
 import object_store
 import pytest
 
+from beit_jax.runtime import bucket_retries
 from beit_jax.runtime.paths import as_path
 
 
@@ -58,3 +59,14 @@ def disk(store, tmp_path_factory):
     root = tmp_path_factory.mktemp("disk")
     fill(root)
     return root
+
+
+@pytest.fixture
+def short_patience(monkeypatch):
+    """What fails for good does so within seconds; afterwards, nothing is known of data in buckets."""
+    from same_data import forget  # which needs TensorFlow
+
+    monkeypatch.setenv(bucket_retries.PATIENCE_VARIABLE, "8")
+    monkeypatch.setattr(bucket_retries, "LONGEST_WAIT_S", 0.2)
+    yield
+    forget()

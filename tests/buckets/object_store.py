@@ -163,6 +163,10 @@ class _Proxy(http.server.ThreadingHTTPServer):
         """Says nothing: clients that are killed cut their connections."""
 
 
+class _ChangedError(Exception):
+    """An object is not the version that a request asks for."""
+
+
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Proxy
@@ -195,12 +199,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         headers = {name: value for name, value in self.headers.items() if name.lower() not in skipped}
         headers["Host"] = self.headers["Host"]
         if self.path.partition("?")[0].endswith("/compose"):
-            answer, content = self._compose(json.loads(body))
+            try:
+                answer, content = self._compose(json.loads(body))
+            except _ChangedError:
+                self._answer(412, {}, b"", 0)
+                return
         elif self.command == "DELETE" and self._has_changed():
             self._answer(412, {}, b"", 0)
             return
         else:
             answer, content = self._ask(self.command, self.path, body, headers)
+            if self.headers.get("Range") and answer.status == 200 and not content:  # as Google's store has it
+                self._answer(416, {}, b"", 0)
+                return
         if store.chance(store.cut):
             self._note(0, len(body), 0)
             self.close_connection = True
@@ -223,8 +234,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Whether an object is not the one that a deletion asks for, which the server itself does not check."""
         path, _, query = self.path.partition("?")
         wanted = urllib.parse.parse_qs(query).get("ifGenerationMatch", [])
+        return bool(wanted) and self._version(path) not in ("", wanted[0])
+
+    def _version(self, path: str) -> str:
+        """The generation of an object; empty: there is none."""
         answer, content = self._ask("GET", path)
-        return bool(wanted) and answer.status == 200 and json.loads(content)["generation"] != wanted[0]
+        return json.loads(content)["generation"] if answer.status == 200 else ""
 
     def _compose(self, wanted: dict[str, Any]) -> tuple[http.client.HTTPResponse, bytes]:
         """Joins objects as Google's store does: the server itself checks no condition, and makes no new generation."""
@@ -232,9 +247,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         objects, name = path.removesuffix("/compose").rpartition("/o/")[::2]
         parts = []
         for source in wanted["sourceObjects"]:
-            answer, content = self._ask("GET", f"{objects}/o/{urllib.parse.quote(source['name'], '')}?alt=media")
+            of_source = f"{objects}/o/{urllib.parse.quote(source['name'], '')}"
+            answer, content = self._ask("GET", f"{of_source}?alt=media")
             if answer.status != 200:
                 return answer, content
+            version = source.get("objectPreconditions", {}).get("ifGenerationMatch")
+            if version and self._version(of_source) != str(version):
+                raise _ChangedError
             parts.append(content)
         condition = urllib.parse.parse_qs(query).get("ifGenerationMatch", [])
         settings = {"uploadType": "multipart"} | ({"ifGenerationMatch": condition[0]} if condition else {})

@@ -11,7 +11,7 @@ from PIL import Image
 
 from beit_jax.data import pipeline
 from beit_jax.data.sources.open_source import _open_folder, _open_in_bucket
-from beit_jax.runtime import bucket, bucket_listing
+from beit_jax.runtime import bucket_listing, bucket_retries
 
 OPS = "decode|flip_lr|resize(8)|normalize"
 
@@ -93,4 +93,4 @@ def gone_for(store, seconds):
 
 def retries():
     """How many requests this process has made again."""
-    return sum(bucket.RETRIES.counts().values())
+    return sum(bucket_retries.RETRIES.counts().values())

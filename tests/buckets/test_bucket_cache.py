@@ -11,7 +11,7 @@ import pytest
 from same_data import counted, forget
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import bucket, bucket_cache
+from beit_jax.runtime import bucket, bucket_cache, bucket_retries
 from beit_jax.runtime.cache_folder import size_limit
 from beit_jax.runtime.paths import as_path
 
@@ -115,7 +115,7 @@ def test_errors(files, tmp_path, monkeypatch):
 
 def test_a_full_disk(files, monkeypatch):
     async def full(*args, **settings):
-        bucket.fail(files[0], OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        bucket_retries.fail(files[0], OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
 
     monkeypatch.setattr(type(bucket.file_system()), "_get_file_request", full)
     with pytest.raises(

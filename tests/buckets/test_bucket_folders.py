@@ -31,14 +31,7 @@ CLASSES = ("ant", "bée")
 IMAGES = [f"train/{name}/{number:02}.jpg" for name in CLASSES for number in range(30)]
 IMAGES += [f"val/{name}/{number}.jpg" for name in CLASSES for number in range(7)]
 ODD = ["train/ant/deeper/a [1]*?#%.PNG", "train/ant/.hidden.png", "train/__MACOSX/x.png", "train/bée/.thumbs/1.png"]
-
-
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch):
-    monkeypatch.setenv("BEIT_JAX_BUCKET_PATIENCE", "8")
-    monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.2)
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("short_patience")
 
 
 @pytest.fixture(scope="module")

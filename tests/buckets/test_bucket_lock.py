@@ -8,7 +8,8 @@ import time
 import pytest
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import bucket, bucket_lock, membership
+from beit_jax.runtime import bucket, bucket_lock, bucket_retries, lock_owner, membership
+from beit_jax.runtime.bucket_retries import BucketError
 from beit_jax.runtime.growing_object import PART, GrowingObject
 
 BEAT_S = 0.2
@@ -92,7 +93,7 @@ def test_an_owner_that_was_only_cut_off_ends(folder, elsewhere, monkeypatch):
 
 def test_answers_that_get_lost(store, folder, monkeypatch):
     """A write that was done, and is repeated, is refused: the owner finds its own name, and goes on."""
-    monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(bucket_retries, "LONGEST_WAIT_S", 0.1)
     ended = []
     monkeypatch.setattr(membership, "exit_process", lambda *reason: ended.append(reason))
     with bucket_lock.lock_in_bucket(folder / "lock", BEAT_S / 4):
@@ -111,7 +112,7 @@ def test_something_else_is_called_lock(folder):
 
 @pytest.mark.parametrize("fault", ["", "failing", "cut"])
 def test_an_object_grows_whatever_the_store_does(store, folder, monkeypatch, fault):
-    monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.1)
+    monkeypatch.setattr(bucket_retries, "LONGEST_WAIT_S", 0.1)
     if fault:
         setattr(store, fault, 0.3)
     path, expected = folder / "lines", b""
@@ -131,7 +132,7 @@ def test_an_object_grows_whatever_the_store_does(store, folder, monkeypatch, fau
 
 
 def test_lines_wait_while_the_store_is_gone(store, folder, monkeypatch, caplog):
-    monkeypatch.setenv(bucket.PATIENCE_VARIABLE, "0.5")
+    monkeypatch.setenv(bucket_retries.PATIENCE_VARIABLE, "0.5")
     growing = GrowingObject(folder / "lines", interval_s=0.1)
     growing.write(b"first\n")
     growing.flush()
@@ -157,3 +158,50 @@ def test_something_else_writes_to_it(folder, caplog):
     growing.close()
     assert (folder / "lines").read_text() == "another one's, and longer\n"
     assert "has changed" in caplog.text or "something else writes to it" in caplog.text
+
+
+def test_a_part_that_arrives_late_is_not_joined(folder, monkeypatch):
+    """An upload that was given up reaches the store after the one that followed it."""
+    growing, call = GrowingObject(folder / "lines", interval_s=0.1), bucket.call
+    growing.write(b"first\n")
+    growing.flush()
+    late = [b"old bytes\n"]
+
+    def call_with_delay(path, request, *args, **settings):
+        if request.__name__ == "compose" and late:
+            (folder / f"lines{PART}").write_bytes(late.pop())
+        return call(path, request, *args, **settings)
+
+    monkeypatch.setattr(bucket, "call", call_with_delay)
+    growing.write(b"second\n")
+    growing.close()
+    assert not late and (folder / "lines").read_text() == "first\nsecond\n"
+
+
+def test_tensorboard_sees_one_file(folder):
+    """It takes each name with "tfevents" in it for a file, and reads no earlier one any more."""
+    path = folder / "events.000001.out.tfevents.1.host"
+    growing = GrowingObject(path, interval_s=0.01)
+    for number in range(2):
+        growing.write(b"%d" % number)
+        growing.flush()
+    names = [name for name in folder.objects() if name != path.name]
+    growing.close()
+    assert names and not any("tfevents" in name for name in names)
+
+
+def test_a_lock_that_is_lost_where_nobody_can_say_to_whom(folder, monkeypatch):
+    ended = []
+    monkeypatch.setattr(membership, "exit_process", lambda status, reason: ended.append(reason))
+    owned, done = bucket_lock._Lock(folder / "lock"), threading.Event()
+    owned.acquire(BEAT_S)
+    bucket.blob(folder / "lock").upload_from_string(json.dumps({"id": "another"}))
+
+    def silent():
+        raise BucketError("no answer")
+
+    seen = iter([owned._read, silent])
+    monkeypatch.setattr(owned, "_read", lambda: next(seen)())
+    monkeypatch.setattr(lock_owner, "end_without_lock", lambda path, owner: (ended.append(owner), done.set()))
+    owned.keep(done, 0.01)
+    assert ended == [{}]

@@ -1,12 +1,17 @@
 """Paths in a bucket behave as those on a disk do, and requests that fail are made again."""
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import TransportError
 
 from beit_jax.errors import UserError
-from beit_jax.runtime import bucket
+from beit_jax.runtime import bucket, bucket_reads, bucket_retries
 from beit_jax.runtime.atomic_write import atomic_write, write_text
 from beit_jax.runtime.bucket_path import is_incomplete, local_copy, uploaded
+from beit_jax.runtime.bucket_retries import BucketError
+from beit_jax.runtime.checkpoint_folder import has_checkpoint
 from beit_jax.runtime.paths import as_path, local_path
+from beit_jax.workdir import read_result
 
 NAMES = ["a.txt", "[1] b*?.json", "sub/c.json", "sub/deep/é ü.txt", "sub/deep/#%25.txt"]
 
@@ -76,8 +81,8 @@ def test_files_and_folders_appear_whole(folder, tmp_path):
 
 
 def test_a_folder_that_is_being_uploaded_says_so(store, folder, monkeypatch):
-    monkeypatch.setenv(bucket.PATIENCE_VARIABLE, "1")
-    with pytest.raises(bucket.BucketError), uploaded(folder / "cut") as part:
+    monkeypatch.setenv(bucket_retries.PATIENCE_VARIABLE, "1")
+    with pytest.raises(BucketError), uploaded(folder / "cut") as part:
         fill(part)
         put, done = bucket.file_system().put_file, []
 
@@ -92,8 +97,8 @@ def test_a_folder_that_is_being_uploaded_says_so(store, folder, monkeypatch):
 
 @pytest.mark.parametrize("fault", ["failing", "cut"])
 def test_requests_are_made_again_and_counted(store, folder, fault, monkeypatch):
-    monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.1)
-    before, begun = sum(bucket.RETRIES.counts().values()), len(store.requests)
+    monkeypatch.setattr(bucket_retries, "LONGEST_WAIT_S", 0.1)
+    before, begun = sum(bucket_retries.RETRIES.counts().values()), len(store.requests)
     setattr(store, fault, 0.3)
     for number in range(20):
         (folder / "x").write_text(str(number))
@@ -101,16 +106,16 @@ def test_requests_are_made_again_and_counted(store, folder, fault, monkeypatch):
     (folder / "x").unlink()
     assert not (folder / "x").exists()
     faults = sum(request.status in (0, 503) for request in store.requests[begun:])
-    counted = sum(bucket.RETRIES.counts().values()) - before
+    counted = sum(bucket_retries.RETRIES.counts().values()) - before
     assert faults > 5
     # A connection that ends before an answer may be one that was kept open too long: aiohttp itself tries again once.
     assert counted == faults if fault == "failing" else 0 < counted <= faults
 
 
 def test_a_store_that_is_gone(store, folder, monkeypatch):
-    monkeypatch.setenv(bucket.PATIENCE_VARIABLE, "1")
+    monkeypatch.setenv(bucket_retries.PATIENCE_VARIABLE, "1")
     store.is_gone = True
-    with pytest.raises(OSError, match=r"did not do what it was asked within 1 s .* run the same command again"):
+    with pytest.raises(BucketError, match=r"did not do what it was asked within 1 s .* run the same command again"):
         (folder / "x").read_text()
 
 
@@ -123,5 +128,56 @@ def test_access(store, monkeypatch):
         monkeypatch.setattr(store, "refusal", status)
         with pytest.raises(UserError, match=advice):
             bucket.check_access("--out=", "gs://beit/x", writes=True)
-        with pytest.raises(OSError, match=advice):
+        with pytest.raises(BucketError, match=advice):
             as_path("gs://beit/x").read_text()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_an_error_is_no_answer(store, folder, monkeypatch, status):
+    """A store that refuses does not say that a run was never trained: its files would be cleared for another config."""
+    (folder / "result.json").write_text("{}")
+    monkeypatch.setattr(store, "refusal", status)
+    questions = (read_result, has_checkpoint, type(folder).is_dir, type(folder).exists, lambda x: (x / "a").is_file())
+    for ask in questions:
+        with pytest.raises(BucketError):
+            ask(folder)
+
+
+def test_deleting_where_google_s_store_would_take_a_hundred_names_at_once(store, folder, monkeypatch):
+    """There, what is gone already is an error like others; a deletion that is repeated must be none."""
+    monkeypatch.setattr(type(bucket.file_system()), "on_google", True)
+    fill(folder)
+    begun = len(store.requests)
+    (folder / "nothing").unlink(missing_ok=True)
+    folder.rmtree()
+    assert not folder.exists()
+    paths = {request.path for request in store.requests[begun:] if request.method != "GET"}
+    assert all("/o/" in path for path in paths), paths
+
+
+def test_objects_without_a_byte_and_without_a_name(folder):
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "full.jpg").write_bytes(b"0123456789")
+    bucket.call(folder, bucket.client().bucket("beit").blob(f"{folder.name}/sub/").upload_from_string, b"")
+    paths = [str(folder / name) for name in ("empty.jpg", "full.jpg", "none.jpg")]
+    assert bucket_reads.read_objects(paths, most=4) == [b"", b"0123", None]
+    assert sorted(folder.objects()) == ["empty.jpg", "full.jpg"]
+    assert sorted(path.name for path in local_copy(folder).rglob("*")) == ["empty.jpg", "full.jpg"]
+
+
+def test_without_a_project(monkeypatch):
+    import google.auth
+
+    bucket.client.cache_clear()
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    for name in ("GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(google.auth, "default", lambda *args, **settings: (AnonymousCredentials(), None))
+    with pytest.raises(UserError, match=r"--out=gs://beit/x: no project .* gcloud config set project NAME"):
+        bucket.check_access("--out=", "gs://beit/x", writes=True)
+    bucket.client.cache_clear()
+
+
+def test_a_network_that_is_lost_while_credentials_are_renewed():
+    assert bucket_retries.policy()["predicate"](TransportError("no route"))
+    assert not bucket_retries.policy()["predicate"](ValueError("a mistake"))

@@ -22,7 +22,7 @@ from beit_jax.data.sources import digits, shard_files
 from beit_jax.data.sources.data_sets import open_data_set
 from beit_jax.data.sources.open_source import open_builder, open_source
 from beit_jax.errors import UserError
-from beit_jax.runtime import bucket
+from beit_jax.runtime import bucket_retries
 from beit_jax.runtime.paths import as_path
 
 SHARDS = 20
@@ -40,7 +40,7 @@ def on_disk(tmp_path_factory):
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BEIT_JAX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("BEIT_JAX_BUCKET_PATIENCE", "8")
-    monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr(bucket_retries, "LONGEST_WAIT_S", 0.2)
     yield tmp_path / "cache"
     forget()
 

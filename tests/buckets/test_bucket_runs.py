@@ -37,8 +37,7 @@ def errors_of(output):
 
 def test_a_run_makes_few_requests_and_none_for_a_step(store):
     table = count_requests.count(store)
-    # Two runs differ by some 20 requests, for 60 steps: Orbax waits for its own threads by asking.
-    assert sum(found[0] for kind, found in table["step"].items() if kind != "by time") < 0.5, table
+    assert abs(sum(found[0] for kind, found in table["step"].items() if kind != "by time")) < 0.1, table
     assert sum(found[0] for found in table["line of the log"].values()) < 3, table
     assert sum(found[0] for found in table["checkpoint"].values()) < 250, table
 

@@ -19,14 +19,7 @@ from beit_jax.errors import UserError
 from beit_jax.runtime import bucket
 
 SHARDS = 4
-
-
-@pytest.fixture(autouse=True)
-def short_patience(monkeypatch):
-    monkeypatch.setenv("BEIT_JAX_BUCKET_PATIENCE", "8")
-    monkeypatch.setattr(bucket, "LONGEST_WAIT_S", 0.2)
-    yield
-    forget()
+pytestmark = pytest.mark.usefixtures("short_patience")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from beit_jax.data.sources.names import relative_name
 from beit_jax.data.sources.tree import file_size, path_at
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
-from beit_jax.runtime.bucket import BucketError, blob, call
+from beit_jax.runtime.bucket import blob, call
 from beit_jax.runtime.urls import is_bucket
 
 FILE = "shard_plan.json"
@@ -134,8 +134,6 @@ def claim_folder(out: Path, plan: dict[str, Any]) -> None:
     try:
         if not out.is_dir() or not any(out.iterdir()):
             _make_folder(out, plan)
-    except BucketError:
-        raise
     except OSError as error:
         raise UserError(f"cannot write {out}: {error.strerror or error}; choose another --out") from error
     _compare_plans(out, plan)

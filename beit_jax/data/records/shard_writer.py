@@ -28,7 +28,6 @@ from beit_jax.data.sources.source import FILE_NAME
 from beit_jax.data.sources.tree import path_at
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write
-from beit_jax.runtime.bucket import BucketError
 from beit_jax.runtime.progress import progress_bar
 from beit_jax.runtime.urls import is_bucket
 
@@ -193,8 +192,6 @@ def _write(
             for record in _records(images, shard, pool):
                 writer.write(record)
                 progress()
-    except BucketError:
-        raise
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is gone: another process writes the same shards; start each worker only once, and "
@@ -242,8 +239,6 @@ def _read_files(paths: tuple[str, ...], size: int) -> tuple[bytes, ...]:
     for path in paths:
         try:
             contents.append(path_at(path).read_bytes())
-        except BucketError:
-            raise
         except OSError as error:
             raise shard_plan.unreadable_file(path, error) from error
     if sum(map(len, contents)) != size:
@@ -289,8 +284,6 @@ def _write_metadata(folder: Path, name: str, images: ImageFolder, files: dict[st
         # Those of killed workers, whose shards other workers wrote.
         if not is_bucket(folder):
             _remove_parts(folder, {shard.path.name for shards in files.values() for shard in shards})
-    except BucketError:
-        raise
     except OSError as error:
         raise UserError(
             f"cannot write {folder}: {error.strerror or error}; free some space, and run the same command again"

@@ -19,7 +19,6 @@ import numpy as np
 
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import PART, atomic_write, write_text
-from beit_jax.runtime.bucket import BucketError
 from beit_jax.runtime.urls import is_bucket
 
 KEY = "key.json"
@@ -148,8 +147,6 @@ class StoredTokens:
         """
         try:
             names = sorted(path.name for path in self.folder.iterdir())
-        except BucketError:
-            raise
         except OSError as error:
             reason = error.strerror or error
             raise UserError(f"the tokens in {self.folder} cannot be read ({reason}); restore them") from error

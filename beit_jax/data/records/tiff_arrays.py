@@ -18,7 +18,7 @@ from beit_jax.data.sources.skipped import TIFF
 from beit_jax.data.sources.tree import path_at, walk
 from beit_jax.errors import UserError
 from beit_jax.runtime.atomic_write import atomic_write
-from beit_jax.runtime.bucket import BucketError
+from beit_jax.runtime.bucket_retries import BucketError
 from beit_jax.runtime.urls import is_bucket
 
 SMALLER = {

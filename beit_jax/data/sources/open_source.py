@@ -115,18 +115,15 @@ def open_builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
 @functools.lru_cache(maxsize=8)  # each file of metadata is a request
 def _open_in_bucket(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
     """As `open_builder`, of a data set in a bucket."""
-    from beit_jax.runtime.bucket import BucketError, prepare
+    from beit_jax.runtime.bucket import prepare
     from beit_jax.runtime.bucket_cache import check_folder
 
-    try:
-        prepare()
-        check_folder()
-        data_dir = os.fspath(as_path(data_dir))
-        if builder_class := _built_in(name):
-            return _upload_once(builder_class, data_dir)
-        return _open_prepared(name, data_dir)
-    except BucketError as error:
-        raise UserError(str(error)) from error
+    prepare()
+    check_folder()
+    data_dir = os.fspath(as_path(data_dir))
+    if builder_class := _built_in(name):
+        return _upload_once(builder_class, data_dir)
+    return _open_prepared(name, data_dir)
 
 
 def _built_in(name: str) -> type[tfds.core.GeneratorBasedBuilder] | None:
