@@ -2,8 +2,9 @@
 
   python tests/buckets/count_requests.py
 
-Runs the smallest pre-training seven times, of which most differ from the second in one number, and prints the differences
-as a table in Markdown. Writes and lists are what a store calls class A, and reads class B; deleting costs nothing.
+Runs the smallest pre-training seven times: once to prepare and compile, once to compare with, and then with one number
+changed at a time. Prints the differences as a table in Markdown. Writes and lists are what a store calls class A, and
+reads class B; deleting costs nothing.
 """
 
 import os
