@@ -45,10 +45,8 @@ def find_images(paths: Sequence[str]) -> list[ImageFile]:
     if arrays := [path for path in paths if path.endswith(npy.SUFFIX) and tree.is_file(path)]:
         if len(paths) > 1:
             raise UserError(f"{arrays[0]} holds images of its own; expected it alone, or files of images")
-        file, base = (
-            str(local_path(arrays[0]) if is_bucket(arrays[0]) else arrays[0]),
-            as_text(os.path.basename(arrays[0])),
-        )
+        file = str(local_path(arrays[0])) if is_bucket(arrays[0]) else arrays[0]
+        base = as_text(os.path.basename(arrays[0]))
         return [ImageFile(file, f"{base}[{row}]", row=row) for row in range(npy.open_images(file).shape[0])]
     images = []
     for path in paths:
